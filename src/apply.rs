@@ -1,0 +1,126 @@
+//! Carries out the steps of a plan. Decides nothing.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use nix::errno::Errno;
+use nix::mount::{MsFlags, mount};
+use tracing::{debug, info, warn};
+
+use crate::delegate::delegate;
+use crate::fault::Fault;
+use crate::plan::{Action, OnFailure, Step};
+
+/// Carries out `steps` in order. A step whose failure is fatal ends it; the fault
+/// then says what was done by then and is left so.
+pub fn apply(steps: &[Step]) -> Result<(), Fault> {
+    let mut done: Vec<String> = Vec::new();
+    for step in steps {
+        debug!("{}: {}", step.action, step.why);
+        match (carry_out(&step.action), step.on_failure) {
+            (Ok(()), _) => done.push(step.action.to_string()),
+            (Err(error), OnFailure::Fatal(words)) => {
+                let left = if done.is_empty() {
+                    String::new()
+                } else {
+                    format!("; done before and left so: {}", done.join("; "))
+                };
+                return Err(Fault::failure(format!("{words} ({error:#}{left})")));
+            }
+            (Err(error), OnFailure::Warn) => warn!("{error:#}; going on without"),
+            (Err(error), OnFailure::Ignore) => debug!("{error:#}, ignoring"),
+        }
+    }
+    Ok(())
+}
+
+fn carry_out(action: &Action) -> Result<()> {
+    match action {
+        Action::Directory { path, mode } => directory(path, *mode).context(action.to_string()),
+        Action::Mount {
+            source,
+            target,
+            fstype,
+            flags,
+            data,
+        } => mount(
+            Some(source.as_str()),
+            target,
+            Some(fstype.as_str()),
+            *flags,
+            Some(data.as_str()),
+        )
+        .map_err(|errno| explained(action, errno)),
+        Action::RemountWritable {
+            target,
+            flags,
+            superblock,
+        } => {
+            remount_writable(target, *flags, *superblock).map_err(|errno| explained(action, errno))
+        }
+        Action::Share { target } => mount(
+            None::<&str>,
+            target,
+            None::<&str>,
+            MsFlags::MS_SHARED | MsFlags::MS_REC,
+            None::<&str>,
+        )
+        .map_err(|errno| explained(action, errno)),
+        Action::Symlink { link, to } => symlink(to, link).context(action.to_string()),
+        Action::Remove { path } => match fs::remove_file(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            result => result.context(action.to_string()),
+        },
+        Action::Write { path, content } => fs::write(path, content).context(action.to_string()),
+        Action::Delegate { root, leaf } => {
+            let delegation = delegate(root, leaf)?;
+            for (controller, reason) in &delegation.refused {
+                warn!("the {controller} controller cannot be enabled ({reason}); going on without");
+            }
+            if delegation.attempts > 1 {
+                info!(
+                    "cgroup controllers enabled at attempt {}",
+                    delegation.attempts
+                );
+            }
+            Ok(())
+        }
+    }
+}
+
+/// An error of mount(2) with the way out that its number suggests.
+fn explained(action: &Action, errno: Errno) -> anyhow::Error {
+    let hint = match errno {
+        Errno::EPERM | Errno::EACCES => "start the container with --privileged",
+        Errno::EBUSY => {
+            "it is mounted with other options elsewhere; mount it in the same way outside"
+        }
+        Errno::ENODEV => "this kernel does not have that file system",
+        Errno::ENOENT | Errno::EINVAL => "this kernel or this container does not offer it",
+        _ => "see mount(2)",
+    };
+    anyhow::anyhow!("{action}: {}; {hint}", errno.desc())
+}
+
+fn directory(path: &Path, mode: u32) -> io::Result<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
+}
+
+/// A mount's own flag needs MS_BIND, its superblock's must go without: mount(2).
+fn remount_writable(target: &Path, flags: MsFlags, superblock: bool) -> nix::Result<()> {
+    let remount = |extra| {
+        let flags = MsFlags::MS_REMOUNT | flags | extra;
+        mount(None::<&str>, target, None::<&str>, flags, None::<&str>)
+    };
+    if superblock {
+        remount(MsFlags::empty())?;
+    }
+    remount(MsFlags::MS_BIND)
+}

@@ -1,0 +1,55 @@
+//! Help and version of this program's own.
+//!
+//! Everything but these and the subcommands belongs to dockerd or to the command
+//! that is run, so clap describes the arguments and never parses them.
+
+use clap::{Arg, ArgAction, Command};
+
+use crate::dockerd_options::DEFAULT_CONFIG_FILE;
+
+/// The description of the command line.
+fn command() -> Command {
+    Command::new("dind")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("PID 1 of a privileged container that turns it into a Docker host")
+        .override_usage(
+            "dind                      a daemon with -d, a shell with -it\n       \
+             dind COMMAND [ARG...]     a command beside a daemon\n       \
+             dind -FLAG... | dockerd [FLAG...]\n                                 \
+             a daemon with these flags",
+        )
+        .disable_help_subcommand(true)
+        .arg(
+            Arg::new("arguments")
+                .value_name("ARG")
+                .num_args(0..)
+                .action(ArgAction::Append)
+                .help("A command, or dockerd's flags ('dind dockerd --help' lists them)"),
+        )
+        .subcommand(
+            Command::new("plan")
+                .about("Print what a start with these arguments would do here, and do nothing"),
+        )
+        .subcommand(Command::new("help").about("Print this help"))
+        .after_help(format!(
+            "Environment:\n  \
+             PORT                serve on this TCP port too, without TLS\n  \
+             LOG                 file: the daemons log to /var/log/docker.log; stdio\n  \
+             DOCKER_DAEMON_ARGS  arguments for dockerd, quoted as for a shell\n  \
+             DIND_CONTRACT       dind, wrapdocker or hack-dind, whatever the program's name\n  \
+             DIND_TMPFS          off: no tmpfs on an empty /tmp\n  \
+             DIND_READY_TIMEOUT  seconds until the API must answer (60)\n  \
+             DIND_STOP_TIMEOUT   seconds until everything has ended (9)\n\n\
+             {DEFAULT_CONFIG_FILE} is read as dockerd reads it."
+        ))
+}
+
+/// The text of `--help`.
+pub fn help() -> String {
+    command().render_help().to_string()
+}
+
+/// The text of `--version`.
+pub fn version() -> String {
+    command().render_version()
+}

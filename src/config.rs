@@ -1,0 +1,255 @@
+//! The environment and the command line, read once and validated.
+//!
+//! No other module reads the environment. Bad values become a [`Fault`] with
+//! status 2 before anything is touched.
+
+use std::ffi::{OsStr, OsString};
+use std::num::NonZeroU16;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::contract::Contract;
+use crate::fault::Fault;
+
+/// Where the daemons' output goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Log {
+    /// To [`LOG_FILE`] beside a session on a terminal, where it would garble the
+    /// shell's line; else to standard error.
+    Auto,
+    /// To [`LOG_FILE`].
+    File,
+    /// To standard output and error.
+    Stdio,
+}
+
+/// The file that `LOG=file` writes; the path is wrapdocker's.
+pub const LOG_FILE: &str = "/var/log/docker.log";
+
+/// Less than the 10 s after which `docker stop` kills.
+const DEFAULT_STOP_TIMEOUT: Duration = Duration::from_secs(9);
+/// As long as wrapdocker waited.
+const DEFAULT_READY_TIMEOUT: Duration = Duration::from_secs(60);
+/// What execvp(3) and the usual images search when `PATH` is not set.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What the user asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// argv\[0\].
+    pub program: PathBuf,
+    /// The arguments after it.
+    pub arguments: Vec<OsString>,
+    /// `DIND_CONTRACT`.
+    pub contract: Option<Contract>,
+    /// `PORT`: serve on this TCP port too.
+    pub port: Option<NonZeroU16>,
+    /// `LOG`.
+    pub log: Log,
+    /// `DOCKER_DAEMON_ARGS`, split into words.
+    pub daemon_arguments: Vec<OsString>,
+    /// `DIND_TMPFS`: whether `/tmp` may get a tmpfs.
+    pub tmpfs: bool,
+    /// `DIND_STOP_TIMEOUT`: everything has ended this long after a stop began.
+    pub stop_timeout: Duration,
+    /// `DIND_READY_TIMEOUT`: how long the API may take.
+    pub ready_timeout: Duration,
+    /// `DOCKER_HOST`, when it is not empty.
+    pub docker_host: Option<String>,
+    /// `DOCKER_TLS_CERTDIR`, when it is not empty.
+    pub tls_directory: Option<PathBuf>,
+    /// `PATH`, or the usual one where it is not set.
+    pub search_path: OsString,
+    /// The whole environment, for the children.
+    pub environment: Vec<(OsString, OsString)>,
+}
+
+impl Config {
+    /// Reads `arguments` (argv\[0\] first) and `environment`. An empty variable
+    /// counts as one that is not set, as it did in the scripts.
+    pub fn read(
+        arguments: impl IntoIterator<Item = OsString>,
+        environment: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<Self, Fault> {
+        let mut arguments = arguments.into_iter();
+        let environment: Vec<_> = environment.into_iter().collect();
+        let variables = Variables(&environment);
+        Ok(Self {
+            program: arguments
+                .next()
+                .map_or_else(|| PathBuf::from("dind"), PathBuf::from),
+            arguments: arguments.collect(),
+            contract: variables.parse("DIND_CONTRACT", Contract::NAMES, Contract::from_name)?,
+            port: variables.parse("PORT", "a TCP port, 1 to 65535", |text| text.parse().ok())?,
+            log: variables
+                .parse("LOG", "file, stdio", |text| match text {
+                    "file" => Some(Log::File),
+                    "stdio" => Some(Log::Stdio),
+                    _ => None,
+                })?
+                .unwrap_or(Log::Auto),
+            daemon_arguments: variables
+                .parse(
+                    "DOCKER_DAEMON_ARGS",
+                    "words with balanced quotes",
+                    shlex::split,
+                )?
+                .unwrap_or_default()
+                .into_iter()
+                .map(OsString::from)
+                .collect(),
+            tmpfs: variables
+                .parse("DIND_TMPFS", "on, off", |text| match text {
+                    "on" => Some(true),
+                    "off" => Some(false),
+                    _ => None,
+                })?
+                .unwrap_or(true),
+            stop_timeout: variables.seconds("DIND_STOP_TIMEOUT", DEFAULT_STOP_TIMEOUT)?,
+            ready_timeout: variables.seconds("DIND_READY_TIMEOUT", DEFAULT_READY_TIMEOUT)?,
+            docker_host: variables
+                .parse("DOCKER_HOST", "an address", |text| Some(text.to_owned()))?,
+            tls_directory: variables.get("DOCKER_TLS_CERTDIR").map(PathBuf::from),
+            search_path: variables
+                .get("PATH")
+                .unwrap_or(OsStr::new(DEFAULT_PATH))
+                .to_owned(),
+            environment,
+        })
+    }
+}
+
+struct Variables<'a>(&'a [(OsString, OsString)]);
+
+impl<'a> Variables<'a> {
+    fn get(&self, name: &str) -> Option<&'a OsStr> {
+        self.0
+            .iter()
+            .find(|(key, value)| key == name && !value.is_empty())
+            .map(|(_, value)| value.as_os_str())
+    }
+
+    fn parse<T>(
+        &self,
+        name: &str,
+        allowed: &str,
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> Result<Option<T>, Fault> {
+        let Some(value) = self.get(name) else {
+            return Ok(None);
+        };
+        match value.to_str().and_then(parse) {
+            Some(parsed) => Ok(Some(parsed)),
+            None => Err(Fault::usage(format!(
+                "{name}={value:?} is not valid; allowed: {allowed}"
+            ))),
+        }
+    }
+
+    /// Whole seconds, at least one and at most a day: a limit that cannot
+    /// overflow and that nobody reaches on purpose.
+    fn seconds(&self, name: &str, default: Duration) -> Result<Duration, Fault> {
+        let parsed = self.parse(name, "whole seconds, 1 to 86400", |text| {
+            text.parse()
+                .ok()
+                .filter(|seconds| (1..=86_400).contains(seconds))
+        })?;
+        Ok(parsed.map_or(default, Duration::from_secs))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn read(variables: &[(&str, &str)]) -> Result<Config, Fault> {
+        Config::read(
+            [OsString::from("dind")],
+            variables
+                .iter()
+                .map(|(key, value)| (key.into(), value.into())),
+        )
+    }
+
+    fn fault(name: &str, value: &str) -> Fault {
+        match read(&[(name, value)]) {
+            Err(fault) => fault,
+            Ok(config) => panic!("{name}={value:?} was accepted: {config:?}"),
+        }
+    }
+
+    #[test]
+    fn bad_values_name_the_variable_the_value_and_what_is_allowed() {
+        for (name, value, allowed) in [
+            ("PORT", "abc", "1 to 65535"),
+            ("PORT", "0", "1 to 65535"),
+            ("PORT", "70000", "1 to 65535"),
+            ("PORT", "-1", "1 to 65535"),
+            ("DOCKER_DAEMON_ARGS", "--label 'a", "balanced quotes"),
+            ("LOG", "somewhere", "file, stdio"),
+            ("DIND_STOP_TIMEOUT", "soon", "whole seconds"),
+            ("DIND_STOP_TIMEOUT", "0", "whole seconds"),
+            ("DIND_READY_TIMEOUT", "1.5s", "whole seconds"),
+            (
+                "DIND_READY_TIMEOUT",
+                "99999999999999999999",
+                "whole seconds",
+            ),
+            ("DIND_CONTRACT", "dnd", "wrapdocker"),
+            ("DIND_TMPFS", "maybe", "on, off"),
+        ] {
+            let fault = fault(name, value);
+            assert_eq!(fault.status, 2, "{name}={value}");
+            for part in [name, value, allowed] {
+                assert!(
+                    fault.message.contains(part),
+                    "{part:?} not in {:?}",
+                    fault.message
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn an_empty_variable_is_one_that_is_not_set() -> Result<(), Fault> {
+        let empty = [
+            ("PORT", ""),
+            ("LOG", ""),
+            ("DOCKER_DAEMON_ARGS", ""),
+            ("DIND_CONTRACT", ""),
+            ("DIND_TMPFS", ""),
+            ("DIND_STOP_TIMEOUT", ""),
+            ("DIND_READY_TIMEOUT", ""),
+            ("DOCKER_HOST", ""),
+            ("DOCKER_TLS_CERTDIR", ""),
+            ("PATH", ""),
+        ];
+        let with = Config {
+            environment: Vec::new(),
+            ..read(&empty)?
+        };
+        assert_eq!(with, read(&[])?);
+        Ok(())
+    }
+
+    #[test]
+    fn daemon_arguments_are_split_as_a_shell_splits_words() -> Result<(), Fault> {
+        let config = read(&[(
+            "DOCKER_DAEMON_ARGS",
+            r#"--label "a=b c" --label='d e' $HOME"#,
+        )])?;
+        assert_eq!(
+            config.daemon_arguments,
+            ["--label", "a=b c", "--label=d e", "$HOME"]
+        );
+        Ok(())
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics(name in "PORT|LOG|DOCKER_DAEMON_ARGS|DIND_STOP_TIMEOUT|DIND_CONTRACT", value in ".*") {
+            let _ = read(&[(&name, &value)]);
+        }
+    }
+}

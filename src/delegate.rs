@@ -1,0 +1,151 @@
+//! cgroup v2: evacuate the root of the namespace into a leaf, and enable every
+//! controller for children.
+//!
+//! A cgroup may enable domain controllers for its children only while no process is
+//! in it (cgroup-v2.rst, No Internal Process Constraint). Meanwhile `docker exec`
+//! and an `--init` outside may put new ones in, so both are repeated, a bounded
+//! number of times.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
+
+use crate::facts;
+
+/// Each attempt takes some 100 µs and fails only when a process arrives within it;
+/// a storm of `docker exec` loses a few.
+const ATTEMPTS: usize = 100;
+
+/// What came of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delegation {
+    /// How often it had to be tried.
+    pub attempts: usize,
+    /// Controllers that cannot be enabled here, and why.
+    pub refused: Vec<(String, String)>,
+}
+
+/// Evacuates the cgroup at `root` into its child `leaf` and enables every
+/// controller of `root` for children; the leaf keeps the `cpu.max` of `root`, by
+/// which Go programs count their processors. Done before, it changes nothing.
+pub fn delegate(root: &Path, leaf: &str) -> Result<Delegation> {
+    let leaf = root.join(leaf);
+    match fs::create_dir(&leaf) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            return Err(error).with_context(|| {
+                format!(
+                    "cannot make the cgroup {}; start the container with --privileged",
+                    leaf.display()
+                )
+            });
+        }
+        Ok(()) | Err(_) => {}
+    }
+    let mut left = Vec::new();
+    for attempt in 1..=ATTEMPTS {
+        left = evacuate(root, &leaf)?;
+        if let Some(refused) = enable(root)? {
+            keep_cpu_max(root, &leaf)?;
+            return Ok(Delegation {
+                attempts: attempt,
+                refused,
+            });
+        }
+    }
+    bail!(
+        "{} still has processes after {ATTEMPTS} attempts: {}; inner containers have no limits; \
+         end what keeps starting them, and restart the container",
+        root.display(),
+        named(&left)
+    )
+}
+
+/// Moves every process that can be seen out of `root`, and returns those that were
+/// there. One that has ended meanwhile is as good as moved.
+fn evacuate(root: &Path, leaf: &Path) -> Result<Vec<i32>> {
+    let processes = facts::processes(root)
+        .with_context(|| format!("cannot read {}/cgroup.procs", root.display()))?;
+    let target = leaf.join("cgroup.procs");
+    for pid in processes.iter().filter(|pid| **pid != 0) {
+        match fs::write(&target, pid.to_string()) {
+            Err(error) if error.raw_os_error() != Some(Errno::ESRCH as i32) => {
+                return Err(error).with_context(|| {
+                    format!(
+                        "cannot move process {pid} ({}) to {}; start the container with --privileged",
+                        facts::process_name(*pid),
+                        leaf.display()
+                    )
+                });
+            }
+            Ok(()) | Err(_) => {}
+        }
+    }
+    Ok(processes)
+}
+
+/// Enables what is not enabled yet. `None` when processes stand in the way; else
+/// the controllers that were refused for a reason of their own.
+fn enable(root: &Path) -> Result<Option<Vec<(String, String)>>> {
+    let control = root.join("cgroup.subtree_control");
+    let words = |path: &Path| -> Result<BTreeSet<String>> {
+        let text =
+            fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        Ok(text.split_whitespace().map(str::to_owned).collect())
+    };
+    let missing: Vec<String> = words(&root.join("cgroup.controllers"))?
+        .difference(&words(&control)?)
+        .cloned()
+        .collect();
+    let all: Vec<String> = missing
+        .iter()
+        .map(|controller| format!("+{controller}"))
+        .collect();
+    if all.is_empty() || fs::write(&control, all.join(" ")).is_ok() {
+        return Ok(Some(Vec::new()));
+    }
+    // The kernel takes all of them or none, so ask again one by one.
+    let mut refused = Vec::new();
+    for controller in missing {
+        match fs::write(&control, format!("+{controller}")) {
+            Err(error) if error.raw_os_error() == Some(Errno::EBUSY as i32) => return Ok(None),
+            Err(error) => refused.push((controller, error.to_string())),
+            Ok(()) => {}
+        }
+    }
+    Ok(Some(refused))
+}
+
+/// Copies `cpu.max` into the leaf. The root of the whole hierarchy has none.
+fn keep_cpu_max(root: &Path, leaf: &Path) -> Result<()> {
+    let target = leaf.join("cpu.max");
+    match fs::read_to_string(root.join("cpu.max")) {
+        Ok(limit) if target.exists() => fs::write(&target, limit.trim_end())
+            .with_context(|| format!("cannot write {}", target.display())),
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
+/// Processes for a message: each with its name, no more than fit on a line.
+fn named(processes: &[i32]) -> String {
+    const SHOWN: usize = 5;
+    let mut names: Vec<String> = processes
+        .iter()
+        .take(SHOWN)
+        .map(|pid| match pid {
+            0 => "one of another pid namespace".to_owned(),
+            pid => format!("{pid} ({})", facts::process_name(*pid)),
+        })
+        .collect();
+    if processes.len() > SHOWN {
+        names.push(format!("{} more", processes.len() - SHOWN));
+    }
+    if names.is_empty() {
+        "each gone before it could be named".to_owned()
+    } else {
+        names.join(", ")
+    }
+}

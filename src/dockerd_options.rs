@@ -1,0 +1,337 @@
+//! What dockerd's own flags and its daemon.json say, where a start depends on it.
+//!
+//! dockerd reads its flags with spf13/pflag: `--flag=value`, `--flag value`,
+//! `-H value`, `-Hvalue`, `-H=value`, and one-letter switches run together. The
+//! names are those of moby's cmd/dockerd (`config.go`, `options.go`). Flags that
+//! are not named here are left to dockerd unread.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::fault::Fault;
+
+/// dockerd's default for `--config-file`.
+pub const DEFAULT_CONFIG_FILE: &str = "/etc/docker/daemon.json";
+
+/// One-letter switches of dockerd: they take no value.
+const SHORT_SWITCHES: &[char] = &['D', 'h', 'v'];
+
+/// Long switches of dockerd that stand for "print something and end".
+const INFORMATIONAL: &[&str] = &["--help", "--version", "--validate"];
+
+/// The options that this program shares an interest in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DockerdOptions {
+    /// `--data-root`: images, containers, volumes.
+    pub data_root: PathBuf,
+    /// `--exec-root`: run-time state.
+    pub exec_root: PathBuf,
+    /// `--pidfile`.
+    pub pid_file: PathBuf,
+    /// `--group`: the group of the Unix socket; `None` for dockerd's default.
+    pub group: Option<String>,
+    /// `--host` flags, in order.
+    pub hosts: Vec<String>,
+    /// Whether daemon.json has `hosts`: dockerd then refuses `--host` flags.
+    pub hosts_in_file: bool,
+    /// Whether the user runs containerd: `--containerd`.
+    pub containerd: bool,
+    /// Whether the user set `--shutdown-timeout`.
+    pub shutdown_timeout: bool,
+    /// Whether the user asked for debug output, by `--debug` or `--log-level`.
+    pub debug: bool,
+}
+
+/// A flag and its value, as pflag would see them.
+struct Flag<'a> {
+    name: String,
+    value: Option<&'a OsStr>,
+}
+
+impl DockerdOptions {
+    /// Whether these arguments make dockerd print something and end at once.
+    pub fn informational(arguments: &[OsString]) -> bool {
+        flags(arguments).iter().any(|flag| {
+            matches!(flag.name.as_str(), "-h" | "-v") || INFORMATIONAL.contains(&flag.name.as_str())
+        })
+    }
+
+    /// Where daemon.json is, by these arguments, and whether that was said. A file
+    /// that was not asked for may be missing.
+    pub fn config_file(arguments: &[OsString]) -> (PathBuf, bool) {
+        match last(&flags(arguments), &["--config-file"]) {
+            Some(path) => (PathBuf::from(path), true),
+            None => (PathBuf::from(DEFAULT_CONFIG_FILE), false),
+        }
+    }
+
+    /// Reads `arguments` together with the text of daemon.json at `path`, if there
+    /// is one. A flag wins over the file. A file that is not a JSON object is a
+    /// fault with the place in it, as dockerd would refuse it too.
+    pub fn read(arguments: &[OsString], file: Option<(&Path, &str)>) -> Result<Self, Fault> {
+        let json = match file {
+            Some((path, text)) if !text.trim().is_empty() => parse(path, text)?,
+            _ => Value::Null,
+        };
+        let flags = flags(arguments);
+        let text = |names: &[&str], key: &str| -> Option<String> {
+            last(&flags, names)
+                .map(|value| value.to_string_lossy().into_owned())
+                .or_else(|| json.get(key).and_then(Value::as_str).map(str::to_owned))
+        };
+        let path = |names: &[&str], key: &str, default: &str| {
+            PathBuf::from(text(names, key).unwrap_or_else(|| default.to_owned()))
+        };
+        let debug_flag = flags
+            .iter()
+            .rev()
+            .find(|flag| matches!(flag.name.as_str(), "-D" | "--debug"))
+            .map(|flag| flag.value.is_none_or(|value| value != "false"));
+        let debug_level =
+            text(&["-l", "--log-level"], "log-level").is_some_and(|level| level == "debug");
+        Ok(Self {
+            data_root: path(
+                &["--data-root", "-g", "--graph"],
+                "data-root",
+                "/var/lib/docker",
+            ),
+            exec_root: path(&["--exec-root"], "exec-root", "/var/run/docker"),
+            pid_file: path(&["-p", "--pidfile"], "pidfile", "/var/run/docker.pid"),
+            group: text(&["-G", "--group"], "group"),
+            hosts: flags
+                .iter()
+                .filter(|flag| is_host(&flag.name))
+                .filter_map(|flag| flag.value)
+                .map(|value| value.to_string_lossy().into_owned())
+                .collect(),
+            hosts_in_file: json.get("hosts").is_some(),
+            containerd: text(&["--containerd"], "containerd").is_some(),
+            shutdown_timeout: last(&flags, &["--shutdown-timeout"]).is_some()
+                || json.get("shutdown-timeout").is_some(),
+            debug: debug_level
+                || debug_flag
+                    .unwrap_or_else(|| json.get("debug").and_then(Value::as_bool).unwrap_or(false)),
+        })
+    }
+}
+
+/// `arguments` without the `--host` flags whose address satisfies `taken`: those
+/// sockets reach dockerd already bound.
+pub fn without_hosts(arguments: &[OsString], taken: impl Fn(&str) -> bool) -> Vec<OsString> {
+    let mut kept = Vec::with_capacity(arguments.len());
+    let mut rest = arguments;
+    while let Some((first, tail)) = rest.split_first() {
+        let (flag, used) = flag(first, tail.first().map(OsString::as_os_str));
+        let (taken_words, after) = rest.split_at(used.min(rest.len()));
+        let dropped = flag.is_some_and(|flag| {
+            is_host(&flag.name)
+                && flag
+                    .value
+                    .is_some_and(|value| taken(&value.to_string_lossy()))
+        });
+        if !dropped {
+            kept.extend_from_slice(taken_words);
+        }
+        rest = after;
+    }
+    kept
+}
+
+fn is_host(name: &str) -> bool {
+    matches!(name, "-H" | "--host")
+}
+
+fn parse(path: &Path, text: &str) -> Result<Value, Fault> {
+    match serde_json::from_str(text) {
+        Ok(value @ Value::Object(_)) => Ok(value),
+        Ok(_) => Err(Fault::failure(format!(
+            "{}: not a JSON object; dockerd would not start with it",
+            path.display()
+        ))),
+        Err(error) => {
+            // serde_json ends its message with the place; here the place comes first.
+            let message = error.to_string();
+            let reason = message.split(" at line ").next().unwrap_or_default();
+            Err(Fault::failure(format!(
+                "{}: line {}, column {}: {reason}; correct the file or remove it",
+                path.display(),
+                error.line(),
+                error.column()
+            )))
+        }
+    }
+}
+
+fn last<'a>(flags: &[Flag<'a>], names: &[&str]) -> Option<&'a OsStr> {
+    flags
+        .iter()
+        .rev()
+        .find(|flag| names.contains(&flag.name.as_str()))
+        .and_then(|flag| flag.value)
+}
+
+fn flags(arguments: &[OsString]) -> Vec<Flag<'_>> {
+    let mut flags = Vec::new();
+    let mut rest = arguments;
+    while let Some((first, tail)) = rest.split_first() {
+        if first == "--" {
+            break;
+        }
+        let (flag, used) = flag(first, tail.first().map(OsString::as_os_str));
+        flags.extend(flag);
+        rest = rest.get(used..).unwrap_or_default();
+    }
+    flags
+}
+
+/// The flag that `word` begins, and how many words it takes.
+///
+/// A long flag that is not known to be a switch takes the next word as its value
+/// unless that begins with `-`; for the flags read here this is what pflag does,
+/// and of the others nobody asks.
+fn flag<'a>(word: &'a OsStr, next: Option<&'a OsStr>) -> (Option<Flag<'a>>, usize) {
+    let bytes = word.as_bytes();
+    let named = |name: &[u8], value| Flag {
+        name: String::from_utf8_lossy(name).into_owned(),
+        value,
+    };
+    if bytes.starts_with(b"--") {
+        if let Some(equals) = bytes.iter().position(|byte| *byte == b'=') {
+            let (name, value) = bytes.split_at(equals);
+            let value = value.get(1..).unwrap_or_default();
+            return (Some(named(name, Some(OsStr::from_bytes(value)))), 1);
+        }
+        let is_switch =
+            INFORMATIONAL.iter().any(|name| name.as_bytes() == bytes) || bytes == b"--debug";
+        return match next.filter(|next| !is_switch && !next.as_bytes().starts_with(b"-")) {
+            Some(value) => (Some(named(bytes, Some(value))), 2),
+            None => (Some(named(bytes, None)), 1),
+        };
+    }
+    let Some(mut letters) = bytes
+        .strip_prefix(b"-")
+        .filter(|letters| !letters.is_empty())
+    else {
+        return (None, 1);
+    };
+    while let Some((&letter, rest)) = letters.split_first() {
+        let name = [b'-', letter];
+        if !SHORT_SWITCHES.contains(&char::from(letter)) {
+            let attached = rest.strip_prefix(b"=").unwrap_or(rest);
+            return if rest.is_empty() {
+                (Some(named(&name, next)), 2)
+            } else {
+                (Some(named(&name, Some(OsStr::from_bytes(attached)))), 1)
+            };
+        }
+        if rest.is_empty() || rest.starts_with(b"=") {
+            let value = rest.strip_prefix(b"=").map(OsStr::from_bytes);
+            return (Some(named(&name, value)), 1);
+        }
+        letters = rest;
+    }
+    (None, 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn words(text: &str) -> Vec<OsString> {
+        text.split_whitespace().map(OsString::from).collect()
+    }
+
+    fn read(arguments: &str, json: &str) -> Result<DockerdOptions, Fault> {
+        DockerdOptions::read(
+            &words(arguments),
+            Some((Path::new("/etc/docker/daemon.json"), json)),
+        )
+    }
+
+    #[test]
+    fn every_spelling_of_a_host_is_seen() -> Result<(), Fault> {
+        let options = read(
+            "-H unix:///a -Hunix:///b -H=unix:///c --host unix:///d --host=unix:///e -DH tcp://f",
+            "",
+        )?;
+        assert_eq!(
+            options.hosts,
+            [
+                "unix:///a",
+                "unix:///b",
+                "unix:///c",
+                "unix:///d",
+                "unix:///e",
+                "tcp://f"
+            ]
+        );
+        Ok(())
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_file_and_the_last_flag_over_the_first() -> Result<(), Fault> {
+        let json = r#"{"data-root": "/file", "exec-root": "/run/x", "debug": true}"#;
+        let options = read("--data-root /one --data-root=/two --debug=false", json)?;
+        assert_eq!(options.data_root, Path::new("/two"));
+        assert_eq!(options.exec_root, Path::new("/run/x"));
+        assert!(!options.debug);
+        Ok(())
+    }
+
+    #[test]
+    fn hosts_in_the_file_are_told_from_hosts_in_flags() -> Result<(), Fault> {
+        let options = read("", r#"{"hosts": ["unix:///x"]}"#)?;
+        assert!(options.hosts_in_file && options.hosts.is_empty());
+        Ok(())
+    }
+
+    #[test]
+    fn broken_json_is_refused_with_its_place() {
+        let fault = read("", "{\n  \"debug\": trux\n}").err();
+        let fault = fault
+            .as_ref()
+            .map(|fault| (fault.status, fault.message.as_str()));
+        assert!(
+            fault.is_some_and(|(status, message)| status == 1
+                && message.contains("/etc/docker/daemon.json: line 2, column")),
+            "{fault:?}"
+        );
+    }
+
+    #[test]
+    fn a_switch_does_not_take_the_next_word() {
+        assert!(DockerdOptions::informational(&words("-D --version")));
+        assert!(DockerdOptions::informational(&words("-Dv")));
+        assert!(!DockerdOptions::informational(&words("--data-root -v2")));
+        assert!(!DockerdOptions::informational(&words(
+            "-H --version -- --help"
+        )));
+    }
+
+    #[test]
+    fn only_the_hosts_that_are_taken_are_left_out() {
+        let arguments = words("-D -H unix:///a --host=tcp://b --label x -Hunix:///a -H tcp://c");
+        let kept = without_hosts(&arguments, |host| host == "unix:///a");
+        assert_eq!(kept, words("-D --host=tcp://b --label x -H tcp://c"));
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics(arguments in proptest::collection::vec("(-|--)?[a-zA-Z=-]{0,8}", 0..8), json in ".*") {
+            let arguments: Vec<OsString> = arguments.into_iter().map(OsString::from).collect();
+            let _ = DockerdOptions::read(&arguments, Some((Path::new("/x"), &json)));
+            DockerdOptions::informational(&arguments);
+            DockerdOptions::config_file(&arguments);
+        }
+
+        #[test]
+        fn nothing_but_taken_hosts_is_left_out(arguments in proptest::collection::vec("(-|--)?[a-zA-Z=-]{0,8}", 0..8)) {
+            let arguments: Vec<OsString> = arguments.into_iter().map(OsString::from).collect();
+            prop_assert_eq!(without_hosts(&arguments, |_| false), arguments);
+        }
+    }
+}

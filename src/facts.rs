@@ -1,0 +1,453 @@
+//! Everything that planning needs to know of the system. Reads, changes nothing.
+
+pub mod cgroup;
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use nix::errno::Errno;
+use nix::sys::stat::{major, minor};
+use nix::sys::statfs::{self, FsType};
+
+use crate::contract::{SocketState, Stdin, Surroundings};
+use crate::dockerd_options::DockerdOptions;
+use crate::mountinfo::MountTable;
+use crate::sockets;
+use cgroup::{CGROUP_ROOT, CgroupFacts, Membership, RootMount, UnifiedRoot};
+
+/// CAP_SYS_ADMIN in linux/capability.h.
+const CAP_SYS_ADMIN: u32 = 21;
+
+/// How deep and how far the search for stale files goes: containerd's pid file is
+/// two directories below `/run`, and a `/run` full of other things must not hold
+/// up a start.
+const STALE_DEPTH: usize = 4;
+const STALE_ENTRIES: usize = 20_000;
+
+/// The facts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Facts {
+    /// Whether this process is PID 1 of its pid namespace.
+    pub pid1: bool,
+    /// The mounts.
+    pub mounts: MountTable,
+    /// The cgroup hierarchies.
+    pub cgroup: CgroupFacts,
+    /// Whether `/sys/kernel/security` exists: the kernel has securityfs.
+    pub security_directory: bool,
+    /// Whether `/tmp` is an empty directory.
+    pub tmp_empty: bool,
+    /// dockerd's data root.
+    pub data_root: DataRoot,
+    /// Files that an earlier start left behind.
+    pub stale: Vec<PathBuf>,
+    /// A daemon that runs here already: its pid file and its pid.
+    pub running: Option<(PathBuf, i32)>,
+    /// Programs that were searched in `PATH`.
+    pub programs: Programs,
+    /// The id of the Unix socket's group, if there is such a group.
+    pub socket_group: Option<u32>,
+}
+
+/// What is known of the data root.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DataRoot {
+    /// Its path, symbolic links resolved as far as it exists.
+    pub path: PathBuf,
+    /// Its permission bits, if it exists.
+    pub mode: Option<u32>,
+    /// The file system that it is or will be on.
+    pub filesystem: Filesystem,
+}
+
+/// A file system type, by the magic number of statfs(2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Filesystem {
+    /// One that overlay2 refuses as its upper directory, by name.
+    Unsuitable(&'static str),
+    /// Any other.
+    Other,
+}
+
+/// Where programs are; `None` where they are not.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Programs {
+    /// `dockerd`.
+    pub dockerd: Option<PathBuf>,
+    /// `containerd`.
+    pub containerd: Option<PathBuf>,
+    /// `dmsetup`.
+    pub dmsetup: Option<PathBuf>,
+    /// `bash`.
+    pub bash: Option<PathBuf>,
+}
+
+impl Facts {
+    /// Reads the facts. Fails only where `/proc` cannot be read: without it nothing
+    /// can be planned.
+    pub fn read(options: &DockerdOptions, search_path: &OsStr) -> Result<Self> {
+        let mounts = mounts()?;
+        let (stale, running) = leftovers(options);
+        Ok(Self {
+            pid1: std::process::id() == 1,
+            cgroup: cgroup_facts(&mounts)?,
+            mounts,
+            security_directory: Path::new("/sys/kernel/security").is_dir(),
+            tmp_empty: fs::read_dir("/tmp").is_ok_and(|mut entries| entries.next().is_none()),
+            data_root: data_root(&options.data_root),
+            stale,
+            running,
+            programs: Programs {
+                dockerd: search("dockerd", search_path),
+                containerd: search("containerd", search_path),
+                dmsetup: search("dmsetup", search_path),
+                bash: search("bash", search_path),
+            },
+            socket_group: group_id(options.group.as_deref().unwrap_or("docker")),
+        })
+    }
+}
+
+/// What the choice of a role needs. `socket` is where the daemon would listen.
+pub fn surroundings(socket: PathBuf) -> Result<Surroundings> {
+    Ok(Surroundings {
+        stdin: stdin(),
+        cap_sys_admin: effective_capabilities()? & (1 << CAP_SYS_ADMIN) != 0,
+        socket_state: socket_state(&socket, &mounts()?),
+        socket,
+    })
+}
+
+/// The text of daemon.json. A missing file is no error unless it was `asked` for.
+pub fn daemon_json(path: &Path, asked: bool) -> Result<Option<String>> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && !asked => Ok(None),
+        Err(error) => Err(error).with_context(|| {
+            format!(
+                "cannot read {}; correct --config-file or the file's mode",
+                path.display()
+            )
+        }),
+    }
+}
+
+/// The program that execvp(3) would find for `name`.
+pub fn search(name: &str, search_path: &OsStr) -> Option<PathBuf> {
+    std::env::split_paths(search_path)
+        .map(|directory| directory.join(name))
+        .find(|path| {
+            fs::metadata(path)
+                .is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+        })
+}
+
+/// The pids in the cgroup of `directory` as its `cgroup.procs` lists them; 0 is a
+/// process of a pid namespace that cannot be seen from here.
+pub fn processes(directory: &Path) -> std::io::Result<Vec<i32>> {
+    let text = fs::read_to_string(directory.join("cgroup.procs"))?;
+    Ok(text.lines().filter_map(|line| line.parse().ok()).collect())
+}
+
+/// The name of a process, or `?` where it has ended.
+pub fn process_name(pid: i32) -> String {
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_else(|_| "?".into());
+    name.trim_end().to_owned()
+}
+
+/// The main processes of the containers that run here: the children of the
+/// containerd shims in this pid namespace. The shims of nested engines are in pid
+/// namespaces of their own and not ours to look at.
+pub fn container_processes() -> Vec<i32> {
+    let own = fs::read_link("/proc/self/ns/pid").ok();
+    let pids: Vec<i32> = fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect();
+    let shims: BTreeSet<i32> = pids
+        .iter()
+        .copied()
+        .filter(|pid| process_name(*pid).starts_with("containerd-shim"))
+        .filter(|pid| fs::read_link(format!("/proc/{pid}/ns/pid")).ok() == own)
+        .collect();
+    pids.into_iter()
+        .filter(|pid| !shims.contains(pid))
+        .filter(|pid| parent(*pid).is_some_and(|parent| shims.contains(&parent)))
+        .collect()
+}
+
+/// The parent of a process. The name in `/proc/PID/stat` may hold anything, also
+/// `)`, so the fields are counted from its end: proc_pid_stat(5).
+fn parent(pid: i32) -> Option<i32> {
+    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let stat = String::from_utf8_lossy(&stat);
+    let (_, fields) = stat.rsplit_once(") ")?;
+    fields.split(' ').nth(1)?.parse().ok()
+}
+
+fn mounts() -> Result<MountTable> {
+    Ok(MountTable::parse(&proc_text("/proc/self/mountinfo")?))
+}
+
+fn proc_text(path: &str) -> Result<String> {
+    let bytes = fs::read(path)
+        .with_context(|| format!("cannot read {path}; the container needs a /proc of its own"))?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+fn effective_capabilities() -> Result<u64> {
+    let status = proc_text("/proc/self/status")?;
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
+        .context("no CapEff in /proc/self/status; the container needs a /proc of its own")
+}
+
+fn stdin() -> Stdin {
+    let stdin = std::io::stdin();
+    if nix::unistd::isatty(&stdin).unwrap_or(false) {
+        return Stdin::Terminal;
+    }
+    // Memory devices are major 1, null is minor 3: null(4).
+    match nix::sys::stat::fstat(&stdin) {
+        Ok(stat) if (major(stat.st_rdev), minor(stat.st_rdev)) == (1, 3) => Stdin::Null,
+        _ => Stdin::Other,
+    }
+}
+
+fn socket_state(path: &Path, mounts: &MountTable) -> SocketState {
+    if mounts.at(&resolve(path)).is_some() {
+        return SocketState::Mounted;
+    }
+    // A full backlog is a somebody too.
+    match sockets::connect(path) {
+        Ok(_) | Err(Errno::EAGAIN) => SocketState::Live,
+        Err(_) => SocketState::Free,
+    }
+}
+
+/// `path` with the symbolic links of its longest existing part resolved, so that
+/// `/var/run/x` is found as `/run/x` in mountinfo even where `x` is missing.
+fn resolve(path: &Path) -> PathBuf {
+    path.ancestors()
+        .find_map(|ancestor| {
+            let real = fs::canonicalize(ancestor).ok()?;
+            let rest = path.strip_prefix(ancestor).ok()?;
+            Some(if rest.as_os_str().is_empty() {
+                real
+            } else {
+                real.join(rest)
+            })
+        })
+        .unwrap_or_else(|| path.to_owned())
+}
+
+fn cgroup_facts(mounts: &MountTable) -> Result<CgroupFacts> {
+    let root = Path::new(CGROUP_ROOT);
+    let kind = match statfs::statfs(root) {
+        Ok(stat) if stat.filesystem_type() == statfs::CGROUP2_SUPER_MAGIC => RootMount::Cgroup2,
+        Ok(_) if mounts.at(root).is_some() => RootMount::Directory,
+        _ => RootMount::Nothing,
+    };
+    let words = |name: &str| -> BTreeSet<String> {
+        let text = fs::read_to_string(root.join(name)).unwrap_or_default();
+        text.split_whitespace().map(str::to_owned).collect()
+    };
+    let names = fs::read_dir(root).into_iter().flatten().flatten();
+    Ok(CgroupFacts {
+        memberships: Membership::parse(&proc_text("/proc/self/cgroup")?),
+        root: kind,
+        entries: names
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .collect(),
+        unified: UnifiedRoot {
+            controllers: words("cgroup.controllers"),
+            enabled: words("cgroup.subtree_control"),
+        },
+    })
+}
+
+fn data_root(path: &Path) -> DataRoot {
+    let path = resolve(path);
+    let existing = path.ancestors().find(|ancestor| ancestor.exists());
+    DataRoot {
+        mode: fs::metadata(&path).ok().map(|found| found.mode() & 0o7777),
+        filesystem: existing
+            .and_then(|existing| statfs::statfs(existing).ok())
+            .map_or(Filesystem::Other, |stat| filesystem(stat.filesystem_type())),
+        path,
+    }
+}
+
+/// The file systems that overlay2 does not take as its upper directory: moby's
+/// overlay2 driver (`Init` in overlay2/overlay.go) refuses the first five by name,
+/// and the kernel the others for lack of what overlayfs.rst asks of an upper one.
+fn filesystem(magic: FsType) -> Filesystem {
+    const AUFS: i64 = 0x6175_6673;
+    const VFAT: i64 = 0x4d44;
+    const ZFS: i64 = 0x2fc1_2fc1;
+    let names = [
+        (statfs::OVERLAYFS_SUPER_MAGIC, "overlay"),
+        (FsType(AUFS as _), "aufs"),
+        (statfs::ECRYPTFS_SUPER_MAGIC, "ecryptfs"),
+        (statfs::NFS_SUPER_MAGIC, "nfs"),
+        (FsType(ZFS as _), "zfs"),
+        (statfs::FUSE_SUPER_MAGIC, "fuse"),
+        (FsType(VFAT as _), "vfat"),
+    ];
+    names
+        .into_iter()
+        .find(|(known, _)| *known == magic)
+        .map_or(Filesystem::Other, |(_, name)| Filesystem::Unsuitable(name))
+}
+
+/// The stale pid files and sockets of dockerd and containerd, and a daemon that is
+/// alive after all.
+fn leftovers(options: &DockerdOptions) -> (Vec<PathBuf>, Option<(PathBuf, i32)>) {
+    let mut found = Vec::new();
+    let directories: BTreeSet<PathBuf> = ["/run", "/var/run"]
+        .iter()
+        .map(|path| resolve(Path::new(path)))
+        .collect();
+    let mut budget = STALE_ENTRIES;
+    for directory in directories {
+        walk(&directory, STALE_DEPTH, &mut budget, &mut |path, kind| {
+            if kind.is_file() && is_pid_file(path) {
+                found.push(path.to_owned());
+            }
+        });
+    }
+    let pid_file = resolve(&options.pid_file);
+    if pid_file.is_file() && !found.contains(&pid_file) {
+        found.push(pid_file);
+    }
+    let running = found.iter().find_map(|path| {
+        let pid: i32 = fs::read_to_string(path).ok()?.trim().parse().ok()?;
+        matches!(process_name(pid).as_str(), "dockerd" | "containerd").then(|| (path.clone(), pid))
+    });
+    // Only below containerd's own directory: `plugins` beside it holds sockets that
+    // are the user's.
+    walk(
+        &resolve(&options.exec_root.join("containerd")),
+        1,
+        &mut budget,
+        &mut |path, kind| {
+            if kind.is_socket() {
+                found.push(path.to_owned());
+            }
+        },
+    );
+    (found, running)
+}
+
+/// docker-library's entrypoint deletes `docker*.pid` in any case; containerd's is
+/// beside it because it stops dockerd just the same.
+fn is_pid_file(path: &Path) -> bool {
+    let name = path
+        .file_name()
+        .map(OsStr::to_ascii_lowercase)
+        .unwrap_or_default();
+    let name = name.as_bytes();
+    name.ends_with(b".pid") && (name.starts_with(b"docker") || name.starts_with(b"containerd"))
+}
+
+fn walk(
+    directory: &Path,
+    depth: usize,
+    budget: &mut usize,
+    visit: &mut dyn FnMut(&Path, fs::FileType),
+) {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    for entry in entries {
+        let Some(left) = budget.checked_sub(1) else {
+            return;
+        };
+        *budget = left;
+        let Ok(kind) = entry.file_type() else {
+            continue;
+        };
+        if !kind.is_dir() {
+            visit(&entry.path(), kind);
+        } else if depth > 1 {
+            walk(&entry.path(), depth - 1, budget, visit);
+        }
+    }
+}
+
+/// A group's id from `/etc/group`, or the number that the name is. Read here
+/// because getgrnam(3) loads shared libraries, which a static binary cannot count
+/// on.
+fn group_id(name: &str) -> Option<u32> {
+    let groups = fs::read_to_string("/etc/group").unwrap_or_default();
+    group_id_in(&groups, name).or_else(|| name.parse().ok())
+}
+
+fn group_id_in(groups: &str, name: &str) -> Option<u32> {
+    groups.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let found = fields.next()? == name;
+        let id = fields.nth(1)?.parse().ok()?;
+        found.then_some(id)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_a_groups_id() {
+        let groups = "root:x:0:\ndocker:x:998:me\nodd\n";
+        assert_eq!(group_id_in(groups, "docker"), Some(998));
+        assert_eq!(group_id_in(groups, "wheel"), None);
+    }
+
+    #[test]
+    fn knows_the_daemons_pid_files_in_any_case() {
+        for name in [
+            "docker.pid",
+            "Docker-x.PID",
+            "containerd.pid",
+            "dockerd.pid",
+        ] {
+            assert!(is_pid_file(&Path::new("/run").join(name)), "{name}");
+        }
+        for name in ["sshd.pid", "docker.sock", "mydocker.pid", "pid"] {
+            assert!(!is_pid_file(&Path::new("/run").join(name)), "{name}");
+        }
+    }
+
+    #[test]
+    fn resolves_links_in_front_of_a_missing_file() -> std::io::Result<()> {
+        let directory = std::env::temp_dir().join(format!("dind-resolve-{}", std::process::id()));
+        fs::create_dir_all(directory.join("run"))?;
+        let _ = fs::remove_file(directory.join("var-run"));
+        std::os::unix::fs::symlink("run", directory.join("var-run"))?;
+        let resolved = resolve(&directory.join("var-run/missing/x.sock"));
+        let expected = fs::canonicalize(&directory)?.join("run/missing/x.sock");
+        fs::remove_dir_all(&directory)?;
+        assert_eq!(resolved, expected);
+        Ok(())
+    }
+
+    #[test]
+    fn reads_this_systems_facts() -> Result<()> {
+        let options = DockerdOptions::read(&[], None)?;
+        let facts = Facts::read(&options, OsStr::new("/usr/bin:/bin"))?;
+        assert!(facts.mounts.at(Path::new("/")).is_some());
+        assert!(!facts.cgroup.memberships.is_empty());
+        assert_eq!(
+            parent(std::process::id().try_into()?),
+            Some(nix::unistd::getppid().as_raw())
+        );
+        Ok(())
+    }
+}

@@ -1,0 +1,123 @@
+//! The order of the phases, the exit status, and the one place that prints an error.
+
+use std::ffi::{OsStr, OsString};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use dind::config::Config;
+use dind::contract::{self, Contract, Request, Role, Start};
+use dind::dockerd_options::DockerdOptions;
+use dind::facts::{self, Facts};
+use dind::fault::Fault;
+use dind::plan::{self, Engine, Outcome, Plan};
+use dind::supervise::Signals;
+use dind::{apply, cli, logging, sockets, spawn, supervise, sys};
+use tracing::{error, warn};
+
+fn main() -> ExitCode {
+    let started = Instant::now();
+    logging::start();
+    match run(started) {
+        Ok(status) => ExitCode::from(status),
+        Err(fault) => {
+            error!("{fault}");
+            ExitCode::from(fault.status)
+        }
+    }
+}
+
+fn run(started: Instant) -> Result<u8, Fault> {
+    let config = Config::read(std::env::args_os(), std::env::vars_os())?;
+    match contract::request(&config)? {
+        Request::Help => print(&cli::help()),
+        Request::Version => print(&cli::version()),
+        Request::Plan(start) => match make_plan(&config, &start) {
+            Ok(plan) => print(&plan.to_string()),
+            Err(fault) => print(&format!(
+                "contract: {}\nwould stop: {fault} (exit status {})\n",
+                start.contract.name(),
+                fault.status
+            )),
+        },
+        Request::Start(start) => {
+            if start.contract != Contract::HackDind {
+                sys::close_inherited_descriptors().map_err(|error| {
+                    Fault::failure(format!(
+                        "cannot close inherited descriptors: {error}; mount /proc"
+                    ))
+                })?;
+            }
+            let plan = make_plan(&config, &start)?;
+            carry_out(&plan, &config, started)
+        }
+    }
+}
+
+fn make_plan(config: &Config, start: &Start) -> Result<Plan, Fault> {
+    let surroundings = facts::surroundings(contract::socket_path(start.contract, config))?;
+    let role = contract::decide(start, config, &surroundings)?;
+    let arguments = plan::user_arguments(config, &role);
+    let options = match role {
+        // dockerd reads its own file there, and complains itself.
+        Role::Inform { .. } | Role::Prepare { .. } => DockerdOptions::read(&[], None)?,
+        Role::Serve(_) | Role::Session { .. } => {
+            let (path, asked) = DockerdOptions::config_file(&arguments);
+            let text = facts::daemon_json(&path, asked)?;
+            DockerdOptions::read(
+                &arguments,
+                text.as_deref().map(|text| (path.as_path(), text)),
+            )?
+        }
+    };
+    let facts = Facts::read(&options, &config.search_path)?;
+    plan::plan(start, &role, config, &surroundings, &options, &facts)
+}
+
+fn carry_out(plan: &Plan, config: &Config, started: Instant) -> Result<u8, Fault> {
+    match &plan.outcome {
+        Outcome::Supervise(engine) => supervise_engine(plan, engine, started),
+        Outcome::Become(command) => {
+            warn_of(plan);
+            apply::apply(&plan.steps)?;
+            Err(become_command(command, config))
+        }
+    }
+}
+
+fn supervise_engine(plan: &Plan, engine: &Engine, started: Instant) -> Result<u8, Fault> {
+    let signals = Signals::block()?;
+    let bound = engine
+        .listeners
+        .iter()
+        .map(sockets::bind)
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    warn_of(plan);
+    apply::apply(&plan.steps)?;
+    supervise::run(engine, bound, signals, started)
+}
+
+fn warn_of(plan: &Plan) {
+    for warning in &plan.warnings {
+        warn!("{warning}");
+    }
+}
+
+/// Returns only when it failed.
+fn become_command(command: &[OsString], config: &Config) -> Fault {
+    let path = match supervise::find(command, &config.search_path) {
+        Ok(path) => path,
+        Err(fault) => return fault,
+    };
+    let mut environment = config.environment.clone();
+    environment.retain(|(name, _)| name != "container");
+    environment.push(("container".into(), "docker".into()));
+    let arguments: Vec<&OsStr> = command.iter().map(OsString::as_os_str).collect();
+    spawn::become_program(&path, &arguments, &environment).fault(path.as_os_str())
+}
+
+/// Prints to standard output. A reader that has gone is nobody to tell.
+fn print(text: &str) -> Result<u8, Fault> {
+    use std::io::Write;
+    let _ = writeln!(std::io::stdout(), "{}", text.trim_end());
+    Ok(0)
+}

@@ -1,0 +1,185 @@
+//! `/proc/PID/mountinfo`, parsed.
+//!
+//! Source: proc_pid_mountinfo(5). A line that does not have the shape that the
+//! kernel gives is passed over: one odd mount must not keep a host from starting.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+
+/// One mount of this mount namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mount {
+    /// What of the file system is mounted: its path inside that file system.
+    pub root: PathBuf,
+    /// Where it is mounted.
+    pub target: PathBuf,
+    /// Options of this mount: `rw`, `nosuid`, …
+    pub options: Vec<String>,
+    /// Whether it is in a peer group (`shared:N`), so that mounts propagate.
+    pub shared: bool,
+    /// File system type.
+    pub fstype: String,
+    /// Options of the superblock; for cgroup v1 they name the controllers.
+    pub super_options: Vec<String>,
+}
+
+impl Mount {
+    /// Whether the mount or its superblock refuses writes.
+    pub fn read_only(&self) -> bool {
+        self.options
+            .iter()
+            .chain(&self.super_options)
+            .any(|option| option == "ro")
+    }
+
+    fn parse(line: &str) -> Option<Self> {
+        let (left, right) = line.split_once(" - ")?;
+        // ID, parent ID and major:minor come first.
+        let mut left = left.split(' ').skip(3);
+        let root = unescape(left.next()?);
+        let target = unescape(left.next()?);
+        let options = list(left.next()?);
+        let shared = left.any(|field| field.starts_with("shared:"));
+        let mut right = right.split(' ');
+        let fstype = right.next()?.to_owned();
+        let _source = right.next()?;
+        let super_options = list(right.next()?);
+        Some(Self {
+            root,
+            target,
+            options,
+            shared,
+            fstype,
+            super_options,
+        })
+    }
+}
+
+/// Every mount of a mount namespace, in the kernel's order: a later mount on the
+/// same target hides an earlier one.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MountTable {
+    /// The mounts.
+    pub mounts: Vec<Mount>,
+}
+
+impl MountTable {
+    /// Parses the text of a mountinfo file.
+    pub fn parse(text: &str) -> Self {
+        Self {
+            mounts: text.lines().filter_map(Mount::parse).collect(),
+        }
+    }
+
+    /// The mount that is visible at `target`, when `target` is a mount point.
+    pub fn at(&self, target: &Path) -> Option<&Mount> {
+        self.mounts
+            .iter()
+            .rev()
+            .find(|mount| mount.target == target)
+    }
+
+    /// Whether every mount is shared, as `mount --make-rshared /` leaves it.
+    pub fn all_shared(&self) -> bool {
+        self.mounts.iter().all(|mount| mount.shared)
+    }
+}
+
+fn list(field: &str) -> Vec<String> {
+    field.split(',').map(str::to_owned).collect()
+}
+
+/// Undoes the kernel's `mangle()`: space, tab, newline and backslash are written
+/// as a backslash and three octal digits (`seq_path()` in fs/seq_file.c).
+fn unescape(field: &str) -> PathBuf {
+    let mut bytes = Vec::with_capacity(field.len());
+    let mut rest = field.as_bytes();
+    while let Some((&byte, tail)) = rest.split_first() {
+        if byte == b'\\'
+            && let Some((digits, after)) = tail.split_at_checked(3)
+            && let Some(value) = octal(digits)
+        {
+            bytes.push(value);
+            rest = after;
+        } else {
+            bytes.push(byte);
+            rest = tail;
+        }
+    }
+    PathBuf::from(OsString::from_vec(bytes))
+}
+
+fn octal(digits: &[u8]) -> Option<u8> {
+    digits.iter().try_fold(0_u8, |value, digit| {
+        let digit = digit.checked_sub(b'0').filter(|digit| *digit < 8)?;
+        value.checked_mul(8)?.checked_add(digit)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn reads_what_the_kernel_writes() {
+        let table = MountTable::parse(
+            "32 31 0:29 /docker/4f /sys/fs/cgroup/cpu,cpuacct rw,nosuid shared:7 master:2 - cgroup cgroup rw,cpu,cpuacct\n\
+             33 31 254:1 / /mnt/a\\040b\\134c ro,relatime - ext4 /dev/vda rw\n",
+        );
+        let [cpu, odd] = table.mounts.as_slice() else {
+            panic!("two mounts, got {table:?}");
+        };
+        assert_eq!(cpu.root, Path::new("/docker/4f"));
+        assert_eq!(cpu.super_options, ["rw", "cpu", "cpuacct"]);
+        assert!(cpu.shared && !cpu.read_only());
+        assert_eq!(odd.target, Path::new("/mnt/a b\\c"));
+        assert!(odd.read_only() && !odd.shared);
+    }
+
+    #[test]
+    fn the_last_mount_on_a_target_is_the_visible_one() {
+        let table =
+            MountTable::parse("1 0 0:1 / /tmp rw - ext4 a rw\n2 1 0:2 / /tmp rw - tmpfs b rw\n");
+        assert_eq!(
+            table
+                .at(Path::new("/tmp"))
+                .map(|mount| mount.fstype.as_str()),
+            Some("tmpfs")
+        );
+    }
+
+    #[test]
+    fn a_line_of_another_shape_is_passed_over() {
+        let table = MountTable::parse("nonsense\n\n1 0 0:1 / / rw - ext4 a rw\n1 2 -\n");
+        assert_eq!(table.mounts.len(), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics(text in ".*") {
+            MountTable::parse(&text);
+        }
+
+        #[test]
+        fn never_panics_on_near_misses(text in "([0-9]{1,2} |/|[\\\\0-9a-z]{1,5}| - |,|rw|\n){0,60}") {
+            MountTable::parse(&text);
+        }
+
+        /// Whatever a path holds, the kernel's escapes are undone.
+        #[test]
+        fn undoes_the_kernels_escapes(path in "/[ -~\t\n]{0,20}") {
+            let written: String = path
+                .chars()
+                .map(|character| match character {
+                    ' ' | '\t' | '\n' | '\\' => format!("\\{:03o}", character as u32),
+                    other => other.to_string(),
+                })
+                .collect();
+            let line = format!("1 0 0:1 / {written} rw - ext4 a rw\n");
+            let table = MountTable::parse(&line);
+            prop_assert!(table.at(Path::new(&path)).is_some());
+        }
+    }
+}

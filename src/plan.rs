@@ -1,0 +1,549 @@
+//! The plan: everything that a start will do, as a value.
+//!
+//! [`plan`] is pure. `dind plan` prints what it returns and `apply` carries it out,
+//! so what a user sends in as a diagnosis is what would have happened.
+
+mod cgroups;
+mod daemons;
+mod mounts;
+mod storage;
+
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::net::SocketAddrV4;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::mount::MsFlags;
+
+use crate::config::{Config, LOG_FILE, Log};
+use crate::contract::{Contract, Role, Serve, Start, Stdin, Surroundings};
+use crate::dockerd_options::DockerdOptions;
+use crate::facts::Facts;
+use crate::fault::{Fault, NOT_FOUND};
+
+/// One change to the container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Make a directory with its parents, or give an existing one this mode.
+    Directory {
+        /// Which.
+        path: PathBuf,
+        /// Permission bits.
+        mode: u32,
+    },
+    /// mount(2).
+    Mount {
+        /// What mountinfo will show as the source.
+        source: String,
+        /// The mount point.
+        target: PathBuf,
+        /// File system type.
+        fstype: String,
+        /// Mount flags.
+        flags: MsFlags,
+        /// Options for the file system.
+        data: String,
+    },
+    /// Remount without the read-only flag.
+    RemountWritable {
+        /// The mount point.
+        target: PathBuf,
+        /// The flags to keep.
+        flags: MsFlags,
+        /// Whether the superblock is read-only too.
+        superblock: bool,
+    },
+    /// `mount --make-rshared`.
+    Share {
+        /// The top of the tree of mounts.
+        target: PathBuf,
+    },
+    /// A symbolic link.
+    Symlink {
+        /// Where it is.
+        link: PathBuf,
+        /// What it says.
+        to: PathBuf,
+    },
+    /// Remove a file that an earlier start left behind.
+    Remove {
+        /// Which.
+        path: PathBuf,
+    },
+    /// Write a file anew.
+    Write {
+        /// Which.
+        path: PathBuf,
+        /// What it holds.
+        content: String,
+    },
+    /// Evacuate the cgroup at `root` into its child `leaf` and enable every
+    /// controller for children.
+    Delegate {
+        /// The mount point of the version 2 hierarchy.
+        root: PathBuf,
+        /// The child's name.
+        leaf: String,
+    },
+}
+
+/// What follows when an action fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnFailure {
+    /// The start ends with these words and the error.
+    Fatal(&'static str),
+    /// A warning, and the start goes on.
+    Warn,
+    /// Nothing: it is only for the better.
+    Ignore,
+}
+
+/// An action, why it is done, and how much depends on it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// What is done.
+    pub action: Action,
+    /// What follows when that fails.
+    pub on_failure: OnFailure,
+    /// Why, with the document it rests on.
+    pub why: String,
+}
+
+/// A socket that is bound before anything else is done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Listener {
+    /// A Unix socket, mode 0660.
+    Unix {
+        /// Its path.
+        path: PathBuf,
+        /// Its group; root's where there is none.
+        group: Option<u32>,
+    },
+    /// A TCP socket without TLS.
+    Tcp(SocketAddrV4),
+}
+
+impl fmt::Display for Listener {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix { path, .. } => write!(formatter, "unix://{}", path.display()),
+            Self::Tcp(address) => write!(formatter, "tcp://{address}"),
+        }
+    }
+}
+
+/// A program to start, as execve(2) takes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Program {
+    /// The file.
+    pub path: PathBuf,
+    /// Its arguments, without argv\[0\].
+    pub arguments: Vec<OsString>,
+    /// Its environment.
+    pub environment: Vec<(OsString, OsString)>,
+    /// `oom_score_adj`, where the kernel allows it: proc_pid_oom_score_adj(5).
+    pub oom_score_adj: i16,
+}
+
+/// How it is known that the API answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Readiness {
+    /// `GET /_ping` is answered on this Unix socket, which was bound here.
+    Ping(PathBuf),
+    /// dockerd says `READY=1`: sd_notify(3). For the sockets it binds itself.
+    Notify,
+}
+
+/// What runs beside the daemons.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Foreground {
+    /// Nothing: the container lives as long as dockerd.
+    Daemon,
+    /// A command, found in `PATH` when it starts.
+    Command(Vec<OsString>),
+}
+
+/// A start with daemons.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Engine {
+    /// The sockets that dockerd gets.
+    pub listeners: Vec<Listener>,
+    /// containerd, where dockerd is not left to start its own.
+    pub containerd: Option<Program>,
+    /// dockerd.
+    pub dockerd: Program,
+    /// `dmsetup mknodes`, where there is a dmsetup.
+    pub dmsetup: Option<Program>,
+    /// What runs beside them.
+    pub foreground: Foreground,
+    /// The environment of the command.
+    pub environment: Vec<(OsString, OsString)>,
+    /// Where the command is searched.
+    pub search_path: OsString,
+    /// How it is known that the API answers.
+    pub readiness: Readiness,
+    /// The daemons' log file; standard error where there is none.
+    pub log_file: Option<PathBuf>,
+    /// How long the API may take.
+    pub ready_timeout: Duration,
+    /// How long everything may take to end.
+    pub stop_timeout: Duration,
+}
+
+/// What becomes of this process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// It supervises an engine. Boxed: it is the large one.
+    Supervise(Box<Engine>),
+    /// It becomes this command; `container=docker` is added to its environment.
+    Become(Vec<OsString>),
+}
+
+/// The whole plan.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// The contract that is kept.
+    pub contract: Contract,
+    /// What the user should know whatever happens.
+    pub warnings: Vec<String>,
+    /// What is done to the container, in this order.
+    pub steps: Vec<Step>,
+    /// What becomes of this process.
+    pub outcome: Outcome,
+}
+
+/// Makes the plan. The faults are final; nothing has been changed by then.
+pub fn plan(
+    start: &Start,
+    role: &Role,
+    config: &Config,
+    surroundings: &Surroundings,
+    options: &DockerdOptions,
+    facts: &Facts,
+) -> Result<Plan, Fault> {
+    match role {
+        Role::Inform { arguments } => {
+            let dockerd = find_dockerd(facts, config)?;
+            let mut command = vec![dockerd.into_os_string()];
+            command.extend(arguments.iter().cloned());
+            Ok(Plan {
+                contract: start.contract,
+                warnings: Vec::new(),
+                steps: Vec::new(),
+                outcome: Outcome::Become(command),
+            })
+        }
+        Role::Prepare { command } => Ok(prepare(start.contract, command, config, facts)),
+        Role::Serve(serve) => {
+            let foreground = Foreground::Daemon;
+            engine(
+                start.contract,
+                Some(serve),
+                foreground,
+                config,
+                surroundings,
+                options,
+                facts,
+            )
+        }
+        Role::Session { command } => {
+            let command = if command.is_empty() {
+                login_shell(facts)
+            } else {
+                command.clone()
+            };
+            let foreground = Foreground::Command(command);
+            engine(
+                start.contract,
+                None,
+                foreground,
+                config,
+                surroundings,
+                options,
+                facts,
+            )
+        }
+    }
+}
+
+/// dockerd's arguments as the user gave them: the variable's before the command
+/// line's, so that the command line wins.
+pub fn user_arguments(config: &Config, role: &Role) -> Vec<OsString> {
+    let given: &[OsString] = match role {
+        Role::Serve(serve) => &serve.arguments,
+        Role::Session { .. } | Role::Prepare { .. } | Role::Inform { .. } => &[],
+    };
+    config
+        .daemon_arguments
+        .iter()
+        .chain(given)
+        .cloned()
+        .collect()
+}
+
+/// `hack/dind`: the container is prepared, the cgroup hierarchies of version 1 are
+/// left as they are, and no descriptor is closed, since the command may be waiting
+/// for some.
+fn prepare(contract: Contract, command: &[OsString], config: &Config, facts: &Facts) -> Plan {
+    let mut steps = mounts::plan(facts);
+    let (delegation, warnings) = match facts.cgroup.layout() {
+        crate::facts::cgroup::Layout::Unified => cgroups::plan(facts),
+        crate::facts::cgroup::Layout::Legacy | crate::facts::cgroup::Layout::Hybrid => {
+            Default::default()
+        }
+    };
+    steps.extend(delegation);
+    steps.extend(config.tmpfs.then(|| mounts::tmp(facts)).flatten());
+    steps.extend(mounts::propagation(facts));
+    Plan {
+        contract,
+        warnings,
+        steps,
+        outcome: Outcome::Become(command.to_vec()),
+    }
+}
+
+fn engine(
+    contract: Contract,
+    serve: Option<&Serve>,
+    foreground: Foreground,
+    config: &Config,
+    surroundings: &Surroundings,
+    options: &DockerdOptions,
+    facts: &Facts,
+) -> Result<Plan, Fault> {
+    let dockerd = find_dockerd(facts, config)?;
+    if let Some((path, pid)) = &facts.running {
+        return Err(Fault::failure(format!(
+            "a daemon already runs here with pid {pid}, says {}; stop it first, or start a container of its own",
+            path.display()
+        )));
+    }
+    let mut warnings = Vec::new();
+    if !facts.pid1 {
+        warnings.push(
+            "not PID 1: orphans of other processes are not reaped here, and what is left at the \
+             end lives on; start the container without --init and without --pid=host"
+                .into(),
+        );
+    }
+    let listeners = daemons::listeners(contract, serve, config, surroundings, options, facts)?;
+    warnings.extend(daemons::warnings(serve, config, &listeners));
+    let mut steps = mounts::plan(facts);
+    let (hierarchies, cgroup_warnings) = cgroups::plan(facts);
+    steps.extend(hierarchies);
+    warnings.extend(cgroup_warnings);
+    let (data_root, storage_warnings) = storage::plan(facts);
+    steps.extend(data_root);
+    warnings.extend(storage_warnings);
+    steps.extend(config.tmpfs.then(|| mounts::tmp(facts)).flatten());
+    steps.extend(mounts::propagation(facts));
+    let containerd = daemons::containerd(config, options, facts);
+    if let Some((_, configuration)) = &containerd {
+        steps.extend(configuration.iter().cloned());
+    }
+    let containerd = containerd.map(|(program, _)| program);
+    let arguments = daemons::dockerd_arguments(
+        serve,
+        config,
+        options,
+        &listeners,
+        containerd
+            .is_some()
+            .then(|| daemons::containerd_socket(options))
+            .as_deref(),
+    );
+    let readiness = match listeners.first() {
+        Some(Listener::Unix { path, .. }) => Readiness::Ping(path.clone()),
+        Some(Listener::Tcp(_)) | None => Readiness::Notify,
+    };
+    let log_file = match (config.log, &foreground) {
+        (Log::File, _) => true,
+        (Log::Auto, Foreground::Command(_)) => {
+            contract == Contract::Dind && surroundings.stdin == Stdin::Terminal
+        }
+        (Log::Auto, Foreground::Daemon) | (Log::Stdio, _) => false,
+    };
+    let environment = daemons::environment(config);
+    Ok(Plan {
+        contract,
+        warnings,
+        steps,
+        outcome: Outcome::Supervise(Box::new(Engine {
+            listeners,
+            containerd,
+            dockerd: Program {
+                path: dockerd,
+                arguments,
+                environment: environment.clone(),
+                oom_score_adj: daemons::DOCKERD_OOM_SCORE,
+            },
+            dmsetup: facts.programs.dmsetup.clone().map(|path| Program {
+                path,
+                arguments: vec!["mknodes".into()],
+                environment,
+                oom_score_adj: 0,
+            }),
+            foreground,
+            environment: config.environment.clone(),
+            search_path: config.search_path.clone(),
+            readiness,
+            log_file: log_file.then(|| PathBuf::from(LOG_FILE)),
+            ready_timeout: config.ready_timeout,
+            stop_timeout: config.stop_timeout,
+        })),
+    })
+}
+
+fn find_dockerd(facts: &Facts, config: &Config) -> Result<PathBuf, Fault> {
+    facts.programs.dockerd.clone().ok_or_else(|| {
+        Fault {
+            status: NOT_FOUND,
+            message: format!(
+                "no dockerd in PATH ({}); use an image with a Docker engine, or add its directory to PATH",
+                config.search_path.to_string_lossy()
+            ),
+        }
+    })
+}
+
+fn login_shell(facts: &Facts) -> Vec<OsString> {
+    if facts.programs.bash.is_some() {
+        vec!["bash".into(), "--login".into()]
+    } else {
+        vec!["sh".into(), "-l".into()]
+    }
+}
+
+/// Words as a shell would have to be given them.
+fn quoted(words: impl IntoIterator<Item = impl AsRef<OsStr>>) -> String {
+    let words: Vec<String> = words
+        .into_iter()
+        .map(|word| word.as_ref().to_string_lossy().into_owned())
+        .collect();
+    // A NUL byte cannot be quoted, and cannot be in an argument either.
+    shlex::try_join(words.iter().map(String::as_str)).unwrap_or_else(|_| words.join(" "))
+}
+
+fn flag_names(flags: MsFlags) -> String {
+    flags
+        .iter_names()
+        .map(|(name, _)| name.trim_start_matches("MS_").to_ascii_lowercase())
+        .collect::<Vec<_>>()
+        .join(",")
+}
+
+fn joined_options(flags: MsFlags, data: &str) -> String {
+    [flag_names(flags), data.to_owned()]
+        .into_iter()
+        .filter(|part| !part.is_empty())
+        .collect::<Vec<_>>()
+        .join(",")
+}
+
+impl Action {
+    /// The path that the action changes.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Directory { path, .. } | Self::Remove { path } | Self::Write { path, .. } => path,
+            Self::Mount { target, .. }
+            | Self::RemountWritable { target, .. }
+            | Self::Share { target } => target,
+            Self::Symlink { link, .. } => link,
+            Self::Delegate { root, .. } => root,
+        }
+    }
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Directory { path, mode } => {
+                write!(formatter, "mkdir -p -m {mode:04o} {}", path.display())
+            }
+            Self::Mount {
+                source,
+                target,
+                fstype,
+                flags,
+                data,
+            } => write!(
+                formatter,
+                "mount -t {fstype} -o {} {source} {}",
+                joined_options(*flags, data),
+                target.display()
+            ),
+            Self::RemountWritable { target, flags, .. } => write!(
+                formatter,
+                "mount -o {} {}",
+                joined_options(*flags, "remount,rw"),
+                target.display()
+            ),
+            Self::Share { target } => {
+                write!(formatter, "mount --make-rshared {}", target.display())
+            }
+            Self::Symlink { link, to } => {
+                write!(formatter, "ln -s {} {}", to.display(), link.display())
+            }
+            Self::Remove { path } => write!(formatter, "rm {}", path.display()),
+            Self::Write { path, .. } => write!(formatter, "write {}", path.display()),
+            Self::Delegate { root, leaf } => write!(
+                formatter,
+                "move every process of {} to {leaf}, then enable every controller",
+                root.display()
+            ),
+        }
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(formatter, "contract: {}", self.contract.name())?;
+        for warning in &self.warnings {
+            writeln!(formatter, "warning: {warning}")?;
+        }
+        if let Outcome::Supervise(engine) = &self.outcome {
+            for listener in &engine.listeners {
+                writeln!(formatter, "listen: {listener}")?;
+            }
+        }
+        for step in &self.steps {
+            writeln!(formatter, "step: {}\n    # {}", step.action, step.why)?;
+        }
+        match &self.outcome {
+            Outcome::Become(command) => writeln!(formatter, "become: {}", quoted(command)),
+            Outcome::Supervise(engine) => engine.fmt(formatter),
+        }
+    }
+}
+
+impl fmt::Display for Engine {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let programs = [&self.dmsetup, &self.containerd, &Some(self.dockerd.clone())];
+        for program in programs.into_iter().flatten() {
+            let words = std::iter::once(program.path.as_os_str())
+                .chain(program.arguments.iter().map(OsString::as_os_str));
+            writeln!(formatter, "start: {}", quoted(words))?;
+        }
+        match &self.log_file {
+            Some(path) => writeln!(formatter, "log: {}", path.display())?,
+            None => writeln!(formatter, "log: standard output and error")?,
+        }
+        match &self.readiness {
+            Readiness::Ping(path) => {
+                write!(formatter, "ready: when unix://{} answers", path.display())?
+            }
+            Readiness::Notify => write!(formatter, "ready: when dockerd says so")?,
+        }
+        writeln!(formatter, ", within {} s", self.ready_timeout.as_secs())?;
+        match &self.foreground {
+            Foreground::Daemon => writeln!(formatter, "then: live as long as dockerd")?,
+            Foreground::Command(command) => writeln!(formatter, "then: run {}", quoted(command))?,
+        }
+        writeln!(formatter, "stop: within {} s", self.stop_timeout.as_secs())
+    }
+}
+
+#[cfg(test)]
+mod tests;

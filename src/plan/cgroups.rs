@@ -1,0 +1,231 @@
+//! The cgroup hierarchies, mounted as the parent has them, and on version 2 the
+//! delegation that lets inner engines use the controllers.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use nix::mount::MsFlags;
+
+use super::{Action, OnFailure, Step};
+use crate::facts::Facts;
+use crate::facts::cgroup::{CGROUP_ROOT, Hierarchy, LEAF, Layout, Membership};
+use crate::mountinfo::Mount;
+
+/// How systemd mounts them.
+const FLAGS: MsFlags = MsFlags::MS_NOSUID
+    .union(MsFlags::MS_NODEV)
+    .union(MsFlags::MS_NOEXEC);
+
+/// Where systemd has the version 2 hierarchy of a hybrid host.
+const UNIFIED_DIRECTORY: &str = "unified";
+
+/// The steps, and the warnings about what cannot be put right from here.
+pub fn plan(facts: &Facts) -> (Vec<Step>, Vec<String>) {
+    match facts.cgroup.layout() {
+        Layout::Legacy | Layout::Hybrid => (hierarchies(facts), devices_warnings(facts)),
+        Layout::Unified => delegation(facts),
+    }
+}
+
+/// One hierarchy: how it is mounted and what it is called.
+struct Target {
+    fstype: &'static str,
+    data: String,
+    /// The directory, and after it every other name that programs look for.
+    names: Vec<String>,
+}
+
+impl Target {
+    fn of(hierarchy: &Hierarchy) -> Self {
+        match hierarchy {
+            Hierarchy::Controllers(controllers) => {
+                let together = controllers.join(",");
+                let mut names = vec![together.clone()];
+                if controllers.len() > 1 {
+                    names.extend(controllers.iter().cloned());
+                    // Kernels have listed both `cpuacct,cpu` and `cpu,cpuacct`, and
+                    // programs were written against either.
+                    let reversed: Vec<&str> =
+                        controllers.iter().rev().map(String::as_str).collect();
+                    names.push(reversed.join(","));
+                }
+                Self {
+                    fstype: "cgroup",
+                    data: together,
+                    names,
+                }
+            }
+            Hierarchy::Named(name) => Self {
+                fstype: "cgroup",
+                data: format!("none,name={name}"),
+                names: vec![name.clone(), format!("name={name}")],
+            },
+            Hierarchy::Unified => Self {
+                fstype: "cgroup2",
+                data: String::new(),
+                names: vec![UNIFIED_DIRECTORY.to_owned()],
+            },
+        }
+    }
+}
+
+/// Where a hierarchy is mounted below the cgroup root already. Super options tell
+/// it, never the directory's name.
+fn mounted<'a>(hierarchy: &Hierarchy, facts: &'a Facts) -> Option<&'a Path> {
+    let matches = |mount: &&Mount| match hierarchy {
+        Hierarchy::Controllers(controllers) => {
+            mount.fstype == "cgroup"
+                && controllers
+                    .iter()
+                    .any(|controller| mount.super_options.contains(controller))
+        }
+        Hierarchy::Named(name) => {
+            mount.fstype == "cgroup" && mount.super_options.contains(&format!("name={name}"))
+        }
+        Hierarchy::Unified => mount.fstype == "cgroup2",
+    };
+    facts
+        .mounts
+        .mounts
+        .iter()
+        .filter(|mount| mount.target.starts_with(CGROUP_ROOT))
+        .find(matches)
+        .map(|mount| mount.target.as_path())
+}
+
+fn hierarchies(facts: &Facts) -> Vec<Step> {
+    let root = Path::new(CGROUP_ROOT);
+    // Names that are there or that a step before will have made.
+    let mut taken: BTreeSet<String> = facts.cgroup.entries.clone();
+    let mut seen: Vec<&Hierarchy> = Vec::new();
+    let mut directories = BTreeSet::new();
+    let mut steps = Vec::new();
+    for Membership { hierarchy, .. } in &facts.cgroup.memberships {
+        if seen.iter().any(|other| other.overlaps(hierarchy)) {
+            continue;
+        }
+        seen.push(hierarchy);
+        let target = Target::of(hierarchy);
+        let directory = match mounted(hierarchy, facts) {
+            Some(directory) => directory.to_owned(),
+            None => {
+                let Some(name) = target.names.first() else {
+                    continue;
+                };
+                let directory = root.join(name);
+                if facts.mounts.at(&directory).is_some() || !directories.insert(name.clone()) {
+                    continue;
+                }
+                taken.insert(name.clone());
+                steps.extend(mount(&directory, &target));
+                directory
+            }
+        };
+        for name in &target.names {
+            if let Some(step) = alias(&directory, &root.join(name))
+                && taken.insert(name.clone())
+            {
+                steps.push(step);
+            }
+        }
+    }
+    steps
+}
+
+fn mount(directory: &Path, target: &Target) -> [Step; 2] {
+    [
+        Step {
+            action: Action::Directory {
+                path: directory.to_owned(),
+                mode: 0o755,
+            },
+            on_failure: OnFailure::Warn,
+            why: "mount point of a hierarchy that the parent has".into(),
+        },
+        Step {
+            action: Action::Mount {
+                source: "cgroup".into(),
+                target: directory.to_owned(),
+                fstype: target.fstype.into(),
+                flags: FLAGS,
+                data: target.data.clone(),
+            },
+            on_failure: OnFailure::Warn,
+            why: "the parent has this hierarchy and it is not mounted here: cgroups(7)".into(),
+        },
+    ]
+}
+
+/// The link `name` for a hierarchy in `directory`, where both are siblings.
+fn alias(directory: &Path, name: &Path) -> Option<Step> {
+    if directory == name || directory.parent() != name.parent() {
+        return None;
+    }
+    Some(Step {
+        action: Action::Symlink {
+            link: name.to_owned(),
+            to: PathBuf::from(directory.file_name()?),
+        },
+        // jpetazzo/dind#89: inside a real cgroupfs links are refused.
+        on_failure: OnFailure::Ignore,
+        why: "programs look for the hierarchy under this name too".into(),
+    })
+}
+
+/// wrapdocker's warnings, in its words.
+fn devices_warnings(facts: &Facts) -> Vec<String> {
+    let devices =
+        facts
+            .cgroup
+            .memberships
+            .iter()
+            .find_map(|membership| match &membership.hierarchy {
+                Hierarchy::Controllers(controllers) => controllers
+                    .iter()
+                    .any(|controller| controller == "devices")
+                    .then_some(controllers),
+                Hierarchy::Named(_) | Hierarchy::Unified => None,
+            });
+    match devices {
+        Some(controllers) if controllers.len() > 1 => {
+            vec!["the 'devices' cgroup should be in its own hierarchy.".into()]
+        }
+        Some(_) => Vec::new(),
+        None => vec!["it looks like the 'devices' cgroup is not mounted.".into()],
+    }
+}
+
+fn delegation(facts: &Facts) -> (Vec<Step>, Vec<String>) {
+    let unified = &facts.cgroup.unified;
+    if !facts.cgroup.private_namespace() {
+        return (
+            Vec::new(),
+            vec![
+                "this container has the cgroup namespace of its host, so its controllers are left \
+                 alone and inner containers may escape its limits; start it with --cgroupns=private"
+                    .into(),
+            ],
+        );
+    }
+    let missing: Vec<String> = unified
+        .controllers
+        .difference(&unified.enabled)
+        .cloned()
+        .collect();
+    // A hierarchy that this plan is yet to mount shows no controllers now.
+    let unknown = unified.controllers.is_empty() && !facts.cgroup.entries.contains("cgroup.procs");
+    if missing.is_empty() && !unknown {
+        return (Vec::new(), Vec::new());
+    }
+    let step = Step {
+        action: Action::Delegate {
+            root: CGROUP_ROOT.into(),
+            leaf: LEAF.into(),
+        },
+        on_failure: OnFailure::Warn,
+        why: "controllers go to children only from a cgroup without processes: \
+              cgroup-v2.rst, No Internal Process Constraint"
+            .into(),
+    };
+    (vec![step], Vec::new())
+}

@@ -1,0 +1,160 @@
+//! The mounts that a container needs before a daemon can run in it.
+
+use std::path::Path;
+
+use nix::mount::MsFlags;
+
+use super::{Action, OnFailure, Step};
+use crate::facts::Facts;
+use crate::facts::cgroup::{CGROUP_ROOT, Layout, RootMount};
+
+/// Words of wrapdocker's that others search logs for.
+const NO_TMPFS: &str = "Could not make a tmpfs mount. Did you use --privileged?";
+
+/// One row of the mount table.
+struct Row {
+    source: &'static str,
+    target: &'static str,
+    fstype: &'static str,
+    flags: MsFlags,
+    data: &'static str,
+    when: fn(&Facts) -> bool,
+    on_failure: OnFailure,
+    why: &'static str,
+}
+
+/// What nothing in a container needs on a file system of the kernel's.
+const RESTRICTED: MsFlags = MsFlags::MS_NOSUID
+    .union(MsFlags::MS_NODEV)
+    .union(MsFlags::MS_NOEXEC);
+
+/// The mount table, in the order in which it is carried out.
+const TABLE: &[Row] = &[
+    Row {
+        source: "cgroup",
+        target: CGROUP_ROOT,
+        fstype: "tmpfs",
+        flags: RESTRICTED,
+        data: "uid=0,gid=0,mode=0755",
+        when: |facts| {
+            facts.cgroup.root == RootMount::Nothing && facts.cgroup.layout() != Layout::Unified
+        },
+        on_failure: OnFailure::Fatal(NO_TMPFS),
+        why: "the directories of the v1 hierarchies need a file system: cgroups(7)",
+    },
+    Row {
+        source: "cgroup",
+        target: CGROUP_ROOT,
+        fstype: "cgroup2",
+        flags: RESTRICTED,
+        data: "nsdelegate",
+        when: |facts| {
+            facts.cgroup.root == RootMount::Nothing && facts.cgroup.layout() == Layout::Unified
+        },
+        on_failure: OnFailure::Fatal(
+            "no cgroups, no containers; start the container with --privileged",
+        ),
+        why: "the parent has cgroup v2 and nothing is mounted here: cgroups(7)",
+    },
+    Row {
+        source: "securityfs",
+        target: "/sys/kernel/security",
+        fstype: "securityfs",
+        flags: RESTRICTED,
+        data: "",
+        when: |facts| {
+            facts.security_directory && facts.mounts.at(Path::new("/sys/kernel/security")).is_none()
+        },
+        on_failure: OnFailure::Warn,
+        why: "dockerd finds AppArmor through it: moby#46852",
+    },
+];
+
+/// `/tmp` comes last of all: by then nothing of this start needs the old one.
+const TMP: Row = Row {
+    source: "tmpfs",
+    target: "/tmp",
+    fstype: "tmpfs",
+    flags: MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV),
+    data: "mode=1777",
+    when: |facts| facts.tmp_empty && facts.mounts.at(Path::new("/tmp")).is_none(),
+    on_failure: OnFailure::Warn,
+    why: "builds are faster on it, and it is empty: DIND_TMPFS=off prevents this",
+};
+
+/// The steps before the cgroup hierarchies.
+pub fn plan(facts: &Facts) -> Vec<Step> {
+    TABLE
+        .iter()
+        .filter_map(|row| row.step(facts))
+        .chain(writable(facts))
+        .collect()
+}
+
+/// The tmpfs on `/tmp`, where it takes nothing away.
+pub fn tmp(facts: &Facts) -> Option<Step> {
+    TMP.step(facts)
+}
+
+/// Shared propagation of every mount, so that what is mounted here is seen in the
+/// containers that bind it with `rshared`.
+pub fn propagation(facts: &Facts) -> Option<Step> {
+    (!facts.mounts.all_shared()).then(|| Step {
+        action: Action::Share { target: "/".into() },
+        on_failure: OnFailure::Warn,
+        why: "inner containers may ask for rshared mounts: mount_namespaces(7)".into(),
+    })
+}
+
+/// Remounts every read-only mount at or under the cgroup root. Engines mount it
+/// read-only unless the container is privileged, and so does podman with some
+/// options; daemons must make cgroups in it.
+fn writable(facts: &Facts) -> impl Iterator<Item = Step> {
+    facts
+        .mounts
+        .mounts
+        .iter()
+        .filter(|mount| mount.target.starts_with(CGROUP_ROOT) && mount.read_only())
+        .filter(|mount| facts.mounts.at(&mount.target) == Some(*mount))
+        .map(|mount| Step {
+            action: Action::RemountWritable {
+                target: mount.target.clone(),
+                flags: kept_flags(&mount.options),
+                superblock: mount.super_options.iter().any(|option| option == "ro"),
+            },
+            on_failure: OnFailure::Warn,
+            why: "it came read-only, and the daemons make cgroups in it".into(),
+        })
+}
+
+/// The flags that a remount would drop if they were not repeated: mount(2).
+fn kept_flags(options: &[String]) -> MsFlags {
+    options
+        .iter()
+        .map(|option| match option.as_str() {
+            "nosuid" => MsFlags::MS_NOSUID,
+            "nodev" => MsFlags::MS_NODEV,
+            "noexec" => MsFlags::MS_NOEXEC,
+            "noatime" => MsFlags::MS_NOATIME,
+            "nodiratime" => MsFlags::MS_NODIRATIME,
+            "relatime" => MsFlags::MS_RELATIME,
+            _ => MsFlags::empty(),
+        })
+        .fold(MsFlags::empty(), MsFlags::union)
+}
+
+impl Row {
+    fn step(&self, facts: &Facts) -> Option<Step> {
+        (self.when)(facts).then(|| Step {
+            action: Action::Mount {
+                source: self.source.into(),
+                target: self.target.into(),
+                fstype: self.fstype.into(),
+                flags: self.flags,
+                data: self.data.into(),
+            },
+            on_failure: self.on_failure,
+            why: self.why.into(),
+        })
+    }
+}

@@ -1,0 +1,61 @@
+//! The data root, and what an earlier start left behind.
+
+use std::path::Path;
+
+use super::{Action, OnFailure, Step};
+use crate::facts::{Facts, Filesystem};
+
+/// What dockerd gives its data root: the owner, and search for the group of a
+/// remapped root (`setupDaemonRoot` in moby's daemon_unix.go).
+const DATA_ROOT_MODE: u32 = 0o710;
+
+/// The steps, and the warnings about where the data is.
+pub fn plan(facts: &Facts) -> (Vec<Step>, Vec<String>) {
+    let root = &facts.data_root;
+    let mut steps = Vec::new();
+    // Of a directory that is there only what would lock out or let in is changed.
+    let wrong_mode = root
+        .mode
+        .is_none_or(|mode| mode & 0o022 != 0 || mode & 0o700 != 0o700);
+    if wrong_mode {
+        steps.push(Step {
+            action: Action::Directory {
+                path: root.path.clone(),
+                mode: DATA_ROOT_MODE,
+            },
+            on_failure: OnFailure::Fatal(
+                "dockerd needs its data root; mount a writable volume there",
+            ),
+            why: "dockerd's data root".into(),
+        });
+    }
+    steps.extend(facts.stale.iter().map(|path| {
+        Step {
+        action: Action::Remove { path: path.clone() },
+        on_failure: OnFailure::Warn,
+        why: "left behind by an earlier start, it would keep the daemon from starting: moby#40292"
+            .into(),
+    }
+    }));
+    (steps, warning(facts).into_iter().collect())
+}
+
+/// One warning for two causes with one cure.
+fn warning(facts: &Facts) -> Option<String> {
+    let root = &facts.data_root;
+    let path = root.path.display();
+    let flag = format!("give it a volume: docker run -v NAME:{path}");
+    if let Filesystem::Unsuitable(name) = root.filesystem {
+        return Some(format!(
+            "{path} is on {name}, which overlay2 cannot use, so dockerd takes a slower storage driver; {flag}"
+        ));
+    }
+    let own_mount = root
+        .path
+        .ancestors()
+        .take_while(|ancestor| *ancestor != Path::new("/"))
+        .any(|ancestor| facts.mounts.at(ancestor).is_some());
+    (!own_mount).then(|| {
+        format!("{path} is not a mount of its own, so its data ends with this container; {flag}")
+    })
+}

@@ -1,0 +1,1006 @@
+//! The planner against hosts that were seen and hosts that were made up.
+
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::contract::{self, Request, SocketState};
+use crate::facts::cgroup::{
+    CGROUP_ROOT, CgroupFacts, Hierarchy, LEAF, Membership, RootMount, UnifiedRoot,
+};
+use crate::facts::{DataRoot, Filesystem, Programs};
+use crate::mountinfo::{Mount, MountTable};
+
+/// What Docker's `--privileged` gives on each layout, apart from the cgroups.
+fn facts(mountinfo: &str, memberships: &str, root: RootMount) -> Facts {
+    let mounts = MountTable::parse(&format!(
+        "1 0 0:1 / / rw,relatime - overlay overlay rw\n\
+         2 1 0:2 / /sys rw,nosuid - sysfs sysfs rw\n\
+         3 1 8:1 /volumes/a /var/lib/docker rw - ext4 /dev/sda rw\n\
+         {mountinfo}"
+    ));
+    let entries = mounts
+        .mounts
+        .iter()
+        .filter_map(|mount| mount.target.strip_prefix(CGROUP_ROOT).ok()?.to_str())
+        .filter(|name| !name.is_empty())
+        .map(str::to_owned)
+        .collect();
+    Facts {
+        pid1: true,
+        cgroup: CgroupFacts {
+            memberships: Membership::parse(memberships),
+            root,
+            entries,
+            unified: UnifiedRoot::default(),
+        },
+        mounts,
+        security_directory: true,
+        tmp_empty: true,
+        data_root: DataRoot {
+            path: "/var/lib/docker".into(),
+            mode: Some(0o710),
+            filesystem: Filesystem::Other,
+        },
+        stale: Vec::new(),
+        running: None,
+        programs: Programs {
+            dockerd: Some("/usr/sbin/dockerd".into()),
+            containerd: Some("/usr/bin/containerd".into()),
+            dmsetup: None,
+            bash: Some("/usr/bin/bash".into()),
+        },
+        socket_group: Some(999),
+    }
+}
+
+/// Nothing mounted, version 1 with co-mounted controllers: what wrapdocker was made
+/// for.
+fn bare_v1() -> Facts {
+    facts(
+        "",
+        "5:cpuacct,cpu:/docker/a\n4:devices:/docker/a\n3:memory:/docker/a\n1:name=systemd:/docker/a\n",
+        RootMount::Nothing,
+    )
+}
+
+fn unified(memberships: &str) -> Facts {
+    let mut facts = facts(
+        "9 2 0:9 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup rw,nsdelegate\n",
+        memberships,
+        RootMount::Cgroup2,
+    );
+    facts.cgroup.unified.controllers = ["cpu", "memory", "pids"]
+        .map(str::to_owned)
+        .into_iter()
+        .collect();
+    facts.cgroup.entries.insert("cgroup.procs".into());
+    facts
+}
+
+struct Start<'a> {
+    arguments: &'a [&'a str],
+    variables: &'a [(&'a str, &'a str)],
+    json: &'a str,
+    stdin: Stdin,
+}
+
+const DAEMON: Start<'_> = Start {
+    arguments: &["dind"],
+    variables: &[],
+    json: "",
+    stdin: Stdin::Null,
+};
+const SHELL: Start<'_> = Start {
+    stdin: Stdin::Terminal,
+    ..DAEMON
+};
+
+impl Start<'_> {
+    fn role(&self, privileged: bool, socket_state: SocketState) -> Result<(Role, Contract), Fault> {
+        let (config, start) = self.read()?;
+        let surroundings = self.surroundings(&config, &start, privileged, socket_state);
+        Ok((
+            contract::decide(&start, &config, &surroundings)?,
+            start.contract,
+        ))
+    }
+
+    fn read(&self) -> Result<(Config, contract::Start), Fault> {
+        let config = Config::read(
+            self.arguments.iter().map(OsString::from),
+            self.variables
+                .iter()
+                .map(|(name, value)| (name.into(), value.into())),
+        )?;
+        match contract::request(&config)? {
+            Request::Start(start) | Request::Plan(start) => Ok((config, start)),
+            Request::Help | Request::Version => panic!("not a start"),
+        }
+    }
+
+    fn surroundings(
+        &self,
+        config: &Config,
+        start: &contract::Start,
+        cap_sys_admin: bool,
+        socket_state: SocketState,
+    ) -> Surroundings {
+        Surroundings {
+            stdin: self.stdin,
+            cap_sys_admin,
+            socket: contract::socket_path(start.contract, config),
+            socket_state,
+        }
+    }
+
+    fn plan(&self, facts: &Facts) -> Result<Plan, Fault> {
+        let (config, start) = self.read()?;
+        let surroundings = self.surroundings(&config, &start, true, SocketState::Free);
+        let role = contract::decide(&start, &config, &surroundings)?;
+        let arguments = user_arguments(&config, &role);
+        let json = Some((Path::new("/etc/docker/daemon.json"), self.json));
+        let options = DockerdOptions::read(&arguments, json)?;
+        plan(&start, &role, &config, &surroundings, &options, facts)
+    }
+
+    fn engine(&self, facts: &Facts) -> Result<Engine, Fault> {
+        match self.plan(facts)?.outcome {
+            Outcome::Supervise(engine) => Ok(*engine),
+            Outcome::Become(command) => panic!("becomes {command:?}"),
+        }
+    }
+
+    fn fault(&self, facts: &Facts) -> Fault {
+        match self.plan(facts) {
+            Err(fault) => fault,
+            Ok(plan) => panic!("no fault, but:\n{plan}"),
+        }
+    }
+}
+
+fn commands(plan: &Plan) -> Vec<String> {
+    plan.steps
+        .iter()
+        .map(|step| step.action.to_string())
+        .collect()
+}
+
+/// What the facts would be once a plan is carried out.
+fn after(facts: &Facts, plan: &Plan) -> Facts {
+    let mut facts = facts.clone();
+    for step in &plan.steps {
+        match &step.action {
+            Action::Mount {
+                target,
+                fstype,
+                data,
+                ..
+            } => {
+                let name = target
+                    .file_name()
+                    .map(|name| name.to_string_lossy().into_owned());
+                if target.starts_with(CGROUP_ROOT) && target != Path::new(CGROUP_ROOT) {
+                    facts.cgroup.entries.extend(name);
+                }
+                if target == Path::new(CGROUP_ROOT) {
+                    facts.cgroup.root = if fstype == "cgroup2" {
+                        RootMount::Cgroup2
+                    } else {
+                        RootMount::Directory
+                    };
+                }
+                facts.mounts.mounts.push(Mount {
+                    root: "/".into(),
+                    target: target.clone(),
+                    options: vec!["rw".into()],
+                    shared: false,
+                    fstype: fstype.clone(),
+                    super_options: data.split(',').map(str::to_owned).collect(),
+                });
+                if target == Path::new("/tmp") {
+                    facts.tmp_empty = true;
+                }
+            }
+            Action::RemountWritable { target, .. } => {
+                for mount in facts
+                    .mounts
+                    .mounts
+                    .iter_mut()
+                    .filter(|mount| &mount.target == target)
+                {
+                    mount.options.retain(|option| option != "ro");
+                    mount.super_options.retain(|option| option != "ro");
+                }
+            }
+            Action::Share { .. } => {
+                facts
+                    .mounts
+                    .mounts
+                    .iter_mut()
+                    .for_each(|mount| mount.shared = true);
+            }
+            Action::Symlink { link, .. } => {
+                facts
+                    .cgroup
+                    .entries
+                    .extend(link.file_name().and_then(OsStr::to_str).map(str::to_owned));
+            }
+            Action::Directory { path, mode } if *path == facts.data_root.path => {
+                facts.data_root.mode = Some(*mode);
+            }
+            Action::Directory { .. } | Action::Write { .. } => {}
+            Action::Remove { path } => facts.stale.retain(|stale| stale != path),
+            Action::Delegate { .. } => {
+                facts
+                    .cgroup
+                    .entries
+                    .extend([LEAF.to_owned(), "cgroup.procs".to_owned()]);
+                facts.cgroup.unified.enabled = facts.cgroup.unified.controllers.clone();
+            }
+        }
+    }
+    facts
+}
+
+/// Files are written anew at every start; everything else is done once.
+fn repeated(plan: &Plan) -> Vec<String> {
+    plan.steps
+        .iter()
+        .filter(|step| {
+            !matches!(&step.action, Action::Write { .. })
+                && !matches!(&step.action, Action::Directory { path, .. } if path.ends_with("containerd"))
+        })
+        .map(|step| step.action.to_string())
+        .collect()
+}
+
+#[test]
+fn bare_v1_gets_every_hierarchy_under_every_usual_name() -> Result<(), Fault> {
+    let plan = DAEMON.plan(&bare_v1())?;
+    let commands = commands(&plan);
+    let index = |wanted: &str| {
+        commands
+            .iter()
+            .position(|command| command == wanted)
+            .unwrap_or_else(|| {
+                panic!("no step {wanted:?} in {commands:#?}");
+            })
+    };
+    let tmpfs =
+        index("mount -t tmpfs -o nosuid,nodev,noexec,uid=0,gid=0,mode=0755 cgroup /sys/fs/cgroup");
+    let cpu = index(
+        "mount -t cgroup -o nosuid,nodev,noexec,cpuacct,cpu cgroup /sys/fs/cgroup/cpuacct,cpu",
+    );
+    assert!(tmpfs < cpu);
+    for link in ["cpu", "cpuacct", "cpu,cpuacct"] {
+        assert!(cpu < index(&format!("ln -s cpuacct,cpu /sys/fs/cgroup/{link}")));
+    }
+    let systemd = index(
+        "mount -t cgroup -o nosuid,nodev,noexec,none,name=systemd cgroup /sys/fs/cgroup/systemd",
+    );
+    assert!(systemd < index("ln -s systemd /sys/fs/cgroup/name=systemd"));
+    index("mount -t cgroup -o nosuid,nodev,noexec,memory cgroup /sys/fs/cgroup/memory");
+    assert!(!commands.iter().any(|command| command.contains("cgroup2")));
+    Ok(())
+}
+
+#[test]
+fn hybrid_gets_the_unified_hierarchy_beside_the_others() -> Result<(), Fault> {
+    let host = facts(
+        "8 2 0:8 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n\
+         9 8 0:9 /docker/a /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n",
+        "2:cpu:/docker/a\n0::/docker/a\n",
+        RootMount::Directory,
+    );
+    let commands = commands(&DAEMON.plan(&host)?);
+    assert!(
+        commands.contains(
+            &"mount -t cgroup2 -o nosuid,nodev,noexec cgroup /sys/fs/cgroup/unified".to_owned()
+        ),
+        "{commands:#?}"
+    );
+    assert!(
+        !commands
+            .iter()
+            .any(|command| command.contains("tmpfs cgroup /sys")),
+        "{commands:#?}"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_hierarchy_is_known_by_its_controllers_and_not_by_its_directory() -> Result<(), Fault> {
+    let host = facts(
+        "8 2 0:8 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n\
+         9 8 0:9 / /sys/fs/cgroup/odd rw - cgroup cgroup rw,cpu,cpuacct\n",
+        "2:cpu,cpuacct:/\n",
+        RootMount::Directory,
+    );
+    let commands = commands(&DAEMON.plan(&host)?);
+    assert!(
+        !commands
+            .iter()
+            .any(|command| command.starts_with("mount -t cgroup ")),
+        "{commands:#?}"
+    );
+    assert!(
+        commands.contains(&"ln -s odd /sys/fs/cgroup/cpu,cpuacct".to_owned()),
+        "{commands:#?}"
+    );
+    Ok(())
+}
+
+#[test]
+fn the_devices_warnings_are_wrapdockers() -> Result<(), Fault> {
+    let own = DAEMON.plan(&bare_v1())?.warnings;
+    assert!(
+        !own.iter().any(|warning| warning.contains("'devices'")),
+        "{own:?}"
+    );
+    let together = facts("", "2:devices,cpu:/\n", RootMount::Nothing);
+    assert!(
+        DAEMON
+            .plan(&together)?
+            .warnings
+            .contains(&"the 'devices' cgroup should be in its own hierarchy.".to_owned())
+    );
+    let missing = facts("", "2:cpu:/\n", RootMount::Nothing);
+    assert!(
+        DAEMON
+            .plan(&missing)?
+            .warnings
+            .contains(&"it looks like the 'devices' cgroup is not mounted.".to_owned())
+    );
+    Ok(())
+}
+
+#[test]
+fn v2_is_delegated_in_a_private_namespace_only() -> Result<(), Fault> {
+    let delegates = |plan: &Plan| {
+        plan.steps
+            .iter()
+            .any(|step| matches!(step.action, Action::Delegate { .. }))
+    };
+    assert!(delegates(&DAEMON.plan(&unified("0::/\n"))?));
+    let host = DAEMON.plan(&unified("0::/kubepods/pod1/c\n"))?;
+    assert!(!delegates(&host));
+    assert!(
+        host.warnings
+            .iter()
+            .any(|warning| warning.contains("--cgroupns=private"))
+    );
+    // Nothing mounted: the parent's hierarchy, and never a tmpfs over it.
+    let commands = commands(&DAEMON.plan(&facts("", "0::/\n", RootMount::Nothing))?);
+    assert!(
+        commands
+            .iter()
+            .any(|command| command.starts_with("mount -t cgroup2")),
+        "{commands:#?}"
+    );
+    assert!(
+        !commands
+            .iter()
+            .any(|command| command.contains("tmpfs cgroup")),
+        "{commands:#?}"
+    );
+    Ok(())
+}
+
+#[test]
+fn read_only_cgroups_are_made_writable_with_their_flags() -> Result<(), Fault> {
+    let host = facts(
+        "8 2 0:8 / /sys/fs/cgroup ro,nosuid,nodev,noexec - tmpfs tmpfs rw\n\
+         9 8 0:9 / /sys/fs/cgroup/cpu ro,nosuid,relatime - cgroup cgroup rw,cpu\n",
+        "2:cpu:/\n",
+        RootMount::Directory,
+    );
+    let commands = commands(&DAEMON.plan(&host)?);
+    assert!(
+        commands.contains(&"mount -o nosuid,nodev,noexec,remount,rw /sys/fs/cgroup".to_owned()),
+        "{commands:#?}"
+    );
+    assert!(
+        commands.contains(&"mount -o nosuid,relatime,remount,rw /sys/fs/cgroup/cpu".to_owned()),
+        "{commands:#?}"
+    );
+    Ok(())
+}
+
+#[test]
+fn tmp_is_mounted_where_it_takes_nothing_away() -> Result<(), Fault> {
+    let mounts_tmp = |start: &Start<'_>, facts: &Facts| -> Result<bool, Fault> {
+        Ok(start
+            .plan(facts)?
+            .steps
+            .iter()
+            .any(|step| step.action.path() == Path::new("/tmp")))
+    };
+    assert!(mounts_tmp(&DAEMON, &bare_v1())?);
+    let off = Start {
+        variables: &[("DIND_TMPFS", "off")],
+        ..DAEMON
+    };
+    assert!(!mounts_tmp(&off, &bare_v1())?);
+    let mut used = bare_v1();
+    used.tmp_empty = false;
+    assert!(!mounts_tmp(&DAEMON, &used)?);
+    let volume = facts(
+        "9 1 8:1 / /tmp rw - ext4 a rw\n",
+        "2:cpu:/\n",
+        RootMount::Nothing,
+    );
+    assert!(!mounts_tmp(&DAEMON, &volume)?);
+    Ok(())
+}
+
+#[test]
+fn storage_warns_once_and_names_the_volume_flag() -> Result<(), Fault> {
+    let storage = |facts: &Facts| -> Result<Vec<String>, Fault> {
+        let warnings = DAEMON.plan(facts)?.warnings;
+        Ok(warnings
+            .into_iter()
+            .filter(|warning| warning.contains("/var/lib/docker"))
+            .collect())
+    };
+    assert_eq!(storage(&bare_v1())?, Vec::<String>::new());
+    let mut inside = bare_v1();
+    inside
+        .mounts
+        .mounts
+        .retain(|mount| mount.target != Path::new("/var/lib/docker"));
+    let warnings = storage(&inside)?;
+    assert!(
+        warnings.len() == 1 && warnings[0].contains("-v NAME:/var/lib/docker"),
+        "{warnings:?}"
+    );
+    inside.data_root.filesystem = Filesystem::Unsuitable("overlay");
+    let warnings = storage(&inside)?;
+    assert!(
+        warnings.len() == 1 && warnings[0].contains("-v NAME:/var/lib/docker"),
+        "{warnings:?}"
+    );
+    Ok(())
+}
+
+fn listeners(start: &Start<'_>) -> Result<Vec<String>, Fault> {
+    Ok(start
+        .engine(&bare_v1())?
+        .listeners
+        .iter()
+        .map(ToString::to_string)
+        .collect())
+}
+
+#[test]
+fn what_is_listened_on_follows_the_table() -> Result<(), Fault> {
+    let unix = "unix:///var/run/docker.sock";
+    let port: &[(&str, &str)] = &[("PORT", "4444")];
+    assert_eq!(listeners(&DAEMON)?, [unix, "tcp://0.0.0.0:2375"]);
+    assert_eq!(listeners(&SHELL)?, [unix]);
+    assert_eq!(
+        listeners(&Start {
+            variables: port,
+            ..SHELL
+        })?,
+        [unix, "tcp://0.0.0.0:4444"]
+    );
+    let literal = ["dind", "dockerd", "-D"];
+    assert_eq!(
+        listeners(&Start {
+            arguments: &literal,
+            ..DAEMON
+        })?,
+        [unix]
+    );
+    let literal = ["dind", "dockerd", "-H", "tcp://127.0.0.1:1"];
+    assert_eq!(
+        listeners(&Start {
+            arguments: &literal,
+            ..DAEMON
+        })?,
+        Vec::<String>::new()
+    );
+    let file = Start {
+        json: r#"{"hosts": ["unix:///x"]}"#,
+        ..DAEMON
+    };
+    assert_eq!(listeners(&file)?, Vec::<String>::new());
+    let elsewhere = Start {
+        variables: &[("DOCKER_HOST", "unix:///x/d.sock")],
+        ..DAEMON
+    };
+    assert_eq!(
+        listeners(&elsewhere)?,
+        ["unix:///x/d.sock", "tcp://0.0.0.0:2375"]
+    );
+    // A CI job's variables reach its services too.
+    let leaked = Start {
+        variables: &[("DOCKER_HOST", "tcp://docker:2375")],
+        ..DAEMON
+    };
+    assert_eq!(listeners(&leaked)?, [unix, "tcp://0.0.0.0:2375"]);
+    Ok(())
+}
+
+#[test]
+fn hosts_of_the_user_are_added_and_not_fought_over() -> Result<(), Fault> {
+    let start = Start {
+        arguments: &[
+            "dind",
+            "-H",
+            "unix:///var/run/docker.sock",
+            "-H",
+            "tcp://127.0.0.1:9",
+            "--host=tcp://:2375",
+        ],
+        ..DAEMON
+    };
+    let arguments = start.engine(&bare_v1())?.dockerd.arguments;
+    let hosts: Vec<&OsString> = arguments
+        .iter()
+        .zip(arguments.iter().skip(1))
+        .filter(|(flag, _)| *flag == "-H")
+        .map(|(_, host)| host)
+        .collect();
+    assert_eq!(hosts, ["fd://", "tcp://127.0.0.1:9"]);
+    assert!(!arguments.iter().any(|word| word == "--host=tcp://:2375"));
+    let file = Start {
+        json: r#"{"hosts": ["unix:///x"]}"#,
+        ..DAEMON
+    };
+    assert!(
+        !file
+            .engine(&bare_v1())?
+            .dockerd
+            .arguments
+            .iter()
+            .any(|word| word == "-H")
+    );
+    Ok(())
+}
+
+#[test]
+fn the_command_line_comes_after_the_variable() -> Result<(), Fault> {
+    let start = Start {
+        arguments: &["dind", "--label=b"],
+        variables: &[("DOCKER_DAEMON_ARGS", "--label 'a a'")],
+        ..DAEMON
+    };
+    let arguments = start.engine(&bare_v1())?.dockerd.arguments;
+    assert!(
+        arguments.ends_with(&["--label".into(), "a a".into(), "--label=b".into()]),
+        "{arguments:?}"
+    );
+    Ok(())
+}
+
+#[test]
+fn containerd_is_left_to_dockerd_where_the_user_has_one() -> Result<(), Fault> {
+    let own = DAEMON.engine(&bare_v1())?;
+    assert!(own.containerd.is_some());
+    assert!(
+        own.dockerd
+            .arguments
+            .contains(&"--containerd=/var/run/docker/containerd/containerd.sock".into())
+    );
+    let theirs = Start {
+        arguments: &["dind", "--containerd=/run/x.sock"],
+        ..DAEMON
+    };
+    assert!(theirs.engine(&bare_v1())?.containerd.is_none());
+    let mut none = bare_v1();
+    none.programs.containerd = None;
+    let engine = DAEMON.engine(&none)?;
+    assert!(engine.containerd.is_none());
+    assert!(
+        !engine
+            .dockerd
+            .arguments
+            .iter()
+            .any(|word| word.to_string_lossy().contains("containerd"))
+    );
+    Ok(())
+}
+
+#[test]
+fn client_variables_reach_the_command_and_not_the_daemons() -> Result<(), Fault> {
+    let start = Start {
+        variables: &[
+            ("DOCKER_TLS_VERIFY", "1"),
+            ("DOCKER_CERT_PATH", "/x"),
+            ("DOCKER_DRIVER", "overlay2"),
+        ],
+        ..SHELL
+    };
+    let engine = start.engine(&bare_v1())?;
+    let has = |environment: &[(OsString, OsString)], wanted: &str| {
+        environment.iter().any(|(name, _)| name == wanted)
+    };
+    assert!(!has(&engine.dockerd.environment, "DOCKER_TLS_VERIFY"));
+    assert!(!has(&engine.dockerd.environment, "DOCKER_CERT_PATH"));
+    assert!(has(&engine.dockerd.environment, "DOCKER_DRIVER"));
+    assert!(has(&engine.dockerd.environment, "container"));
+    assert!(has(&engine.environment, "DOCKER_TLS_VERIFY"));
+    Ok(())
+}
+
+#[test]
+fn what_cannot_be_kept_yet_ends_with_a_clear_fault() {
+    let tls: &[(&str, &str)] = &[("DOCKER_TLS_CERTDIR", "/certs")];
+    let tls_port: &[(&str, &str)] = &[("DOCKER_TLS_CERTDIR", "/certs"), ("PORT", "2376")];
+    let elsewhere: &[(&str, &str)] = &[("DOCKER_HOST", "tcp://docker:2375")];
+    for (start, words) in [
+        (
+            Start {
+                variables: tls,
+                ..DAEMON
+            },
+            "DOCKER_TLS_CERTDIR",
+        ),
+        (
+            Start {
+                variables: tls,
+                ..SHELL
+            },
+            "DOCKER_TLS_CERTDIR",
+        ),
+        (
+            Start {
+                variables: tls_port,
+                ..DAEMON
+            },
+            "DOCKER_TLS_CERTDIR",
+        ),
+        (
+            Start {
+                variables: elsewhere,
+                ..SHELL
+            },
+            "DOCKER_HOST=tcp://docker:2375",
+        ),
+        (
+            Start {
+                arguments: &["dockerd-entrypoint.sh"],
+                ..DAEMON
+            },
+            "dockerd-entrypoint.sh",
+        ),
+        (
+            Start {
+                arguments: &["dind", "docker-entrypoint.sh", "ps"],
+                ..DAEMON
+            },
+            "docker-entrypoint.sh",
+        ),
+    ] {
+        let fault = start.fault(&bare_v1());
+        assert!(
+            fault.status == 1 && fault.message.contains(words),
+            "{words}: {fault:?}"
+        );
+    }
+}
+
+#[test]
+fn the_role_follows_the_contract() -> Result<(), Fault> {
+    let serve = |start: &Start<'_>| -> Result<bool, Fault> {
+        Ok(matches!(
+            start.role(true, SocketState::Free)?.0,
+            Role::Serve(_)
+        ))
+    };
+    assert!(serve(&DAEMON)?);
+    assert!(!serve(&SHELL)?);
+    assert!(!serve(&Start {
+        stdin: Stdin::Other,
+        ..DAEMON
+    })?);
+    assert!(!serve(&Start {
+        arguments: &["dind", "sh"],
+        ..DAEMON
+    })?);
+    assert!(serve(&Start {
+        arguments: &["dind", "-D"],
+        ..SHELL
+    })?);
+    assert!(serve(&Start {
+        variables: &[("PORT", "1")],
+        arguments: &["dind", "sh"],
+        ..SHELL
+    })?);
+    // wrapdocker without PORT runs its shell even where nobody is there to talk.
+    assert!(!serve(&Start {
+        arguments: &["wrapdocker"],
+        ..DAEMON
+    })?);
+    for arguments in [
+        ["wrapdocker"].as_slice(),
+        &["dind", "wrapdocker"],
+        &["dind", "/usr/local/bin/wrapdocker"],
+    ] {
+        let (_, contract) = Start { arguments, ..SHELL }.role(true, SocketState::Free)?;
+        assert_eq!(contract, Contract::Wrapdocker, "{arguments:?}");
+    }
+    for arguments in [
+        ["hack/dind", "x"].as_slice(),
+        &["/go/src/hack/dind", "x"],
+        &["dind", "hack-dind", "x"],
+    ] {
+        let (role, contract) = Start {
+            arguments,
+            ..DAEMON
+        }
+        .role(true, SocketState::Free)?;
+        assert_eq!(
+            (role, contract),
+            (
+                Role::Prepare {
+                    command: vec!["x".into()]
+                },
+                Contract::HackDind
+            )
+        );
+    }
+    let information = Start {
+        arguments: &["dind", "dockerd", "--version"],
+        ..DAEMON
+    };
+    // dockerd prints that without any privilege.
+    assert!(matches!(
+        information.role(false, SocketState::Free)?.0,
+        Role::Inform { .. }
+    ));
+    Ok(())
+}
+
+#[test]
+fn without_privileges_the_fault_says_how_to_get_them() {
+    let fault = |start: &Start<'_>| start.role(false, SocketState::Free).err();
+    for start in [
+        DAEMON,
+        SHELL,
+        Start {
+            arguments: &["hack-dind", "x"],
+            ..DAEMON
+        },
+    ] {
+        let fault = fault(&start);
+        assert!(
+            fault
+                .as_ref()
+                .is_some_and(|fault| fault.status == 1 && fault.message.contains("--privileged")),
+            "{fault:?}"
+        );
+    }
+    let wrapdocker = fault(&Start {
+        arguments: &["wrapdocker"],
+        ..SHELL
+    });
+    assert_eq!(
+        wrapdocker,
+        Some(Fault::failure(
+            "Could not make a tmpfs mount. Did you use --privileged?"
+        ))
+    );
+}
+
+#[test]
+fn a_socket_from_outside_cannot_be_replaced() {
+    let port = Start {
+        variables: &[("PORT", "4444")],
+        ..DAEMON
+    };
+    for state in [SocketState::Mounted, SocketState::Live] {
+        let fault = port.role(true, state).err();
+        assert!(
+            fault
+                .as_ref()
+                .is_some_and(|fault| fault.message.contains("/var/run/docker.sock")),
+            "{fault:?}"
+        );
+    }
+}
+
+#[test]
+fn a_daemon_that_runs_here_already_is_not_disturbed() {
+    let mut facts = bare_v1();
+    facts.running = Some(("/run/docker.pid".into(), 42));
+    facts.stale = vec!["/run/docker.pid".into()];
+    let fault = DAEMON.fault(&facts);
+    assert!(
+        fault.message.contains("pid 42") && fault.message.contains("/run/docker.pid"),
+        "{fault:?}"
+    );
+}
+
+#[test]
+fn no_dockerd_is_status_127() {
+    let mut facts = bare_v1();
+    facts.programs.dockerd = None;
+    assert_eq!(DAEMON.fault(&facts).status, NOT_FOUND);
+}
+
+#[test]
+fn hack_dind_leaves_v1_hierarchies_alone() -> Result<(), Fault> {
+    let start = Start {
+        arguments: &["hack-dind", "make", "test"],
+        ..DAEMON
+    };
+    let plan = start.plan(&facts(
+        "8 2 0:8 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n",
+        "2:cpu:/\n",
+        RootMount::Directory,
+    ))?;
+    assert!(
+        !commands(&plan)
+            .iter()
+            .any(|command| command.contains("cgroup")),
+        "{plan}"
+    );
+    assert_eq!(
+        plan.outcome,
+        Outcome::Become(vec!["make".into(), "test".into()])
+    );
+    let plan = start.plan(&unified("0::/\n"))?;
+    assert!(
+        plan.steps
+            .iter()
+            .any(|step| matches!(step.action, Action::Delegate { .. })),
+        "{plan}"
+    );
+    Ok(())
+}
+
+#[test]
+fn beside_a_shell_on_a_terminal_the_daemons_log_to_the_file() -> Result<(), Fault> {
+    let logs_to_file = |start: &Start<'_>| -> Result<bool, Fault> {
+        Ok(start.engine(&bare_v1())?.log_file.is_some())
+    };
+    assert!(logs_to_file(&SHELL)?);
+    assert!(!logs_to_file(&DAEMON)?);
+    assert!(!logs_to_file(&Start {
+        variables: &[("LOG", "stdio")],
+        ..SHELL
+    })?);
+    assert!(!logs_to_file(&Start {
+        arguments: &["wrapdocker"],
+        ..SHELL
+    })?);
+    assert!(logs_to_file(&Start {
+        variables: &[("LOG", "file")],
+        ..DAEMON
+    })?);
+    Ok(())
+}
+
+/// Any set of memberships that a kernel could list, and some that none would.
+fn any_memberships() -> impl Strategy<Value = Vec<Hierarchy>> {
+    let controllers = proptest::sample::subsequence(
+        vec![
+            "cpu", "cpuacct", "memory", "devices", "pids", "net_cls", "net_prio",
+        ],
+        1..4,
+    );
+    let hierarchy = prop_oneof![
+        controllers.prop_map(|names| Hierarchy::Controllers(
+            names.into_iter().map(str::to_owned).collect()
+        )),
+        "[a-z]{1,6}".prop_map(Hierarchy::Named),
+        Just(Hierarchy::Unified),
+    ];
+    proptest::collection::vec(hierarchy, 0..8)
+}
+
+fn any_facts() -> impl Strategy<Value = Facts> {
+    let root = prop_oneof![
+        Just(RootMount::Nothing),
+        Just(RootMount::Directory),
+        Just(RootMount::Cgroup2)
+    ];
+    let mounted = proptest::collection::vec(any::<bool>(), 8);
+    let ro = any::<bool>();
+    (
+        any_memberships(),
+        root,
+        mounted,
+        ro,
+        any::<bool>(),
+        any::<bool>(),
+        any::<bool>(),
+    )
+        .prop_map(
+            |(hierarchies, root, mounted, ro, tmp_empty, security, private)| {
+                let mode = if ro { "ro" } else { "rw" };
+                let mut mountinfo = match root {
+                    RootMount::Nothing => String::new(),
+                    RootMount::Directory => {
+                        format!("8 2 0:8 / /sys/fs/cgroup {mode} - tmpfs a rw\n")
+                    }
+                    RootMount::Cgroup2 => {
+                        format!("8 2 0:8 / /sys/fs/cgroup {mode} - cgroup2 a rw\n")
+                    }
+                };
+                for (number, (hierarchy, mounted)) in hierarchies.iter().zip(mounted).enumerate() {
+                    let options = match hierarchy {
+                        Hierarchy::Controllers(names) => names.join(","),
+                        Hierarchy::Named(name) => format!("name={name}"),
+                        Hierarchy::Unified => continue,
+                    };
+                    if mounted && root == RootMount::Directory {
+                        mountinfo.push_str(&format!(
+                            "9 8 0:9 / /sys/fs/cgroup/h{number} {mode} - cgroup a rw,{options}\n"
+                        ));
+                    }
+                }
+                let mut facts = facts(&mountinfo, "", root);
+                facts.cgroup.memberships = hierarchies
+                    .into_iter()
+                    .map(|hierarchy| Membership {
+                        hierarchy,
+                        path: if private {
+                            "/".into()
+                        } else {
+                            "/outer/x".into()
+                        },
+                    })
+                    .collect();
+                facts.tmp_empty = tmp_empty;
+                facts.security_directory = security;
+                facts.stale = vec!["/run/docker.pid".into()];
+                if root == RootMount::Cgroup2 {
+                    facts.cgroup.unified.controllers = BTreeSet::from(["cpu".to_owned()]);
+                    facts.cgroup.entries.insert("cgroup.procs".into());
+                }
+                facts
+            },
+        )
+}
+
+proptest! {
+    #[test]
+    fn no_hierarchy_is_mounted_twice(facts in any_facts()) {
+        let plan = DAEMON.plan(&facts)?;
+        let existing = facts
+            .mounts
+            .mounts
+            .iter()
+            .filter(|mount| mount.fstype == "cgroup")
+            .flat_map(|mount| mount.super_options.clone())
+            .filter(|option| option != "rw");
+        let mut seen: BTreeSet<String> = existing.collect();
+        let mut targets: BTreeSet<PathBuf> =
+            facts.mounts.mounts.iter().map(|mount| mount.target.clone()).collect();
+        for step in &plan.steps {
+            if let Action::Mount { target, fstype, data, .. } = &step.action {
+                prop_assert!(targets.insert(target.clone()), "{} twice", target.display());
+                if fstype == "cgroup" {
+                    for name in data.split(',').filter(|name| *name != "none") {
+                        prop_assert!(seen.insert(name.to_owned()), "{name} twice in\n{plan}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn planning_again_after_applying_changes_nothing(facts in any_facts()) {
+        let first = DAEMON.plan(&facts)?;
+        let mut later = after(&facts, &first);
+        // Once mounted, the version 2 root shows what it has.
+        if later.cgroup.root == RootMount::Cgroup2 {
+            later.cgroup.entries.insert("cgroup.procs".into());
+        }
+        prop_assert_eq!(repeated(&DAEMON.plan(&later)?), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_plan_says_what_and_why_in_single_lines(facts in any_facts()) {
+        let plan = DAEMON.plan(&facts)?;
+        for step in &plan.steps {
+            prop_assert!(!step.why.is_empty() && !step.why.contains('\n'));
+            prop_assert!(!step.action.to_string().contains('\n'));
+        }
+    }
+}

@@ -1,0 +1,583 @@
+//! Starts the daemons and stays with them to the end: one loop, one `poll`, the only
+//! `waitpid`. What happens when is decided in [`machine`].
+
+pub mod machine;
+
+use std::collections::VecDeque;
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
+use nix::unistd::Pid;
+use tracing::{debug, error, info, warn};
+
+use crate::facts;
+use crate::fault::{Fault, NOT_FOUND};
+use crate::notify::Notify;
+use crate::ping::{Ping, Progress};
+use crate::plan::{Engine, Foreground, Program, Readiness};
+use crate::sockets::Bound;
+use crate::spawn::{self, Child, Session};
+use crate::sys;
+use crate::terminal::{self, Terminal};
+use machine::{Effect, End, Event, Level, Machine, Process, Settings};
+
+/// Children reaped in one turn of the loop, so that a flood of orphans cannot keep
+/// signals and deadlines waiting.
+const REAPED_A_TURN: usize = 256;
+
+/// How much of the log is shown when dockerd dies, and read for that.
+const LOG_LINES: usize = 12;
+const LOG_BYTES: u64 = 16 * 1024;
+
+/// The signals of this process, taken by a descriptor instead of by handlers: none
+/// is lost, and none interrupts. signalfd(2).
+pub struct Signals {
+    descriptor: SignalFd,
+    /// The mask that this process was started with, for its children.
+    original: SigSet,
+}
+
+impl Signals {
+    /// Blocks every signal that can be, and opens the descriptor. Called first of
+    /// all, so that a signal that comes early waits for the loop. The signals of
+    /// this process's own faults keep their default.
+    pub fn block() -> Result<Self> {
+        let mut blocked = SigSet::all();
+        for fault in [
+            Signal::SIGSEGV,
+            Signal::SIGBUS,
+            Signal::SIGILL,
+            Signal::SIGFPE,
+            Signal::SIGABRT,
+            Signal::SIGTRAP,
+            Signal::SIGSYS,
+        ] {
+            blocked.remove(fault);
+        }
+        let mut original = SigSet::empty();
+        sigprocmask(SigmaskHow::SIG_BLOCK, Some(&blocked), Some(&mut original))
+            .context("cannot block signals; see sigprocmask(2)")?;
+        let descriptor =
+            SignalFd::with_flags(&blocked, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+                .context("cannot open a signalfd; this kernel is too old")?;
+        Ok(Self {
+            descriptor,
+            original,
+        })
+    }
+
+    /// The next signal that has come. Real-time signals have no meaning here and are
+    /// passed over.
+    fn next(&self) -> Option<Signal> {
+        while let Ok(Some(information)) = self.descriptor.read_signal() {
+            let number = i32::try_from(information.ssi_signo).unwrap_or(0);
+            if let Ok(signal) = Signal::try_from(number) {
+                return Some(signal);
+            }
+        }
+        None
+    }
+}
+
+/// The pids of the children that matter.
+#[derive(Default)]
+struct Children {
+    containerd: Option<Pid>,
+    dockerd: Option<Pid>,
+    command: Option<Pid>,
+}
+
+impl Children {
+    fn slot(&mut self, process: Process) -> &mut Option<Pid> {
+        match process {
+            Process::Containerd => &mut self.containerd,
+            Process::Dockerd => &mut self.dockerd,
+            Process::Command => &mut self.command,
+        }
+    }
+
+    /// Which child a pid is; it is forgotten by that, for the pid may come again.
+    fn take(&mut self, pid: Pid) -> Option<Process> {
+        [Process::Containerd, Process::Dockerd, Process::Command]
+            .into_iter()
+            .find(|process| self.slot(*process).take_if(|known| *known == pid).is_some())
+    }
+}
+
+/// The daemons' log file and where this start's part of it begins.
+struct LogFile {
+    path: PathBuf,
+    file: File,
+    start: u64,
+}
+
+impl LogFile {
+    fn open(path: &Path) -> Result<Self> {
+        let open = || -> std::io::Result<Self> {
+            if let Some(directory) = path.parent() {
+                fs::create_dir_all(directory)?;
+            }
+            let file = File::options()
+                .append(true)
+                .create(true)
+                .mode(0o640)
+                .open(path)?;
+            let start = file.metadata()?.len();
+            Ok(Self {
+                path: path.to_owned(),
+                file,
+                start,
+            })
+        };
+        open().with_context(|| {
+            format!(
+                "cannot write {}; the daemons' log goes to standard error",
+                path.display()
+            )
+        })
+    }
+
+    /// The last lines of this start.
+    fn tail(&self) -> Vec<String> {
+        let read = || -> std::io::Result<Vec<u8>> {
+            let mut file = File::open(&self.path)?;
+            let end = file.metadata()?.len();
+            file.seek(SeekFrom::Start(
+                end.saturating_sub(LOG_BYTES).max(self.start),
+            ))?;
+            let mut bytes = Vec::new();
+            file.take(LOG_BYTES).read_to_end(&mut bytes)?;
+            Ok(bytes)
+        };
+        let bytes = read().unwrap_or_default();
+        let text = String::from_utf8_lossy(&bytes);
+        let lines: Vec<&str> = text.lines().collect();
+        lines
+            .iter()
+            .skip(lines.len().saturating_sub(LOG_LINES))
+            .map(|line| (*line).to_owned())
+            .collect()
+    }
+}
+
+/// The supervisor.
+struct Supervisor<'a> {
+    engine: &'a Engine,
+    started: Instant,
+    signals: Signals,
+    notify: Notify,
+    ping: Option<Ping>,
+    children: Children,
+    machine: Machine,
+    terminal: Terminal,
+    log: Option<LogFile>,
+    exit: Option<u8>,
+}
+
+/// Starts the daemons of `engine`, which get the `bound` sockets, and returns the
+/// exit status of the container once everything has ended. `started` is when this
+/// program was.
+pub fn run(
+    engine: &Engine,
+    bound: Vec<Bound>,
+    signals: Signals,
+    started: Instant,
+) -> Result<u8, Fault> {
+    if std::process::id() != 1
+        && let Err(errno) = nix::sys::prctl::set_child_subreaper(true)
+    {
+        warn!(
+            "cannot become a subreaper: {}; orphans go to PID 1",
+            errno.desc()
+        );
+    }
+    let log = engine.log_file.as_deref().and_then(|path| {
+        LogFile::open(path)
+            .inspect_err(|error| warn!("{error:#}"))
+            .ok()
+    });
+    let terminal = terminal::detect();
+    let has_command = matches!(engine.foreground, Foreground::Command(_));
+    let machine = Machine::new(Settings {
+        command: has_command,
+        terminal: terminal != Terminal::None,
+        containerd: engine.containerd.is_some(),
+        ready_by: started.elapsed().saturating_add(engine.ready_timeout),
+        stop_timeout: engine.stop_timeout,
+    });
+    let mut supervisor = Supervisor {
+        engine,
+        started,
+        signals,
+        notify: Notify::bind()?,
+        ping: None,
+        children: Children::default(),
+        machine,
+        terminal,
+        log,
+        exit: None,
+    };
+    let sockets: Vec<PathBuf> = bound
+        .iter()
+        .filter_map(|bound| bound.path.clone())
+        .collect();
+    let status = supervisor.start(bound).map(|()| supervisor.supervise());
+    for path in sockets {
+        if let Err(error) = fs::remove_file(&path) {
+            debug!("cannot remove {}: {error}, ignoring", path.display());
+        }
+    }
+    status
+}
+
+impl Supervisor<'_> {
+    /// Starts containerd, then dockerd at once, and closes this process's copies of
+    /// the sockets: when dockerd is gone, clients are refused and not kept waiting.
+    fn start(&mut self, bound: Vec<Bound>) -> Result<(), Fault> {
+        let null =
+            File::open("/dev/null").context("cannot open /dev/null; the container needs a /dev")?;
+        let (stdout, stderr) = (std::io::stdout(), std::io::stderr());
+        let stdio = match (&self.log, &self.engine.foreground) {
+            (Some(log), _) => [null.as_fd(), log.file.as_fd(), log.file.as_fd()],
+            // Beside a command, standard output is the command's alone.
+            (None, Foreground::Command(_)) => [null.as_fd(), stderr.as_fd(), stderr.as_fd()],
+            (None, Foreground::Daemon) => [null.as_fd(), stdout.as_fd(), stderr.as_fd()],
+        };
+        let mask = &self.signals.original;
+        if let Some(program) = &self.engine.dmsetup {
+            // Where the kernel has no device mapper it says so in five lines.
+            let silent = [null.as_fd(); 3];
+            if let Err(fault) = start_daemon(program, silent, &[], None, mask) {
+                warn!("{fault}; going on without");
+            }
+        }
+        if let Some(program) = &self.engine.containerd {
+            self.children.containerd = Some(start_daemon(program, stdio, &[], None, mask)?);
+        }
+        let descriptors: Vec<BorrowedFd<'_>> = bound.iter().map(AsFd::as_fd).collect();
+        let notify = Some(&self.notify);
+        match start_daemon(&self.engine.dockerd, stdio, &descriptors, notify, mask) {
+            Ok(pid) => self.children.dockerd = Some(pid),
+            Err(fault) => {
+                self.send(Process::Containerd, Signal::SIGTERM);
+                return Err(fault);
+            }
+        }
+        drop(bound);
+        self.ask();
+        Ok(())
+    }
+
+    /// The loop. Every wait is in its `poll`, which ends at the machine's deadline.
+    fn supervise(&mut self) -> u8 {
+        let mut events = VecDeque::new();
+        let mut unreaped = false;
+        loop {
+            while let Some(event) = events.pop_front() {
+                debug!("{event:?}");
+                for effect in self.machine.step(event, self.started.elapsed()) {
+                    self.perform(effect, &mut events);
+                }
+                if let Some(status) = self.exit {
+                    return status;
+                }
+            }
+            let readable = self.wait(unreaped);
+            if readable.ping {
+                self.read_answer(&mut events);
+            }
+            if readable.notify && self.notify.ready() {
+                self.notified(&mut events);
+            }
+            let mut children = unreaped;
+            while let Some(signal) = self.signals.next() {
+                match signal {
+                    Signal::SIGCHLD => children = true,
+                    signal => events.push_back(Event::Signal(signal)),
+                }
+            }
+            unreaped = children && self.reap(&mut events);
+            events.push_back(Event::Tick);
+        }
+    }
+
+    fn wait(&self, unreaped: bool) -> Readable {
+        let timeout = match self.machine.deadline() {
+            _ if unreaped => PollTimeout::ZERO,
+            None => PollTimeout::NONE,
+            Some(deadline) => {
+                // Rounded up: a tick before the deadline would only spin.
+                let left = deadline.saturating_sub(self.started.elapsed());
+                let left = left.saturating_add(Duration::from_millis(1));
+                PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+            }
+        };
+        let mut descriptors = vec![
+            PollFd::new(self.signals.descriptor.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.notify.as_fd(), PollFlags::POLLIN),
+        ];
+        descriptors.extend(
+            self.ping
+                .as_ref()
+                .map(|ping| PollFd::new(ping.as_fd(), PollFlags::POLLIN)),
+        );
+        // An error here means nothing is readable; the deadlines are looked at anyway.
+        if let Err(errno) = poll(&mut descriptors, timeout) {
+            debug!("poll: {}, ignoring", errno.desc());
+        }
+        let any = |index: usize| {
+            descriptors
+                .get(index)
+                .and_then(PollFd::revents)
+                .is_some_and(|events| !events.is_empty())
+        };
+        Readable {
+            notify: any(1),
+            ping: any(2),
+        }
+    }
+
+    /// Reaps the children that have ended, whoever their parents were. Whether there
+    /// may be more: signals coalesce, so this goes on until none is left.
+    fn reap(&mut self, events: &mut VecDeque<Event>) -> bool {
+        for _ in 0..REAPED_A_TURN {
+            match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::Exited(pid, status)) => {
+                    // The kernel keeps eight bits of it: wait(2).
+                    self.reaped(pid, End::Exited((status & 0xff) as u8), events);
+                }
+                Ok(WaitStatus::Signaled(pid, signal, _)) => {
+                    self.reaped(pid, End::Signaled(signal as i32), events);
+                }
+                Ok(
+                    WaitStatus::StillAlive
+                    | WaitStatus::Stopped(..)
+                    | WaitStatus::Continued(_)
+                    | WaitStatus::PtraceEvent(..)
+                    | WaitStatus::PtraceSyscall(_),
+                ) => return false,
+                // nix has no name for real-time signals: the status is lost, the child
+                // is reaped, and which one it was shows in who is gone.
+                Err(Errno::EINVAL) => self.find_gone(events),
+                Err(_) => return false,
+            }
+        }
+        true
+    }
+
+    fn reaped(&mut self, pid: Pid, end: End, events: &mut VecDeque<Event>) {
+        match self.children.take(pid) {
+            Some(process) => events.push_back(Event::Ended(process, end)),
+            None => debug!("reaped {pid}: it {end}"),
+        }
+    }
+
+    fn find_gone(&mut self, events: &mut VecDeque<Event>) {
+        for process in [Process::Containerd, Process::Dockerd, Process::Command] {
+            let Some(pid) = *self.children.slot(process) else {
+                continue;
+            };
+            let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+            if waitid(Id::Pid(pid), flags) == Err(Errno::ECHILD) {
+                self.reaped(pid, End::Signaled(0), events);
+            }
+        }
+    }
+
+    /// Asks the API whether it answers, where that can be asked.
+    fn ask(&mut self) {
+        if let Readiness::Ping(socket) = &self.engine.readiness {
+            match Ping::ask(socket) {
+                Ok(ping) => self.ping = Some(ping),
+                Err(error) => debug!(
+                    "cannot ask {}: {error}; dockerd will say when it is ready",
+                    socket.display()
+                ),
+            }
+        }
+    }
+
+    fn read_answer(&mut self, events: &mut VecDeque<Event>) {
+        match self.ping.as_mut().map(Ping::advance) {
+            Some(Progress::Answered) => {
+                self.ping = None;
+                events.push_back(Event::Ready);
+            }
+            Some(Progress::Refused(error)) => {
+                debug!("no answer: {error}; dockerd will say when it is ready");
+                self.ping = None;
+            }
+            Some(Progress::Waiting) | None => {}
+        }
+    }
+
+    /// dockerd says that it is ready. Where the API can be asked, its answer counts.
+    fn notified(&mut self, events: &mut VecDeque<Event>) {
+        match self.engine.readiness {
+            Readiness::Notify => events.push_back(Event::Ready),
+            Readiness::Ping(_) if self.ping.is_none() => self.ask(),
+            Readiness::Ping(_) => {}
+        }
+    }
+
+    fn perform(&mut self, effect: Effect, events: &mut VecDeque<Event>) {
+        match effect {
+            Effect::Say(Level::Info, message) => info!("{message}"),
+            Effect::Say(Level::Warn, message) => warn!("{message}"),
+            Effect::Say(Level::Error, message) => error!("{message}"),
+            Effect::ShowLog => self.show_log(),
+            Effect::AnnounceReady => self.announce_ready(),
+            Effect::StartCommand => match self.command() {
+                Ok(pid) => self.children.command = Some(pid),
+                Err(fault) => {
+                    error!("{fault}");
+                    events.push_back(Event::NotStarted(fault.status));
+                }
+            },
+            Effect::Send(process, signal) => self.send(process, signal),
+            Effect::KillContainers => kill_containers(),
+            Effect::Exit(status) => self.exit = Some(status),
+        }
+    }
+
+    fn send(&mut self, process: Process, signal: Signal) {
+        if let Some(pid) = *self.children.slot(process)
+            && let Err(errno) = sys::kill(pid, signal)
+        {
+            warn!(
+                "cannot send {signal} to {} ({pid}): {}",
+                process.name(),
+                errno.desc()
+            );
+        }
+    }
+
+    fn command(&self) -> Result<Pid, Fault> {
+        let words: &[OsString] = match &self.engine.foreground {
+            Foreground::Command(words) => words,
+            Foreground::Daemon => &[],
+        };
+        let path = find(words, &self.engine.search_path)?;
+        spawn::spawn(&Child {
+            path: &path,
+            arguments: words.iter().map(OsString::as_os_str).collect(),
+            environment: &self.engine.environment,
+            stdio: None,
+            descriptors: Vec::new(),
+            session: Session::Foreground(self.terminal),
+            oom_score_adj: None,
+            mask: &self.signals.original,
+        })
+        .map_err(|error| error.fault(path.as_os_str()))
+    }
+
+    fn announce_ready(&self) {
+        let mut line = format!(
+            "docker is ready after {:.2} s",
+            self.started.elapsed().as_secs_f64()
+        );
+        let sockets: Vec<String> = self
+            .engine
+            .listeners
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        if !sockets.is_empty() {
+            line.push_str(&format!(" on {}", sockets.join(" and ")));
+        }
+        if let Some(log) = &self.log {
+            line.push_str(&format!("; its log is {}", log.path.display()));
+        }
+        info!("{line}");
+    }
+
+    /// With no file, the lines stand above already.
+    fn show_log(&self) {
+        if let Some(log) = &self.log {
+            error!("the last lines of {}:", log.path.display());
+            for line in log.tail() {
+                error!("| {line}");
+            }
+        }
+    }
+}
+
+/// Starts a daemon in a session of its own.
+fn start_daemon(
+    program: &Program,
+    stdio: [BorrowedFd<'_>; 3],
+    descriptors: &[BorrowedFd<'_>],
+    notify: Option<&Notify>,
+    mask: &SigSet,
+) -> Result<Pid, Fault> {
+    let mut environment = program.environment.clone();
+    environment.extend(notify.map(|notify| ("NOTIFY_SOCKET".into(), notify.address.clone())));
+    let mut arguments = vec![program.path.as_os_str()];
+    arguments.extend(program.arguments.iter().map(OsString::as_os_str));
+    spawn::spawn(&Child {
+        path: &program.path,
+        arguments,
+        environment: &environment,
+        stdio: Some(stdio),
+        descriptors: descriptors.to_vec(),
+        session: Session::Own,
+        oom_score_adj: Some(program.oom_score_adj),
+        mask,
+    })
+    .map_err(|error| error.fault(program.path.as_os_str()))
+}
+
+/// What a wait found.
+struct Readable {
+    notify: bool,
+    ping: bool,
+}
+
+fn kill_containers() {
+    let processes = facts::container_processes();
+    if processes.is_empty() {
+        return;
+    }
+    let names: Vec<String> = processes
+        .iter()
+        .map(|pid| format!("{pid} ({})", facts::process_name(*pid)))
+        .collect();
+    warn!(
+        "inner containers did not end in time and are killed: {}; a longer DIND_STOP_TIMEOUT gives them more, within the grace of 'docker stop -t'",
+        names.join(", ")
+    );
+    for pid in processes {
+        if let Err(errno) = sys::kill(Pid::from_raw(pid), Signal::SIGKILL) {
+            warn!("cannot kill {pid}: {}", errno.desc());
+        }
+    }
+}
+
+/// The file of a command, found as a shell would.
+pub fn find(words: &[OsString], search_path: &OsStr) -> Result<PathBuf, Fault> {
+    let name = words.first().map(OsString::as_os_str).unwrap_or_default();
+    if name.as_encoded_bytes().contains(&b'/') {
+        return Ok(PathBuf::from(name));
+    }
+    name.to_str()
+        .and_then(|text| facts::search(text, search_path))
+        .ok_or_else(|| Fault {
+            status: NOT_FOUND,
+            message: format!(
+                "{}: not found in PATH ({}); check its spelling",
+                name.to_string_lossy(),
+                search_path.to_string_lossy()
+            ),
+        })
+}

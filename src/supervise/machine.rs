@@ -1,0 +1,461 @@
+//! The supervisor's decisions, without a system call: events in, effects out.
+//!
+//! Time is a [`Duration`] since this program started, so that tests can make it up.
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use crate::fault::FAILURE;
+
+/// The children that matter. Every other one is an orphan that was handed to PID 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Process {
+    /// containerd, where it is a child of this process.
+    Containerd,
+    /// dockerd.
+    Dockerd,
+    /// The command or the shell.
+    Command,
+}
+
+impl Process {
+    /// Its name for messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Containerd => "containerd",
+            Self::Dockerd => "dockerd",
+            Self::Command => "the command",
+        }
+    }
+}
+
+/// How a child ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// It exited with this status.
+    Exited(u8),
+    /// This signal ended it. A plain number: a real-time signal has no name.
+    Signaled(i32),
+}
+
+impl End {
+    /// The exit status that a shell would have: 128 + n for signal n.
+    pub fn status(self) -> u8 {
+        match self {
+            Self::Exited(status) => status,
+            Self::Signaled(signal) => u8::try_from(signal).unwrap_or(127).saturating_add(128),
+        }
+    }
+}
+
+impl std::fmt::Display for End {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Exited(status) => write!(formatter, "exited with status {status}"),
+            Self::Signaled(signal) => match Signal::try_from(*signal) {
+                Ok(signal) => write!(formatter, "was ended by {signal}"),
+                Err(_) => write!(formatter, "was ended by signal {signal}"),
+            },
+        }
+    }
+}
+
+/// What happens to the supervisor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// A signal reached this process.
+    Signal(Signal),
+    /// A child ended.
+    Ended(Process, End),
+    /// The API answers.
+    Ready,
+    /// The command could not be started; the shell's status for that.
+    NotStarted(u8),
+    /// A deadline may have passed.
+    Tick,
+}
+
+/// How loud a message is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Level {
+    /// Good to know.
+    Info,
+    /// Something is amiss and goes on.
+    Warn,
+    /// Something has failed.
+    Error,
+}
+
+/// What the supervisor is to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// Say it.
+    Say(Level, String),
+    /// Show the last lines of the daemons' log.
+    ShowLog,
+    /// Say that the API answers.
+    AnnounceReady,
+    /// Start the command.
+    StartCommand,
+    /// Send a signal to a child.
+    Send(Process, Signal),
+    /// Kill what runs in the inner containers, and name it.
+    KillContainers,
+    /// End with this status: no child that matters is left.
+    Exit(u8),
+}
+
+/// What the machine is told once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// Whether there is a command; else the container is dockerd's.
+    pub command: bool,
+    /// Whether the command has a terminal: it is then also told of a stop by SIGHUP,
+    /// as an interactive shell ignores SIGTERM, and it is started even when dockerd
+    /// is dead, for somebody to look around.
+    pub terminal: bool,
+    /// Whether containerd is a child of this process.
+    pub containerd: bool,
+    /// When the API must answer.
+    pub ready_by: Duration,
+    /// How long a stop may take.
+    pub stop_timeout: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// The API does not answer yet.
+    Starting,
+    /// It answers, or is no longer waited for.
+    Running,
+    /// Everything ends, in order, by the stage that is being ended.
+    Stopping {
+        stage: Process,
+        began: Duration,
+        killed: Killed,
+    },
+}
+
+/// How far the stage of a stop has been forced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Killed {
+    Nothing,
+    Containers,
+    Stage,
+}
+
+/// When, in parts of the stop timeout, patience ends. What a stop takes at most is
+/// the last of them, so that the kernel still has time to tear down the container.
+const COMMAND_PART: (u32, u32) = (5, 9);
+const CONTAINERS_PART: (u32, u32) = (7, 9);
+const DOCKERD_PART: (u32, u32) = (8, 9);
+const CONTAINERD_PART: (u32, u32) = (35, 36);
+
+/// The state.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    settings: Settings,
+    phase: Phase,
+    containerd: bool,
+    dockerd: bool,
+    command: bool,
+    /// Whether the ready line has been said.
+    announced: bool,
+    /// Signals for dockerd that came before it can take them.
+    held: Vec<Signal>,
+    /// The status to end with, once it is known.
+    status: Option<u8>,
+}
+
+impl Machine {
+    /// The state when both daemons have just been started.
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            phase: Phase::Starting,
+            containerd: settings.containerd,
+            dockerd: true,
+            command: false,
+            announced: false,
+            held: Vec::new(),
+            status: None,
+        }
+    }
+
+    /// When [`Event::Tick`] is due next.
+    pub fn deadline(&self) -> Option<Duration> {
+        match self.phase {
+            Phase::Starting => Some(self.settings.ready_by),
+            Phase::Running => None,
+            Phase::Stopping {
+                stage,
+                began,
+                killed,
+            } => {
+                let part = match (stage, killed) {
+                    (_, Killed::Stage) => return None,
+                    (Process::Command, _) => COMMAND_PART,
+                    (Process::Dockerd, Killed::Nothing) => CONTAINERS_PART,
+                    (Process::Dockerd, Killed::Containers) => DOCKERD_PART,
+                    (Process::Containerd, _) => CONTAINERD_PART,
+                };
+                Some(began.saturating_add(self.part(part)))
+            }
+        }
+    }
+
+    /// Takes one event at `now` and returns what is to be done, in order.
+    pub fn step(&mut self, event: Event, now: Duration) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        match event {
+            Event::Signal(signal) => self.signal(signal, now, &mut effects),
+            Event::Ended(process, end) => self.ended(process, end, now, &mut effects),
+            Event::Ready => self.ready(&mut effects),
+            Event::NotStarted(status) => {
+                let end = End::Exited(status);
+                self.ended(Process::Command, end, now, &mut effects);
+            }
+            Event::Tick => self.tick(now, &mut effects),
+        }
+        effects
+    }
+
+    fn part(&self, (numerator, denominator): (u32, u32)) -> Duration {
+        self.settings.stop_timeout.saturating_mul(numerator) / denominator
+    }
+
+    fn runs(&self, process: Process) -> bool {
+        match process {
+            Process::Containerd => self.containerd,
+            Process::Dockerd => self.dockerd,
+            Process::Command => self.command,
+        }
+    }
+
+    fn ready(&mut self, effects: &mut Vec<Effect>) {
+        if self.announced || matches!(self.phase, Phase::Stopping { .. }) {
+            return;
+        }
+        self.announced = true;
+        effects.push(Effect::AnnounceReady);
+        effects.extend(
+            self.held
+                .drain(..)
+                .map(|signal| Effect::Send(Process::Dockerd, signal)),
+        );
+        self.run(effects);
+    }
+
+    /// Leaves the starting phase: the command's turn.
+    fn run(&mut self, effects: &mut Vec<Effect>) {
+        if self.phase == Phase::Starting {
+            self.phase = Phase::Running;
+            if self.settings.command {
+                self.command = true;
+                effects.push(Effect::StartCommand);
+            }
+        }
+    }
+
+    fn signal(&mut self, signal: Signal, now: Duration, effects: &mut Vec<Effect>) {
+        let stops = matches!(signal, Signal::SIGTERM | Signal::SIGINT);
+        if let Phase::Stopping { stage, .. } = self.phase {
+            // dockerd gives up its clean-up at the third signal, so it gets one. The
+            // command is its own master.
+            if stage == Process::Command {
+                effects.push(Effect::Send(Process::Command, signal));
+            }
+            return;
+        }
+        if self.command {
+            effects.push(Effect::Send(Process::Command, signal));
+            if signal == Signal::SIGTERM {
+                self.begin(Process::Command, now);
+                if self.settings.terminal {
+                    effects.push(Effect::Send(Process::Command, Signal::SIGHUP));
+                }
+            }
+        } else if self.settings.command {
+            // The command is still to come; whoever signals does not want it any more.
+            if stops || matches!(signal, Signal::SIGHUP | Signal::SIGQUIT) {
+                self.stop(End::Signaled(signal as i32).status(), now, effects);
+            }
+        } else if stops {
+            self.stop(0, now, effects);
+        } else if matches!(signal, Signal::SIGHUP | Signal::SIGUSR1) {
+            // Before the API answers dockerd has no handlers, and would die of these.
+            if self.announced {
+                effects.push(Effect::Send(Process::Dockerd, signal));
+            } else if !self.held.contains(&signal) {
+                self.held.push(signal);
+            }
+        }
+    }
+
+    fn ended(&mut self, process: Process, end: End, now: Duration, effects: &mut Vec<Effect>) {
+        match process {
+            Process::Containerd => self.containerd = false,
+            Process::Dockerd => self.dockerd = false,
+            Process::Command => self.command = false,
+        }
+        match (self.phase, process) {
+            (Phase::Stopping { stage, .. }, _) => {
+                // A stop that was asked for ends well if dockerd's own end is good.
+                if process == Process::Dockerd && !self.settings.command && self.status == Some(0) {
+                    self.status = Some(match end {
+                        End::Signaled(signal) if signal == Signal::SIGTERM as i32 => 0,
+                        end => end.status(),
+                    });
+                }
+                if process == Process::Command {
+                    self.status.get_or_insert(end.status());
+                }
+                if process == stage {
+                    self.advance(stage, now, effects);
+                }
+            }
+            (Phase::Starting | Phase::Running, Process::Command) => {
+                self.stop(end.status(), now, effects);
+            }
+            (Phase::Starting, Process::Dockerd) => self.dead_before_ready(end, now, effects),
+            (Phase::Running, Process::Dockerd) if self.settings.command => {
+                effects.push(Effect::Say(
+                    Level::Error,
+                    format!(
+                        "dockerd {end}: docker does not work here any more; read its log, and start the container again"
+                    ),
+                ));
+            }
+            (Phase::Running, Process::Dockerd) => {
+                effects.push(Effect::Say(
+                    Level::Error,
+                    format!("dockerd {end}; the container ends"),
+                ));
+                self.stop(end.status(), now, effects);
+            }
+            (Phase::Running, Process::Containerd) if self.settings.command => {
+                effects.push(Effect::Say(
+                    Level::Error,
+                    format!(
+                        "containerd {end}: no container can be started here any more; read its log, and start the container again"
+                    ),
+                ));
+            }
+            (Phase::Starting | Phase::Running, Process::Containerd) => {
+                effects.push(Effect::Say(
+                    Level::Error,
+                    format!(
+                        "containerd {end}, and dockerd cannot go on without; the container ends"
+                    ),
+                ));
+                self.stop(FAILURE, now, effects);
+            }
+        }
+    }
+
+    fn dead_before_ready(&mut self, end: End, now: Duration, effects: &mut Vec<Effect>) {
+        effects.push(Effect::ShowLog);
+        effects.push(Effect::Say(
+            Level::Error,
+            format!(
+                "dockerd {end} before it was ready; its last lines say why, and 'dind plan' shows what was prepared for it"
+            ),
+        ));
+        if self.settings.command && self.settings.terminal {
+            self.run(effects);
+        } else {
+            self.stop(end.status().max(FAILURE), now, effects);
+        }
+    }
+
+    /// Begins a stop whose exit status is known, unless one is under way.
+    fn stop(&mut self, status: u8, now: Duration, effects: &mut Vec<Effect>) {
+        self.status.get_or_insert(status);
+        if matches!(self.phase, Phase::Stopping { .. }) {
+            return;
+        }
+        self.begin(Process::Command, now);
+        self.advance(Process::Command, now, effects);
+    }
+
+    fn begin(&mut self, stage: Process, now: Duration) {
+        self.phase = Phase::Stopping {
+            stage,
+            began: now,
+            killed: Killed::Nothing,
+        };
+    }
+
+    /// Goes on from `stage`, which has ended, to the next one that runs.
+    fn advance(&mut self, stage: Process, now: Duration, effects: &mut Vec<Effect>) {
+        let Phase::Stopping { began, .. } = self.phase else {
+            return;
+        };
+        let later: &[Process] = match stage {
+            Process::Command => &[Process::Command, Process::Dockerd, Process::Containerd],
+            Process::Dockerd => &[Process::Containerd],
+            Process::Containerd => &[],
+        };
+        match later.iter().copied().find(|process| self.runs(*process)) {
+            Some(next) => {
+                self.phase = Phase::Stopping {
+                    stage: next,
+                    began,
+                    killed: Killed::Nothing,
+                };
+                effects.push(Effect::Send(next, Signal::SIGTERM));
+                self.tick(now, effects);
+            }
+            None => effects.push(Effect::Exit(self.status.unwrap_or(FAILURE))),
+        }
+    }
+
+    fn tick(&mut self, now: Duration, effects: &mut Vec<Effect>) {
+        if self.deadline().is_none_or(|deadline| now < deadline) {
+            return;
+        }
+        match self.phase {
+            Phase::Starting => {
+                // wrapdocker's words, which others search logs for.
+                effects.push(Effect::Say(
+                    Level::Error,
+                    "Timed out trying to connect to internal docker host.".into(),
+                ));
+                self.run(effects);
+            }
+            Phase::Running => {}
+            Phase::Stopping {
+                stage: Process::Dockerd,
+                began,
+                killed: Killed::Nothing,
+            } => {
+                effects.push(Effect::KillContainers);
+                self.phase = Phase::Stopping {
+                    stage: Process::Dockerd,
+                    began,
+                    killed: Killed::Containers,
+                };
+                self.tick(now, effects);
+            }
+            Phase::Stopping { stage, began, .. } => {
+                effects.push(Effect::Say(
+                    Level::Warn,
+                    format!(
+                        "{} did not end in time and is killed; a longer DIND_STOP_TIMEOUT gives it more, within the grace of 'docker stop -t'",
+                        stage.name()
+                    ),
+                ));
+                effects.push(Effect::Send(stage, Signal::SIGKILL));
+                self.phase = Phase::Stopping {
+                    stage,
+                    began,
+                    killed: Killed::Stage,
+                };
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

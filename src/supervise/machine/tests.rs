@@ -1,0 +1,412 @@
+//! The machine against made-up lives of a container.
+
+use proptest::prelude::*;
+
+use super::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+const SERVE: Settings = Settings {
+    command: false,
+    terminal: false,
+    containerd: true,
+    ready_by: Duration::from_secs(60),
+    stop_timeout: Duration::from_secs(9),
+};
+const COMMAND: Settings = Settings {
+    command: true,
+    ..SERVE
+};
+const SHELL: Settings = Settings {
+    terminal: true,
+    ..COMMAND
+};
+
+const fn exited(process: Process, status: u8) -> Event {
+    Event::Ended(process, End::Exited(status))
+}
+
+const fn killed(process: Process, signal: Signal) -> Event {
+    Event::Ended(process, End::Signaled(signal as i32))
+}
+
+const fn send(process: Process, signal: Signal) -> Effect {
+    Effect::Send(process, signal)
+}
+
+/// Feeds events, all in the first second, and returns the effects that are not said.
+fn life(settings: Settings, events: &[Event]) -> Vec<Effect> {
+    let mut machine = Machine::new(settings);
+    events
+        .iter()
+        .flat_map(|event| machine.step(*event, SECOND))
+        .filter(|effect| !matches!(effect, Effect::Say(..)))
+        .collect()
+}
+
+use Process::{Command, Containerd, Dockerd};
+use Signal::{SIGHUP, SIGINT, SIGKILL, SIGTERM, SIGUSR1};
+
+#[test]
+fn serve_stops_dockerd_once_and_then_containerd() {
+    for signal in [SIGTERM, SIGINT] {
+        let effects = life(
+            SERVE,
+            &[
+                Event::Ready,
+                Event::Signal(signal),
+                Event::Signal(signal),
+                Event::Signal(SIGTERM),
+                exited(Dockerd, 0),
+                exited(Containerd, 0),
+            ],
+        );
+        assert_eq!(
+            effects,
+            [
+                Effect::AnnounceReady,
+                send(Dockerd, SIGTERM),
+                send(Containerd, SIGTERM),
+                Effect::Exit(0)
+            ]
+        );
+    }
+}
+
+#[test]
+fn a_stop_before_dockerd_can_take_it_is_a_good_end_too() {
+    let effects = life(
+        SERVE,
+        &[
+            Event::Signal(SIGTERM),
+            killed(Dockerd, SIGTERM),
+            exited(Containerd, 0),
+        ],
+    );
+    assert_eq!(
+        effects,
+        [
+            send(Dockerd, SIGTERM),
+            send(Containerd, SIGTERM),
+            Effect::Exit(0)
+        ]
+    );
+}
+
+#[test]
+fn dockerds_own_end_is_the_containers() {
+    for (end, status) in [
+        (End::Exited(3), 3),
+        (End::Exited(0), 0),
+        (End::Signaled(9), 137),
+    ] {
+        let effects = life(
+            SERVE,
+            &[
+                Event::Ready,
+                Event::Ended(Dockerd, end),
+                exited(Containerd, 0),
+            ],
+        );
+        assert_eq!(effects.last(), Some(&Effect::Exit(status)));
+    }
+}
+
+#[test]
+fn serve_hands_on_reload_and_dump_once_dockerd_can_take_them() {
+    let effects = life(
+        SERVE,
+        &[
+            Event::Signal(SIGHUP),
+            Event::Signal(SIGHUP),
+            Event::Ready,
+            Event::Signal(SIGUSR1),
+            Event::Signal(Signal::SIGUSR2),
+        ],
+    );
+    assert_eq!(
+        effects,
+        [
+            Effect::AnnounceReady,
+            send(Dockerd, SIGHUP),
+            send(Dockerd, SIGUSR1)
+        ]
+    );
+}
+
+#[test]
+fn the_commands_status_is_the_containers_and_the_daemons_stop_in_order() {
+    let effects = life(
+        COMMAND,
+        &[
+            Event::Ready,
+            exited(Command, 42),
+            exited(Dockerd, 1),
+            exited(Containerd, 1),
+        ],
+    );
+    assert_eq!(
+        effects,
+        [
+            Effect::AnnounceReady,
+            Effect::StartCommand,
+            send(Dockerd, SIGTERM),
+            send(Containerd, SIGTERM),
+            Effect::Exit(42)
+        ]
+    );
+    let effects = life(
+        COMMAND,
+        &[
+            Event::Ready,
+            killed(Command, SIGKILL),
+            exited(Dockerd, 0),
+            exited(Containerd, 0),
+        ],
+    );
+    assert_eq!(effects.last(), Some(&Effect::Exit(137)));
+}
+
+#[test]
+fn the_command_gets_every_signal_and_a_terminals_shell_a_hangup_too() {
+    for signal in [SIGINT, SIGHUP, SIGUSR1, Signal::SIGQUIT, Signal::SIGWINCH] {
+        let effects = life(COMMAND, &[Event::Ready, Event::Signal(signal)]);
+        assert_eq!(effects.last(), Some(&send(Command, signal)));
+    }
+    let effects = life(SHELL, &[Event::Ready, Event::Signal(SIGTERM)]);
+    assert!(
+        effects.ends_with(&[send(Command, SIGTERM), send(Command, SIGHUP)]),
+        "{effects:?}"
+    );
+    let effects = life(
+        COMMAND,
+        &[Event::Ready, Event::Signal(SIGTERM), exited(Command, 5)],
+    );
+    assert!(
+        effects.ends_with(&[send(Command, SIGTERM), send(Dockerd, SIGTERM)]),
+        "{effects:?}"
+    );
+}
+
+#[test]
+fn a_stop_before_the_command_began_has_the_signals_status() {
+    let effects = life(
+        COMMAND,
+        &[
+            Event::Signal(SIGINT),
+            exited(Dockerd, 0),
+            exited(Containerd, 0),
+        ],
+    );
+    assert_eq!(effects.last(), Some(&Effect::Exit(130)));
+    assert!(!effects.contains(&Effect::StartCommand));
+}
+
+#[test]
+fn a_command_that_cannot_start_has_the_shells_status() {
+    let effects = life(
+        COMMAND,
+        &[
+            Event::Ready,
+            Event::NotStarted(127),
+            exited(Dockerd, 0),
+            exited(Containerd, 0),
+        ],
+    );
+    assert_eq!(effects.last(), Some(&Effect::Exit(127)));
+}
+
+/// The signal was taken in the same turn of the loop in which the start failed.
+#[test]
+fn a_command_that_cannot_start_after_a_stop_began_ends_the_stop_too() {
+    let effects = life(
+        COMMAND,
+        &[
+            Event::Ready,
+            Event::Signal(SIGTERM),
+            Event::NotStarted(126),
+            exited(Dockerd, 0),
+            exited(Containerd, 0),
+        ],
+    );
+    assert_eq!(effects.last(), Some(&Effect::Exit(126)));
+}
+
+#[test]
+fn dockerd_dead_before_ready_ends_the_container_but_not_a_shell_on_a_terminal() {
+    for settings in [SERVE, COMMAND] {
+        let effects = life(settings, &[exited(Dockerd, 0), exited(Containerd, 0)]);
+        assert_eq!(
+            effects,
+            [Effect::ShowLog, send(Containerd, SIGTERM), Effect::Exit(1)]
+        );
+    }
+    let effects = life(
+        SHELL,
+        &[
+            exited(Dockerd, 1),
+            exited(Command, 0),
+            exited(Containerd, 0),
+        ],
+    );
+    assert_eq!(
+        effects,
+        [
+            Effect::ShowLog,
+            Effect::StartCommand,
+            send(Containerd, SIGTERM),
+            Effect::Exit(0)
+        ]
+    );
+}
+
+#[test]
+fn containerds_end_ends_serve_and_is_said_to_a_command() {
+    let events = [
+        Event::Ready,
+        killed(Containerd, SIGKILL),
+        exited(Dockerd, 0),
+    ];
+    assert_eq!(
+        life(SERVE, &events),
+        [
+            Effect::AnnounceReady,
+            send(Dockerd, SIGTERM),
+            Effect::Exit(1)
+        ]
+    );
+    let mut machine = Machine::new(COMMAND);
+    machine.step(Event::Ready, SECOND);
+    let effects = machine.step(killed(Containerd, SIGKILL), SECOND);
+    assert!(
+        matches!(effects.as_slice(), [Effect::Say(Level::Error, text)] if text.contains("containerd"))
+    );
+}
+
+#[test]
+fn a_time_out_is_said_in_wrapdockers_words_and_the_command_runs() {
+    let mut machine = Machine::new(COMMAND);
+    assert_eq!(machine.step(Event::Tick, SERVE.ready_by - SECOND), []);
+    let effects = machine.step(Event::Tick, SERVE.ready_by);
+    assert_eq!(
+        effects,
+        [
+            Effect::Say(
+                Level::Error,
+                "Timed out trying to connect to internal docker host.".into()
+            ),
+            Effect::StartCommand
+        ]
+    );
+    // Late, but still worth a line; and the command is started once.
+    assert_eq!(
+        machine.step(Event::Ready, SERVE.ready_by + SECOND),
+        [Effect::AnnounceReady]
+    );
+}
+
+/// A container in which nothing ends by itself is forced to, stage by stage, within
+/// the stop timeout.
+#[test]
+fn what_does_not_end_is_killed_in_order_and_in_time() {
+    let mut machine = Machine::new(SHELL);
+    machine.step(Event::Ready, SECOND);
+    let began = 10 * SECOND;
+    machine.step(Event::Signal(SIGTERM), began);
+    let mut sent = Vec::new();
+    let mut last = began;
+    for (victim, stage) in [
+        (Command, "command"),
+        (Dockerd, "dockerd"),
+        (Containerd, "containerd"),
+    ] {
+        while let Some(deadline) = machine.deadline() {
+            last = deadline;
+            sent.extend(machine.step(Event::Tick, deadline));
+        }
+        assert_eq!(sent.last(), Some(&send(victim, SIGKILL)), "{stage}");
+        assert!(sent.iter().any(
+            |effect| matches!(effect, Effect::Say(Level::Warn, text) if text.contains(stage))
+        ));
+        sent.extend(machine.step(killed(victim, SIGKILL), last));
+    }
+    assert!(sent.contains(&Effect::KillContainers));
+    assert_eq!(sent.last(), Some(&Effect::Exit(137)));
+    assert!(last < began + SHELL.stop_timeout);
+}
+
+fn any_event() -> impl Strategy<Value = Event> {
+    let process = prop_oneof![Just(Containerd), Just(Dockerd), Just(Command)];
+    let end = prop_oneof![
+        any::<u8>().prop_map(End::Exited),
+        (1..65).prop_map(End::Signaled)
+    ];
+    prop_oneof![
+        prop_oneof![Just(SIGTERM), Just(SIGINT), Just(SIGHUP), Just(SIGUSR1)]
+            .prop_map(Event::Signal),
+        (process, end).prop_map(|(process, end)| Event::Ended(process, end)),
+        Just(Event::Ready),
+        any::<u8>().prop_map(Event::NotStarted),
+        Just(Event::Tick),
+    ]
+}
+
+/// Lives that can happen: a child ends once and only after it was started.
+fn possible(machine: &Machine, event: Event) -> bool {
+    match event {
+        Event::Ended(process, _) => machine.runs(process),
+        Event::NotStarted(_) => machine.command,
+        Event::Signal(_) | Event::Ready | Event::Tick => true,
+    }
+}
+
+proptest! {
+    /// Whatever happens in whatever order: dockerd and containerd get SIGTERM at most
+    /// once, the command is started at most once, and when every child has ended after
+    /// a stop began, the machine ends, once.
+    #[test]
+    fn every_life_ends_in_order(
+        command in any::<bool>(),
+        terminal in any::<bool>(),
+        containerd in any::<bool>(),
+        events in proptest::collection::vec((any_event(), 0_u64..5_000), 0..40),
+    ) {
+        let mut machine = Machine::new(Settings { command, terminal, containerd, ..SERVE });
+        let mut effects = Vec::new();
+        let mut now = Duration::ZERO;
+        for (event, wait) in events {
+            now += Duration::from_millis(wait);
+            if effects.iter().any(|effect| matches!(effect, Effect::Exit(_))) {
+                break;
+            }
+            if possible(&machine, event) {
+                effects.extend(machine.step(event, now));
+            }
+        }
+        // Then somebody stops it, and nothing ends until it is killed.
+        for signal in [SIGTERM, SIGTERM] {
+            if !effects.iter().any(|effect| matches!(effect, Effect::Exit(_))) {
+                effects.extend(machine.step(Event::Signal(signal), now));
+            }
+        }
+        for _ in 0..20 {
+            if effects.iter().any(|effect| matches!(effect, Effect::Exit(_))) {
+                break;
+            }
+            if let Some(deadline) = machine.deadline() {
+                now = now.max(deadline);
+                effects.extend(machine.step(Event::Tick, now));
+            } else {
+                let victim = [Command, Dockerd, Containerd].into_iter().find(|process| machine.runs(*process));
+                let Some(victim) = victim else { break };
+                effects.extend(machine.step(killed(victim, SIGKILL), now));
+            }
+        }
+        let count = |wanted: &Effect| effects.iter().filter(|effect| *effect == wanted).count();
+        prop_assert!(count(&send(Dockerd, SIGTERM)) <= 1);
+        prop_assert!(count(&send(Containerd, SIGTERM)) <= 1);
+        prop_assert!(count(&Effect::StartCommand) <= 1);
+        let exits = effects.iter().filter(|effect| matches!(effect, Effect::Exit(_))).count();
+        prop_assert_eq!(exits, 1, "{:?}", effects);
+    }
+}

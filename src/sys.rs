@@ -1,0 +1,101 @@
+//! Everything unsafe, one operation a function.
+//!
+//! This process has one thread, always: between fork and exec a child may do what
+//! its parent may.
+
+#![expect(unsafe_code, reason = "system calls that no safe interface offers")]
+
+use std::convert::Infallible;
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::unistd::{ForkResult, Pid};
+
+/// Closes every descriptor but 0, 1 and 2, whatever their number and whatever
+/// RLIMIT_NOFILE says: close_range(2). Kernels before 5.9 do not have it; there
+/// `/proc/self/fd` lists them. To be called before this process opens any.
+pub fn close_inherited_descriptors() -> io::Result<()> {
+    // SAFETY: closes descriptors that nothing in this process owns yet.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, 0_u32) };
+    match Errno::result(result) {
+        Ok(_) => Ok(()),
+        Err(Errno::ENOSYS) => close_listed_descriptors(),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The way without close_range(2). The listing's own descriptor is in the list and
+/// closed by then: EBADF for it is as good as success.
+fn close_listed_descriptors() -> io::Result<()> {
+    let listed: Vec<RawFd> = std::fs::read_dir("/proc/self/fd")?
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|descriptor| *descriptor > 2)
+        .collect();
+    for descriptor in listed {
+        // SAFETY: as above.
+        unsafe { libc::close(descriptor) };
+    }
+    Ok(())
+}
+
+/// fork(2).
+pub fn fork() -> nix::Result<ForkResult> {
+    // SAFETY: there is one thread, so no lock can be held by another.
+    unsafe { nix::unistd::fork() }
+}
+
+/// Duplicates `from` onto the number `to`, open across exec: dup2(2).
+pub fn duplicate_onto(from: BorrowedFd<'_>, to: RawFd) -> nix::Result<()> {
+    // SAFETY: only called in a child that is about to exec, where no value owns the
+    // descriptor `to`.
+    Errno::result(unsafe { libc::dup2(from.as_raw_fd(), to) }).map(drop)
+}
+
+/// A descriptor that this process got from fcntl(2) as a plain number.
+pub fn own(descriptor: RawFd) -> OwnedFd {
+    // SAFETY: the callers pass a number that F_DUPFD_CLOEXEC has just returned.
+    unsafe { OwnedFd::from_raw_fd(descriptor) }
+}
+
+/// Makes the terminal on standard input the controlling terminal of this session,
+/// of which this process must be the leader: ioctl_tty(2).
+pub fn take_controlling_terminal() -> nix::Result<()> {
+    // SAFETY: TIOCSCTTY takes an integer, here 0: do not steal.
+    Errno::result(unsafe { libc::ioctl(0, libc::TIOCSCTTY, 0) }).map(drop)
+}
+
+/// The default action for a signal, which a child may have inherited as ignored:
+/// Rust's runtime ignores SIGPIPE.
+pub fn default_action(signal: nix::sys::signal::Signal) -> nix::Result<()> {
+    use nix::sys::signal::{SigHandler, signal as set};
+    // SAFETY: SIG_DFL runs no code of this process.
+    unsafe { set(signal, SigHandler::SigDfl) }.map(drop)
+}
+
+/// Ends this process without running anything: _exit(2). For a child that could
+/// not exec.
+pub fn exit_child(status: i32) -> ! {
+    // SAFETY: takes an integer and does not return.
+    unsafe { libc::_exit(status) }
+}
+
+/// execve(2). Returns only when it failed.
+pub fn exec(
+    path: &std::ffi::CStr,
+    arguments: &[CString],
+    environment: &[CString],
+) -> nix::Result<Infallible> {
+    nix::unistd::execve(path, arguments, environment)
+}
+
+/// Sends a signal to a process: kill(2). A process that has ended is no error.
+pub fn kill(pid: Pid, signal: nix::sys::signal::Signal) -> nix::Result<()> {
+    match nix::sys::signal::kill(pid, signal) {
+        Ok(()) | Err(Errno::ESRCH) => Ok(()),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,51 @@
+//! The controlling terminal and its foreground process group.
+//!
+//! Sources: credentials(7), setpgid(2), tcsetpgrp(3), ioctl_tty(2).
+
+use std::io;
+
+use nix::unistd::{self, Pid};
+
+use crate::sys;
+
+/// What standard input is to this session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Terminal {
+    /// No terminal.
+    None,
+    /// The controlling terminal of this session, as `docker run -t` gives it.
+    Controlling,
+    /// A terminal that controls another session, or none.
+    Foreign,
+}
+
+/// Looks at standard input.
+pub fn detect() -> Terminal {
+    let stdin = io::stdin();
+    if !unistd::isatty(&stdin).unwrap_or(false) {
+        return Terminal::None;
+    }
+    // ENOTTY from a terminal means that it is not this session's.
+    match unistd::tcgetpgrp(&stdin) {
+        Ok(_) => Terminal::Controlling,
+        Err(_) => Terminal::Foreign,
+    }
+}
+
+/// Makes this process, a child that is about to exec, the terminal's foreground, so
+/// that the keys and job control are its own. SIGTTOU must be blocked: a background
+/// process that calls tcsetpgrp(3) is stopped by it otherwise.
+pub fn take(terminal: Terminal) -> nix::Result<()> {
+    let this = Pid::from_raw(0);
+    match terminal {
+        Terminal::None => unistd::setpgid(this, this),
+        Terminal::Controlling => {
+            unistd::setpgid(this, this)?;
+            unistd::tcsetpgrp(io::stdin(), unistd::getpid())
+        }
+        Terminal::Foreign => {
+            unistd::setsid()?;
+            sys::take_controlling_terminal()
+        }
+    }
+}
