@@ -1,0 +1,332 @@
+//! The figures of `tests/lab bench [SUITE]`: `dind` against dockerd alone, in the
+//! same image, turn by turn, so that a machine whose speed drifts does it to both.
+//!
+//! Every run is a fresh privileged container with a fresh volume. PID 1 begins as a
+//! shell that notes the time and executes the contestant, and a client on this side
+//! of a bind-mounted socket notes when it is accepted and when it is answered: the
+//! clock is the host's on both sides.
+
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a benchmark is no PID 1: it runs docker, reads its environment and may wait"
+)]
+
+use std::error::Error;
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+/// Counted rounds; one more comes first and is thrown away.
+const ROUNDS: usize = 7;
+
+/// How long one run may take before it is given up. dockerd alone waits 16 s on a
+/// plain TCP address.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// How often the client tries a socket that is not there yet.
+const RETRY: Duration = Duration::from_micros(500);
+
+/// Idle time before PID 1's memory is read.
+const IDLE: Duration = Duration::from_millis(500);
+
+/// What is measured against what.
+#[derive(Clone, Copy)]
+enum Contestant {
+    /// `dind`: Unix and TCP socket.
+    Dind,
+    /// dockerd as PID 1, Unix socket only.
+    Plain,
+    /// dockerd as wrapdocker starts it with `PORT`: Unix and TCP socket.
+    PlainTcp,
+}
+
+impl Contestant {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Dind => "dind, unix + tcp",
+            Self::Plain => "dockerd, unix",
+            Self::PlainTcp => "dockerd, unix + tcp",
+        }
+    }
+
+    fn command(self) -> &'static str {
+        match self {
+            Self::Dind => "DOCKER_HOST=unix:///bench/docker.sock exec dind",
+            Self::Plain => "exec dockerd -H unix:///bench/docker.sock",
+            Self::PlainTcp => "exec dockerd -H unix:///bench/docker.sock -H tcp://0.0.0.0:2375",
+        }
+    }
+}
+
+/// The figures of one run.
+#[derive(Default, Clone, Copy)]
+struct Figures {
+    accepted: Duration,
+    ready: Duration,
+    stop: Duration,
+    /// Processor time of PID 1 until the API answered.
+    cpu: Duration,
+    resident_kib: u64,
+}
+
+fn main() -> ExitCode {
+    // `cargo bench` and `cargo test --benches` add flags of their own.
+    let suite = std::env::args()
+        .skip(1)
+        .find(|argument| !argument.starts_with('-'));
+    match bench(suite.as_deref().unwrap_or("trixie")) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn bench(suite: &str) -> Result<()> {
+    let image = std::env::var("DIND_LAB_IMAGE")
+        .map_err(|_| "DIND_LAB_IMAGE is not set; run it by 'tests/lab bench'")?;
+    // Only there does the wait on TCP take 16 s; elsewhere it says nothing new.
+    let contestants: &[Contestant] = match suite {
+        "trixie" => &[Contestant::Dind, Contestant::Plain, Contestant::PlainTcp],
+        _ => &[Contestant::Dind, Contestant::Plain],
+    };
+    let mut runs: Vec<Vec<Figures>> = contestants.iter().map(|_| Vec::new()).collect();
+    for round in 0..=ROUNDS {
+        for (contestant, runs) in contestants.iter().zip(&mut runs) {
+            eprint!("\rround {round} of {ROUNDS}: {:<22}", contestant.name());
+            let figures = run(*contestant, &image)?;
+            if round > 0 {
+                runs.push(figures);
+            }
+        }
+    }
+    eprintln!();
+    report(suite, &image, contestants, &runs)
+}
+
+fn report(
+    suite: &str,
+    image: &str,
+    contestants: &[Contestant],
+    runs: &[Vec<Figures>],
+) -> Result<()> {
+    let version = docker(&["run", "--rm", "--entrypoint", "dockerd", image, "--version"])?;
+    println!(
+        "{suite}: {}, {ROUNDS} interleaved runs, median (min to max)",
+        version.trim()
+    );
+    println!("{:<22} {:>26} {:>26}", "", "ready, s", "stop, s");
+    for (contestant, runs) in contestants.iter().zip(runs) {
+        println!(
+            "{:<22} {:>26} {:>26}",
+            contestant.name(),
+            spread(runs, |figures| figures.ready),
+            spread(runs, |figures| figures.stop),
+        );
+    }
+    let (Some(dind), Some(plain)) = (runs.first(), runs.get(1)) else {
+        return Err("no runs".into());
+    };
+    let ready: fn(&Figures) -> f64 = |figures| figures.ready.as_secs_f64();
+    let stop: fn(&Figures) -> f64 = |figures| figures.stop.as_secs_f64();
+    let ready_limit = if suite == "trixie" { 0.50 } else { 0.95 };
+    println!();
+    row(
+        "ready, against dockerd, unix",
+        ratio(dind, plain, ready),
+        ready_limit,
+        "",
+    );
+    if let Some(tcp) = runs.get(2) {
+        row(
+            "ready, against dockerd, unix + tcp",
+            ratio(dind, tcp, ready),
+            0.05,
+            "",
+        );
+    }
+    row("stop, against dockerd", ratio(dind, plain, stop), 0.40, "");
+    let milliseconds = |figure: fn(&Figures) -> Duration| {
+        median(
+            dind.iter()
+                .map(|figures| figure(figures).as_secs_f64() * 1000.0),
+        )
+    };
+    row(
+        "first connection accepted",
+        milliseconds(|figures| figures.accepted),
+        10.0,
+        "ms",
+    );
+    row(
+        "processor time of PID 1 until ready",
+        milliseconds(|figures| figures.cpu),
+        10.0,
+        "ms",
+    );
+    let resident = median(
+        dind.iter()
+            .map(|figures| figures.resident_kib as f64 / 1024.0),
+    );
+    row("resident memory of PID 1, idle", resident, 2.0, "MB");
+    Ok(())
+}
+
+fn row(what: &str, value: f64, limit: f64, unit: &str) {
+    let verdict = if value <= limit { "reached" } else { "MISSED" };
+    println!("{what:<38} {value:>8.3} {unit:<2}  must reach {limit:>5.2} {unit:<2}  {verdict}");
+}
+
+/// The median of the ratios, round by round.
+fn ratio(dind: &[Figures], other: &[Figures], figure: fn(&Figures) -> f64) -> f64 {
+    median(
+        dind.iter()
+            .zip(other)
+            .map(|(dind, other)| figure(dind) / figure(other)),
+    )
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+fn spread(runs: &[Figures], figure: fn(&Figures) -> Duration) -> String {
+    let seconds = || runs.iter().map(|run| figure(run).as_secs_f64());
+    let least = seconds().fold(f64::INFINITY, f64::min);
+    let most = seconds().fold(0.0, f64::max);
+    format!("{:.3} ({least:.3} to {most:.3})", median(seconds()))
+}
+
+/// A container of one run; removed with its volume whatever comes.
+struct Run {
+    name: String,
+    directory: PathBuf,
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        // Best effort: a failure here must not hide the one that led here.
+        let _ = docker(&["rm", "-f", "-v", &self.name]);
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+fn run(contestant: Contestant, image: &str) -> Result<Figures> {
+    let name = format!("dind-bench-{}", std::process::id());
+    let run = Run {
+        directory: std::env::temp_dir().join(&name),
+        name,
+    };
+    fs::create_dir_all(&run.directory)?;
+    let script = format!(
+        "read -r cpu rest < /proc/$$/schedstat; echo $cpu > /bench/cpu; date +%s%N > /bench/start; {}",
+        contestant.command()
+    );
+    let volume = format!("{}:/bench", run.directory.display());
+    docker(&[
+        "create",
+        "--privileged",
+        "--name",
+        &run.name,
+        "-v",
+        &volume,
+        "--entrypoint",
+        "sh",
+        image,
+        "-c",
+        &script,
+    ])?;
+    let mut start = Command::new("docker")
+        .args(["start", &run.name])
+        .stdout(Stdio::null())
+        .spawn()?;
+    let answered = first_answer(&run.directory.join("docker.sock"));
+    let started = start.wait()?;
+    let (accepted, ready) = answered.map_err(|error| {
+        format!(
+            "{}: {error}\n{}",
+            contestant.name(),
+            docker(&["logs", &run.name]).unwrap_or_default()
+        )
+    })?;
+    if !started.success() {
+        return Err(format!("docker start {}: {started}", run.name).into());
+    }
+    let began = Duration::from_nanos(
+        fs::read_to_string(run.directory.join("start"))?
+            .trim()
+            .parse()?,
+    );
+    let cpu_before: u64 = fs::read_to_string(run.directory.join("cpu"))?
+        .trim()
+        .parse()?;
+    let cpu = docker(&["exec", &run.name, "cat", "/proc/1/schedstat"])?;
+    let cpu: u64 = cpu.split(' ').next().unwrap_or_default().parse()?;
+    std::thread::sleep(IDLE);
+    let status = docker(&["exec", &run.name, "cat", "/proc/1/status"])?;
+    let resident = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .and_then(|value| value.split_whitespace().next())
+        .ok_or("no VmRSS in /proc/1/status")?;
+    Ok(Figures {
+        accepted: accepted.saturating_sub(began),
+        ready: ready.saturating_sub(began),
+        stop: stop(&run.name)?,
+        cpu: Duration::from_nanos(cpu.saturating_sub(cpu_before)),
+        resident_kib: resident.parse()?,
+    })
+}
+
+/// When the socket accepted a connection, and when the API answered on one.
+fn first_answer(socket: &Path) -> Result<(Duration, Duration)> {
+    let patience = Instant::now() + DEADLINE;
+    let mut accepted = None;
+    while Instant::now() < patience {
+        if let Ok(mut stream) = UnixStream::connect(socket) {
+            accepted.get_or_insert(now()?);
+            stream.set_read_timeout(Some(DEADLINE))?;
+            stream.write_all(b"GET /_ping HTTP/1.0\r\n\r\n")?;
+            let mut answer = [0_u8; 12];
+            if stream.read_exact(&mut answer).is_ok() && answer.ends_with(b" 200") {
+                return Ok((accepted.unwrap_or_default(), now()?));
+            }
+        }
+        std::thread::sleep(RETRY);
+    }
+    Err("no answer in time".into())
+}
+
+/// From SIGTERM to PID 1 until the container has ended, by the engine's own clock.
+fn stop(name: &str) -> Result<Duration> {
+    let began = now()?;
+    docker(&["kill", "--signal=TERM", name])?;
+    docker(&["wait", name])?;
+    let ended = docker(&["inspect", "--format", "{{.State.FinishedAt}}", name])?;
+    let ended = Command::new("date")
+        .args(["-d", ended.trim(), "+%s%N"])
+        .output()?;
+    let ended: u64 = String::from_utf8(ended.stdout)?.trim().parse()?;
+    Ok(Duration::from_nanos(ended).saturating_sub(began))
+}
+
+fn now() -> Result<Duration> {
+    Ok(SystemTime::now().duration_since(UNIX_EPOCH)?)
+}
+
+fn docker(arguments: &[&str]) -> Result<String> {
+    let output = Command::new("docker").args(arguments).output()?;
+    if !output.status.success() {
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        return Err(format!("docker {}: {}", arguments.join(" "), error.trim()).into());
+    }
+    Ok(String::from_utf8(output.stdout)?)
+}

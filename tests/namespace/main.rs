@@ -1,0 +1,396 @@
+//! The effects, one by one, against the real kernel: each test in namespaces of its
+//! own, made by unshare(1), with nothing of the host changed.
+//!
+//! A test runs twice: outside it starts itself again inside the namespaces, and there
+//! it does its work. So each has a process of its own, and PID 1's rule of one
+//! thread is the process's and not the harness's.
+
+#![allow(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "tests: they start programs, and a failure is to end them"
+)]
+
+use std::fs;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use dind::apply::apply;
+use dind::delegate::delegate;
+use dind::mountinfo::MountTable;
+use dind::plan::{Action, OnFailure, Step};
+use nix::mount::MsFlags;
+
+/// Set in the process that is inside, to a name that no other test has.
+const INSIDE: &str = "DIND_TEST_INSIDE";
+
+/// Runs `body` in new mount, pid and cgroup namespaces with a `/proc` of their own.
+/// `test` is the path of the test, by which the harness finds it again.
+fn inside(test: &str, body: fn()) {
+    if std::env::var_os(INSIDE).is_some() {
+        return body();
+    }
+    assert!(
+        nix::unistd::geteuid().is_root(),
+        "needs root for its namespaces; run it as root"
+    );
+    let output = Command::new("unshare")
+        .args([
+            "--mount",
+            "--propagation",
+            "private",
+            "--pid",
+            "--fork",
+            "--mount-proc",
+            "--cgroup",
+            "--",
+        ])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture", "--test-threads=1"])
+        .env(INSIDE, format!("{}-{test}", std::process::id()))
+        .output()
+        .expect("unshare(1) of util-linux is needed; install it");
+    let text = format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(output.status.success(), "{text}");
+    // A name that matches no test would succeed too.
+    assert!(text.contains("1 passed"), "{test} did not run:\n{text}");
+}
+
+fn step(action: Action) -> Step {
+    Step {
+        action,
+        on_failure: OnFailure::Fatal("must work"),
+        why: "a test".into(),
+    }
+}
+
+fn mounts() -> MountTable {
+    MountTable::parse(&fs::read_to_string("/proc/self/mountinfo").unwrap())
+}
+
+/// A directory that is gone with the namespace: it lies on a tmpfs.
+fn scratch() -> PathBuf {
+    let directory = PathBuf::from("/mnt");
+    nix::mount::mount(
+        Some("scratch"),
+        &directory,
+        Some("tmpfs"),
+        MsFlags::empty(),
+        None::<&str>,
+    )
+    .unwrap();
+    directory
+}
+
+fn tmpfs(target: &Path) -> Step {
+    step(Action::Mount {
+        source: "scratch".into(),
+        target: target.to_owned(),
+        fstype: "tmpfs".into(),
+        flags: MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
+        data: "mode=1777".into(),
+    })
+}
+
+#[test]
+fn mounts_and_links_are_what_the_plan_says() {
+    inside("mounts_and_links_are_what_the_plan_says", || {
+        let top = scratch();
+        let target = top.join("a/b");
+        let steps = [
+            step(Action::Directory {
+                path: target.clone(),
+                mode: 0o710,
+            }),
+            tmpfs(&target),
+            step(Action::Symlink {
+                link: top.join("link"),
+                to: "a".into(),
+            }),
+            step(Action::Write {
+                path: top.join("file"),
+                content: "text".into(),
+            }),
+            step(Action::Share { target: "/".into() }),
+        ];
+        apply(&steps).unwrap();
+        let table = mounts();
+        let mount = table.at(&target).unwrap();
+        assert_eq!(mount.fstype, "tmpfs");
+        assert!(mount.options.contains(&"nosuid".to_owned()));
+        assert!(table.all_shared());
+        assert_eq!(fs::read_link(top.join("link")).unwrap(), Path::new("a"));
+        assert_eq!(fs::read_to_string(top.join("file")).unwrap(), "text");
+    });
+}
+
+#[test]
+fn a_read_only_mount_becomes_writable_and_keeps_its_flags() {
+    inside(
+        "a_read_only_mount_becomes_writable_and_keeps_its_flags",
+        || {
+            let target = scratch().join("ro");
+            apply(&[
+                step(Action::Directory {
+                    path: target.clone(),
+                    mode: 0o755,
+                }),
+                tmpfs(&target),
+            ])
+            .unwrap();
+            for superblock in [false, true] {
+                let how = if superblock {
+                    "remount,ro"
+                } else {
+                    "remount,bind,ro"
+                };
+                let status = Command::new("mount")
+                    .args(["-o", how])
+                    .arg(&target)
+                    .status()
+                    .unwrap();
+                assert!(status.success());
+                assert!(mounts().at(&target).unwrap().read_only());
+                apply(&[step(Action::RemountWritable {
+                    target: target.clone(),
+                    flags: MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
+                    superblock,
+                })])
+                .unwrap();
+                let table = mounts();
+                let mount = table.at(&target).unwrap();
+                assert!(!mount.read_only(), "{mount:?}");
+                assert!(mount.options.contains(&"nosuid".to_owned()), "{mount:?}");
+                fs::write(target.join("file"), "text").unwrap();
+            }
+        },
+    );
+}
+
+#[test]
+fn a_fatal_failure_says_what_was_done_before() {
+    inside("a_fatal_failure_says_what_was_done_before", || {
+        let top = scratch();
+        let nowhere = top.join("missing/target");
+        let fault = apply(&[tmpfs(&top), tmpfs(&nowhere)]).unwrap_err();
+        for part in [
+            "must work",
+            "missing/target",
+            "done before and left so: mount -t tmpfs",
+        ] {
+            assert!(
+                fault.message.contains(part),
+                "{part:?} not in {:?}",
+                fault.message
+            );
+        }
+    });
+}
+
+#[test]
+fn a_failure_that_only_warns_does_not_stop_the_rest() {
+    inside("a_failure_that_only_warns_does_not_stop_the_rest", || {
+        let top = scratch();
+        let mut missing = tmpfs(&top.join("missing"));
+        missing.on_failure = OnFailure::Warn;
+        let after = Action::Directory {
+            path: top.join("after"),
+            mode: 0o755,
+        };
+        apply(&[missing, step(after)]).unwrap();
+        assert!(top.join("after").is_dir());
+    });
+}
+
+/// Of the host's version 2 hierarchy, a cgroup of the test's own; gone with it.
+struct Cgroup(PathBuf);
+
+impl Cgroup {
+    fn new() -> Self {
+        let table = mounts();
+        let root = table
+            .mounts
+            .iter()
+            .find(|mount| mount.fstype == "cgroup2")
+            .expect("needs a mounted cgroup v2 hierarchy, as v2 and hybrid hosts have; mount one");
+        // Pids begin anew in every test's namespaces, so the name comes from outside.
+        let name = std::env::var(INSIDE).unwrap();
+        let path = root.target.join(format!("dind-test-{name}"));
+        fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+
+    fn words(&self, file: &str) -> Vec<String> {
+        let text = fs::read_to_string(self.0.join(file)).unwrap();
+        text.split_whitespace().map(str::to_owned).collect()
+    }
+
+    fn add(&self, pid: u32) {
+        fs::write(self.0.join("cgroup.procs"), pid.to_string()).unwrap();
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        // What a storm has left runs for a moment longer than its shell.
+        let patience = Instant::now() + Duration::from_secs(10);
+        for path in [self.0.join("init"), self.0.clone()] {
+            let _ = fs::write(path.join("cgroup.kill"), "1");
+            while path.exists() && fs::remove_dir(&path).is_err() && Instant::now() < patience {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+    }
+}
+
+/// A process to move about; ended with the test.
+struct Sleeper(std::process::Child);
+
+impl Sleeper {
+    fn new() -> Self {
+        Self(Command::new("sleep").arg("1000").spawn().unwrap())
+    }
+}
+
+impl Drop for Sleeper {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn delegation_evacuates_enables_and_is_idempotent() {
+    inside("delegation_evacuates_enables_and_is_idempotent", || {
+        let cgroup = Cgroup::new();
+        let sleepers: Vec<Sleeper> = (0..3).map(|_| Sleeper::new()).collect();
+        sleepers
+            .iter()
+            .for_each(|sleeper| cgroup.add(sleeper.0.id()));
+        for _ in 0..2 {
+            let delegation = delegate(&cgroup.0, "init").unwrap();
+            assert_eq!(delegation.refused, []);
+            assert_eq!(cgroup.words("cgroup.procs"), Vec::<String>::new());
+            let mut moved = cgroup.words("init/cgroup.procs");
+            let mut expected: Vec<String> = sleepers
+                .iter()
+                .map(|sleeper| sleeper.0.id().to_string())
+                .collect();
+            moved.sort();
+            expected.sort();
+            assert_eq!(moved, expected);
+            let mut enabled = cgroup.words("cgroup.subtree_control");
+            let mut available = cgroup.words("cgroup.controllers");
+            enabled.sort();
+            available.sort();
+            assert_eq!(enabled, available);
+            // On a hybrid host the controllers are in version 1, and what is shown there
+            // is the evacuation; `tests/lab vm-test` has a version 2 host with all of them.
+            let expects_controllers = std::env::var_os("DIND_TEST_V2").is_some();
+            assert!(
+                !expects_controllers || !available.is_empty(),
+                "no controllers to enable"
+            );
+        }
+    });
+}
+
+#[test]
+fn delegation_holds_its_own_against_processes_that_keep_coming() {
+    inside(
+        "delegation_holds_its_own_against_processes_that_keep_coming",
+        || {
+            let cgroup = Cgroup::new();
+            // As `docker exec` does it: processes that enter the root, live for a moment
+            // and end.
+            let storm = format!(
+                "while :; do sh -c 'echo $$ > {}/cgroup.procs' 2>/dev/null; done",
+                cgroup.0.display()
+            );
+            let storms: Vec<std::process::Child> = (0..2)
+                .map(|_| Command::new("sh").args(["-c", &storm]).spawn().unwrap())
+                .collect();
+            let results: Vec<_> = (0..20).map(|_| delegate(&cgroup.0, "init")).collect();
+            for mut storm in storms {
+                storm.kill().unwrap();
+                storm.wait().unwrap();
+            }
+            for result in results {
+                result.unwrap();
+            }
+            assert_eq!(
+                cgroup.words("cgroup.subtree_control"),
+                cgroup.words("cgroup.controllers")
+            );
+        },
+    );
+}
+
+#[test]
+fn delegation_that_cannot_work_says_why() {
+    inside("delegation_that_cannot_work_says_why", || {
+        let fault = delegate(Path::new("/sys/fs/cgroup/missing"), "init").unwrap_err();
+        assert!(
+            format!("{fault:#}").contains("/sys/fs/cgroup/missing/init"),
+            "{fault:#}"
+        );
+    });
+}
+
+#[test]
+fn every_inherited_descriptor_is_closed() {
+    inside("every_inherited_descriptor_is_closed", || {
+        // The harness's own must stay open, so this is done in a child that has only
+        // the descriptors it was given.
+        let null = fs::File::open("/dev/null").unwrap();
+        match dind::sys::fork().unwrap() {
+            nix::unistd::ForkResult::Parent { child } => {
+                let status = nix::sys::wait::waitpid(child, None).unwrap();
+                assert_eq!(status, nix::sys::wait::WaitStatus::Exited(child, 0));
+            }
+            nix::unistd::ForkResult::Child => {
+                let limit =
+                    nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE);
+                let (_, hard) = limit.unwrap();
+                let many = hard.min(4096);
+                nix::sys::resource::setrlimit(
+                    nix::sys::resource::Resource::RLIMIT_NOFILE,
+                    many,
+                    hard,
+                )
+                .unwrap();
+                let opened = (0..1000)
+                    .filter(|_| nix::unistd::dup(&null).map(std::mem::forget).is_ok())
+                    .count();
+                // Below the numbers that are open: the limit does not hide them.
+                nix::sys::resource::setrlimit(
+                    nix::sys::resource::Resource::RLIMIT_NOFILE,
+                    64,
+                    hard,
+                )
+                .unwrap();
+                dind::sys::close_inherited_descriptors().unwrap();
+                let left = fs::read_dir("/proc/self/fd")
+                    .unwrap()
+                    .flatten()
+                    .filter(|entry| {
+                        entry
+                            .file_name()
+                            .to_str()
+                            .is_some_and(|name| name.parse::<i32>().unwrap() > 3)
+                    })
+                    .count();
+                let status = if opened == 1000 && left == 0 { 0 } else { 1 };
+                dind::sys::exit_child(status);
+            }
+        }
+        assert!(null.as_raw_fd() > 2);
+    });
+}
