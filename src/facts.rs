@@ -81,7 +81,7 @@ pub struct Programs {
     pub dockerd: Option<PathBuf>,
     /// `containerd`.
     pub containerd: Option<PathBuf>,
-    /// `dmsetup`.
+    /// `dmsetup`, where the kernel has a device mapper.
     pub dmsetup: Option<PathBuf>,
     /// `bash`.
     pub bash: Option<PathBuf>,
@@ -105,7 +105,9 @@ impl Facts {
             programs: Programs {
                 dockerd: search("dockerd", search_path),
                 containerd: search("containerd", search_path),
-                dmsetup: search("dmsetup", search_path),
+                dmsetup: device_mapper()
+                    .then(|| search("dmsetup", search_path))
+                    .flatten(),
                 bash: search("bash", search_path),
             },
             socket_group: group_id(options.group.as_deref().unwrap_or("docker")),
@@ -272,6 +274,15 @@ fn cgroup_facts(mounts: &MountTable) -> Result<CgroupFacts> {
             controllers: words("cgroup.controllers"),
             enabled: words("cgroup.subtree_control"),
         },
+    })
+}
+
+/// Whether the kernel has registered the device mapper's control device.
+fn device_mapper() -> bool {
+    fs::read_to_string("/proc/misc").is_ok_and(|devices| {
+        devices
+            .split_whitespace()
+            .any(|name| name == "device-mapper")
     })
 }
 

@@ -173,7 +173,7 @@ pub struct Engine {
     pub containerd: Option<Program>,
     /// dockerd.
     pub dockerd: Program,
-    /// `dmsetup mknodes`, where there is a dmsetup.
+    /// `dmsetup mknodes`, where there is a dmsetup and a device mapper.
     pub dmsetup: Option<Program>,
     /// What runs beside them.
     pub foreground: Foreground,

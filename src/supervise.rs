@@ -178,6 +178,8 @@ struct Supervisor<'a> {
     signals: Signals,
     notify: Notify,
     ping: Option<Ping>,
+    /// Whether the API has answered.
+    answered: bool,
     children: Children,
     machine: Machine,
     terminal: Terminal,
@@ -222,6 +224,7 @@ pub fn run(
         signals,
         notify: Notify::bind()?,
         ping: None,
+        answered: false,
         children: Children::default(),
         machine,
         terminal,
@@ -256,7 +259,7 @@ impl Supervisor<'_> {
         };
         let mask = &self.signals.original;
         if let Some(program) = &self.engine.dmsetup {
-            // Where the kernel has no device mapper it says so in five lines.
+            // Nobody waits for what it has to say.
             let silent = [null.as_fd(); 3];
             if let Err(fault) = start_daemon(program, silent, &[], None, mask) {
                 warn!("{fault}; going on without");
@@ -412,6 +415,7 @@ impl Supervisor<'_> {
         match self.ping.as_mut().map(Ping::advance) {
             Some(Progress::Answered) => {
                 self.ping = None;
+                self.answered = true;
                 events.push_back(Event::Ready);
             }
             Some(Progress::Refused(error)) => {
@@ -426,7 +430,7 @@ impl Supervisor<'_> {
     fn notified(&mut self, events: &mut VecDeque<Event>) {
         match self.engine.readiness {
             Readiness::Notify => events.push_back(Event::Ready),
-            Readiness::Ping(_) if self.ping.is_none() => self.ask(),
+            Readiness::Ping(_) if self.ping.is_none() && !self.answered => self.ask(),
             Readiness::Ping(_) => {}
         }
     }

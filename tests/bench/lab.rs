@@ -227,7 +227,7 @@ fn run(contestant: Contestant, image: &str) -> Result<Figures> {
     };
     fs::create_dir_all(&run.directory)?;
     let script = format!(
-        "read -r cpu rest < /proc/$$/schedstat; echo $cpu > /bench/cpu; date +%s%N > /bench/start; {}",
+        "date +%s%N > /bench/start; read -r cpu rest < /proc/$$/schedstat; echo $cpu > /bench/cpu; {}",
         contestant.command()
     );
     let volume = format!("{}:/bench", run.directory.display());
