@@ -1,0 +1,75 @@
+# A Docker host in a container: dind as PID 1, with the Docker engine of a Debian
+# suite, or with one of your own in its place.
+#
+#   docker build -t dind .
+#   docker build -t dind --build-arg SUITE=bookworm .
+#   docker build -t dind --build-arg ENGINE=bundles/binary .
+#
+# Nothing here needs BuildKit.
+
+# bookworm, trixie or forky.
+ARG SUITE=trixie
+# A directory of the build context with binaries of your own: dockerd, docker,
+# containerd, runc, ... They come before Debian's in PATH.
+ARG ENGINE=
+
+FROM rust:1-slim-trixie AS build
+WORKDIR /dind
+# The dependencies, compiled behind an empty program, are a layer of their own: a
+# change in src/ does not compile them again.
+COPY .cargo .cargo
+COPY Cargo.toml Cargo.lock ./
+RUN mkdir src \
+    && echo 'fn main() {}' > src/main.rs \
+    && cargo build --release --locked
+COPY src src
+# Cargo goes by dates, and the empty program is younger than the real one.
+RUN find src -name '*.rs' -exec touch {} + \
+    && cargo build --release --locked
+
+FROM debian:${SUITE}-slim AS engine
+ARG ENGINE
+# COPY must always find something: without ENGINE it is a file that goes again.
+COPY ${ENGINE:-Cargo.toml} /engine/
+RUN rm -f /engine/Cargo.toml \
+    && find /engine -type f -exec chmod 0755 {} +
+
+FROM debian:${SUITE}-slim
+LABEL org.opencontainers.image.title="dind" \
+    org.opencontainers.image.description="Docker in Docker: a privileged container that is a Docker host" \
+    org.opencontainers.image.licenses="Apache-2.0"
+# docker.io recommends the CLI where that is a package of its own, and is the CLI
+# where it is not.
+RUN apt-get update \
+    && cli=$(apt-cache show docker-cli 2>/dev/null | sed -n 's/^Package: //p' | sort -u) \
+    && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
+        apparmor \
+        bash \
+        btrfs-progs \
+        ca-certificates \
+        docker.io \
+        ${cli} \
+        e2fsprogs \
+        fuse-overlayfs \
+        git \
+        iproute2 \
+        iptables \
+        kmod \
+        openssl \
+        pigz \
+        procps \
+        xfsprogs \
+        xz-utils \
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/apt /var/log/dpkg.log
+COPY --from=engine /engine/ /usr/local/bin/
+COPY --from=build /dind/target/release/dind /usr/local/bin/dind
+# The name that it is started under chooses the contract.
+RUN for name in wrapdocker dockerd-entrypoint.sh docker-entrypoint.sh hack-dind; do \
+        ln -s dind "/usr/local/bin/${name}" || exit; \
+    done
+
+# overlay2 cannot lie on the container's own overlay.
+VOLUME /var/lib/docker
+EXPOSE 2375 2376
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["dind"]

@@ -1,0 +1,60 @@
+# shellcheck shell=bash
+# What the engine is for: a shell in dind, its tests, its figures.
+
+# The caller had no engine, so the caller shall have none afterwards.
+down_if_started() {
+    # shellcheck disable=SC2034 # lab_exit reads it
+    [ -z "${LAB_STARTED-}" ] || LAB_DOWN_AT_EXIT=1
+}
+
+# Builds the binary, the image and the rest, and tells cargo's children of them.
+lab_environment() {
+    local suite=$1
+    engine_use
+    down_if_started
+    busybox_image
+    build_image "$suite"
+    need_cargo
+    say "building the binary"
+    # Cargo knows best where it puts it: .cargo/config.toml and the environment
+    # may both move the target directory.
+    DIND_LAB_BINARY=$(cargo build --release --locked --message-format=json-render-diagnostics |
+        sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1)
+    [ -n "$DIND_LAB_BINARY" ] || die "cargo build --release made no binary: see 'cargo build --release'"
+    [ "$suite" = trixie ] && DIND_LAB_IMAGE=dind:latest || DIND_LAB_IMAGE=dind:$suite
+    DIND_LAB_BUSYBOX=$BUSYBOX_TAR
+    export DIND_LAB_BINARY DIND_LAB_BUSYBOX DIND_LAB_IMAGE
+}
+
+need_cargo() {
+    command -v cargo >/dev/null ||
+        die "cargo is not in PATH: install a Rust toolchain (rustup.rs), try again"
+    need_tool cc gcc
+    # Binaries are linked statically, so the archives must be there, too.
+    need_file "$(cc -print-file-name=libc.a)" libc6-dev
+    cd "$LAB_TOP" || exit
+}
+
+lab_run() {
+    local -a options=(--privileged --interactive --rm)
+    [ ! -t 0 ] || options+=(--tty)
+    engine_use
+    down_if_started
+    build_image trixie
+    docker run "${options[@]}" dind:latest "$@"
+}
+
+lab_test() {
+    lab_environment trixie
+    # Every end-to-end test runs daemons of its own.
+    export RUST_TEST_THREADS=${RUST_TEST_THREADS:-2}
+    cargo test --locked "$@"
+}
+
+lab_bench() {
+    local suite=${1-trixie}
+    [ $# -le 1 ] || usage_error "bench: takes one argument, not '$2'"
+    known_suite bench "$suite"
+    lab_environment "$suite"
+    cargo bench --locked --bench lab -- "$suite"
+}

@@ -1,0 +1,91 @@
+# shellcheck shell=bash
+# What every part of the lab needs: messages, paths, packages, the lock.
+# stdout belongs to `up`'s one line and to what the user's command prints, so
+# all talk goes to stderr.
+
+say() { printf 'lab: %s\n' "$*" >&2; }
+
+die() {
+    printf 'lab: error: %s\n' "$*" >&2
+    exit 1
+}
+
+usage_error() {
+    printf 'lab: error: %s\n' "$*" >&2
+    exit 2
+}
+
+# Root has no HOME in some CI services.
+LAB_CACHE=${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/dind-lab
+# One place for the machine, not for the user or the session: the bridge and the
+# cgroups that belong to the engine are the machine's too, and whoever calls
+# `down` must find what somebody else's `up` has made.
+LAB_RUN=/run/dind-lab
+# shellcheck disable=SC2034 # engine.sh reads it
+LAB_SOCKET=$LAB_RUN/docker.sock
+
+need_root() {
+    [ "$(id -u)" = 0 ] ||
+        die "the embedded engine needs root (this is uid $(id -u)): use sudo, or set DOCKER_HOST to an engine that can run privileged containers"
+}
+
+# One `up` or `down` at a time on the machine. The lock is the descriptor's, so
+# it ends with this process however that dies.
+lab_lock() {
+    [ -z "${LAB_LOCK_FD-}" ] || return 0
+    need_root
+    mkdir -p /run/lock
+    exec {LAB_LOCK_FD}>/run/lock/dind-lab.lock
+    flock -n "$LAB_LOCK_FD" && return
+    say "another tests/lab is at work, waiting for it"
+    flock -w 900 "$LAB_LOCK_FD" ||
+        die "/run/lock/dind-lab.lock is held for 15 minutes: see 'fuser -v /run/lock/dind-lab.lock', end that process, try again"
+}
+
+lab_unlock() {
+    [ -n "${LAB_LOCK_FD-}" ] || return 0
+    exec {LAB_LOCK_FD}>&-
+    unset LAB_LOCK_FD
+}
+
+# A directory for this run's scratch files.
+scratch() {
+    [ -z "${LAB_SCRATCH-}" ] || return 0
+    mkdir -p "$LAB_CACHE"
+    LAB_SCRATCH=$(mktemp -d "$LAB_CACHE/scratch.XXXXXX")
+}
+
+# Package lists that are missing or a week old make `apt-get install`
+# ask for versions that the mirror no longer has.
+apt_lists() {
+    [ -z "${LAB_APT_FRESH-}" ] || return 0
+    LAB_APT_FRESH=1
+    if [ -z "$(find /var/lib/apt/lists -name '*_Packages*' -mtime -7 -print -quit 2>/dev/null)" ]; then
+        say "apt-get update"
+        apt-get update -qq >&2 || die "apt-get update failed: see above, mend /etc/apt, try again"
+    fi
+}
+
+# need_file FILE PACKAGE: installs PACKAGE unless FILE is there.
+need_file() {
+    [ ! -e "$1" ] || return 0
+    command -v apt-get >/dev/null ||
+        die "$1 is missing, and so is apt-get: install what has it, or set DOCKER_HOST to an engine that can run privileged containers"
+    need_root
+    apt_lists
+    say "installing $2 (apt)"
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$2" >/dev/null ||
+        die "apt could not install $2: run 'apt-get install $2' to see why"
+}
+
+# need_tool COMMAND PACKAGE: installs PACKAGE unless COMMAND is in PATH.
+need_tool() {
+    command -v "$1" >/dev/null || need_file "the command $1" "$2"
+}
+
+# However the lab ends. Subshells do not inherit the trap.
+lab_exit() {
+    [ -z "${LAB_SCRATCH-}" ] || rm -rf --one-file-system "$LAB_SCRATCH"
+    [ -z "${LAB_DOWN_AT_EXIT-}" ] || lab_down
+}
+trap lab_exit EXIT

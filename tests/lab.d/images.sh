@@ -1,0 +1,191 @@
+# shellcheck shell=bash
+# Images where there is no registry: stand-ins for the ones that the Dockerfile
+# names, a busybox for the containers inside dind, and dind's own.
+
+BUSYBOX_IMAGE=dind-lab/busybox:latest
+BUSYBOX_TAR=$LAB_CACHE/busybox.tar
+
+image_there() { docker image inspect "$1" >/dev/null 2>&1; }
+
+# Has $BUSYBOX_IMAGE in the engine, and in $BUSYBOX_TAR for engines inside of it.
+busybox_image() {
+    if [ -e "$BUSYBOX_TAR" ]; then
+        image_there "$BUSYBOX_IMAGE" || docker load --quiet --input "$BUSYBOX_TAR" >/dev/null
+        return
+    fi
+    need_root
+    apt_lists
+    scratch
+    local root=$LAB_SCRATCH/busybox applet
+    say "making $BUSYBOX_IMAGE from Debian's busybox-static"
+    mkdir -p "$root"/{bin,dev,etc,home,mnt,proc,root,sys,tmp,var}
+    # Not installed: the package would drive the machine's own busybox out.
+    (cd "$LAB_SCRATCH" && apt-get download -qq -o APT::Sandbox::User=root busybox-static >&2) ||
+        die "apt could not download busybox-static: run 'apt-get download busybox-static' to see why"
+    dpkg-deb --fsys-tarfile "$LAB_SCRATCH"/busybox-static_*.deb |
+        tar -x -O --wildcards '*/bin/busybox' >"$root/bin/busybox"
+    chmod 0755 "$root/bin/busybox"
+    "$root/bin/busybox" --list | while read -r applet; do
+        [ "$applet" = busybox ] || ln -s busybox "$root/bin/$applet"
+    done
+    echo 'root:x:0:0:root:/root:/bin/sh' >"$root/etc/passwd"
+    echo 'root:x:0:' >"$root/etc/group"
+    chmod 1777 "$root/tmp"
+    tar -c -C "$root" --owner=0 --group=0 --sort=name . |
+        docker import --change 'CMD ["sh"]' --change 'ENV PATH=/bin' - "$BUSYBOX_IMAGE" >/dev/null
+    docker save --output "$BUSYBOX_TAR.part" "$BUSYBOX_IMAGE"
+    mv "$BUSYBOX_TAR.part" "$BUSYBOX_TAR"
+}
+
+# Every TLS connection out of a container is judged by what the machine trusts:
+# behind a proxy that re-signs TLS, Debian's own list is not enough.
+ca_bundle() {
+    local file
+    for file in "${SSL_CERT_FILE-}" /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt; do
+        if [ -s "$file" ]; then
+            echo "$file"
+            return
+        fi
+    done
+    need_file /etc/ssl/certs/ca-certificates.crt ca-certificates
+    echo /etc/ssl/certs/ca-certificates.crt
+}
+
+# Whether IMAGE is there: a real one, or a stand-in that RECIPE would make again.
+stand_in_fresh() {
+    local image=$1 recipe=$2 label
+    label=$(docker image inspect --format '{{with .Config.Labels}}{{index . "dind-lab.recipe"}}{{end}}' "$image" 2>/dev/null) || return
+    [ -z "$label" ] || [ "$label" = "$recipe" ]
+}
+
+# debian:SUITE-slim: the same packages as in the real one, and what that one has
+# so that services are not started at their installation, and manuals left out.
+debian_image() {
+    local suite=$1 image=debian:$1-slim bundle recipe root
+    bundle=$(ca_bundle)
+    recipe="2 $suite $(cksum <"$bundle")"
+    ! stand_in_fresh "$image" "$recipe" || return 0
+    say "making a stand-in for $image"
+    scratch
+    root=$LAB_SCRATCH/$suite
+    debian_bootstrap "$suite" "$root" \
+        --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-include=/usr/share/doc/*/copyright' \
+        --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
+        --dpkgopt='path-exclude=/usr/share/info/*'
+    printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"
+    chmod 0755 "$root/usr/sbin/policy-rc.d"
+    mkdir -p "$root"/{etc/ssl/certs,usr/local/share/ca-certificates}
+    cp "$bundle" "$root/etc/ssl/certs/ca-certificates.crt"
+    # update-ca-certificates writes the bundle anew out of this directory.
+    [ ! -d /usr/local/share/ca-certificates ] ||
+        cp -rL /usr/local/share/ca-certificates "$root/usr/local/share/"
+    tar -c -C "$root" --numeric-owner --sort=name . |
+        docker import --change 'CMD ["bash"]' --change "LABEL dind-lab.recipe=\"$recipe\"" - "$image" >/dev/null
+    rm -rf --one-file-system "$root"
+}
+
+# rust:TAG: this machine's own toolchain, and the linker that rustc wants.
+rust_image() {
+    local image=$1 suite=${1##*-} sysroot recipe
+    sysroot=$(cd "$LAB_TOP" && rustc --print sysroot) ||
+        die "rustc is not in PATH, and $image cannot be pulled: install a Rust toolchain (rustup.rs), try again"
+    debian_image "$suite"
+    recipe="1 $(rustc --version) $(docker image inspect --format '{{.Id}}' "debian:$suite-slim")"
+    ! stand_in_fresh "$image" "$recipe" || return 0
+    say "making a stand-in for $image from the toolchain in $sysroot"
+    scratch
+    local packages='gcc libc6-dev' copy='COPY toolchain /usr/local/'
+    # A toolchain of the distribution's is spread all over /usr.
+    if [ "$sysroot" = /usr ]; then
+        packages+=' cargo rustc'
+        copy=
+        mkdir -p "$LAB_SCRATCH/empty"
+        sysroot=$LAB_SCRATCH/empty
+    fi
+    cat >"$LAB_SCRATCH/Dockerfile" <<TEXT
+FROM debian:$suite-slim
+RUN apt-get update && apt-get install -y --no-install-recommends $packages && rm -rf /var/lib/apt/lists/*
+ENV CARGO_HOME=/usr/local/cargo CARGO_HTTP_CAINFO=/etc/ssl/certs/ca-certificates.crt
+$copy
+LABEL dind-lab.recipe="$recipe"
+TEXT
+    tar -c -C "$LAB_SCRATCH" Dockerfile -C "$sysroot" --transform 's|^\.|toolchain|' \
+        --exclude=./share --exclude=./etc --exclude=./libexec --exclude='./lib/rustlib/src' \
+        --exclude='./bin/*clippy*' --exclude='./bin/*fmt*' --exclude='./bin/rust-*' --exclude='./bin/rustdoc' . |
+        docker_build --tag "$image" -
+}
+
+# The embedded engine builds with the legacy builder, which is the pickier one; an
+# engine that is the user's builds as it is set up to.
+docker_build() {
+    local name log=$LAB_CACHE/build.log
+    local -a options=()
+    for name in http_proxy https_proxy no_proxy HTTP_PROXY HTTPS_PROXY NO_PROXY; do
+        [ -z "${!name-}" ] || options+=(--build-arg "$name")
+    done
+    if [ -z "$LAB_EMBEDDED" ]; then
+        docker build "${options[@]}" "$@" >&2
+        return
+    fi
+    DOCKER_BUILDKIT=0 docker build "${options[@]}" "$@" 2>&1 | tee "$log" |
+        docker_build_steps >&2 && return
+    tail -n 40 "$log" >&2
+    die "docker build failed: its last lines are above, all of them in $log; mend what they name, try again"
+}
+
+# Of the legacy builder's talk, the commands that are not cached: those take long.
+docker_build_steps() {
+    awk '/^Step [0-9]+\/[0-9]+ : RUN / { gsub(/ +/, " "); step = substr($0, 1, 72) }
+        /^ ---> Running in/ && step { print "lab:   " step; fflush(); step = "" }
+        /^ ---> Using cache/ { step = "" }'
+}
+
+# Has the images that the Dockerfile starts FROM, for SUITE.
+base_images() {
+    local suite=$1 image
+    local -a images
+    mapfile -t images < <(sed -n 's/^FROM \([^ ]*:[^ ]*\).*/\1/p' "$LAB_TOP/Dockerfile" | sort -u)
+    for image in "${images[@]}"; do
+        # shellcheck disable=SC2016 # as it stands in the Dockerfile
+        image=${image/'${SUITE}'/$suite}
+        if [ -z "$LAB_EMBEDDED" ]; then
+            ! image_there "$image" || continue
+            say "pulling $image"
+            ! docker pull --quiet "$image" >/dev/null || continue
+            say "$image cannot be pulled (see above)"
+        fi
+        case $image in
+        debian:*-slim)
+            image=${image#debian:}
+            debian_image "${image%-slim}"
+            ;;
+        rust:*) rust_image "$image" ;;
+        *) die "Dockerfile: no stand-in for $image is known: add one to tests/lab.d/images.sh" ;;
+        esac
+    done
+}
+
+# known_suite COMMAND SUITE
+known_suite() {
+    case $2 in
+    bookworm | trixie | forky) ;;
+    *) usage_error "$1: no suite '$2': use bookworm, trixie or forky" ;;
+    esac
+}
+
+build_image() {
+    local suite=$1
+    local -a tags=(--tag "dind:$suite")
+    [ "$suite" != trixie ] || tags+=(--tag dind:latest)
+    base_images "$suite"
+    say "building dind:$suite"
+    docker_build --build-arg "SUITE=$suite" "${tags[@]}" "$LAB_TOP"
+}
+
+lab_image() {
+    local suite=${1-trixie}
+    [ $# -le 1 ] || usage_error "image: takes one argument, not '$2'"
+    known_suite image "$suite"
+    engine_use
+    build_image "$suite"
+}
