@@ -13,11 +13,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
 use tracing::{debug, error, info, warn};
 
@@ -30,7 +28,7 @@ use crate::sockets::Bound;
 use crate::spawn::{self, Child, Session};
 use crate::sys;
 use crate::terminal::{self, Terminal};
-use machine::{Effect, End, Event, Level, Machine, Process, Settings};
+use machine::{Effect, Event, Level, Machine, Process, Settings};
 
 /// Children reaped in one turn of the loop, so that a flood of orphans cannot keep
 /// signals and deadlines waiting.
@@ -355,47 +353,15 @@ impl Supervisor<'_> {
     /// may be more: signals coalesce, so this goes on until none is left.
     fn reap(&mut self, events: &mut VecDeque<Event>) -> bool {
         for _ in 0..REAPED_A_TURN {
-            match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::Exited(pid, status)) => {
-                    // The kernel keeps eight bits of it: wait(2).
-                    self.reaped(pid, End::Exited((status & 0xff) as u8), events);
-                }
-                Ok(WaitStatus::Signaled(pid, signal, _)) => {
-                    self.reaped(pid, End::Signaled(signal as i32), events);
-                }
-                Ok(
-                    WaitStatus::StillAlive
-                    | WaitStatus::Stopped(..)
-                    | WaitStatus::Continued(_)
-                    | WaitStatus::PtraceEvent(..)
-                    | WaitStatus::PtraceSyscall(_),
-                ) => return false,
-                // nix has no name for real-time signals: the status is lost, the child
-                // is reaped, and which one it was shows in who is gone.
-                Err(Errno::EINVAL) => self.find_gone(events),
-                Err(_) => return false,
+            let Some((pid, end)) = sys::reap() else {
+                return false;
+            };
+            match self.children.take(pid) {
+                Some(process) => events.push_back(Event::Ended(process, end)),
+                None => debug!("reaped {pid}: it {end}"),
             }
         }
         true
-    }
-
-    fn reaped(&mut self, pid: Pid, end: End, events: &mut VecDeque<Event>) {
-        match self.children.take(pid) {
-            Some(process) => events.push_back(Event::Ended(process, end)),
-            None => debug!("reaped {pid}: it {end}"),
-        }
-    }
-
-    fn find_gone(&mut self, events: &mut VecDeque<Event>) {
-        for process in [Process::Containerd, Process::Dockerd, Process::Command] {
-            let Some(pid) = *self.children.slot(process) else {
-                continue;
-            };
-            let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-            if waitid(Id::Pid(pid), flags) == Err(Errno::ECHILD) {
-                self.reaped(pid, End::Signaled(0), events);
-            }
-        }
     }
 
     /// Asks the API whether it answers, where that can be asked.

@@ -14,6 +14,8 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::unistd::{ForkResult, Pid};
 
+use crate::supervise::machine::End;
+
 /// Closes every descriptor but 0, 1 and 2, whatever their number and whatever
 /// RLIMIT_NOFILE says: close_range(2). Kernels before 5.9 do not have it; there
 /// `/proc/self/fd` lists them. To be called before this process opens any.
@@ -74,6 +76,24 @@ pub fn default_action(signal: nix::sys::signal::Signal) -> nix::Result<()> {
     use nix::sys::signal::{SigHandler, signal as set};
     // SAFETY: SIG_DFL runs no code of this process.
     unsafe { set(signal, SigHandler::SigDfl) }.map(drop)
+}
+
+/// Reaps one child that has ended, if there is one: waitpid(2). By its raw status,
+/// since nix has no name for the real-time signals that may have ended it.
+pub fn reap() -> Option<(Pid, End)> {
+    let mut status = 0;
+    // SAFETY: the kernel writes one integer to where `status` is.
+    let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) };
+    if pid <= 0 {
+        return None;
+    }
+    let end = if libc::WIFSIGNALED(status) {
+        End::Signaled(libc::WTERMSIG(status))
+    } else {
+        // Eight bits, by wait(2); without WUNTRACED there is no third case.
+        End::Exited((libc::WEXITSTATUS(status) & 0xff) as u8)
+    };
+    Some((Pid::from_raw(pid), end))
 }
 
 /// Ends this process without running anything: _exit(2). For a child that could

@@ -24,16 +24,17 @@ LAB_RUN=/run/dind-lab
 # shellcheck disable=SC2034 # engine.sh reads it
 LAB_SOCKET=$LAB_RUN/docker.sock
 
+# need_root [TO-DO-WHAT]
 need_root() {
     [ "$(id -u)" = 0 ] ||
-        die "the embedded engine needs root (this is uid $(id -u)): use sudo, or set DOCKER_HOST to an engine that can run privileged containers"
+        die "only root can ${1:-do this}, and this is uid $(id -u): use sudo, or set DOCKER_HOST to an engine that can run privileged containers"
 }
 
 # One `up` or `down` at a time on the machine. The lock is the descriptor's, so
 # it ends with this process however that dies.
 lab_lock() {
     [ -z "${LAB_LOCK_FD-}" ] || return 0
-    need_root
+    need_root "start or stop the embedded engine"
     mkdir -p /run/lock
     exec {LAB_LOCK_FD}>/run/lock/dind-lab.lock
     flock -n "$LAB_LOCK_FD" && return
@@ -55,15 +56,12 @@ scratch() {
     LAB_SCRATCH=$(mktemp -d "$LAB_CACHE/scratch.XXXXXX")
 }
 
-# Package lists that are missing or a week old make `apt-get install`
-# ask for versions that the mirror no longer has.
+# Once a run. How old the lists are cannot be seen: their dates are the mirror's.
 apt_lists() {
     [ -z "${LAB_APT_FRESH-}" ] || return 0
     LAB_APT_FRESH=1
-    if [ -z "$(find /var/lib/apt/lists -name '*_Packages*' -mtime -7 -print -quit 2>/dev/null)" ]; then
-        say "apt-get update"
-        apt-get update -qq >&2 || die "apt-get update failed: see above, mend /etc/apt, try again"
-    fi
+    say "apt-get update"
+    apt-get update -qq >&2 || die "apt-get update failed: see above, mend /etc/apt, try again"
 }
 
 # need_file FILE PACKAGE: installs PACKAGE unless FILE is there.
@@ -71,7 +69,7 @@ need_file() {
     [ ! -e "$1" ] || return 0
     command -v apt-get >/dev/null ||
         die "$1 is missing, and so is apt-get: install what has it, or set DOCKER_HOST to an engine that can run privileged containers"
-    need_root
+    need_root "install $2"
     apt_lists
     say "installing $2 (apt)"
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$2" >/dev/null ||

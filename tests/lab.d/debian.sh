@@ -24,7 +24,7 @@ debian_sources() {
 debian_bootstrap() {
     local suite=$1 target=$2 valid proxy sources part log
     shift 2
-    need_root
+    need_root "make a root filesystem"
     need_tool mmdebstrap mmdebstrap
     need_file /usr/share/keyrings/debian-archive-keyring.gpg debian-archive-keyring
     local -a options=(--variant=minbase "$@")
@@ -41,6 +41,7 @@ debian_bootstrap() {
     options+=("$suite")
     part=$target.part
     options+=("$part")
+    apt_lists
     sources=$(debian_sources "$suite")
     [ -z "$sources" ] || options+=(-)
 

@@ -54,7 +54,7 @@ engine_cli() {
     *) PATH=$PATH:$bin ;;
     esac
     export PATH
-    if command -v docker >/dev/null && { command -v docker-buildx >/dev/null || [ ! -x "$LAB_ROOTFS/usr/bin/docker" ]; }; then
+    if docker --version >/dev/null 2>&1 && { command -v docker-buildx >/dev/null || [ ! -x "$LAB_ROOTFS/usr/bin/docker" ]; }; then
         return
     fi
     engine_rootfs
@@ -197,7 +197,7 @@ engine_privileged() {
     busybox_image
     # To mount is what a container may do only when it is privileged for real.
     if ! answer=$(docker run --rm --privileged --network none "$BUSYBOX_IMAGE" mount -t tmpfs none /mnt 2>&1); then
-        say "the engine of ${DOCKER_HOST:-the default socket} runs no privileged containers (${answer##*$'\n'})"
+        say "the engine of ${DOCKER_HOST:-the default socket} runs no privileged containers (${answer%%$'\n'*})"
         return 1
     fi
 }
@@ -216,7 +216,7 @@ engine_use() {
             fi
         fi
     fi
-    need_root
+    need_root "start the embedded engine"
     # shellcheck disable=SC2034 # images.sh reads it
     LAB_EMBEDDED=1
     unset DOCKER_CONTEXT DOCKER_TLS_VERIFY DOCKER_TLS DOCKER_CERT_PATH
