@@ -21,8 +21,6 @@ pub mod facts;
 pub mod fault;
 pub mod logging;
 pub mod mountinfo;
-pub mod notify;
-pub mod ping;
 pub mod plan;
 pub mod sockets;
 pub mod spawn;

@@ -9,7 +9,7 @@ use dind::contract::{self, Contract, Request, Role, Start};
 use dind::dockerd_options::DockerdOptions;
 use dind::facts::{self, Facts};
 use dind::fault::Fault;
-use dind::plan::{self, Engine, Outcome, Plan};
+use dind::plan::{self, Engine, Inputs, Outcome, Plan};
 use dind::supervise::Signals;
 use dind::{apply, cli, logging, sockets, spawn, supervise, sys};
 use tracing::{error, warn};
@@ -70,7 +70,14 @@ fn make_plan(config: &Config, start: &Start) -> Result<Plan, Fault> {
         }
     };
     let facts = Facts::read(&options, &config.search_path)?;
-    plan::plan(start, &role, config, &surroundings, &options, &facts)
+    let inputs = Inputs {
+        contract: start.contract,
+        config,
+        surroundings: &surroundings,
+        options: &options,
+        facts: &facts,
+    };
+    plan::plan(&role, inputs)
 }
 
 fn carry_out(plan: &Plan, config: &Config, started: Instant) -> Result<u8, Fault> {
@@ -104,7 +111,7 @@ fn warn_of(plan: &Plan) {
 
 /// Returns only when it failed.
 fn become_command(command: &[OsString], config: &Config) -> Fault {
-    let path = match supervise::find(command, &config.search_path) {
+    let path = match spawn::find(command, &config.search_path) {
         Ok(path) => path,
         Err(fault) => return fault,
     };

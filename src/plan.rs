@@ -17,10 +17,11 @@ use std::time::Duration;
 use nix::mount::MsFlags;
 
 use crate::config::{Config, LOG_FILE, Log};
-use crate::contract::{Contract, Role, Serve, Start, Stdin, Surroundings};
+use crate::contract::{Contract, Role, Serve, Stdin, Surroundings};
 use crate::dockerd_options::DockerdOptions;
 use crate::facts::Facts;
-use crate::fault::{Fault, NOT_FOUND};
+use crate::facts::cgroup::Layout;
+use crate::fault::Fault;
 
 /// One change to the container.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -213,57 +214,40 @@ pub struct Plan {
     pub outcome: Outcome,
 }
 
+/// Everything that a plan follows from, besides the role.
+#[derive(Debug, Clone, Copy)]
+pub struct Inputs<'a> {
+    /// The contract that is kept.
+    pub contract: Contract,
+    /// What the user asked for.
+    pub config: &'a Config,
+    /// What the role was chosen by.
+    pub surroundings: &'a Surroundings,
+    /// What dockerd's flags and daemon.json say.
+    pub options: &'a DockerdOptions,
+    /// What the system is like.
+    pub facts: &'a Facts,
+}
+
 /// Makes the plan. The faults are final; nothing has been changed by then.
-pub fn plan(
-    start: &Start,
-    role: &Role,
-    config: &Config,
-    surroundings: &Surroundings,
-    options: &DockerdOptions,
-    facts: &Facts,
-) -> Result<Plan, Fault> {
+pub fn plan(role: &Role, inputs: Inputs<'_>) -> Result<Plan, Fault> {
     match role {
         Role::Inform { arguments } => {
-            let dockerd = find_dockerd(facts, config)?;
-            let mut command = vec![dockerd.into_os_string()];
+            let mut command = vec![find_dockerd(inputs)?.into_os_string()];
             command.extend(arguments.iter().cloned());
             Ok(Plan {
-                contract: start.contract,
+                contract: inputs.contract,
                 warnings: Vec::new(),
                 steps: Vec::new(),
                 outcome: Outcome::Become(command),
             })
         }
-        Role::Prepare { command } => Ok(prepare(start.contract, command, config, facts)),
-        Role::Serve(serve) => {
-            let foreground = Foreground::Daemon;
-            engine(
-                start.contract,
-                Some(serve),
-                foreground,
-                config,
-                surroundings,
-                options,
-                facts,
-            )
+        Role::Prepare { command } => Ok(prepare(command, inputs)),
+        Role::Serve(serve) => engine(Some(serve), Foreground::Daemon, inputs),
+        Role::Session { command } if command.is_empty() => {
+            engine(None, Foreground::Command(login_shell(inputs.facts)), inputs)
         }
-        Role::Session { command } => {
-            let command = if command.is_empty() {
-                login_shell(facts)
-            } else {
-                command.clone()
-            };
-            let foreground = Foreground::Command(command);
-            engine(
-                start.contract,
-                None,
-                foreground,
-                config,
-                surroundings,
-                options,
-                facts,
-            )
-        }
+        Role::Session { command } => engine(None, Foreground::Command(command.clone()), inputs),
     }
 }
 
@@ -285,41 +269,54 @@ pub fn user_arguments(config: &Config, role: &Role) -> Vec<OsString> {
 /// `hack/dind`: the container is prepared, the cgroup hierarchies of version 1 are
 /// left as they are, and no descriptor is closed, since the command may be waiting
 /// for some.
-fn prepare(contract: Contract, command: &[OsString], config: &Config, facts: &Facts) -> Plan {
+fn prepare(command: &[OsString], inputs: Inputs<'_>) -> Plan {
+    let Inputs { config, facts, .. } = inputs;
     let mut steps = mounts::plan(facts);
-    let (delegation, warnings) = match facts.cgroup.layout() {
-        crate::facts::cgroup::Layout::Unified => cgroups::plan(facts),
-        crate::facts::cgroup::Layout::Legacy | crate::facts::cgroup::Layout::Hybrid => {
-            Default::default()
-        }
-    };
-    steps.extend(delegation);
-    steps.extend(config.tmpfs.then(|| mounts::tmp(facts)).flatten());
-    steps.extend(mounts::propagation(facts));
+    let mut warnings = Vec::new();
+    if facts.cgroup.layout() == Layout::Unified {
+        (steps, warnings) = joined(steps, warnings, cgroups::plan(facts));
+    }
+    steps.extend(mounts::last(config, facts));
     Plan {
-        contract,
+        contract: inputs.contract,
         warnings,
         steps,
         outcome: Outcome::Become(command.to_vec()),
     }
 }
 
+type StepsAndWarnings = (Vec<Step>, Vec<String>);
+
+fn joined(
+    mut steps: Vec<Step>,
+    mut warnings: Vec<String>,
+    more: StepsAndWarnings,
+) -> StepsAndWarnings {
+    steps.extend(more.0);
+    warnings.extend(more.1);
+    (steps, warnings)
+}
+
 fn engine(
-    contract: Contract,
     serve: Option<&Serve>,
     foreground: Foreground,
-    config: &Config,
-    surroundings: &Surroundings,
-    options: &DockerdOptions,
-    facts: &Facts,
+    inputs: Inputs<'_>,
 ) -> Result<Plan, Fault> {
-    let dockerd = find_dockerd(facts, config)?;
+    let Inputs {
+        contract,
+        config,
+        options,
+        facts,
+        ..
+    } = inputs;
+    let dockerd = find_dockerd(inputs)?;
     if let Some((path, pid)) = &facts.running {
         return Err(Fault::failure(format!(
             "a daemon already runs here with pid {pid}, says {}; stop it first, or start a container of its own",
             path.display()
         )));
     }
+    let listeners = daemons::listeners(serve, inputs)?;
     let mut warnings = Vec::new();
     if !facts.pid1 {
         warnings.push(
@@ -328,83 +325,80 @@ fn engine(
                 .into(),
         );
     }
-    let listeners = daemons::listeners(contract, serve, config, surroundings, options, facts)?;
     warnings.extend(daemons::warnings(serve, config, &listeners));
-    let mut steps = mounts::plan(facts);
-    let (hierarchies, cgroup_warnings) = cgroups::plan(facts);
-    steps.extend(hierarchies);
-    warnings.extend(cgroup_warnings);
-    let (data_root, storage_warnings) = storage::plan(facts);
-    steps.extend(data_root);
-    warnings.extend(storage_warnings);
-    steps.extend(config.tmpfs.then(|| mounts::tmp(facts)).flatten());
-    steps.extend(mounts::propagation(facts));
-    let containerd = daemons::containerd(config, options, facts);
-    if let Some((_, configuration)) = &containerd {
-        steps.extend(configuration.iter().cloned());
-    }
-    let containerd = containerd.map(|(program, _)| program);
-    let arguments = daemons::dockerd_arguments(
-        serve,
-        config,
-        options,
-        &listeners,
-        containerd
-            .is_some()
-            .then(|| daemons::containerd_socket(options))
-            .as_deref(),
-    );
-    let readiness = match listeners.first() {
-        Some(Listener::Unix { path, .. }) => Readiness::Ping(path.clone()),
-        Some(Listener::Tcp(_)) | None => Readiness::Notify,
-    };
-    let log_file = match (config.log, &foreground) {
-        (Log::File, _) => true,
-        (Log::Auto, Foreground::Command(_)) => {
-            contract == Contract::Dind && surroundings.stdin == Stdin::Terminal
-        }
-        (Log::Auto, Foreground::Daemon) | (Log::Stdio, _) => false,
-    };
+    let steps = mounts::plan(facts);
+    let (steps, warnings) = joined(steps, warnings, cgroups::plan(facts));
+    let (mut steps, warnings) = joined(steps, warnings, storage::plan(facts));
+    steps.extend(mounts::last(config, facts));
+    let containerd = daemons::containerd(inputs).map(|(program, configuration)| {
+        steps.extend(configuration);
+        program
+    });
     let environment = daemons::environment(config);
+    let dockerd = Program {
+        path: dockerd,
+        arguments: daemons::dockerd_arguments(
+            serve,
+            config,
+            options,
+            &listeners,
+            containerd.is_some(),
+        ),
+        environment: environment.clone(),
+        oom_score_adj: daemons::DOCKERD_OOM_SCORE,
+    };
+    let dmsetup = facts.programs.dmsetup.clone().map(|path| Program {
+        path,
+        arguments: vec!["mknodes".into()],
+        environment,
+        oom_score_adj: 0,
+    });
+    let engine = Engine {
+        containerd,
+        dockerd,
+        dmsetup,
+        readiness: readiness(&listeners),
+        listeners,
+        log_file: logs_to_file(&foreground, inputs).then(|| PathBuf::from(LOG_FILE)),
+        foreground,
+        environment: config.environment.clone(),
+        search_path: config.search_path.clone(),
+        ready_timeout: config.ready_timeout,
+        stop_timeout: config.stop_timeout,
+    };
     Ok(Plan {
         contract,
         warnings,
         steps,
-        outcome: Outcome::Supervise(Box::new(Engine {
-            listeners,
-            containerd,
-            dockerd: Program {
-                path: dockerd,
-                arguments,
-                environment: environment.clone(),
-                oom_score_adj: daemons::DOCKERD_OOM_SCORE,
-            },
-            dmsetup: facts.programs.dmsetup.clone().map(|path| Program {
-                path,
-                arguments: vec!["mknodes".into()],
-                environment,
-                oom_score_adj: 0,
-            }),
-            foreground,
-            environment: config.environment.clone(),
-            search_path: config.search_path.clone(),
-            readiness,
-            log_file: log_file.then(|| PathBuf::from(LOG_FILE)),
-            ready_timeout: config.ready_timeout,
-            stop_timeout: config.stop_timeout,
-        })),
+        outcome: Outcome::Supervise(Box::new(engine)),
     })
 }
 
-fn find_dockerd(facts: &Facts, config: &Config) -> Result<PathBuf, Fault> {
-    facts.programs.dockerd.clone().ok_or_else(|| {
-        Fault {
-            status: NOT_FOUND,
-            message: format!(
-                "no dockerd in PATH ({}); use an image with a Docker engine, or add its directory to PATH",
-                config.search_path.to_string_lossy()
-            ),
+fn readiness(listeners: &[Listener]) -> Readiness {
+    match listeners.first() {
+        Some(Listener::Unix { path, .. }) => Readiness::Ping(path.clone()),
+        Some(Listener::Tcp(_)) | None => Readiness::Notify,
+    }
+}
+
+/// Where the user did not choose: beside somebody at a terminal, the daemons' lines
+/// would run into the shell's. wrapdocker let them.
+fn logs_to_file(foreground: &Foreground, inputs: Inputs<'_>) -> bool {
+    match (inputs.config.log, foreground) {
+        (Log::File, _) => true,
+        (Log::Stdio, _) | (Log::Auto, Foreground::Daemon) => false,
+        (Log::Auto, Foreground::Command(_)) => {
+            inputs.contract == Contract::Dind && inputs.surroundings.stdin == Stdin::Terminal
         }
+    }
+}
+
+fn find_dockerd(inputs: Inputs<'_>) -> Result<PathBuf, Fault> {
+    inputs.facts.programs.dockerd.clone().ok_or_else(|| {
+        Fault::not_found(format!(
+            "no dockerd in PATH ({}); use an image with a Docker engine, or add its directory to PATH",
+            inputs.config.search_path.to_string_lossy()
+        ))
     })
 }
 

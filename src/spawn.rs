@@ -8,7 +8,7 @@ use std::fmt;
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -16,6 +16,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::unistd::{ForkResult, Pid};
 
+use crate::facts;
 use crate::fault::{FAILURE, Fault, NOT_EXECUTABLE, NOT_FOUND};
 use crate::sys;
 use crate::terminal::{self, Terminal};
@@ -168,7 +169,7 @@ pub fn become_program(
         let environment = variables(environment).map_err(error(Step::Prepare))?;
         let path = string(path.as_os_str()).map_err(error(Step::Prepare))?;
         sys::default_action(Signal::SIGPIPE).map_err(error(Step::Prepare))?;
-        sys::exec(&path, &arguments, &environment).map_err(error(Step::Exec))
+        nix::unistd::execve(&path, &arguments, &environment).map_err(error(Step::Exec))
     };
     match run() {
         Ok(never) => match never {},
@@ -260,9 +261,11 @@ fn become_child(child: &Child<'_>, mut image: Image, above: RawFd) -> SpawnError
         }
         sys::default_action(Signal::SIGPIPE).map_err(prepare)?;
         sigprocmask(SigmaskHow::SIG_SETMASK, Some(child.mask), None).map_err(prepare)?;
-        sys::exec(&image.path, &image.arguments, &image.environment).map_err(|errno| SpawnError {
-            step: Step::Exec,
-            errno,
+        nix::unistd::execve(&image.path, &image.arguments, &image.environment).map_err(|errno| {
+            SpawnError {
+                step: Step::Exec,
+                errno,
+            }
         })
     };
     match run() {
@@ -294,4 +297,22 @@ fn place_descriptors(child: &Child<'_>, above: RawFd) -> nix::Result<()> {
     placed
         .iter()
         .try_for_each(|(descriptor, number)| sys::duplicate_onto(descriptor.as_fd(), *number))
+}
+
+/// The file of a command, found as a shell would.
+pub fn find(words: &[OsString], search_path: &OsStr) -> Result<PathBuf, Fault> {
+    let name = words.first().map(OsString::as_os_str).unwrap_or_default();
+    if name.as_encoded_bytes().contains(&b'/') {
+        return Ok(PathBuf::from(name));
+    }
+    name.to_str()
+        .and_then(|text| facts::search(text, search_path))
+        .ok_or_else(|| Fault {
+            status: NOT_FOUND,
+            message: format!(
+                "{}: not found in PATH ({}); check its spelling",
+                name.to_string_lossy(),
+                search_path.to_string_lossy()
+            ),
+        })
 }

@@ -1,92 +1,42 @@
 //! Starts the daemons and stays with them to the end: one loop, one `poll`, the only
 //! `waitpid`. What happens when is decided in [`machine`].
 
+mod log_file;
 pub mod machine;
+mod notify;
+mod ping;
+mod signals;
 
 use std::collections::VecDeque;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::Pid;
 use tracing::{debug, error, info, warn};
 
 use crate::facts;
-use crate::fault::{Fault, NOT_FOUND};
-use crate::notify::Notify;
-use crate::ping::{Ping, Progress};
+use crate::fault::Fault;
 use crate::plan::{Engine, Foreground, Program, Readiness};
 use crate::sockets::Bound;
 use crate::spawn::{self, Child, Session};
 use crate::sys;
 use crate::terminal::{self, Terminal};
+use log_file::LogFile;
 use machine::{Effect, Event, Level, Machine, Process, Settings};
+use notify::Notify;
+use ping::{Ping, Progress};
+pub use signals::Signals;
 
 /// Children reaped in one turn of the loop, so that a flood of orphans cannot keep
 /// signals and deadlines waiting.
 const REAPED_A_TURN: usize = 256;
-
-/// How much of the log is shown when dockerd dies, and read for that.
-const LOG_LINES: usize = 12;
-const LOG_BYTES: u64 = 16 * 1024;
-
-/// The signals of this process, taken by a descriptor instead of by handlers: none
-/// is lost, and none interrupts. signalfd(2).
-pub struct Signals {
-    descriptor: SignalFd,
-    /// The mask that this process was started with, for its children.
-    original: SigSet,
-}
-
-impl Signals {
-    /// Blocks every signal that can be, and opens the descriptor. Called first of
-    /// all, so that a signal that comes early waits for the loop. The signals of
-    /// this process's own faults keep their default.
-    pub fn block() -> Result<Self> {
-        let mut blocked = SigSet::all();
-        for fault in [
-            Signal::SIGSEGV,
-            Signal::SIGBUS,
-            Signal::SIGILL,
-            Signal::SIGFPE,
-            Signal::SIGABRT,
-            Signal::SIGTRAP,
-            Signal::SIGSYS,
-        ] {
-            blocked.remove(fault);
-        }
-        let mut original = SigSet::empty();
-        sigprocmask(SigmaskHow::SIG_BLOCK, Some(&blocked), Some(&mut original))
-            .context("cannot block signals; see sigprocmask(2)")?;
-        let descriptor =
-            SignalFd::with_flags(&blocked, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
-                .context("cannot open a signalfd; this kernel is too old")?;
-        Ok(Self {
-            descriptor,
-            original,
-        })
-    }
-
-    /// The next signal that has come. Real-time signals have no meaning here and are
-    /// passed over.
-    fn next(&self) -> Option<Signal> {
-        while let Ok(Some(information)) = self.descriptor.read_signal() {
-            let number = i32::try_from(information.ssi_signo).unwrap_or(0);
-            if let Ok(signal) = Signal::try_from(number) {
-                return Some(signal);
-            }
-        }
-        None
-    }
-}
 
 /// The pids of the children that matter.
 #[derive(Default)]
@@ -110,62 +60,6 @@ impl Children {
         [Process::Containerd, Process::Dockerd, Process::Command]
             .into_iter()
             .find(|process| self.slot(*process).take_if(|known| *known == pid).is_some())
-    }
-}
-
-/// The daemons' log file and where this start's part of it begins.
-struct LogFile {
-    path: PathBuf,
-    file: File,
-    start: u64,
-}
-
-impl LogFile {
-    fn open(path: &Path) -> Result<Self> {
-        let open = || -> std::io::Result<Self> {
-            if let Some(directory) = path.parent() {
-                fs::create_dir_all(directory)?;
-            }
-            let file = File::options()
-                .append(true)
-                .create(true)
-                .mode(0o640)
-                .open(path)?;
-            let start = file.metadata()?.len();
-            Ok(Self {
-                path: path.to_owned(),
-                file,
-                start,
-            })
-        };
-        open().with_context(|| {
-            format!(
-                "cannot write {}; the daemons' log goes to standard error",
-                path.display()
-            )
-        })
-    }
-
-    /// The last lines of this start.
-    fn tail(&self) -> Vec<String> {
-        let read = || -> std::io::Result<Vec<u8>> {
-            let mut file = File::open(&self.path)?;
-            let end = file.metadata()?.len();
-            file.seek(SeekFrom::Start(
-                end.saturating_sub(LOG_BYTES).max(self.start),
-            ))?;
-            let mut bytes = Vec::new();
-            file.take(LOG_BYTES).read_to_end(&mut bytes)?;
-            Ok(bytes)
-        };
-        let bytes = read().unwrap_or_default();
-        let text = String::from_utf8_lossy(&bytes);
-        let lines: Vec<&str> = text.lines().collect();
-        lines
-            .iter()
-            .skip(lines.len().saturating_sub(LOG_LINES))
-            .map(|line| (*line).to_owned())
-            .collect()
     }
 }
 
@@ -250,12 +144,12 @@ impl Supervisor<'_> {
             File::open("/dev/null").context("cannot open /dev/null; the container needs a /dev")?;
         let (stdout, stderr) = (std::io::stdout(), std::io::stderr());
         let stdio = match (&self.log, &self.engine.foreground) {
-            (Some(log), _) => [null.as_fd(), log.file.as_fd(), log.file.as_fd()],
+            (Some(log), _) => [null.as_fd(), log.as_fd(), log.as_fd()],
             // Beside a command, standard output is the command's alone.
             (None, Foreground::Command(_)) => [null.as_fd(), stderr.as_fd(), stderr.as_fd()],
             (None, Foreground::Daemon) => [null.as_fd(), stdout.as_fd(), stderr.as_fd()],
         };
-        let mask = &self.signals.original;
+        let mask = self.signals.original();
         if let Some(program) = &self.engine.dmsetup {
             // Nobody waits for what it has to say.
             let silent = [null.as_fd(); 3];
@@ -325,7 +219,7 @@ impl Supervisor<'_> {
             }
         };
         let mut descriptors = vec![
-            PollFd::new(self.signals.descriptor.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.notify.as_fd(), PollFlags::POLLIN),
         ];
         descriptors.extend(
@@ -423,7 +317,7 @@ impl Supervisor<'_> {
 
     fn send(&mut self, process: Process, signal: Signal) {
         if let Some(pid) = *self.children.slot(process)
-            && let Err(errno) = sys::kill(pid, signal)
+            && let Err(errno) = kill(pid, signal)
         {
             warn!(
                 "cannot send {signal} to {} ({pid}): {}",
@@ -438,7 +332,7 @@ impl Supervisor<'_> {
             Foreground::Command(words) => words,
             Foreground::Daemon => &[],
         };
-        let path = find(words, &self.engine.search_path)?;
+        let path = spawn::find(words, &self.engine.search_path)?;
         spawn::spawn(&Child {
             path: &path,
             arguments: words.iter().map(OsString::as_os_str).collect(),
@@ -447,7 +341,7 @@ impl Supervisor<'_> {
             descriptors: Vec::new(),
             session: Session::Foreground(self.terminal),
             oom_score_adj: None,
-            mask: &self.signals.original,
+            mask: self.signals.original(),
         })
         .map_err(|error| error.fault(path.as_os_str()))
     }
@@ -467,7 +361,7 @@ impl Supervisor<'_> {
             line.push_str(&format!(" on {}", sockets.join(" and ")));
         }
         if let Some(log) = &self.log {
-            line.push_str(&format!("; its log is {}", log.path.display()));
+            line.push_str(&format!("; its log is {}", log.path().display()));
         }
         info!("{line}");
     }
@@ -475,7 +369,7 @@ impl Supervisor<'_> {
     /// With no file, the lines stand above already.
     fn show_log(&self) {
         if let Some(log) = &self.log {
-            error!("the last lines of {}:", log.path.display());
+            error!("the last lines of {}:", log.path().display());
             for line in log.tail() {
                 error!("| {line}");
             }
@@ -528,26 +422,16 @@ fn kill_containers() {
         names.join(", ")
     );
     for pid in processes {
-        if let Err(errno) = sys::kill(Pid::from_raw(pid), Signal::SIGKILL) {
+        if let Err(errno) = kill(Pid::from_raw(pid), Signal::SIGKILL) {
             warn!("cannot kill {pid}: {}", errno.desc());
         }
     }
 }
 
-/// The file of a command, found as a shell would.
-pub fn find(words: &[OsString], search_path: &OsStr) -> Result<PathBuf, Fault> {
-    let name = words.first().map(OsString::as_os_str).unwrap_or_default();
-    if name.as_encoded_bytes().contains(&b'/') {
-        return Ok(PathBuf::from(name));
+/// Sends a signal. A process that has ended meanwhile is no error.
+fn kill(pid: Pid, signal: Signal) -> nix::Result<()> {
+    match nix::sys::signal::kill(pid, signal) {
+        Err(Errno::ESRCH) => Ok(()),
+        result => result,
     }
-    name.to_str()
-        .and_then(|text| facts::search(text, search_path))
-        .ok_or_else(|| Fault {
-            status: NOT_FOUND,
-            message: format!(
-                "{}: not found in PATH ({}); check its spelling",
-                name.to_string_lossy(),
-                search_path.to_string_lossy()
-            ),
-        })
 }

@@ -5,8 +5,6 @@
 
 #![expect(unsafe_code, reason = "system calls that no safe interface offers")]
 
-use std::convert::Infallible;
-use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
@@ -101,21 +99,4 @@ pub fn reap() -> Option<(Pid, End)> {
 pub fn exit_child(status: i32) -> ! {
     // SAFETY: takes an integer and does not return.
     unsafe { libc::_exit(status) }
-}
-
-/// execve(2). Returns only when it failed.
-pub fn exec(
-    path: &std::ffi::CStr,
-    arguments: &[CString],
-    environment: &[CString],
-) -> nix::Result<Infallible> {
-    nix::unistd::execve(path, arguments, environment)
-}
-
-/// Sends a signal to a process: kill(2). A process that has ended is no error.
-pub fn kill(pid: Pid, signal: nix::sys::signal::Signal) -> nix::Result<()> {
-    match nix::sys::signal::kill(pid, signal) {
-        Ok(()) | Err(Errno::ESRCH) => Ok(()),
-        Err(error) => Err(error),
-    }
 }

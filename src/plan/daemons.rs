@@ -5,11 +5,10 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Action, Listener, OnFailure, Program, Step};
+use super::{Action, Inputs, Listener, OnFailure, Program, Step};
 use crate::config::Config;
-use crate::contract::{Contract, DOCKER_SOCKET, Serve, Surroundings};
+use crate::contract::{Contract, DOCKER_SOCKET, Serve};
 use crate::dockerd_options::{DockerdOptions, without_hosts};
-use crate::facts::Facts;
 use crate::fault::Fault;
 
 /// As docker.service and containerd.service of the packages have them: when memory
@@ -39,14 +38,14 @@ const KEPT_FROM_DAEMONS: &[&str] = &[
 
 /// The sockets to bind. TLS is asked for by `DOCKER_TLS_CERTDIR` and is a fault
 /// until this program can make certificates.
-pub fn listeners(
-    contract: Contract,
-    serve: Option<&Serve>,
-    config: &Config,
-    surroundings: &Surroundings,
-    options: &DockerdOptions,
-    facts: &Facts,
-) -> Result<Vec<Listener>, Fault> {
+pub fn listeners(serve: Option<&Serve>, inputs: Inputs<'_>) -> Result<Vec<Listener>, Fault> {
+    let Inputs {
+        contract,
+        config,
+        surroundings,
+        options,
+        facts,
+    } = inputs;
     let literal = serve.is_some_and(|serve| serve.literal);
     // dockerd refuses `-H` beside `hosts` in its file, and literal words stand alone.
     if options.hosts_in_file || (literal && !options.hosts.is_empty()) {
@@ -113,15 +112,15 @@ pub fn dockerd_arguments(
     config: &Config,
     options: &DockerdOptions,
     listeners: &[Listener],
-    containerd_socket: Option<&Path>,
+    own_containerd: bool,
 ) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = Vec::new();
     if !listeners.is_empty() {
         // One of these takes every activated socket; `fd://3` would close the others.
         arguments.extend(["-H".into(), "fd://".into()]);
     }
-    if let Some(socket) = containerd_socket {
-        arguments.push(with_value("--containerd=", socket));
+    if own_containerd {
+        arguments.push(with_value("--containerd=", containerd_socket(options)));
     }
     if !options.shutdown_timeout {
         arguments.push(
@@ -173,18 +172,20 @@ fn serves(listener: &Listener, host: &str) -> bool {
 }
 
 /// The socket that dockerd's own containerd would have.
-pub fn containerd_socket(options: &DockerdOptions) -> PathBuf {
+fn containerd_socket(options: &DockerdOptions) -> PathBuf {
     options.exec_root.join("containerd/containerd.sock")
 }
 
 /// containerd as dockerd would start it (moby's libcontainerd/supervisor), and the
 /// steps that write its configuration. `None` leaves it to dockerd: the user has
 /// one, or the image has none under that name.
-pub fn containerd(
-    config: &Config,
-    options: &DockerdOptions,
-    facts: &Facts,
-) -> Option<(Program, [Step; 2])> {
+pub fn containerd(inputs: Inputs<'_>) -> Option<(Program, [Step; 2])> {
+    let Inputs {
+        config,
+        options,
+        facts,
+        ..
+    } = inputs;
     if options.containerd {
         return None;
     }

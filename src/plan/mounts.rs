@@ -5,6 +5,7 @@ use std::path::Path;
 use nix::mount::MsFlags;
 
 use super::{Action, OnFailure, Step};
+use crate::config::Config;
 use crate::facts::Facts;
 use crate::facts::cgroup::{CGROUP_ROOT, Layout, RootMount};
 
@@ -91,19 +92,18 @@ pub fn plan(facts: &Facts) -> Vec<Step> {
         .collect()
 }
 
-/// The tmpfs on `/tmp`, where it takes nothing away.
-pub fn tmp(facts: &Facts) -> Option<Step> {
-    TMP.step(facts)
-}
-
-/// Shared propagation of every mount, so that what is mounted here is seen in the
+/// The steps after everything else: the tmpfs on `/tmp`, where it takes nothing away,
+/// and shared propagation of every mount, so that what is mounted here is seen in the
 /// containers that bind it with `rshared`.
-pub fn propagation(facts: &Facts) -> Option<Step> {
-    (!facts.mounts.all_shared()).then(|| Step {
+pub fn last(config: &Config, facts: &Facts) -> Vec<Step> {
+    let tmp = TMP.step(facts).filter(|_| config.tmpfs);
+    let share = Step {
         action: Action::Share { target: "/".into() },
         on_failure: OnFailure::Warn,
         why: "inner containers may ask for rshared mounts: mount_namespaces(7)".into(),
-    })
+    };
+    let share = (!facts.mounts.all_shared()).then_some(share);
+    tmp.into_iter().chain(share).collect()
 }
 
 /// Remounts every read-only mount at or under the cgroup root. Engines mount it

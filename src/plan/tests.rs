@@ -10,6 +10,7 @@ use crate::facts::cgroup::{
     CGROUP_ROOT, CgroupFacts, Hierarchy, LEAF, Membership, RootMount, UnifiedRoot,
 };
 use crate::facts::{DataRoot, Filesystem, Programs};
+use crate::fault::NOT_FOUND;
 use crate::mountinfo::{Mount, MountTable};
 
 /// What Docker's `--privileged` gives on each layout, apart from the cgroups.
@@ -142,7 +143,14 @@ impl Start<'_> {
         let arguments = user_arguments(&config, &role);
         let json = Some((Path::new("/etc/docker/daemon.json"), self.json));
         let options = DockerdOptions::read(&arguments, json)?;
-        plan(&start, &role, &config, &surroundings, &options, facts)
+        let inputs = Inputs {
+            contract: start.contract,
+            config: &config,
+            surroundings: &surroundings,
+            options: &options,
+            facts,
+        };
+        plan(&role, inputs)
     }
 
     fn engine(&self, facts: &Facts) -> Result<Engine, Fault> {

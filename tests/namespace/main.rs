@@ -214,15 +214,19 @@ struct Cgroup(PathBuf);
 
 impl Cgroup {
     fn new() -> Self {
-        let table = mounts();
-        let root = table
-            .mounts
-            .iter()
-            .find(|mount| mount.fstype == "cgroup2")
-            .expect("needs a mounted cgroup v2 hierarchy, as v2 and hybrid hosts have; mount one");
+        // Mounted anew: the host may not have it, and this mount ends with the test.
+        let root = Path::new("/mnt");
+        nix::mount::mount(
+            Some("cgroup"),
+            root,
+            Some("cgroup2"),
+            MsFlags::empty(),
+            None::<&str>,
+        )
+        .expect("needs a kernel with cgroup v2 and root; run it as root of a privileged container or host");
         // Pids begin anew in every test's namespaces, so the name comes from outside.
         let name = std::env::var(INSIDE).unwrap();
-        let path = root.target.join(format!("dind-test-{name}"));
+        let path = root.join(format!("dind-test-{name}"));
         fs::create_dir(&path).unwrap();
         Self(path)
     }
