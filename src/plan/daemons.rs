@@ -241,7 +241,8 @@ pub fn containerd(inputs: Inputs<'_>) -> Option<(Program, [Step; 2])> {
 }
 
 /// The daemons' environment: the container's, without what is meant for clients.
-/// `container=docker` makes dockerd and containerd look for AppArmor.
+/// `container=docker` is what `hack/dind` sets: it tells them that they are nested, and
+/// they then leave AppArmor profiles alone (`HostSupports` in containerd's pkg/apparmor).
 pub fn environment(config: &Config) -> Vec<(OsString, OsString)> {
     let mut environment: Vec<_> = config
         .environment

@@ -67,7 +67,7 @@ const TABLE: &[Row] = &[
             facts.security_directory && facts.mounts.at(Path::new("/sys/kernel/security")).is_none()
         },
         on_failure: OnFailure::Warn,
-        why: "dockerd finds AppArmor through it: moby#46852",
+        why: "programs find the security modules through it: moby#46852",
     },
 ];
 

@@ -12,8 +12,10 @@
     reason = "tests: they start programs, and a failure is to end them"
 )]
 
+use std::ffi::OsStr;
 use std::fs;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -22,7 +24,10 @@ use dind::apply::apply;
 use dind::delegate::delegate;
 use dind::mountinfo::MountTable;
 use dind::plan::{Action, OnFailure, Step};
+use dind::spawn::{Child, Session, spawn};
+use nix::libc;
 use nix::mount::MsFlags;
+use nix::sys::signal::SigSet;
 
 /// Set in the process that is inside, to a name that no other test has.
 const INSIDE: &str = "DIND_TEST_INSIDE";
@@ -396,5 +401,136 @@ fn every_inherited_descriptor_is_closed() {
             }
         }
         assert!(null.as_raw_fd() > 2);
+    });
+}
+
+/// What a child of [`spawn`] sees of itself, as a shell script prints it.
+fn spawned(script: &str, descriptors: usize, oom_score_adj: Option<i16>) -> String {
+    let file = fs::File::create(scratch().join("output")).unwrap();
+    let null = fs::File::open("/dev/null").unwrap();
+    // On numbers that overlap those that the child is to have.
+    let opened: Vec<fs::File> = (0..descriptors)
+        .map(|_| fs::File::open("/proc/self/mountinfo").unwrap())
+        .collect();
+    let pid = spawn(&Child {
+        path: Path::new("/bin/sh"),
+        arguments: ["sh", "-c", script].map(OsStr::new).to_vec(),
+        environment: &[("PATH".into(), "/usr/bin:/bin".into())],
+        stdio: Some([null.as_fd(), file.as_fd(), file.as_fd()]),
+        descriptors: opened.iter().map(AsFd::as_fd).collect(),
+        session: Session::Own,
+        oom_score_adj,
+        mask: &SigSet::empty(),
+    })
+    .unwrap();
+    let status = nix::sys::wait::waitpid(pid, None).unwrap();
+    assert_eq!(status, nix::sys::wait::WaitStatus::Exited(pid, 0));
+    fs::read_to_string("/mnt/output").unwrap()
+}
+
+#[test]
+fn a_child_has_its_descriptors_from_3_on_and_no_others() {
+    inside(
+        "a_child_has_its_descriptors_from_3_on_and_no_others",
+        || {
+            let script = r#"[ "$LISTEN_PID" = $$ ] && echo pid; echo "fds $LISTEN_FDS"; find /proc/$$/fd -type l -printf '%f %l\n'"#;
+            let output = spawned(script, 3, None);
+            let lines: Vec<&str> = output.lines().collect();
+            assert_eq!(lines[..2], ["pid", "fds 3"], "{output}");
+            let open: Vec<(i32, &str)> = lines[2..]
+                .iter()
+                .filter_map(|line| line.split_once(' '))
+                .map(|(number, target)| (number.parse().unwrap(), target))
+                .collect();
+            let numbers: Vec<i32> = open
+                .iter()
+                .filter(|(_, target)| target.ends_with("/mountinfo"))
+                .map(|(number, _)| *number)
+                .collect();
+            assert_eq!(numbers, [3, 4, 5], "{output}");
+            // `main` closes what it inherits; a test has what its harness left it.
+            for (number, target) in open {
+                assert!(number <= 5 || inherited(number), "{number} is {target}");
+            }
+        },
+    );
+}
+
+/// Whether a descriptor of this process stays open across exec.
+fn inherited(number: i32) -> bool {
+    let Ok(info) = fs::read_to_string(format!("/proc/self/fdinfo/{number}")) else {
+        return false;
+    };
+    let flags = info
+        .lines()
+        .find_map(|line| line.strip_prefix("flags:"))
+        .unwrap();
+    // proc_pid_fdinfo(5): the octal flags of open(2), O_CLOEXEC among them.
+    i32::from_str_radix(flags.trim(), 8).unwrap() & libc::O_CLOEXEC == 0
+}
+
+#[test]
+fn a_child_has_a_session_and_signals_of_its_own() {
+    inside("a_child_has_a_session_and_signals_of_its_own", || {
+        let script = r#"read -r _ _ _ _ group session _ < /proc/$$/stat; [ $group = $$ ] && [ $session = $$ ] && echo session; grep -E 'Sig(Blk|Ign)' /proc/$$/status; echo "fds $LISTEN_FDS$LISTEN_PID""#;
+        let output = spawned(script, 0, None);
+        let lines: Vec<&str> = output.lines().collect();
+        assert_eq!(lines[0], "session", "{output}");
+        assert!(lines.contains(&"SigBlk:\t0000000000000000"), "{output}");
+        // What this process found ignored stays so; what Rust's runtime ignores does not.
+        let own = fs::read_to_string("/proc/self/status").unwrap();
+        let own = own
+            .lines()
+            .find_map(|line| line.strip_prefix("SigIgn:\t"))
+            .unwrap();
+        let sigpipe = 1_u64 << (libc::SIGPIPE - 1);
+        let inherited = u64::from_str_radix(own, 16).unwrap();
+        assert!(inherited & sigpipe != 0, "{own}");
+        let expected = format!("SigIgn:\t{:016x}", inherited & !sigpipe);
+        assert!(
+            lines.contains(&expected.as_str()),
+            "{expected:?} not in {output}"
+        );
+        assert_eq!(lines.last(), Some(&"fds "), "{output}");
+    });
+}
+
+#[test]
+fn a_childs_oom_score_is_set_where_that_is_allowed() {
+    inside("a_childs_oom_score_is_set_where_that_is_allowed", || {
+        // Raising it is always allowed, and shows that it is written at all.
+        assert_eq!(spawned("cat /proc/$$/oom_score_adj", 0, Some(500)), "500\n");
+        // Lowering it may be refused, and the child runs all the same.
+        let lowered = spawned("cat /proc/$$/oom_score_adj", 0, Some(-999));
+        assert!(["-999\n", "0\n"].contains(&lowered.as_str()), "{lowered}");
+    });
+}
+
+#[test]
+fn a_program_that_cannot_run_has_the_shells_status() {
+    inside("a_program_that_cannot_run_has_the_shells_status", || {
+        let top = scratch();
+        fs::write(top.join("script"), "no shebang").unwrap();
+        fs::write(top.join("plain"), "").unwrap();
+        let mode = |name: &str, mode| {
+            fs::set_permissions(top.join(name), fs::Permissions::from_mode(mode)).unwrap();
+        };
+        mode("script", 0o755);
+        mode("plain", 0o644);
+        for (name, status) in [("missing", 127), ("script", 126), ("plain", 126)] {
+            let error = spawn(&Child {
+                path: &top.join(name),
+                arguments: vec![OsStr::new(name)],
+                environment: &[],
+                stdio: None,
+                descriptors: Vec::new(),
+                session: Session::Own,
+                oom_score_adj: None,
+                mask: &SigSet::empty(),
+            })
+            .unwrap_err();
+            assert_eq!(error.status(), status, "{name}: {error}");
+            assert!(error.fault(OsStr::new(name)).message.contains(name));
+        }
     });
 }
