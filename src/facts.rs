@@ -2,7 +2,7 @@
 
 pub mod cgroup;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -162,26 +162,29 @@ pub fn process_name(pid: i32) -> String {
     name.trim_end().to_owned()
 }
 
-/// The main processes of the containers that run here: the children of the
-/// containerd shims in this pid namespace. The shims of nested engines are in pid
-/// namespaces of their own and not ours to look at.
+/// The main processes of the containers of this process's own engine: the children of
+/// the containerd shims that are its children, or its containerd's. Nobody else's,
+/// though with `--pid=host` those of the host's engines are in sight too, and always
+/// those of nested ones.
 pub fn container_processes() -> Vec<i32> {
-    let own = fs::read_link("/proc/self/ns/pid").ok();
-    let pids: Vec<i32> = fs::read_dir("/proc")
+    let own = i32::try_from(std::process::id()).ok();
+    let parents: BTreeMap<i32, i32> = fs::read_dir("/proc")
         .into_iter()
         .flatten()
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter_map(|pid| Some((pid, parent(pid)?)))
         .collect();
-    let shims: BTreeSet<i32> = pids
-        .iter()
-        .copied()
-        .filter(|pid| process_name(*pid).starts_with("containerd-shim"))
-        .filter(|pid| fs::read_link(format!("/proc/{pid}/ns/pid")).ok() == own)
-        .collect();
-    pids.into_iter()
-        .filter(|pid| !shims.contains(pid))
-        .filter(|pid| parent(*pid).is_some_and(|parent| shims.contains(&parent)))
+    let is_shim = |pid: &i32| {
+        let parent = parents.get(pid).copied();
+        let grandparent = parent.and_then(|parent| parents.get(&parent).copied());
+        (parent == own || grandparent == own) && process_name(*pid).starts_with("containerd-shim")
+    };
+    let shims: BTreeSet<i32> = parents.keys().copied().filter(is_shim).collect();
+    parents
+        .into_iter()
+        .filter(|(pid, parent)| shims.contains(parent) && !shims.contains(pid))
+        .map(|(pid, _)| pid)
         .collect()
 }
 
