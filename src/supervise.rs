@@ -15,9 +15,9 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use nix::errno::Errno;
+use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::SigSet;
 use nix::unistd::Pid;
 use tracing::{debug, error, info, warn};
 
@@ -165,7 +165,7 @@ impl Supervisor<'_> {
         match start_daemon(&self.engine.dockerd, stdio, &descriptors, notify, mask) {
             Ok(pid) => self.children.dockerd = Some(pid),
             Err(fault) => {
-                self.send(Process::Containerd, Signal::SIGTERM);
+                self.send(Process::Containerd, libc::SIGTERM);
                 return Err(fault);
             }
         }
@@ -198,7 +198,7 @@ impl Supervisor<'_> {
             let mut children = unreaped;
             while let Some(signal) = self.signals.next() {
                 match signal {
-                    Signal::SIGCHLD => children = true,
+                    libc::SIGCHLD => children = true,
                     signal => events.push_back(Event::Signal(signal)),
                 }
             }
@@ -315,12 +315,12 @@ impl Supervisor<'_> {
         }
     }
 
-    fn send(&mut self, process: Process, signal: Signal) {
+    fn send(&mut self, process: Process, signal: i32) {
         if let Some(pid) = *self.children.slot(process)
-            && let Err(errno) = kill(pid, signal)
+            && let Err(errno) = sys::kill(pid, signal)
         {
             warn!(
-                "cannot send {signal} to {} ({pid}): {}",
+                "cannot send signal {signal} to {} ({pid}): {}",
                 process.name(),
                 errno.desc()
             );
@@ -422,16 +422,8 @@ fn kill_containers() {
         names.join(", ")
     );
     for pid in processes {
-        if let Err(errno) = kill(Pid::from_raw(pid), Signal::SIGKILL) {
+        if let Err(errno) = sys::kill(Pid::from_raw(pid), libc::SIGKILL) {
             warn!("cannot kill {pid}: {}", errno.desc());
         }
-    }
-}
-
-/// Sends a signal. A process that has ended meanwhile is no error.
-fn kill(pid: Pid, signal: Signal) -> nix::Result<()> {
-    match nix::sys::signal::kill(pid, signal) {
-        Err(Errno::ESRCH) => Ok(()),
-        result => result,
     }
 }

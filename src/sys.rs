@@ -94,6 +94,16 @@ pub fn reap() -> Option<(Pid, End)> {
     Some((Pid::from_raw(pid), end))
 }
 
+/// Sends a signal: kill(2). By its number, since nix has no names for the real-time
+/// signals. A process that has ended meanwhile is no error.
+pub fn kill(pid: Pid, signal: i32) -> nix::Result<()> {
+    // SAFETY: takes two integers and touches no memory.
+    match Errno::result(unsafe { libc::kill(pid.as_raw(), signal) }) {
+        Ok(_) | Err(Errno::ESRCH) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
 /// Ends this process without running anything: _exit(2). For a child that could
 /// not exec.
 pub fn exit_child(status: i32) -> ! {

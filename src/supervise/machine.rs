@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use nix::libc;
 use nix::sys::signal::Signal;
 
 use crate::fault::FAILURE;
@@ -35,7 +36,7 @@ impl Process {
 pub enum End {
     /// It exited with this status.
     Exited(u8),
-    /// This signal ended it. A plain number: a real-time signal has no name.
+    /// This signal ended it.
     Signaled(i32),
 }
 
@@ -64,8 +65,9 @@ impl std::fmt::Display for End {
 /// What happens to the supervisor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
-    /// A signal reached this process.
-    Signal(Signal),
+    /// A signal reached this process. A plain number, as everywhere here: nix has no
+    /// names for the real-time signals.
+    Signal(i32),
     /// A child ended.
     Ended(Process, End),
     /// The API answers.
@@ -99,7 +101,7 @@ pub enum Effect {
     /// Start the command.
     StartCommand,
     /// Send a signal to a child.
-    Send(Process, Signal),
+    Send(Process, i32),
     /// Kill what runs in the inner containers, and name it.
     KillContainers,
     /// End with this status: no child that matters is left.
@@ -163,7 +165,7 @@ pub struct Machine {
     /// Whether the ready line has been said.
     announced: bool,
     /// Signals for dockerd that came before it can take them.
-    held: Vec<Signal>,
+    held: Vec<i32>,
     /// The status to end with, once it is known.
     status: Option<u8>,
 }
@@ -258,8 +260,8 @@ impl Machine {
         }
     }
 
-    fn signal(&mut self, signal: Signal, now: Duration, effects: &mut Vec<Effect>) {
-        let stops = matches!(signal, Signal::SIGTERM | Signal::SIGINT);
+    fn signal(&mut self, signal: i32, now: Duration, effects: &mut Vec<Effect>) {
+        let stops = matches!(signal, libc::SIGTERM | libc::SIGINT);
         if let Phase::Stopping { stage, .. } = self.phase {
             // dockerd gives up its clean-up at the third signal, so it gets one. The
             // command is its own master.
@@ -270,20 +272,20 @@ impl Machine {
         }
         if self.command {
             effects.push(Effect::Send(Process::Command, signal));
-            if signal == Signal::SIGTERM {
+            if signal == libc::SIGTERM {
                 self.begin(Process::Command, now);
                 if self.settings.terminal {
-                    effects.push(Effect::Send(Process::Command, Signal::SIGHUP));
+                    effects.push(Effect::Send(Process::Command, libc::SIGHUP));
                 }
             }
         } else if self.settings.command {
             // The command is still to come; whoever signals does not want it any more.
-            if stops || matches!(signal, Signal::SIGHUP | Signal::SIGQUIT) {
-                self.stop(End::Signaled(signal as i32).status(), now, effects);
+            if stops || matches!(signal, libc::SIGHUP | libc::SIGQUIT) {
+                self.stop(End::Signaled(signal).status(), now, effects);
             }
         } else if stops {
             self.stop(0, now, effects);
-        } else if matches!(signal, Signal::SIGHUP | Signal::SIGUSR1) {
+        } else if matches!(signal, libc::SIGHUP | libc::SIGUSR1) {
             // Before the API answers dockerd has no handlers, and would die of these.
             if self.announced {
                 effects.push(Effect::Send(Process::Dockerd, signal));
@@ -304,7 +306,7 @@ impl Machine {
                 // A stop that was asked for ends well if dockerd's own end is good.
                 if process == Process::Dockerd && !self.settings.command && self.status == Some(0) {
                     self.status = Some(match end {
-                        End::Signaled(signal) if signal == Signal::SIGTERM as i32 => 0,
+                        End::Signaled(signal) if signal == libc::SIGTERM => 0,
                         end => end.status(),
                     });
                 }
@@ -404,7 +406,7 @@ impl Machine {
                     began,
                     killed: Killed::Nothing,
                 };
-                effects.push(Effect::Send(next, Signal::SIGTERM));
+                effects.push(Effect::Send(next, libc::SIGTERM));
                 self.tick(now, effects);
             }
             None => effects.push(Effect::Exit(self.status.unwrap_or(FAILURE))),
@@ -446,7 +448,7 @@ impl Machine {
                         stage.name()
                     ),
                 ));
-                effects.push(Effect::Send(stage, Signal::SIGKILL));
+                effects.push(Effect::Send(stage, libc::SIGKILL));
                 self.phase = Phase::Stopping {
                     stage,
                     began,

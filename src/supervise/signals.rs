@@ -47,16 +47,10 @@ impl Signals {
         &self.original
     }
 
-    /// The next signal that has come. Real-time signals have no meaning here and are
-    /// passed over.
-    pub fn next(&self) -> Option<Signal> {
-        while let Ok(Some(information)) = self.descriptor.read_signal() {
-            let number = i32::try_from(information.ssi_signo).unwrap_or(0);
-            if let Ok(signal) = Signal::try_from(number) {
-                return Some(signal);
-            }
-        }
-        None
+    /// The number of the next signal that has come.
+    pub fn next(&self) -> Option<i32> {
+        let information = self.descriptor.read_signal().ok()??;
+        i32::try_from(information.ssi_signo).ok()
     }
 }
 

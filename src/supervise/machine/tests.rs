@@ -26,11 +26,11 @@ const fn exited(process: Process, status: u8) -> Event {
     Event::Ended(process, End::Exited(status))
 }
 
-const fn killed(process: Process, signal: Signal) -> Event {
-    Event::Ended(process, End::Signaled(signal as i32))
+const fn killed(process: Process, signal: i32) -> Event {
+    Event::Ended(process, End::Signaled(signal))
 }
 
-const fn send(process: Process, signal: Signal) -> Effect {
+const fn send(process: Process, signal: i32) -> Effect {
     Effect::Send(process, signal)
 }
 
@@ -45,7 +45,7 @@ fn life(settings: Settings, events: &[Event]) -> Vec<Effect> {
 }
 
 use Process::{Command, Containerd, Dockerd};
-use Signal::{SIGHUP, SIGINT, SIGKILL, SIGTERM, SIGUSR1};
+use libc::{SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
 
 #[test]
 fn serve_stops_dockerd_once_and_then_containerd() {
@@ -121,7 +121,7 @@ fn serve_hands_on_reload_and_dump_once_dockerd_can_take_them() {
             Event::Signal(SIGHUP),
             Event::Ready,
             Event::Signal(SIGUSR1),
-            Event::Signal(Signal::SIGUSR2),
+            Event::Signal(SIGUSR2),
         ],
     );
     assert_eq!(
@@ -169,7 +169,14 @@ fn the_commands_status_is_the_containers_and_the_daemons_stop_in_order() {
 
 #[test]
 fn the_command_gets_every_signal_and_a_terminals_shell_a_hangup_too() {
-    for signal in [SIGINT, SIGHUP, SIGUSR1, Signal::SIGQUIT, Signal::SIGWINCH] {
+    for signal in [
+        SIGINT,
+        SIGHUP,
+        SIGUSR1,
+        SIGQUIT,
+        SIGWINCH,
+        libc::SIGRTMIN() + 3,
+    ] {
         let effects = life(COMMAND, &[Event::Ready, Event::Signal(signal)]);
         assert_eq!(effects.last(), Some(&send(Command, signal)));
     }
