@@ -315,13 +315,12 @@ fn client_reason(config: &Config, surroundings: &Surroundings) -> Option<String>
     {
         return Some(format!("DOCKER_HOST={host} names another daemon"));
     }
-    match surroundings.socket_state {
-        SocketState::Free => None,
-        SocketState::Mounted | SocketState::Live => Some(format!(
+    (surroundings.socket_state == SocketState::Mounted).then(|| {
+        format!(
             "a daemon from outside has its socket on {}",
             surroundings.socket.display()
-        )),
-    }
+        )
+    })
 }
 
 /// `wrapdocker`: `PORT` decides, and with it the arguments were never looked at.
