@@ -147,10 +147,11 @@ enum Killed {
     Stage,
 }
 
-/// When, in parts of the stop timeout, patience ends. What a stop takes at most is
-/// the last of them, so that the kernel still has time to tear down the container.
-const COMMAND_PART: (u32, u32) = (5, 9);
-const CONTAINERS_PART: (u32, u32) = (7, 9);
+/// When, in parts of the stop timeout, patience ends. dockerd gets two parts after its
+/// containers: to take down one that was an engine itself takes a second on a busy
+/// machine. The last leaves the kernel time to tear down this container.
+const COMMAND_PART: (u32, u32) = (4, 9);
+const CONTAINERS_PART: (u32, u32) = (6, 9);
 const DOCKERD_PART: (u32, u32) = (8, 9);
 const CONTAINERD_PART: (u32, u32) = (35, 36);
 
