@@ -1,0 +1,145 @@
+//! Bad input: one line with the name, the value and what is allowed, status 2, and
+//! a container in which nothing has changed.
+
+use crate::docker::{Container, dind};
+
+/// A container of the image in which dind is yet to be started.
+fn bystander() -> Container {
+    let container = dind().shell("exec sleep infinity").start(&[]);
+    container.wait_until("[ -e /proc/self/mountinfo ]");
+    container
+}
+
+/// What a start would change: mounts, files of the daemons, and processes.
+fn state(container: &Container) -> String {
+    container.sh("cat /proc/self/mountinfo
+         find /run /var/run/ /var/lib/docker /var/log /sys/fs/cgroup -maxdepth 2
+         pgrep 'dockerd|containerd|dind' || :")
+}
+
+/// Starts dind with these variables and arguments where everything else would do,
+/// and finds the one line.
+#[track_caller]
+fn is_refused(container: &Container, variables: &[(&str, &str)], words: &[&str], parts: &[&str]) {
+    let pairs: Vec<String> = variables
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
+    let flags: Vec<&str> = pairs.iter().flat_map(|pair| ["-e", pair]).collect();
+    let words: Vec<&str> = ["dind"].iter().chain(words).copied().collect();
+    let before = state(container);
+    let output = container.exec_call(&flags, &words).finish().exited(2);
+    assert_eq!(output.stdout, "");
+    assert_eq!(output.stderr.lines().count(), 1, "{}", output.stderr);
+    let parts: Vec<&str> = ["dind: error:"].iter().chain(parts).copied().collect();
+    output.says(&parts);
+    assert_eq!(state(container), before, "nothing may have changed");
+}
+
+/// Every variable that can be wrong, in every way that is different, with a command
+/// and without.
+#[test]
+fn bad_variables_are_named_with_what_is_allowed() {
+    let container = bystander();
+    let longest = "9".repeat(40);
+    for (name, value, allowed) in [
+        ("PORT", "abc", "1 to 65535"),
+        ("PORT", "0", "1 to 65535"),
+        ("PORT", "70000", "1 to 65535"),
+        ("PORT", "-1", "1 to 65535"),
+        ("PORT", "4444/tcp", "1 to 65535"),
+        ("PORT", " 4444", "1 to 65535"),
+        ("PORT", &longest, "1 to 65535"),
+        ("DOCKER_DAEMON_ARGS", "--label \"a=b", "balanced quotes"),
+        ("DOCKER_DAEMON_ARGS", "--label 'a=b", "balanced quotes"),
+        ("DOCKER_DAEMON_ARGS", "--label a\\", "balanced quotes"),
+        ("LOG", "somewhere", "file"),
+        ("LOG", "FILE", "file"),
+        ("DIND_STOP_TIMEOUT", "soon", "seconds"),
+        ("DIND_STOP_TIMEOUT", "0", "seconds"),
+        ("DIND_STOP_TIMEOUT", "-3", "seconds"),
+        ("DIND_STOP_TIMEOUT", &longest, "seconds"),
+        ("DIND_READY_TIMEOUT", "1.5", "seconds"),
+        ("DIND_READY_TIMEOUT", "10s", "seconds"),
+        ("DIND_CONTRACT", "dnd", "wrapdocker"),
+        ("DIND_TMPFS", "maybe", "off"),
+    ] {
+        // As a quoted Rust string, so that a line stays a line.
+        let shown = format!("{name}={value:?}");
+        is_refused(&container, &[(name, value)], &[], &[&shown, allowed]);
+        is_refused(&container, &[(name, value)], &["true"], &[&shown, allowed]);
+    }
+}
+
+/// A value with a line break in it does not make two lines of the message.
+#[test]
+fn a_line_break_in_a_value_stays_on_the_line() {
+    is_refused(
+        &bystander(),
+        &[("PORT", "44\n44")],
+        &[],
+        &["PORT=", "44\\n44"],
+    );
+}
+
+/// The subcommands that are yet to come are not taken for commands.
+#[test]
+fn subcommands_to_come_are_refused() {
+    let container = bystander();
+    for name in ["doctor", "health", "nest"] {
+        is_refused(&container, &[], &[name], &[&format!("dind {name}")]);
+    }
+}
+
+/// As the container's PID 1 it is the same, whichever contract is asked for.
+#[test]
+fn bad_input_is_the_containers_end() {
+    for command in [
+        &[][..],
+        &["true"],
+        &["wrapdocker", "true"],
+        &["hack-dind", "true"],
+    ] {
+        let output = dind().env("PORT", "abc").run(command).exited(2);
+        assert_eq!(output.stdout, "");
+        assert_eq!(
+            output.stderr.lines().collect::<Vec<_>>(),
+            ["dind: error: PORT=\"abc\" is not valid; allowed: a TCP port, 1 to 65535"]
+        );
+    }
+}
+
+/// An empty variable is one that is not set, as it was in the scripts.
+#[test]
+fn an_empty_variable_is_none() {
+    let mut spec = dind();
+    for name in [
+        "PORT",
+        "LOG",
+        "DOCKER_DAEMON_ARGS",
+        "DIND_CONTRACT",
+        "DIND_TMPFS",
+        "DIND_STOP_TIMEOUT",
+        "DIND_READY_TIMEOUT",
+        "DOCKER_HOST",
+        "DOCKER_TLS_CERTDIR",
+    ] {
+        spec = spec.env(name, "");
+    }
+    let output = spec.run(&["echo", "hi"]);
+    assert_eq!(output.text(), "hi");
+}
+
+/// A daemon.json that dockerd would not read is refused with the place in it.
+#[test]
+fn broken_json_is_refused_with_its_place() {
+    let output = dind()
+        .prelude("mkdir -p /etc/docker; printf '{\\n\"debug\": maybe}' >/etc/docker/daemon.json")
+        .run(&[])
+        .exited(1);
+    output.says(&[
+        "dind: error:",
+        "/etc/docker/daemon.json",
+        "line 2, column 10",
+    ]);
+}

@@ -1,0 +1,85 @@
+//! Limits of containers inside, which need the cgroup controllers there.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread;
+
+use crate::docker::{Container, dind};
+
+/// The files that hold the limits, on version 2 and on version 1 of cgroups.
+const READ_LIMITS: &str = "
+    for files in 'memory.max memory/memory.limit_in_bytes' \
+                 'cpu.max cpu/cpu.cfs_quota_us' \
+                 'pids.max pids/pids.max'; do
+        for file in $files; do
+            [ ! -e /sys/fs/cgroup/$file ] || echo $(cat /sys/fs/cgroup/$file)
+        done
+    done";
+
+#[track_caller]
+fn limits_hold(container: &Container) {
+    container.load_busybox();
+    let limits = container.inner(
+        &["-m", "64m", "--cpus", "0.5", "--pids-limit", "33"],
+        &["sh", "-c", READ_LIMITS],
+    );
+    let lines: Vec<&str> = limits.lines().collect();
+    assert_eq!(lines[0], "67108864", "bytes of memory");
+    // Version 1 has the period in a file of its own.
+    assert!(
+        matches!(lines[1], "50000" | "50000 100000"),
+        "µs: {}",
+        lines[1]
+    );
+    assert_eq!(lines[2], "33", "processes");
+    assert_eq!(lines.len(), 3, "{limits}");
+}
+
+/// `-m`, `--cpus` and `--pids-limit` of a container inside are in its cgroup.
+#[test]
+fn limits_are_in_the_cgroup_of_a_container_inside() {
+    limits_hold(&dind().ready(&[]));
+}
+
+/// A limit holds: a container that wants more memory than it may have is killed.
+#[test]
+fn a_memory_limit_holds() {
+    let container = dind().ready(&[]);
+    container.load_busybox();
+    // dd keeps one block of this size in memory.
+    let allocate = ["dd", "if=/dev/zero", "of=/dev/null", "bs=256M", "count=1"];
+    let run = |limit: &str| {
+        let words = ["docker", "run", "--memory", limit, "--memory-swap", limit];
+        let words = words.into_iter().chain([crate::docker::BUSYBOX]);
+        let words: Vec<&str> = words.chain(allocate).collect();
+        container.exec(&words)
+    };
+    run("32m").exited(137);
+    run("512m").exited(0);
+}
+
+/// Processes that others put into the container while it starts, as health checks
+/// do, do not keep the controllers from the containers inside.
+#[test]
+fn a_storm_of_exec_does_no_harm() {
+    let container = dind().create(&[]);
+    let ready = AtomicBool::new(false);
+    let succeeded = AtomicU32::new(0);
+    thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                while !ready.load(Ordering::Relaxed) {
+                    if container.exec(&["true"]).status == 0 {
+                        succeeded.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+        container.docker(&["start"]).exited(0);
+        // In a thread that may fail without leaving the others to go on for ever.
+        let waited = scope.spawn(|| container.wait_ready()).join();
+        ready.store(true, Ordering::Relaxed);
+        waited.expect("ready in spite of the storm");
+    });
+    assert!(succeeded.into_inner() > 0, "some of the storm was inside");
+    limits_hold(&container);
+}

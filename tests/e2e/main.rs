@@ -1,0 +1,34 @@
+//! End-to-end tests: real daemons in real containers, through the real `docker`.
+//!
+//! `tests/lab test` gives them an engine, images and the binary. Without these they
+//! fail rather than pass, so that nobody takes silence for success. Deadlines are
+//! there against hanging only; every wait is for something that happens.
+
+#![allow(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test that cannot go on must fail, and a panic is how a test does it; \
+              and none of them is PID 1"
+)]
+
+mod docker;
+mod pty;
+
+mod bad_input;
+mod daemons;
+mod descriptors;
+mod hack_dind;
+mod image;
+mod limits;
+mod nesting;
+mod orphans;
+mod plan;
+mod refusals;
+mod restart;
+mod serve;
+mod session;
+mod stop;
+mod terminal;

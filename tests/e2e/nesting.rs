@@ -1,0 +1,103 @@
+//! dind in dind in dind. The image goes down as a file, since there is no registry.
+
+use std::fs;
+
+use crate::docker::{BUSYBOX, Scratch, dind, docker, lab};
+use crate::pty::{self, Pty};
+
+/// Files with the image under test and the small one, in a directory to be mounted.
+fn images() -> Scratch {
+    let scratch = Scratch::new();
+    let file = scratch.path.join("dind.tar");
+    docker([
+        "save",
+        "--output",
+        &file.to_string_lossy(),
+        &lab("DIND_LAB_IMAGE"),
+    ])
+    .exited(0);
+    fs::copy(lab("DIND_LAB_BUSYBOX"), scratch.path.join("busybox.tar"))
+        .expect("the image of tests/lab can be copied");
+    scratch
+}
+
+/// Runs a container at this level.
+#[track_caller]
+fn a_container_runs(pty: &mut Pty) {
+    assert_eq!(
+        pty.ask("docker load -qi /images/busybox.tar >/dev/null").1,
+        0
+    );
+    let (said, status) = pty.ask(&format!(
+        "docker run --rm -m 64m {BUSYBOX} echo from level $LEVEL"
+    ));
+    assert_eq!(status, 0, "{said}");
+    let (level, _) = pty.ask("echo from level $LEVEL");
+    assert_eq!(said, level);
+}
+
+/// Three levels, each with a shell in which a container runs; then each shell's exit
+/// status is what the one above it sees.
+#[test]
+fn three_levels_and_the_way_back_up() {
+    let images = images();
+    let spec = dind().flags(images.mounted_on("/images")).env("LEVEL", "1");
+    let mut pty = Pty::run(&spec, &[]);
+    pty.expect("docker is ready after");
+    for level in 2..=3 {
+        a_container_runs(&mut pty);
+        assert_eq!(pty.ask("docker load -qi /images/dind.tar >/dev/null").1, 0);
+        pty.type_line(&format!(
+            "docker run -it --rm --privileged -v /images:/images -e LEVEL={level} {}; {}",
+            lab("DIND_LAB_IMAGE"),
+            // On this line: what is typed after an exit may still go down there.
+            pty::SHOW_STATUS
+        ));
+        pty.expect("docker is ready after");
+        assert_eq!(pty.ask("echo $LEVEL").0, level.to_string());
+    }
+    a_container_runs(&mut pty);
+    pty.type_line("exit 33");
+    for (level, status) in [(2, 33), (1, 22)] {
+        assert_eq!(pty.shown_status(), status);
+        assert_eq!(pty.ask("echo $LEVEL").0, level.to_string());
+        pty.type_line(&format!("exit {level}{level}"));
+    }
+    assert_eq!(pty.wait(), 11);
+}
+
+/// A stop reaches an engine inside, and is over in time although that one has a
+/// container that does not care for it.
+#[test]
+fn a_stop_with_an_engine_inside_is_in_time() {
+    let images = images();
+    let container = dind().flags(images.mounted_on("/images")).ready(&[]);
+    container.text(&["docker", "load", "-qi", "/images/dind.tar"]);
+    container.text(&[
+        "docker",
+        "run",
+        "-d",
+        "--name",
+        "inner",
+        "--privileged",
+        "-v",
+        "/images:/images",
+        &lab("DIND_LAB_IMAGE"),
+    ]);
+    container.wait_until("docker logs inner 2>&1 | grep -q 'docker is ready after'");
+    container.text(&[
+        "docker",
+        "exec",
+        "inner",
+        "docker",
+        "load",
+        "-qi",
+        "/images/busybox.tar",
+    ]);
+    container.text(&[
+        "docker", "exec", "inner", "docker", "run", "-d", BUSYBOX, "sleep", "100001",
+    ]);
+    container.docker(&["stop"]).exited(0);
+    assert_eq!(container.inspect("{{.State.ExitCode}}"), "0");
+    container.logged(&["Daemon shutdown complete"]);
+}

@@ -1,0 +1,172 @@
+//! Signals to a server: the ones that end it, and the ones that are dockerd's.
+
+use crate::daemons::{held_dockerd, wait_held};
+use crate::docker::{BUSYBOX, dind};
+
+/// SIGTERM and SIGINT stop a server in order, with status 0.
+#[test]
+fn a_server_ends_well_by_sigterm_and_by_sigint() {
+    for signal in ["TERM", "INT"] {
+        let container = dind().ready(&[]);
+        container.signal(signal);
+        assert_eq!(container.wait(), 0, "SIG{signal}");
+        container.logged(&["Daemon shutdown complete"]);
+        container.not_logged(&["killed"]);
+    }
+}
+
+/// A stop before the daemon is ready is a stop all the same.
+#[test]
+fn a_server_can_be_stopped_before_it_is_ready() {
+    let container = held_dockerd(dind()).start(&[]);
+    wait_held(&container);
+    container.docker(&["stop"]).exited(0);
+    assert_eq!(container.inspect("{{.State.ExitCode}}"), "0");
+}
+
+/// `docker stop` with containers inside, of which two do not care for SIGTERM, is
+/// over before the grace is, with status 0. What had to be killed is named; what
+/// could end by itself did.
+#[test]
+fn a_stop_with_containers_inside_is_in_time_and_clean() {
+    let container = dind().ready(&[]);
+    container.load_busybox();
+    let run = |name: &str, script: &str| {
+        container.text(&[
+            "docker", "run", "-d", "--name", name, BUSYBOX, "sh", "-c", script,
+        ]);
+    };
+    run(
+        "polite",
+        "trap 'exit 3' TERM; echo armed; while :; do sleep 0.1; done",
+    );
+    run("deaf-one", "exec sleep 100001");
+    run("deaf-two", "exec sleep 100002");
+    container.wait_until("docker logs polite | grep -q armed");
+    container.docker(&["stop"]).exited(0);
+    // 137 is what the outer engine's SIGKILL would leave.
+    assert_eq!(container.inspect("{{.State.ExitCode}}"), "0");
+    container.logged(&[
+        "dind: warning: inner containers did not end in time",
+        "(sleep)",
+        "DIND_STOP_TIMEOUT",
+    ]);
+    container.logged(&["Daemon shutdown complete"]);
+
+    container.docker(&["start"]).exited(0);
+    container.wait_ready_times(2);
+    let statuses = container.text(&[
+        "docker",
+        "inspect",
+        "--format",
+        "{{.State.ExitCode}}",
+        "polite",
+        "deaf-one",
+        "deaf-two",
+    ]);
+    assert_eq!(statuses, "3\n137\n137");
+}
+
+/// `DIND_STOP_TIMEOUT` is how long a stop may take, and no more of dockerd's own
+/// patience is left than fits in it.
+#[test]
+fn the_stop_timeout_is_the_users() {
+    let container = dind().env("DIND_STOP_TIMEOUT", "3").ready(&[]);
+    container.load_busybox();
+    container.text(&["docker", "run", "-d", BUSYBOX, "sleep", "100001"]);
+    // Its own patience would be forever: only dind's can end this.
+    container.docker(&["stop", "-t", "-1"]).exited(0);
+    assert_eq!(container.inspect("{{.State.ExitCode}}"), "0");
+    container.logged(&[
+        "dind: warning: inner containers did not end in time",
+        "(sleep)",
+    ]);
+}
+
+/// dockerd gives up its clean-up at the third signal, so it gets one, however often
+/// the container is told.
+#[test]
+fn impatience_does_not_spoil_a_stop() {
+    let container = dind().ready(&[]);
+    container.load_busybox();
+    container.text(&[
+        "docker",
+        "run",
+        "-d",
+        "--name",
+        "slow",
+        BUSYBOX,
+        "sh",
+        "-c",
+        "trap 'sleep 2; exit 3' TERM; echo armed; while :; do sleep 0.1; done",
+    ]);
+    container.wait_until("docker logs slow | grep -q armed");
+    for signal in ["TERM", "TERM", "INT", "TERM", "INT"] {
+        container.signal(signal);
+    }
+    assert_eq!(container.wait(), 0);
+    container.logged(&["Daemon shutdown complete"]);
+    container.docker(&["start"]).exited(0);
+    container.wait_ready_times(2);
+    assert_eq!(
+        container.text(&[
+            "docker",
+            "inspect",
+            "--format",
+            "{{.State.ExitCode}}",
+            "slow"
+        ]),
+        "3"
+    );
+}
+
+/// SIGHUP is dockerd's: it reads daemon.json anew.
+#[test]
+fn sighup_reloads_the_configuration() {
+    let container = dind().ready(&[]);
+    container.sh(
+        r#"mkdir -p /etc/docker && echo '{"debug": true, "labels": ["reloaded=yes"]}' >/etc/docker/daemon.json"#,
+    );
+    container.signal("HUP");
+    container.wait_until(
+        "docker info --format '{{.Debug}} {{.Labels}}' | grep -qFx 'true [reloaded=yes]'",
+    );
+}
+
+/// SIGUSR1 is dockerd's: it writes down what it is doing.
+#[test]
+fn sigusr1_dumps_the_daemons_stacks() {
+    let container = dind().ready(&[]);
+    container.signal("USR1");
+    container.wait_log("goroutine stacks written to", 1);
+    container.sh("grep -q goroutine /var/run/docker/goroutine-stacks-*.log");
+    assert!(container.runs());
+}
+
+/// These two would kill a dockerd that has no handlers yet; they wait until it has.
+#[test]
+fn signals_before_the_daemon_is_ready_are_kept_for_it() {
+    let container = held_dockerd(dind()).start(&[]);
+    wait_held(&container);
+    container.signal("HUP");
+    container.signal("USR1");
+    container.sh("echo go >/gate");
+    container.wait_ready();
+    container.wait_log("Got signal to reload configuration", 1);
+    container.wait_log("goroutine stacks written to", 1);
+    container.text(&["docker", "version"]);
+}
+
+/// Signals that mean nothing to a server do it no harm.
+#[test]
+fn other_signals_do_a_server_no_harm() {
+    let container = dind().ready(&[]);
+    for signal in [
+        "USR2", "PIPE", "ALRM", "WINCH", "QUIT", "CHLD", "CONT", "34", "64",
+    ] {
+        container.signal(signal);
+    }
+    container.text(&["docker", "version"]);
+    container.docker(&["stop"]).exited(0);
+    assert_eq!(container.inspect("{{.State.ExitCode}}"), "0");
+}
