@@ -5,16 +5,18 @@
 
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt, chown};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt, chown};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
 use nix::sys::socket::{
     self, AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, UnixAddr, setsockopt, sockopt,
 };
-use nix::sys::stat::{Mode, umask};
+use nix::sys::stat::Mode;
+use nix::unistd::{chdir, fchdir};
 
 use crate::plan::Listener;
 
@@ -67,38 +69,58 @@ pub fn bind(listener: &Listener) -> Result<Bound> {
     }
 }
 
+/// Makes the socket in a directory where nobody sees it, and moves it into place when
+/// it listens and has its mode: a client that finds it is never refused, and one that
+/// an earlier start left behind is replaced in the same step.
 fn unix(path: &Path, group: Option<u32>) -> Result<Bound> {
-    if let Some(directory) = path.parent() {
-        fs::create_dir_all(directory)?;
+    let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
+        bail!("a socket needs a directory and a name");
+    };
+    fs::create_dir_all(directory)?;
+    // Anything but a socket is the user's and stays.
+    match fs::symlink_metadata(path) {
+        Ok(found) if !found.file_type().is_socket() => {
+            bail!("there is something that is no socket")
+        }
+        Ok(_) | Err(_) => {}
     }
-    remove_stale(path)?;
-    let socket = stream(AddressFamily::Unix)?;
-    let address = UnixAddr::new(path)?;
-    // Nobody may connect before the mode is right.
-    let old = umask(Mode::from_bits_truncate(0o177));
-    let bound = socket::bind(socket.as_raw_fd(), &address);
-    umask(old);
-    bound?;
-    if let Some(group) = group {
-        chown(path, None, Some(group))?;
-    }
-    fs::set_permissions(path, fs::Permissions::from_mode(SOCKET_MODE))?;
-    listen(&socket)?;
+    let hidden = directory.join(format!(".dind-{}", std::process::id()));
+    let made = hidden.join(name);
+    // A start that was killed here has left it.
+    let _ = fs::remove_file(&made);
+    let _ = fs::remove_dir(&hidden);
+    fs::DirBuilder::new().mode(0o700).create(&hidden)?;
+    let moved = || -> Result<OwnedFd> {
+        let socket = stream(AddressFamily::Unix)?;
+        bind_in(&hidden, Path::new(name), &socket)?;
+        if let Some(group) = group {
+            chown(&made, None, Some(group))?;
+        }
+        fs::set_permissions(&made, fs::Permissions::from_mode(SOCKET_MODE))?;
+        listen(&socket)?;
+        fs::rename(&made, path)?;
+        Ok(socket)
+    };
+    let moved = moved();
+    // It is empty unless something failed, and then that is the error to tell.
+    let _ = fs::remove_file(&made);
+    let _ = fs::remove_dir(&hidden);
     Ok(Bound {
-        socket,
+        socket: moved?,
         path: Some(path.to_owned()),
     })
 }
 
-/// Removes a socket that nobody listens on any more. Anything but a socket is the
-/// user's and stays.
-fn remove_stale(path: &Path) -> Result<()> {
-    match fs::symlink_metadata(path) {
-        Ok(found) if found.file_type().is_socket() => Ok(fs::remove_file(path)?),
-        Ok(_) => bail!("there is something that is no socket"),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error.into()),
-    }
+/// Binds to a name in a directory that is entered for it: the address that dockerd
+/// logs is the one that was bound, and so has no hidden directory in it. The working
+/// directory, which the command will have, is as it was.
+fn bind_in(directory: &Path, name: &Path, socket: &OwnedFd) -> Result<()> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let back = open(".", flags, Mode::empty())?;
+    chdir(directory)?;
+    let bound = UnixAddr::new(name).and_then(|address| socket::bind(socket.as_raw_fd(), &address));
+    fchdir(back)?;
+    Ok(bound?)
 }
 
 fn stream(family: AddressFamily) -> nix::Result<OwnedFd> {

@@ -149,11 +149,16 @@ enum Killed {
 
 /// When, in parts of the stop timeout, patience ends. dockerd gets two parts after its
 /// containers: to take down one that was an engine itself takes a second on a busy
-/// machine. The last leaves the kernel time to tear down this container.
+/// machine.
 const COMMAND_PART: (u32, u32) = (4, 9);
 const CONTAINERS_PART: (u32, u32) = (6, 9);
 const DOCKERD_PART: (u32, u32) = (8, 9);
-const CONTAINERD_PART: (u32, u32) = (35, 36);
+const CONTAINERD_PART: (u32, u32) = (17, 18);
+
+/// Then this process ends, whatever still lives: a process in an uninterruptible sleep
+/// does not even go by SIGKILL. The rest of the time is the kernel's, to tear down
+/// the container.
+const END: (u32, u32) = (35, 36);
 
 /// The state.
 #[derive(Debug, Clone)]
@@ -197,7 +202,7 @@ impl Machine {
                 killed,
             } => {
                 let part = match (stage, killed) {
-                    (_, Killed::Stage) => return None,
+                    (_, Killed::Stage) => END,
                     (Process::Command, _) => COMMAND_PART,
                     (Process::Dockerd, Killed::Nothing) => CONTAINERS_PART,
                     (Process::Dockerd, Killed::Containers) => DOCKERD_PART,
@@ -304,10 +309,11 @@ impl Machine {
         }
         match (self.phase, process) {
             (Phase::Stopping { stage, .. }, _) => {
-                // A stop that was asked for ends well if dockerd's own end is good.
+                // A stop that was asked for ends well unless dockerd says otherwise. What
+                // had to be killed for it is in the log.
                 if process == Process::Dockerd && !self.settings.command && self.status == Some(0) {
                     self.status = Some(match end {
-                        End::Signaled(signal) if signal == libc::SIGTERM => 0,
+                        End::Signaled(libc::SIGTERM | libc::SIGKILL) => 0,
                         end => end.status(),
                     });
                 }
@@ -440,6 +446,20 @@ impl Machine {
                     killed: Killed::Containers,
                 };
                 self.tick(now, effects);
+            }
+            Phase::Stopping {
+                stage,
+                killed: Killed::Stage,
+                ..
+            } => {
+                effects.push(Effect::Say(
+                    Level::Error,
+                    format!(
+                        "{} does not even go by SIGKILL and is left to the kernel; a disk that hangs does this",
+                        stage.name()
+                    ),
+                ));
+                effects.push(Effect::Exit(self.status.unwrap_or(FAILURE)));
             }
             Phase::Stopping { stage, began, .. } => {
                 effects.push(Effect::Say(

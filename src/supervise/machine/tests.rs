@@ -1,5 +1,7 @@
 //! The machine against made-up lives of a container.
 
+#![allow(clippy::expect_used, reason = "a test that cannot go on must fail")]
+
 use proptest::prelude::*;
 
 use super::*;
@@ -327,11 +329,10 @@ fn what_does_not_end_is_killed_in_order_and_in_time() {
         (Dockerd, "dockerd"),
         (Containerd, "containerd"),
     ] {
-        while let Some(deadline) = machine.deadline() {
-            last = deadline;
-            sent.extend(machine.step(Event::Tick, deadline));
+        while sent.last() != Some(&send(victim, SIGKILL)) {
+            last = machine.deadline().expect("a stop always has a deadline");
+            sent.extend(machine.step(Event::Tick, last));
         }
-        assert_eq!(sent.last(), Some(&send(victim, SIGKILL)), "{stage}");
         assert!(sent.iter().any(
             |effect| matches!(effect, Effect::Say(Level::Warn, text) if text.contains(stage))
         ));
@@ -340,6 +341,25 @@ fn what_does_not_end_is_killed_in_order_and_in_time() {
     assert!(sent.contains(&Effect::KillContainers));
     assert_eq!(sent.last(), Some(&Effect::Exit(137)));
     assert!(last < began + SHELL.stop_timeout);
+}
+
+/// A process in an uninterruptible sleep does not go by SIGKILL either.
+#[test]
+fn what_cannot_be_killed_is_left_behind_in_time() {
+    let mut machine = Machine::new(SERVE);
+    machine.step(Event::Ready, SECOND);
+    machine.step(Event::Signal(SIGTERM), SECOND);
+    let mut effects = Vec::new();
+    let mut last = SECOND;
+    while !effects.contains(&Effect::Exit(0)) {
+        last = machine.deadline().expect("a stop always has a deadline");
+        effects = machine.step(Event::Tick, last);
+    }
+    assert!(
+        matches!(&effects[0], Effect::Say(Level::Error, text) if text.contains("dockerd does not even go")),
+        "{effects:?}"
+    );
+    assert!(last < SECOND + SERVE.stop_timeout);
 }
 
 fn any_event() -> impl Strategy<Value = Event> {
@@ -400,14 +420,16 @@ proptest! {
             if effects.iter().any(|effect| matches!(effect, Effect::Exit(_))) {
                 break;
             }
-            if let Some(deadline) = machine.deadline() {
-                now = now.max(deadline);
-                effects.extend(machine.step(Event::Tick, now));
-            } else {
-                let victim = [Command, Dockerd, Containerd].into_iter().find(|process| machine.runs(*process));
-                let Some(victim) = victim else { break };
-                effects.extend(machine.step(killed(victim, SIGKILL), now));
-            }
+            let more = match effects.last() {
+                Some(Effect::Send(victim, SIGKILL)) if machine.runs(*victim) => {
+                    machine.step(killed(*victim, SIGKILL), now)
+                }
+                _ => {
+                    now = now.max(machine.deadline().unwrap_or(now));
+                    machine.step(Event::Tick, now)
+                }
+            };
+            effects.extend(more);
         }
         let count = |wanted: &Effect| effects.iter().filter(|effect| *effect == wanted).count();
         prop_assert!(count(&send(Dockerd, SIGTERM)) <= 1);
