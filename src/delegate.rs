@@ -3,22 +3,25 @@
 //!
 //! A cgroup may enable domain controllers for its children only while no process is
 //! in it (cgroup-v2.rst, No Internal Process Constraint). Meanwhile `docker exec`
-//! and an `--init` outside may put new ones in, so both are repeated, a bounded
-//! number of times.
+//! and an `--init` outside may put new ones in, so both are repeated for a bounded
+//! time.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 
 use crate::facts;
 
-/// Each attempt takes some 100 µs and fails only when a process arrives within it;
-/// a storm of `docker exec` loses a few.
-const ATTEMPTS: usize = 100;
+/// How long to go on. An attempt takes some 100 µs and fails when a process is in the
+/// root that came within it, or that cannot be moved: one of another pid namespace,
+/// such as a health probe's, which is gone after some milliseconds. The kernel has no
+/// event for that.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What came of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,30 +48,35 @@ pub fn delegate(root: &Path, leaf: &str) -> Result<Delegation> {
         }
         Ok(()) | Err(_) => {}
     }
-    let mut left = Vec::new();
-    for attempt in 1..=ATTEMPTS {
-        left = evacuate(root, &leaf)?;
+    let began = Instant::now();
+    let mut attempts = 0;
+    while attempts == 0 || began.elapsed() < PATIENCE {
+        attempts += 1;
+        evacuate(root, &leaf)?;
         if let Some(refused) = enable(root)? {
             keep_cpu_max(root, &leaf)?;
-            return Ok(Delegation {
-                attempts: attempt,
-                refused,
-            });
+            return Ok(Delegation { attempts, refused });
         }
+        // Whoever is on the way in or out may need this processor.
+        nix::sched::sched_yield()?;
     }
     bail!(
-        "{} still has processes after {ATTEMPTS} attempts: {}; inner containers have no limits; \
-         end what keeps starting them, and restart the container",
+        "{} still has processes after {attempts} attempts in {} s: {}; inner containers have no \
+         limits; end what keeps starting them, and restart the container",
         root.display(),
-        named(&left)
+        PATIENCE.as_secs(),
+        named(&processes(root)?)
     )
 }
 
-/// Moves every process that can be seen out of `root`, and returns those that were
-/// there. One that has ended meanwhile is as good as moved.
-fn evacuate(root: &Path, leaf: &Path) -> Result<Vec<i32>> {
-    let processes = facts::processes(root)
-        .with_context(|| format!("cannot read {}/cgroup.procs", root.display()))?;
+fn processes(root: &Path) -> Result<Vec<i32>> {
+    facts::processes(root).with_context(|| format!("cannot read {}/cgroup.procs", root.display()))
+}
+
+/// Moves every process that can be seen out of `root`. One that has ended meanwhile is
+/// as good as moved.
+fn evacuate(root: &Path, leaf: &Path) -> Result<()> {
+    let processes = processes(root)?;
     let target = leaf.join("cgroup.procs");
     for pid in processes.iter().filter(|pid| **pid != 0) {
         match fs::write(&target, pid.to_string()) {
@@ -84,7 +92,7 @@ fn evacuate(root: &Path, leaf: &Path) -> Result<Vec<i32>> {
             Ok(()) | Err(_) => {}
         }
     }
-    Ok(processes)
+    Ok(())
 }
 
 /// Enables what is not enabled yet. `None` when processes stand in the way; else
