@@ -39,7 +39,7 @@ LABEL org.opencontainers.image.title="dind" \
     org.opencontainers.image.description="Docker in Docker: a privileged container that is a Docker host" \
     org.opencontainers.image.licenses="Apache-2.0"
 # docker.io recommends the CLI where that is a package of its own, and is the CLI
-# where it is not.
+# where it is not. What packages leave in /tmp would keep it from becoming a tmpfs.
 RUN apt-get update \
     && cli=$(apt-cache show docker-cli 2>/dev/null | sed -n 's/^Package: //p' | sort -u) \
     && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
@@ -60,7 +60,8 @@ RUN apt-get update \
         procps \
         xfsprogs \
         xz-utils \
-    && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/apt /var/log/dpkg.log
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/apt /var/log/dpkg.log \
+    && find /tmp -mindepth 1 -delete
 COPY --from=engine /engine/ /usr/local/bin/
 COPY --from=build /dind/target/release/dind /usr/local/bin/dind
 # The name that it is started under chooses the contract.
