@@ -57,6 +57,36 @@ fn a_memory_limit_holds() {
     run("512m").exited(0);
 }
 
+/// Where nothing is mounted on /sys/fs/cgroup, the hierarchies are mounted as the
+/// parent has them, and limits hold; by each contract that starts an engine.
+#[test]
+fn hierarchies_are_mounted_where_there_are_none() {
+    for contract in ["dind", "wrapdocker"] {
+        let container = dind()
+            .prelude("umount -R /sys/fs/cgroup; [ -z \"$(ls /sys/fs/cgroup)\" ]")
+            .env("DIND_CONTRACT", contract)
+            .start(&["sh", "-c", "echo session runs; while :; do sleep 0.1; done"]);
+        container.wait_log("session runs", 1);
+        limits_hold(&container);
+    }
+}
+
+/// Where it came read-only it is made writable, and limits hold.
+#[test]
+fn read_only_hierarchies_are_made_writable() {
+    let container = dind()
+        .prelude(
+            r"
+            for target in $(awk '$2 ~ /^.sys.fs.cgroup/ { print $2 }' /proc/mounts); do
+                mount -o remount,bind,ro $target
+            done
+            ! mkdir /sys/fs/cgroup/tried /sys/fs/cgroup/*/tried 2>/dev/null
+            ",
+        )
+        .ready(&[]);
+    limits_hold(&container);
+}
+
 /// Processes that others put into the container while it starts, as health checks
 /// do, do not keep the controllers from the containers inside.
 #[test]

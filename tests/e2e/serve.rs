@@ -1,10 +1,12 @@
 //! The daemon in the foreground: how it is asked for, and how it is reached.
 
 use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc;
 use std::thread;
 
+use crate::daemons::{held_dockerd, wait_held};
 use crate::docker::{BUSYBOX, Call, Container, DEADLINE, Scratch, dind, docker, lab};
 
 /// What `docker info` in the container says of one thing.
@@ -83,7 +85,7 @@ fn a_client_of_the_first_moment_is_answered() {
         .create(&[]);
     let (sender, answers) = mpsc::channel();
     thread::spawn(move || {
-        let mut stream = loop {
+        let stream = loop {
             match UnixStream::connect(&socket) {
                 Ok(stream) => break stream,
                 // Not a sleep: this is the client that does not want to wait.
@@ -94,13 +96,7 @@ fn a_client_of_the_first_moment_is_answered() {
                 }
             }
         };
-        let ask = |stream: &mut UnixStream| {
-            stream.write_all(b"GET /_ping HTTP/1.1\r\nHost: d\r\nConnection: close\r\n\r\n")?;
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer)?;
-            Ok(answer)
-        };
-        let _ = sender.send(ask(&mut stream));
+        let _ = sender.send(ping(stream));
     });
     container.docker(&["start"]).exited(0);
     let answer = answers
@@ -108,7 +104,42 @@ fn a_client_of_the_first_moment_is_answered() {
         .expect("an answer before the deadline")
         .expect("a client that finds the socket is not refused");
     assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
-    assert!(answer.ends_with("OK"), "{answer}");
+}
+
+/// Asks the API whether it is there.
+fn ping(mut stream: impl Read + Write) -> std::io::Result<String> {
+    stream.write_all(b"GET /_ping HTTP/1.1\r\nHost: d\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+/// Both sockets take clients when dockerd has not even begun, and these are answered
+/// when it has.
+#[test]
+fn clients_are_held_until_dockerd_is_there() {
+    let scratch = Scratch::new();
+    let container = held_dockerd(dind())
+        .flags(scratch.mounted_on("/sock"))
+        .flags(["-p", "127.0.0.1::2375"])
+        .env("DOCKER_HOST", "unix:///sock/docker.sock")
+        .start(&[]);
+    wait_held(&container);
+    let near = UnixStream::connect(scratch.path.join("docker.sock")).expect("a connection");
+    let address = container.published(2375);
+    let far = TcpStream::connect(address.trim_start_matches("tcp://")).expect("a connection");
+    let (sender, answers) = mpsc::channel();
+    let other_sender = sender.clone();
+    thread::spawn(move || sender.send(ping(near)));
+    thread::spawn(move || other_sender.send(ping(far)));
+    container.sh("echo go >/gate");
+    for _ in 0..2 {
+        let answer = answers
+            .recv_timeout(DEADLINE)
+            .expect("an answer before the deadline")
+            .expect("a connection that lasts");
+        assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+    }
 }
 
 /// Arguments that begin with `-` are dockerd's, and it is served as without any.

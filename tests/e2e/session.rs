@@ -59,6 +59,8 @@ fn a_script_on_standard_input_is_for_the_login_shell() {
 /// start would do, without the time that the outer engine takes. The exit statuses.
 fn statuses_of(commands: &[String]) -> Vec<i32> {
     let script = r#"
+        # Without job control a shell has its background jobs ignore SIGINT.
+        set -m
         half() {
             export DOCKER_DAEMON_ARGS="--bridge=none --iptables=false --data-root=/var/lib/docker/$1"
             mkdir -p "/var/lib/docker/$1"
