@@ -46,6 +46,20 @@ fn a_command_has_the_terminal() {
     assert_eq!(pty.wait(), 42);
 }
 
+/// A command is a process group of its own, and the terminal's foreground: a key that
+/// signals reaches it once, and dind not at all.
+#[test]
+fn a_command_is_the_foreground_of_its_terminal() {
+    let script = "echo $(ps -o pgid= -o tpgid= -p $$) is $$ $$ here";
+    let mut pty = Pty::run(&dind(), &["sh", "-c", script]);
+    pty.expect("ready after");
+    pty.expect("\n");
+    let words = pty.expect(" here");
+    let (groups, own) = words.split_once(" is ").expect("four numbers");
+    assert_eq!(groups.trim(), own);
+    assert_eq!(pty.wait(), 0);
+}
+
 /// Ctrl-C ends what is in the foreground, and nothing else: the shell and both
 /// daemons live on, as often as it is pressed.
 #[test]

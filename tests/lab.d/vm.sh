@@ -50,7 +50,7 @@ vm_disk() {
     mkdir -p "$root"/{lab/log,usr/lib/modules}
     say "building the namespace tests"
     namespace=$(cargo test --no-run --locked --test namespace --message-format=json-render-diagnostics |
-        sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1)
+        sed -n '/"name":"namespace"/s/.*"executable":"\([^"]*\)".*/\1/p')
     # At once: another cargo may replace it.
     cp "${namespace:-no executable}" "$root/lab/namespace" ||
         die "cargo made no test executable: see 'cargo test --no-run --test namespace', try again"
