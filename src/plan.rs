@@ -176,6 +176,8 @@ pub struct Engine {
     pub dockerd: Program,
     /// `dmsetup mknodes`, where there is a dmsetup and a device mapper.
     pub dmsetup: Option<Program>,
+    /// What is done to the container while they start: nothing that they need by then.
+    pub meanwhile: Vec<Step>,
     /// What runs beside them.
     pub foreground: Foreground,
     /// The environment of the command.
@@ -227,6 +229,17 @@ pub struct Inputs<'a> {
     pub options: &'a DockerdOptions,
     /// What the system is like.
     pub facts: &'a Facts,
+}
+
+impl Plan {
+    /// Every change to the container, in order.
+    pub fn changes(&self) -> impl Iterator<Item = &Step> {
+        let meanwhile = match &self.outcome {
+            Outcome::Supervise(engine) => engine.meanwhile.as_slice(),
+            Outcome::Become(_) => &[],
+        };
+        self.steps.iter().chain(meanwhile)
+    }
 }
 
 /// Makes the plan. The faults are final; nothing has been changed by then.
@@ -330,6 +343,7 @@ fn engine(
     let (steps, warnings) = joined(steps, warnings, cgroups::plan(facts));
     let (mut steps, warnings) = joined(steps, warnings, storage::plan(facts));
     steps.extend(mounts::last(config, facts));
+    let meanwhile = steps.extract_if(.., cgroups::can_wait).collect();
     let containerd = daemons::containerd(inputs).map(|(program, configuration)| {
         steps.extend(configuration);
         program
@@ -357,6 +371,7 @@ fn engine(
         containerd,
         dockerd,
         dmsetup,
+        meanwhile,
         readiness: readiness(&listeners),
         listeners,
         log_file: logs_to_file(&foreground, inputs).then(|| PathBuf::from(LOG_FILE)),
@@ -514,11 +529,14 @@ impl fmt::Display for Plan {
 
 impl fmt::Display for Engine {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let programs = [&self.dmsetup, &self.containerd, &Some(self.dockerd.clone())];
-        for program in programs.into_iter().flatten() {
+        let beside = [&self.containerd, &self.dmsetup];
+        for program in std::iter::once(&self.dockerd).chain(beside.into_iter().flatten()) {
             let words = std::iter::once(program.path.as_os_str())
                 .chain(program.arguments.iter().map(OsString::as_os_str));
             writeln!(formatter, "start: {}", quoted(words))?;
+        }
+        for step in &self.meanwhile {
+            writeln!(formatter, "meanwhile: {}\n    # {}", step.action, step.why)?;
         }
         match &self.log_file {
             Some(path) => writeln!(formatter, "log: {}", path.display())?,

@@ -126,6 +126,27 @@ struct Image {
 
 /// Starts a child and returns when it has executed its program, or failed to.
 pub fn spawn(child: &Child<'_>) -> Result<Pid, SpawnError> {
+    begin(child)?.finish()
+}
+
+/// A child on its way to its program.
+#[derive(Debug)]
+pub struct Begun {
+    /// Its pid, which a failure does not change: it is reaped like any other.
+    pub pid: Pid,
+    report: OwnedFd,
+}
+
+impl Begun {
+    /// Returns when the child has executed its program, or failed to.
+    pub fn finish(self) -> Result<Pid, SpawnError> {
+        reported(&self.report).map_or(Ok(self.pid), Err)
+    }
+}
+
+/// Starts a child and does not wait for it: several that begin together do not wait
+/// for each other either, and on a busy machine each wait is a few milliseconds.
+pub fn begin(child: &Child<'_>) -> Result<Begun, SpawnError> {
     let prepare = |errno| SpawnError {
         step: Step::Prepare,
         errno,
@@ -137,13 +158,10 @@ pub fn spawn(child: &Child<'_>) -> Result<Pid, SpawnError> {
         step: Step::Fork,
         errno,
     })? {
-        ForkResult::Parent { child } => {
-            drop(writer);
-            match reported(&reader) {
-                None => Ok(child),
-                Some(error) => Err(error),
-            }
-        }
+        ForkResult::Parent { child } => Ok(Begun {
+            pid: child,
+            report: reader,
+        }),
         ForkResult::Child => {
             let error = become_child(child, image, above);
             let report = [

@@ -21,11 +21,12 @@ use nix::sys::signal::SigSet;
 use nix::unistd::Pid;
 use tracing::{debug, error, info, warn};
 
+use crate::apply;
 use crate::facts;
 use crate::fault::Fault;
 use crate::plan::{Engine, Foreground, Program, Readiness};
 use crate::sockets::Bound;
-use crate::spawn::{self, Child, Session};
+use crate::spawn::{self, Begun, Child, Session};
 use crate::sys;
 use crate::terminal::{self, Terminal};
 use log_file::LogFile;
@@ -137,8 +138,9 @@ pub fn run(
 }
 
 impl Supervisor<'_> {
-    /// Starts containerd, then dockerd at once, and closes this process's copies of
-    /// the sockets: when dockerd is gone, clients are refused and not kept waiting.
+    /// Starts dockerd and containerd at once, and closes this process's copies of the
+    /// sockets: when dockerd is gone, clients are refused and not kept waiting. dockerd
+    /// is first, because everybody waits for it; it looks for containerd much later.
     fn start(&mut self, bound: Vec<Bound>) -> Result<(), Fault> {
         let null =
             File::open("/dev/null").context("cannot open /dev/null; the container needs a /dev")?;
@@ -150,26 +152,34 @@ impl Supervisor<'_> {
             (None, Foreground::Daemon) => [null.as_fd(), stdout.as_fd(), stderr.as_fd()],
         };
         let mask = self.signals.original();
+        let descriptors: Vec<BorrowedFd<'_>> = bound.iter().map(AsFd::as_fd).collect();
+        let dockerd = &self.engine.dockerd;
+        let containerd = self.engine.containerd.as_ref();
+        let begun = begin_daemon(dockerd, stdio, &descriptors, Some(&self.notify), mask)?;
+        self.children.dockerd = Some(begun.pid);
+        let beside = containerd.map(|program| begin_daemon(program, stdio, &[], None, mask));
+        let started = finish_daemon(dockerd, begun).and_then(|()| match (containerd, beside) {
+            (Some(program), Some(begun)) => {
+                let begun = begun?;
+                self.children.containerd = Some(begun.pid);
+                finish_daemon(program, begun)
+            }
+            (_, _) => Ok(()),
+        });
+        if let Err(fault) = started {
+            self.send(Process::Dockerd, libc::SIGTERM);
+            self.send(Process::Containerd, libc::SIGTERM);
+            return Err(fault);
+        }
         if let Some(program) = &self.engine.dmsetup {
             // Nobody waits for what it has to say.
             let silent = [null.as_fd(); 3];
-            if let Err(fault) = start_daemon(program, silent, &[], None, mask) {
+            if let Err(fault) = begin_daemon(program, silent, &[], None, mask) {
                 warn!("{fault}; going on without");
             }
         }
-        if let Some(program) = &self.engine.containerd {
-            self.children.containerd = Some(start_daemon(program, stdio, &[], None, mask)?);
-        }
-        let descriptors: Vec<BorrowedFd<'_>> = bound.iter().map(AsFd::as_fd).collect();
-        let notify = Some(&self.notify);
-        match start_daemon(&self.engine.dockerd, stdio, &descriptors, notify, mask) {
-            Ok(pid) => self.children.dockerd = Some(pid),
-            Err(fault) => {
-                self.send(Process::Containerd, libc::SIGTERM);
-                return Err(fault);
-            }
-        }
         drop(bound);
+        apply::apply(&self.engine.meanwhile)?;
         self.ask();
         Ok(())
     }
@@ -378,18 +388,18 @@ impl Supervisor<'_> {
 }
 
 /// Starts a daemon in a session of its own.
-fn start_daemon(
+fn begin_daemon(
     program: &Program,
     stdio: [BorrowedFd<'_>; 3],
     descriptors: &[BorrowedFd<'_>],
     notify: Option<&Notify>,
     mask: &SigSet,
-) -> Result<Pid, Fault> {
+) -> Result<Begun, Fault> {
     let mut environment = program.environment.clone();
     environment.extend(notify.map(|notify| ("NOTIFY_SOCKET".into(), notify.address.clone())));
     let mut arguments = vec![program.path.as_os_str()];
     arguments.extend(program.arguments.iter().map(OsString::as_os_str));
-    spawn::spawn(&Child {
+    spawn::begin(&Child {
         path: &program.path,
         arguments,
         environment: &environment,
@@ -400,6 +410,13 @@ fn start_daemon(
         mask,
     })
     .map_err(|error| error.fault(program.path.as_os_str()))
+}
+
+fn finish_daemon(program: &Program, begun: Begun) -> Result<(), Fault> {
+    begun
+        .finish()
+        .map(drop)
+        .map_err(|error| error.fault(program.path.as_os_str()))
 }
 
 /// What a wait found.

@@ -169,16 +169,13 @@ impl Start<'_> {
 }
 
 fn commands(plan: &Plan) -> Vec<String> {
-    plan.steps
-        .iter()
-        .map(|step| step.action.to_string())
-        .collect()
+    plan.changes().map(|step| step.action.to_string()).collect()
 }
 
 /// What the facts would be once a plan is carried out.
 fn after(facts: &Facts, plan: &Plan) -> Facts {
     let mut facts = facts.clone();
-    for step in &plan.steps {
+    for step in plan.changes() {
         match &step.action {
             Action::Mount {
                 target,
@@ -199,11 +196,16 @@ fn after(facts: &Facts, plan: &Plan) -> Facts {
                         RootMount::Directory
                     };
                 }
+                // A mount on a shared one is shared: mount_namespaces(7).
+                let below = target
+                    .ancestors()
+                    .find_map(|directory| facts.mounts.at(directory));
+                let shared = below.is_some_and(|mount| mount.shared);
                 facts.mounts.mounts.push(Mount {
                     root: "/".into(),
                     target: target.clone(),
                     options: vec!["rw".into()],
-                    shared: false,
+                    shared,
                     fstype: fstype.clone(),
                     super_options: data.split(',').map(str::to_owned).collect(),
                 });
@@ -254,8 +256,7 @@ fn after(facts: &Facts, plan: &Plan) -> Facts {
 
 /// Files are written anew at every start; everything else is done once.
 fn repeated(plan: &Plan) -> Vec<String> {
-    plan.steps
-        .iter()
+    plan.changes()
         .filter(|step| {
             !matches!(&step.action, Action::Write { .. })
                 && !matches!(&step.action, Action::Directory { path, .. } if path.ends_with("containerd"))
@@ -367,8 +368,7 @@ fn the_devices_warnings_are_wrapdockers() -> Result<(), Fault> {
 #[test]
 fn v2_is_delegated_in_a_private_namespace_only() -> Result<(), Fault> {
     let delegates = |plan: &Plan| {
-        plan.steps
-            .iter()
+        plan.changes()
             .any(|step| matches!(step.action, Action::Delegate { .. }))
     };
     assert!(delegates(&DAEMON.plan(&unified("0::/\n"))?));
@@ -853,8 +853,7 @@ fn hack_dind_leaves_v1_hierarchies_alone() -> Result<(), Fault> {
     );
     let plan = start.plan(&unified("0::/\n"))?;
     assert!(
-        plan.steps
-            .iter()
+        plan.changes()
             .any(|step| matches!(step.action, Action::Delegate { .. })),
         "{plan}"
     );
@@ -980,7 +979,7 @@ proptest! {
         let mut seen: BTreeSet<String> = existing.collect();
         let mut targets: BTreeSet<PathBuf> =
             facts.mounts.mounts.iter().map(|mount| mount.target.clone()).collect();
-        for step in &plan.steps {
+        for step in plan.changes() {
             if let Action::Mount { target, fstype, data, .. } = &step.action {
                 prop_assert!(targets.insert(target.clone()), "{} twice", target.display());
                 if fstype == "cgroup" {
@@ -1006,7 +1005,7 @@ proptest! {
     #[test]
     fn a_plan_says_what_and_why_in_single_lines(facts in any_facts()) {
         let plan = DAEMON.plan(&facts)?;
-        for step in &plan.steps {
+        for step in plan.changes() {
             prop_assert!(!step.why.is_empty() && !step.why.contains('\n'));
             prop_assert!(!step.action.to_string().contains('\n'));
         }
