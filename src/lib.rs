@@ -27,3 +27,4 @@ pub mod spawn;
 pub mod supervise;
 pub mod sys;
 pub mod terminal;
+pub mod tls;

@@ -5,20 +5,24 @@
 
 #![expect(unsafe_code, reason = "system calls that no safe interface offers")]
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::libc;
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal};
+use nix::sys::signal::{sigaction, sigprocmask};
 use nix::unistd::{ForkResult, Pid};
 
 use crate::supervise::machine::End;
 
 /// Closes every descriptor but 0, 1 and 2, whatever their number and whatever
 /// RLIMIT_NOFILE says: close_range(2). Kernels before 5.9 do not have it; there
-/// `/proc/self/fd` lists them. To be called before this process opens any.
+/// `/proc/self/fd` lists them. To be called while this process has none of its own.
 pub fn close_inherited_descriptors() -> io::Result<()> {
-    // SAFETY: closes descriptors that nothing in this process owns yet.
+    // SAFETY: closes descriptors that nothing in this process owns.
     let result = unsafe { libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, 0_u32) };
     match Errno::result(result) {
         Ok(_) => Ok(()),
@@ -40,6 +44,52 @@ fn close_listed_descriptors() -> io::Result<()> {
         unsafe { libc::close(descriptor) };
     }
     Ok(())
+}
+
+/// Locks an open file against other processes: flock(2). Waits for `patience` at most;
+/// the error is then EINTR, from a signal of this process's own timer. The lock goes with
+/// the file.
+pub fn lock(file: &File, patience: Duration) -> nix::Result<()> {
+    extern "C" fn nothing(_: libc::c_int) {}
+    // Without SA_RESTART, so that flock ends.
+    let noted = SigAction::new(
+        SigHandler::Handler(nothing),
+        SaFlags::empty(),
+        SigSet::empty(),
+    );
+    // SAFETY: the handler does nothing, which it may do at any time.
+    let before = unsafe { sigaction(Signal::SIGALRM, &noted) }?;
+    let mut mask = SigSet::empty();
+    let alarm = SigSet::from(Signal::SIGALRM);
+    let result = sigprocmask(SigmaskHow::SIG_UNBLOCK, Some(&alarm), Some(&mut mask))
+        .and_then(|()| set_timer(patience))
+        .and_then(|()| {
+            // SAFETY: a plain system call on a descriptor that is open.
+            Errno::result(unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX) }).map(drop)
+        });
+    // These cannot fail after what they undo has not.
+    let _ = set_timer(Duration::ZERO);
+    let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&mask), None);
+    // SAFETY: the action that was there before.
+    let _ = unsafe { sigaction(Signal::SIGALRM, &before) };
+    result
+}
+
+/// SIGALRM after `first`, and then every second, in case that the first comes before the
+/// call that it is to end: setitimer(2). Never, where `first` is zero.
+fn set_timer(first: Duration) -> nix::Result<()> {
+    let every = u64::from(!first.is_zero());
+    let value = |seconds: u64| libc::timeval {
+        tv_sec: libc::time_t::try_from(seconds).unwrap_or(libc::time_t::MAX),
+        tv_usec: 0,
+    };
+    let timer = libc::itimerval {
+        it_interval: value(every),
+        it_value: value(first.as_secs().max(every)),
+    };
+    // SAFETY: reads the timer, and there is nobody to be told of the one before.
+    let result = unsafe { libc::setitimer(libc::ITIMER_REAL, &timer, std::ptr::null_mut()) };
+    Errno::result(result).map(drop)
 }
 
 /// fork(2).

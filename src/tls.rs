@@ -1,0 +1,219 @@
+//! The TLS files of a daemon and its clients: made as docker-library's entrypoint makes
+//! them, or, where they are the user's own, verified.
+//!
+//! `ca` has the authority, `server` what dockerd gets, `client` what is shared with
+//! clients. [`decide`] is pure; [`files`] reads, locks and writes.
+
+pub mod certificate;
+pub mod decide;
+pub mod files;
+pub mod issue;
+pub mod key;
+pub mod name;
+pub mod verify;
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result};
+use rcgen::KeyPair;
+
+use decide::{Decision, Managed, Pair, decide};
+use files::{Change, Content, Directory, Files, Locked};
+use issue::{Authority, Purpose};
+use name::Name;
+
+/// What was done, for the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    directory: PathBuf,
+    made: Made,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Made {
+    /// The certificates that were made.
+    Anew(Vec<Reason>),
+    /// They are the user's.
+    Users,
+}
+
+/// What was made, and why.
+type Reason = (&'static str, &'static str);
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "certificates in {}: ", self.directory.display())?;
+        match &self.made {
+            Made::Users => write!(formatter, "your own, verified"),
+            Made::Anew(made) if made.is_empty() => write!(formatter, "kept"),
+            Made::Anew(made) => {
+                let made: Vec<String> = made
+                    .iter()
+                    .map(|(what, why)| format!("{what} ({why})"))
+                    .collect();
+                write!(formatter, "made {}", made.join(", "))
+            }
+        }
+    }
+}
+
+/// Makes the files below `directory`, or those of them that are missing, do not fit
+/// `names` or expire soon; verifies them where they are the user's own. Where nothing has
+/// to be made nothing is written, so the directory may then be read-only. Several daemons
+/// may do this at once.
+pub fn prepare(directory: &Path, names: &BTreeSet<Name>, now: SystemTime) -> Result<Outcome> {
+    let now = now
+        .duration_since(UNIX_EPOCH)
+        .context("the clock is before 1970; set it")?;
+    let outcome = |made, warnings| Outcome {
+        directory: directory.to_owned(),
+        made,
+        warnings,
+    };
+    let look = || -> Result<(Files, Decision)> {
+        let files = Files::read(directory)?;
+        let decision = decide(&files, names, now)
+            .with_context(|| format!("the certificates in {}", directory.display()))?;
+        Ok((files, decision))
+    };
+    match look()? {
+        (_, Decision::Users(warnings)) => return Ok(outcome(Made::Users, warnings)),
+        (files, Decision::Manage(managed)) if managed.is_complete(&files) => {
+            return Ok(outcome(Made::Anew(Vec::new()), Vec::new()));
+        }
+        (_, Decision::Manage(_)) => {}
+    }
+    let locked = Locked::open(directory)?;
+    // Another daemon may have made them in the meantime.
+    let (files, Decision::Manage(managed)) = look()? else {
+        return Ok(outcome(Made::Users, Vec::new()));
+    };
+    let (changes, made) = changes(&files, *managed, now)
+        .with_context(|| format!("the certificates in {}", directory.display()))?;
+    locked.carry_out(&changes)?;
+    Ok(outcome(Made::Anew(made), locked.warnings.clone()))
+}
+
+/// Readable by everybody: there is no secret in a certificate.
+const CERTIFICATE_MODE: u32 = 0o644;
+/// Readable by the owner.
+const KEY_MODE: u32 = 0o600;
+/// The client's key is there for every client that can see it, whatever its user.
+const CLIENT_KEY_MODE: u32 = 0o644;
+
+/// Makes what is missing, as changes in an order in which every reader finds what fits:
+/// the client's files last, and of those `ca.pem`, which clients wait for.
+fn changes(files: &Files, managed: Managed, now: Duration) -> Result<(Vec<Change>, Vec<Reason>)> {
+    let mut changes = Vec::new();
+    let mut made = Vec::new();
+    let ca_pem = files.ca.certificate.clone();
+    let key = kept_or_made(managed.ca.key, Directory::Ca, KEY_MODE, &mut changes)?;
+    let (authority, ca_pem) = match (managed.ca.certificate, ca_pem) {
+        (Ok(certificate), Some(content)) => {
+            let authority = Authority {
+                pem: String::new(),
+                certificate,
+                key,
+            };
+            (authority, content)
+        }
+        (Ok(_), None) => anyhow::bail!("ca/cert.pem is gone; start again"),
+        (Err(why), _) => {
+            made.push(("ca", why));
+            let authority = issue::authority(key, now)?;
+            let content = authority.pem.clone().into_bytes();
+            changes.push(write(
+                Directory::Ca,
+                "cert.pem",
+                CERTIFICATE_MODE,
+                content.clone(),
+            ));
+            (authority, content)
+        }
+    };
+    let mut side = |directory,
+                    pair: Pair,
+                    mode,
+                    purpose,
+                    names: &BTreeSet<Name>,
+                    old: &Content|
+     -> Result<()> {
+        let is_new = old.as_ref() != Some(&ca_pem);
+        if is_new && old.is_some() {
+            changes.push(Change::Remove {
+                directory,
+                name: "ca.pem",
+            });
+        }
+        let key = kept_or_made(pair.key, directory, mode, &mut changes)?;
+        if let Err(why) = pair.certificate {
+            made.push((directory.name(), why));
+            let pem = issue::leaf(purpose, names, &key, &authority, now)
+                .context("ca/cert.pem cannot be used; remove it to have another made")?;
+            changes.push(write(
+                directory,
+                "cert.pem",
+                CERTIFICATE_MODE,
+                pem.into_bytes(),
+            ));
+        }
+        if is_new {
+            changes.push(write(directory, "ca.pem", CERTIFICATE_MODE, ca_pem.clone()));
+        }
+        Ok(())
+    };
+    side(
+        Directory::Server,
+        managed.server,
+        KEY_MODE,
+        Purpose::Server,
+        &managed.names,
+        &files.server.ca,
+    )?;
+    let nobody = BTreeSet::new();
+    side(
+        Directory::Client,
+        managed.client,
+        CLIENT_KEY_MODE,
+        Purpose::Client,
+        &nobody,
+        &files.client.ca,
+    )?;
+    changes.push(Change::Mode {
+        directory: Directory::Client,
+        name: "key.pem",
+        mode: CLIENT_KEY_MODE,
+    });
+    Ok((changes, made))
+}
+
+fn kept_or_made(
+    key: Option<KeyPair>,
+    directory: Directory,
+    mode: u32,
+    changes: &mut Vec<Change>,
+) -> Result<KeyPair> {
+    match key {
+        Some(key) => Ok(key),
+        None => {
+            let key = key::make()?;
+            let pem = key.serialize_pem().into_bytes();
+            changes.push(write(directory, "key.pem", mode, pem));
+            Ok(key)
+        }
+    }
+}
+
+fn write(directory: Directory, name: &'static str, mode: u32, content: Vec<u8>) -> Change {
+    Change::Write {
+        directory,
+        name,
+        mode,
+        content,
+    }
+}

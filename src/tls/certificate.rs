@@ -1,0 +1,217 @@
+//! Reads what is decided by from a certificate: RFC 5280, 4.1.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use anyhow::{Context, Result, anyhow};
+use rcgen::{DistinguishedName, DnType, DnValue};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use yasna::models::ObjectIdentifier;
+use yasna::tags::{TAG_BMPSTRING, TAG_GENERALIZEDTIME, TAG_IA5STRING, TAG_PRINTABLESTRING};
+use yasna::tags::{TAG_TELETEXSTRING, TAG_UTF8STRING};
+use yasna::{ASN1Error, ASN1ErrorKind, ASN1Result, BERReader, Tag};
+
+use super::name::Name;
+
+const SUBJECT_KEY_IDENTIFIER: &[u64] = &[2, 5, 29, 14];
+const SUBJECT_ALT_NAME: &[u64] = &[2, 5, 29, 17];
+
+/// A certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Certificate {
+    /// All of it.
+    pub der: CertificateDer<'static>,
+    /// The issuer's distinguished name, as it is encoded.
+    pub issuer: Vec<u8>,
+    /// The subject's distinguished name, as it is encoded.
+    pub subject: Vec<u8>,
+    /// Seconds since 1970 from which it is valid.
+    pub not_before: i64,
+    /// Seconds since 1970 until which it is valid.
+    pub not_after: i64,
+    /// The SubjectPublicKeyInfo, as it is encoded.
+    pub public_key: Vec<u8>,
+    /// What it is good for; kinds that [`Name`] has not are left out.
+    pub names: BTreeSet<Name>,
+    /// The identifier of its key.
+    pub key_identifier: Option<Vec<u8>>,
+}
+
+impl Certificate {
+    /// The certificates of a PEM file in their order, at least one. What else is in the
+    /// file is not read.
+    pub fn read_all(pem: &[u8]) -> Result<Vec<Self>> {
+        let found: Vec<Self> = CertificateDer::pem_slice_iter(pem)
+            .map(|der| Self::read(der.map_err(|error| anyhow!("{error:?}"))?))
+            .collect::<Result<_>>()?;
+        if found.is_empty() {
+            return Err(anyhow!("no certificate in it"));
+        }
+        Ok(found)
+    }
+
+    /// The first certificate of a PEM file.
+    pub fn read_first(pem: &[u8]) -> Result<Self> {
+        let mut found = Self::read_all(pem)?.into_iter();
+        found.next().context("no certificate in it")
+    }
+
+    fn read(der: CertificateDer<'static>) -> Result<Self> {
+        let mut certificate = yasna::parse_der(&der, certificate)
+            .map_err(|error| anyhow!("not a certificate: {error}"))?;
+        certificate.der = der;
+        Ok(certificate)
+    }
+
+    /// The subject in the form that [`rcgen`] encodes. It keeps neither a second
+    /// attribute of one type nor two in one place, so what it encodes must be compared.
+    pub fn distinguished_name(&self) -> Result<DistinguishedName> {
+        yasna::parse_der(&self.subject, distinguished_name)
+            .map_err(|error| anyhow!("its subject cannot be read: {error}"))
+    }
+}
+
+fn certificate(reader: BERReader<'_, '_>) -> ASN1Result<Certificate> {
+    reader.read_sequence(|reader| {
+        let certificate = reader.next().read_sequence(|reader| {
+            reader.read_optional(|reader| {
+                reader.read_tagged(Tag::context(0), |reader| reader.read_u8())
+            })?;
+            reader.next().read_bigint_bytes()?;
+            reader.next().read_der()?;
+            let issuer = reader.next().read_der()?;
+            let (not_before, not_after) = reader
+                .next()
+                .read_sequence(|reader| Ok((time(reader.next())?, time(reader.next())?)))?;
+            let subject = reader.next().read_der()?;
+            let public_key = reader.next().read_der()?;
+            for unique_identifier in [1, 2] {
+                reader.read_optional(|reader| {
+                    reader.read_tagged_implicit(Tag::context(unique_identifier), |reader| {
+                        reader.read_bitvec_bytes()
+                    })
+                })?;
+            }
+            let mut certificate = Certificate {
+                der: CertificateDer::from(Vec::new()),
+                issuer,
+                subject,
+                not_before,
+                not_after,
+                public_key,
+                names: BTreeSet::new(),
+                key_identifier: None,
+            };
+            reader.read_optional(|reader| {
+                reader.read_tagged(Tag::context(3), |reader| {
+                    reader.read_sequence_of(|reader| extension(reader, &mut certificate))
+                })
+            })?;
+            Ok(certificate)
+        })?;
+        // The algorithm and the value of the signature.
+        reader.next().read_der()?;
+        reader.next().read_bitvec_bytes()?;
+        Ok(certificate)
+    })
+}
+
+fn time(reader: BERReader<'_, '_>) -> ASN1Result<i64> {
+    let time = if reader.lookahead_tag()? == TAG_GENERALIZEDTIME {
+        *reader.read_generalized_time()?.datetime()
+    } else {
+        *reader.read_utctime()?.datetime()
+    };
+    Ok(time.unix_timestamp())
+}
+
+fn extension(reader: BERReader<'_, '_>, certificate: &mut Certificate) -> ASN1Result<()> {
+    reader.read_sequence(|reader| {
+        let identifier = reader.next().read_oid()?;
+        reader.read_default(false, |reader| reader.read_bool())?;
+        let value = reader.next().read_bytes()?;
+        match identifier.components().as_slice() {
+            SUBJECT_ALT_NAME => certificate.names = yasna::parse_der(&value, names)?,
+            SUBJECT_KEY_IDENTIFIER => {
+                let identifier = yasna::parse_der(&value, |reader| reader.read_bytes())?;
+                certificate.key_identifier = Some(identifier);
+            }
+            _ => {}
+        }
+        Ok(())
+    })
+}
+
+/// GeneralNames: RFC 5280, 4.2.1.6.
+fn names(reader: BERReader<'_, '_>) -> ASN1Result<BTreeSet<Name>> {
+    let names = reader.collect_sequence_of(|reader| {
+        let tag = reader.lookahead_tag()?;
+        let text = |reader: BERReader<'_, '_>| {
+            reader.read_tagged_implicit(tag, |reader| reader.read_ia5_string())
+        };
+        Ok(match tag.tag_number {
+            1 => Some(Name::Email(text(reader)?)),
+            2 => Some(Name::Dns(text(reader)?)),
+            6 => Some(Name::Uri(text(reader)?)),
+            7 => address(&reader.read_tagged_implicit(tag, |reader| reader.read_bytes())?),
+            _ => {
+                reader.read_der()?;
+                None
+            }
+        })
+    })?;
+    Ok(names.into_iter().flatten().collect())
+}
+
+fn address(bytes: &[u8]) -> Option<Name> {
+    let v4 = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
+    let v6 = <[u8; 16]>::try_from(bytes).map(IpAddr::from);
+    v4.or(v6).ok().map(Name::Ip)
+}
+
+fn distinguished_name(reader: BERReader<'_, '_>) -> ASN1Result<DistinguishedName> {
+    let mut name = DistinguishedName::new();
+    reader.read_sequence_of(|reader| {
+        reader.read_set_of(|reader| {
+            let (kind, value) = reader.read_sequence(|reader| {
+                let kind: ObjectIdentifier = reader.next().read_oid()?;
+                Ok((kind, value(reader.next())?))
+            })?;
+            name.push(DnType::from_oid(kind.components()), value);
+            Ok(())
+        })
+    })?;
+    Ok(name)
+}
+
+fn value(reader: BERReader<'_, '_>) -> ASN1Result<DnValue> {
+    let invalid = |_| ASN1Error::new(ASN1ErrorKind::Invalid);
+    match reader.lookahead_tag()? {
+        TAG_UTF8STRING => reader.read_utf8string().map(DnValue::Utf8String),
+        TAG_PRINTABLESTRING => {
+            let text = reader.read_printable_string()?;
+            text.try_into()
+                .map(DnValue::PrintableString)
+                .map_err(invalid)
+        }
+        TAG_IA5STRING => {
+            let text = reader.read_ia5_string()?;
+            text.try_into().map(DnValue::Ia5String).map_err(invalid)
+        }
+        TAG_BMPSTRING => {
+            let text = reader.read_bmp_string()?;
+            rcgen::string::BmpString::try_from(text)
+                .map(DnValue::BmpString)
+                .map_err(invalid)
+        }
+        TAG_TELETEXSTRING => {
+            let bytes =
+                reader.read_tagged_implicit(TAG_TELETEXSTRING, |reader| reader.read_bytes())?;
+            let text =
+                String::from_utf8(bytes).map_err(|_| ASN1Error::new(ASN1ErrorKind::Invalid))?;
+            text.try_into().map(DnValue::TeletexString).map_err(invalid)
+        }
+        _ => Err(ASN1Error::new(ASN1ErrorKind::Invalid)),
+    }
+}

@@ -1,0 +1,262 @@
+//! The files below `DOCKER_TLS_CERTDIR`: reading, locking, writing.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
+use nix::libc;
+
+use crate::sys;
+
+/// How long another daemon may take to make certificates; that is done in milliseconds,
+/// unless its disk has stopped.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// No certificate or key comes near it.
+const LARGEST: u64 = 1 << 20;
+
+/// One of the three directories.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Directory {
+    /// The authority's: its key leaves it for no other.
+    Ca,
+    /// dockerd's.
+    Server,
+    /// The one that is shared with clients.
+    Client,
+}
+
+impl Directory {
+    /// All of them, in the order in which they are locked and written.
+    pub const ALL: [Self; 3] = [Self::Ca, Self::Server, Self::Client];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ca => "ca",
+            Self::Server => "server",
+            Self::Client => "client",
+        }
+    }
+}
+
+/// What is in a file; nothing where it is missing or empty.
+pub type Content = Option<Vec<u8>>;
+
+/// The contents of one directory.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Contents {
+    /// `ca.pem`; the authority has none.
+    pub ca: Content,
+    /// `cert.pem`.
+    pub certificate: Content,
+    /// `key.pem`.
+    pub key: Content,
+}
+
+impl Contents {
+    /// Whether nothing is missing.
+    pub fn is_complete(&self) -> bool {
+        self.ca.is_some() && self.certificate.is_some() && self.key.is_some()
+    }
+}
+
+/// All files.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Files {
+    /// Those in `ca`.
+    pub ca: Contents,
+    /// Those in `server`.
+    pub server: Contents,
+    /// Those in `client`.
+    pub client: Contents,
+}
+
+impl Files {
+    /// Reads them. Symbolic links are followed: secrets of Kubernetes are links.
+    pub fn read(top: &Path) -> Result<Self> {
+        let contents = |directory: Directory| -> Result<Contents> {
+            let file = |name: &str| content(&top.join(directory.name()).join(name));
+            Ok(Contents {
+                ca: file("ca.pem")?,
+                certificate: file("cert.pem")?,
+                key: file("key.pem")?,
+            })
+        };
+        Ok(Self {
+            ca: contents(Directory::Ca)?,
+            server: contents(Directory::Server)?,
+            client: contents(Directory::Client)?,
+        })
+    }
+}
+
+fn content(path: &Path) -> Result<Content> {
+    let context = || format!("cannot read {}; mend it or remove it", path.display());
+    match fs::metadata(path) {
+        Ok(found) if found.len() > LARGEST => {
+            bail!(
+                "{} is too large for a key or a certificate; remove it",
+                path.display()
+            )
+        }
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).with_context(context),
+    }
+    let content = fs::read(path).with_context(context)?;
+    Ok(Some(content).filter(|content| !content.is_empty()))
+}
+
+/// One change to a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// Written anew.
+    Write {
+        /// Where.
+        directory: Directory,
+        /// Its name there.
+        name: &'static str,
+        /// Permission bits.
+        mode: u32,
+        /// What it holds.
+        content: Vec<u8>,
+    },
+    /// Removed: whoever waits for it waits on.
+    Remove {
+        /// Where.
+        directory: Directory,
+        /// Its name there.
+        name: &'static str,
+    },
+    /// Another mode, where that can be.
+    Mode {
+        /// Where.
+        directory: Directory,
+        /// Its name there.
+        name: &'static str,
+        /// Permission bits.
+        mode: u32,
+    },
+}
+
+/// The three directories, made where they were missing and locked against other daemons
+/// on the same volume until this value goes. The locks are flock(2)'s on the directories
+/// themselves: they leave nothing behind, and go with whoever is killed.
+#[derive(Debug)]
+pub struct Locked {
+    top: PathBuf,
+    /// What could not be locked, and why.
+    pub warnings: Vec<String>,
+    _locks: Vec<File>,
+}
+
+impl Locked {
+    /// Makes and locks them. Each may be a volume of its own.
+    pub fn open(top: &Path) -> Result<Self> {
+        let mut warnings = Vec::new();
+        let mut locks = Vec::new();
+        for directory in Directory::ALL {
+            let path = top.join(directory.name());
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o755)
+                .create(&path)
+                .with_context(|| cannot("make", &path))?;
+            let opened = File::open(&path).with_context(|| cannot("open", &path))?;
+            match sys::lock(&opened, PATIENCE) {
+                Ok(()) => {}
+                Err(Errno::EINTR) => bail!(
+                    "{} is locked by another daemon that does not finish; stop that one",
+                    path.display()
+                ),
+                // NFS, and file systems that have no locks.
+                Err(errno) => warnings.push(format!(
+                    "{} cannot be locked: {}; going on, but start no two daemons on it at once",
+                    path.display(),
+                    errno.desc()
+                )),
+            }
+            locks.push(opened);
+        }
+        Ok(Self {
+            top: top.to_owned(),
+            warnings,
+            _locks: locks,
+        })
+    }
+
+    /// Makes the changes in their order.
+    pub fn carry_out(&self, changes: &[Change]) -> Result<()> {
+        changes.iter().try_for_each(|change| self.change(change))
+    }
+
+    fn change(&self, change: &Change) -> Result<()> {
+        let path = |directory: &Directory, name: &str| self.top.join(directory.name()).join(name);
+        match change {
+            Change::Write {
+                directory,
+                name,
+                mode,
+                content,
+            } => {
+                let path = path(directory, name);
+                replace(&path, *mode, content).with_context(|| cannot("write", &path))
+            }
+            Change::Remove { directory, name } => {
+                let path = path(directory, name);
+                match fs::remove_file(&path) {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                    result => result.with_context(|| cannot("remove", &path)),
+                }
+            }
+            Change::Mode {
+                directory,
+                name,
+                mode,
+            } => {
+                // The owner may have reasons for another one, and then it is another's.
+                let _ =
+                    fs::set_permissions(path(directory, name), fs::Permissions::from_mode(*mode));
+                Ok(())
+            }
+        }
+    }
+}
+
+fn cannot(what: &str, path: &Path) -> String {
+    format!(
+        "cannot {what} {}; mount it writable, or put complete and valid certificates there",
+        path.display()
+    )
+}
+
+/// Writes a file beside and moves it into place, so that nobody reads half of it. What a
+/// killed start has left is overwritten.
+fn replace(path: &Path, mode: u32, content: &[u8]) -> io::Result<()> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let beside = path.with_file_name(format!(".dind-{name}"));
+    match fs::remove_file(&beside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(&beside)?;
+    let written = file
+        .write_all(content)
+        .and_then(|()| file.set_permissions(fs::Permissions::from_mode(mode)))
+        .and_then(|()| fs::rename(&beside, path));
+    if written.is_err() {
+        // The first error is the one to tell.
+        let _ = fs::remove_file(&beside);
+    }
+    written
+}

@@ -1,0 +1,133 @@
+//! Makes certificates, as docker-library's script had OpenSSL make them.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, DnValue,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, SanType,
+    SerialNumber, date_time_ymd,
+};
+use ring::rand::{SecureRandom, SystemRandom};
+
+use super::certificate::Certificate;
+use super::name::Name;
+use super::verify::{self, Verdict};
+
+/// The most that macOS takes, says the script.
+const VALIDITY: Duration = Duration::from_secs(825 * 24 * 3600);
+
+/// Certificates are valid from a little before they are made: clients' clocks differ.
+const BACKDATED: Duration = Duration::from_secs(3600);
+
+/// What a certificate is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// The daemon's side.
+    Server,
+    /// The other one.
+    Client,
+}
+
+/// The authority: its certificate and its key.
+#[derive(Debug)]
+pub struct Authority {
+    /// The certificate, in PEM.
+    pub pem: String,
+    /// The same, read.
+    pub certificate: Certificate,
+    /// The key.
+    pub key: KeyPair,
+}
+
+/// Makes the authority's certificate for `key`. `now` is the time since 1970.
+pub fn authority(key: KeyPair, now: Duration) -> Result<Authority> {
+    let mut params = params("docker:dind CA", now)?;
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![
+        KeyUsagePurpose::DigitalSignature,
+        KeyUsagePurpose::KeyCertSign,
+    ];
+    let pem = params.self_signed(&key)?.pem();
+    Ok(Authority {
+        certificate: Certificate::read_first(pem.as_bytes())?,
+        pem,
+        key,
+    })
+}
+
+/// Makes a certificate in PEM for `key` that `authority` signs, and makes sure that it
+/// verifies: the authority may be the user's, of any kind.
+pub fn leaf(
+    purpose: Purpose,
+    names: &BTreeSet<Name>,
+    key: &KeyPair,
+    authority: &Authority,
+    now: Duration,
+) -> Result<String> {
+    let (name, usage) = match purpose {
+        Purpose::Server => ("docker:dind server", ExtendedKeyUsagePurpose::ServerAuth),
+        Purpose::Client => ("docker:dind client", ExtendedKeyUsagePurpose::ClientAuth),
+    };
+    let mut params = params(name, now)?;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![usage];
+    params.use_authority_key_identifier_extension = true;
+    params.subject_alt_names = names.iter().map(san).collect::<Result<_>>()?;
+
+    let mut issuer = CertificateParams::default();
+    issuer.distinguished_name = authority.certificate.distinguished_name()?;
+    if let Some(identifier) = &authority.certificate.key_identifier {
+        issuer.key_identifier_method = KeyIdMethod::PreSpecified(identifier.clone());
+    }
+    let issuer = Issuer::from_params(&issuer, &authority.key);
+    let pem = params.signed_by(key, &issuer)?.pem();
+
+    let made = Certificate::read_first(pem.as_bytes())?;
+    if made.issuer != authority.certificate.subject {
+        return Err(anyhow!(
+            "its subject is of a form that cannot be written as an issuer"
+        ));
+    }
+    match verify::chain(&made, &[], &[&authority.certificate], purpose, now) {
+        Verdict::Bad(reason) => Err(anyhow!("what it signs does not verify: {reason}")),
+        Verdict::Good | Verdict::Unknown(_) => Ok(pem),
+    }
+}
+
+fn params(common_name: &str, now: Duration) -> Result<CertificateParams> {
+    let mut params = CertificateParams::default();
+    let mut name = DistinguishedName::new();
+    name.push(
+        DnType::CommonName,
+        DnValue::Utf8String(common_name.to_owned()),
+    );
+    params.distinguished_name = name;
+    let begin = date_time_ymd(1970, 1, 1) + now.saturating_sub(BACKDATED);
+    params.not_before = begin;
+    params.not_after = begin + VALIDITY;
+    params.serial_number = Some(serial_number()?);
+    Ok(params)
+}
+
+/// Sixteen random bytes, positive and with no zero in front: RFC 5280, 4.1.2.2.
+fn serial_number() -> Result<SerialNumber> {
+    let mut bytes = [0_u8; 16];
+    SystemRandom::new()
+        .fill(&mut bytes)
+        .map_err(|_| anyhow!("the kernel gives no random numbers; allow getrandom(2)"))?;
+    let first = bytes.first_mut().context("no serial number")?;
+    *first = *first & 0x7f | 0x40;
+    Ok(SerialNumber::from_slice(&bytes))
+}
+
+fn san(name: &Name) -> Result<SanType> {
+    let text = |text: &str| rcgen::string::Ia5String::try_from(text);
+    Ok(match name {
+        Name::Dns(name) => SanType::DnsName(text(name)?),
+        Name::Ip(address) => SanType::IpAddress(*address),
+        Name::Email(address) => SanType::Rfc822Name(text(address)?),
+        Name::Uri(uri) => SanType::URI(text(uri)?),
+    })
+}

@@ -1,0 +1,82 @@
+//! Private keys, in every form that OpenSSL writes.
+
+use anyhow::{Result, anyhow, bail};
+use rcgen::{KeyPair, PublicKeyData};
+use rustls_pki_types::PrivateKeyDer;
+use rustls_pki_types::pem::PemObject;
+use yasna::models::ObjectIdentifier;
+
+/// rsaEncryption: RFC 8017, A.1.
+const RSA: &[u64] = &[1, 2, 840, 113549, 1, 1, 1];
+/// id-ecPublicKey: RFC 5480, 2.1.1.
+const ELLIPTIC_CURVE: &[u64] = &[1, 2, 840, 10045, 2, 1];
+
+/// Makes a key: ECDSA on P-256, in a millisecond where RSA takes a second.
+pub fn make() -> Result<KeyPair> {
+    Ok(KeyPair::generate()?)
+}
+
+/// Reads a key from PEM: PKCS#8, PKCS#1 or SEC1; RSA of 2048 to 4096 bits, P-256, P-384,
+/// Ed25519. The error never has any of the key in it.
+pub fn read(pem: &[u8]) -> Result<KeyPair> {
+    let key = PrivateKeyDer::from_pem_slice(pem)
+        .map_err(|_| anyhow!("no private key in it that is not encrypted"))?;
+    let pkcs8 = match key {
+        PrivateKeyDer::Pkcs8(key) => key.secret_pkcs8_der().to_vec(),
+        PrivateKeyDer::Pkcs1(key) => from_pkcs1(key.secret_pkcs1_der()),
+        PrivateKeyDer::Sec1(key) => from_sec1(key.secret_sec1_der())?,
+        _ => bail!("a private key of an unknown form"),
+    };
+    KeyPair::try_from(pkcs8).map_err(|_| {
+        anyhow!("a private key other than RSA of 2048 to 4096 bits, P-256, P-384 and Ed25519")
+    })
+}
+
+/// The SubjectPublicKeyInfo that a certificate for this key has.
+pub fn public(key: &KeyPair) -> Vec<u8> {
+    key.subject_public_key_info()
+}
+
+/// PrivateKeyInfo around an RSAPrivateKey: RFC 5208, 5.
+fn from_pkcs1(key: &[u8]) -> Vec<u8> {
+    yasna::construct_der(|writer| {
+        writer.write_sequence(|writer| {
+            writer.next().write_u8(0);
+            writer.next().write_sequence(|writer| {
+                writer.next().write_oid(&ObjectIdentifier::from_slice(RSA));
+                writer.next().write_null();
+            });
+            writer.next().write_bytes(key);
+        });
+    })
+}
+
+/// PrivateKeyInfo around an ECPrivateKey, which must name its curve: RFC 5915, 3.
+fn from_sec1(key: &[u8]) -> Result<Vec<u8>> {
+    let curve = yasna::parse_der(key, |reader| {
+        reader.read_sequence(|reader| {
+            reader.next().read_u8()?;
+            reader.next().read_bytes()?;
+            let curve = reader.read_optional(|reader| {
+                reader.read_tagged(yasna::Tag::context(0), |reader| reader.read_oid())
+            })?;
+            reader.read_optional(|reader| reader.read_der())?;
+            Ok(curve)
+        })
+    });
+    let Ok(Some(curve)) = curve else {
+        bail!("an elliptic curve key that does not name its curve");
+    };
+    Ok(yasna::construct_der(|writer| {
+        writer.write_sequence(|writer| {
+            writer.next().write_u8(0);
+            writer.next().write_sequence(|writer| {
+                writer
+                    .next()
+                    .write_oid(&ObjectIdentifier::from_slice(ELLIPTIC_CURVE));
+                writer.next().write_oid(&curve);
+            });
+            writer.next().write_bytes(key);
+        });
+    }))
+}

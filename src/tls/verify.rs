@@ -1,0 +1,101 @@
+//! Whether a chain of certificates holds.
+
+use std::time::Duration;
+
+use rustls_pki_types::{CertificateDer, UnixTime};
+use webpki::{ALL_VERIFICATION_ALGS, EndEntityCert, Error, KeyUsage, anchor_from_trusted_cert};
+
+use super::certificate::Certificate;
+use super::issue::Purpose;
+
+/// What is known of a chain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// It holds.
+    Good,
+    /// It does not, and dockerd's clients would say so too.
+    Bad(String),
+    /// It has something that is not known here and may be to others: webpki is stricter
+    /// than OpenSSL and Go, and has fewer algorithms.
+    Unknown(String),
+}
+
+/// Judges a chain from `leaf` over some of the `intermediates` to one of the
+/// `authorities`. `now` is the time since 1970.
+pub fn chain(
+    leaf: &Certificate,
+    intermediates: &[Certificate],
+    authorities: &[&Certificate],
+    purpose: Purpose,
+    now: Duration,
+) -> Verdict {
+    for certificate in std::iter::once(leaf).chain(intermediates) {
+        if let Some(reason) = dates(certificate, now) {
+            return Verdict::Bad(reason);
+        }
+    }
+    if authorities
+        .iter()
+        .any(|authority| authority.der == leaf.der)
+    {
+        // One certificate for itself is its own chain, and no leaf to webpki.
+        return Verdict::Good;
+    }
+    let usage = match purpose {
+        Purpose::Server => KeyUsage::server_auth(),
+        Purpose::Client => KeyUsage::client_auth(),
+    };
+    let judged = || -> Result<(), Error> {
+        let anchors = authorities
+            .iter()
+            .map(|authority| anchor_from_trusted_cert(&authority.der))
+            .collect::<Result<Vec<_>, _>>()?;
+        let intermediates: Vec<CertificateDer<'_>> = intermediates
+            .iter()
+            .map(|certificate| certificate.der.clone())
+            .collect();
+        EndEntityCert::try_from(&leaf.der)?
+            .verify_for_usage(
+                ALL_VERIFICATION_ALGS,
+                &anchors,
+                &intermediates,
+                UnixTime::since_unix_epoch(now),
+                usage,
+                None,
+                None,
+            )
+            .map(drop)
+    };
+    match judged() {
+        Ok(()) => Verdict::Good,
+        Err(Error::UnknownIssuer) => Verdict::Bad("another authority has signed it".into()),
+        Err(Error::InvalidSignatureForPublicKey) => {
+            Verdict::Bad("the authority has not signed it".into())
+        }
+        Err(Error::CertExpired { .. }) => Verdict::Bad("it has expired".into()),
+        Err(Error::CertNotValidYet { .. }) => Verdict::Bad("it is not valid yet".into()),
+        Err(error) => Verdict::Unknown(format!("{error:?}")),
+    }
+}
+
+/// Why a certificate is not valid at `now`, if it is not.
+pub fn dates(certificate: &Certificate, now: Duration) -> Option<String> {
+    let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+    if certificate.not_after < now {
+        Some(format!(
+            "it expired {} days ago",
+            days(now.saturating_sub(certificate.not_after))
+        ))
+    } else if certificate.not_before > now {
+        Some(format!(
+            "it is valid in {} days only; check this machine's clock",
+            days(certificate.not_before.saturating_sub(now))
+        ))
+    } else {
+        None
+    }
+}
+
+fn days(seconds: i64) -> i64 {
+    seconds / (24 * 3600)
+}
