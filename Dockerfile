@@ -69,8 +69,19 @@ RUN for name in wrapdocker dockerd-entrypoint.sh docker-entrypoint.sh hack-dind;
         ln -s dind "/usr/local/bin/${name}" || exit; \
     done
 
+# Certificates are shared with clients of any user: docker:dind's directories and modes.
+# The account is the one of --userns-remap=default.
+RUN mkdir -m 1777 /certs /certs/client \
+    && useradd --system --user-group --no-create-home --shell /usr/sbin/nologin dockremap \
+    && for file in /etc/subuid /etc/subgid; do \
+        echo dockremap:165536:65536 >> "$file" || exit; \
+    done
+# Empty turns TLS off.
+ENV DOCKER_TLS_CERTDIR=/certs
+
 # overlay2 cannot lie on the container's own overlay.
 VOLUME /var/lib/docker
 EXPOSE 2375 2376
 STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=6s --start-period=60s --retries=3 CMD ["dind", "health"]
 ENTRYPOINT ["dind"]

@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
 use std::path::Path;
+use std::time::SystemTime;
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
@@ -11,8 +12,10 @@ use nix::mount::{MsFlags, mount};
 use tracing::{debug, info, warn};
 
 use crate::delegate::delegate;
+use crate::facts::netfilter::load_module;
 use crate::fault::Fault;
 use crate::plan::{Action, OnFailure, Step};
+use crate::tls;
 
 /// Carries out `steps` in order. A step whose failure is fatal ends it; the fault
 /// then says what was done by then and is left so.
@@ -69,7 +72,22 @@ fn carry_out(action: &Action) -> Result<()> {
             None::<&str>,
         )
         .map_err(|errno| explained(action, errno)),
-        Action::Symlink { link, to } => symlink(to, link).context(action.to_string()),
+        Action::Symlink { link, to } => match symlink(to, link) {
+            Err(_) if fs::read_link(link).is_ok_and(|found| found == *to) => Ok(()),
+            result => result.context(action.to_string()),
+        },
+        Action::LoadModule { name } => {
+            load_module(name);
+            Ok(())
+        }
+        Action::Certificates { directory, names } => {
+            let outcome = tls::prepare(directory, names, SystemTime::now())?;
+            for warning in &outcome.warnings {
+                warn!("{warning}");
+            }
+            info!("{outcome}");
+            Ok(())
+        }
         Action::Remove { path } => match fs::remove_file(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             result => result.context(action.to_string()),

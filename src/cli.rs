@@ -30,13 +30,25 @@ fn command() -> Command {
             Command::new("plan")
                 .about("Print what a start with these arguments would do here, and do nothing"),
         )
+        .subcommand(
+            Command::new("health")
+                .about("Exit 0 when the daemon of this container answers, else 1 with the reason")
+                .arg(
+                    Arg::new("wait")
+                        .long("wait")
+                        .value_name("SECONDS")
+                        .help("Wait for it"),
+                ),
+        )
         .subcommand(Command::new("help").about("Print this help"))
         .after_help(format!(
             "Environment:\n  \
-             PORT                serve on this TCP port too, without TLS\n  \
+             PORT                serve on this TCP port, without TLS\n  \
              LOG                 file: the daemons log to /var/log/docker.log; stdio\n  \
              DOCKER_DAEMON_ARGS  arguments for dockerd, quoted as for a shell\n  \
-             DIND_CONTRACT       dind, wrapdocker or hack-dind, whatever the program's name\n  \
+             DOCKER_TLS_CERTDIR  serve with TLS on port 2376, with certificates made here\n  \
+             DOCKER_TLS_SAN      more names for the certificate: DNS:NAME,IP:ADDRESS\n  \
+             DIND_CONTRACT       the contract, whatever the program's name\n  \
              DIND_TMPFS          off: no tmpfs on an empty /tmp\n  \
              DIND_READY_TIMEOUT  seconds until the API must answer (60)\n  \
              DIND_STOP_TIMEOUT   seconds until everything has ended (9)\n\n\

@@ -5,11 +5,12 @@
 
 use std::ffi::{OsStr, OsString};
 use std::num::NonZeroU16;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::contract::Contract;
 use crate::fault::Fault;
+use crate::tls::name::Name;
 
 /// Where the daemons' output goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +59,17 @@ pub struct Config {
     pub docker_host: Option<String>,
     /// `DOCKER_TLS_CERTDIR`, when it is not empty.
     pub tls_directory: Option<PathBuf>,
+    /// `DOCKER_TLS_SAN`: further names for the server's certificate.
+    pub tls_names: Vec<Name>,
+    /// `DOCKER_CERT_PATH`: where the docker CLI has its certificates.
+    pub certificate_path: Option<PathBuf>,
+    /// `DOCKER_CONFIG`, else `.docker` in `HOME`: the docker CLI's own directory.
+    pub docker_config: Option<PathBuf>,
+    /// `DOCKER_IPTABLES_LEGACY`: whether the user wants the legacy backend. Here, as in
+    /// docker-library's script, an empty variable says no.
+    pub iptables_legacy: Option<bool>,
+    /// `NOTIFY_SOCKET` of whoever started this container: sd_notify(3).
+    pub notify_socket: Option<OsString>,
     /// `PATH`, or the usual one where it is not set.
     pub search_path: OsString,
     /// The whole environment, for the children.
@@ -110,6 +122,21 @@ impl Config {
             docker_host: variables
                 .parse("DOCKER_HOST", "an address", |text| Some(text.to_owned()))?,
             tls_directory: variables.get("DOCKER_TLS_CERTDIR").map(PathBuf::from),
+            tls_names: match variables.get("DOCKER_TLS_SAN") {
+                Some(names) => Name::parse_list(&names.to_string_lossy())
+                    .map_err(|error| Fault::usage(format!("DOCKER_TLS_SAN: {error}")))?,
+                None => Vec::new(),
+            },
+            certificate_path: variables.get("DOCKER_CERT_PATH").map(PathBuf::from),
+            docker_config: variables
+                .get("DOCKER_CONFIG")
+                .map(PathBuf::from)
+                .or_else(|| Some(Path::new(variables.get("HOME")?).join(".docker"))),
+            iptables_legacy: environment
+                .iter()
+                .find(|(name, _)| name == "DOCKER_IPTABLES_LEGACY")
+                .map(|(_, value)| !value.is_empty()),
+            notify_socket: variables.get("NOTIFY_SOCKET").map(OsStr::to_owned),
             search_path: variables
                 .get("PATH")
                 .unwrap_or(OsStr::new(DEFAULT_PATH))
@@ -117,6 +144,18 @@ impl Config {
             environment,
         })
     }
+}
+
+/// What [`seconds`] allows, in words.
+pub const SECONDS: &str = "whole seconds, 1 to 86400";
+
+/// Whole seconds, at least one and at most a day: a limit that cannot overflow and
+/// that nobody reaches on purpose.
+pub fn seconds(text: &str) -> Option<Duration> {
+    let seconds = text.parse().ok()?;
+    (1..=86_400)
+        .contains(&seconds)
+        .then(|| Duration::from_secs(seconds))
 }
 
 struct Variables<'a>(&'a [(OsString, OsString)]);
@@ -146,15 +185,8 @@ impl<'a> Variables<'a> {
         }
     }
 
-    /// Whole seconds, at least one and at most a day: a limit that cannot
-    /// overflow and that nobody reaches on purpose.
     fn seconds(&self, name: &str, default: Duration) -> Result<Duration, Fault> {
-        let parsed = self.parse(name, "whole seconds, 1 to 86400", |text| {
-            text.parse()
-                .ok()
-                .filter(|seconds| (1..=86_400).contains(seconds))
-        })?;
-        Ok(parsed.map_or(default, Duration::from_secs))
+        Ok(self.parse(name, SECONDS, seconds)?.unwrap_or(default))
     }
 }
 

@@ -7,8 +7,9 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::dockerd_options::DockerdOptions;
 use crate::fault::Fault;
 
@@ -79,8 +80,17 @@ pub enum Request {
     Version,
     /// Print what a start with these arguments would do, and do nothing.
     Plan(Start),
+    /// Ask the daemon of this container whether it answers.
+    Health(Health),
     /// Start.
     Start(Start),
+}
+
+/// How to ask for health.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Health {
+    /// How long to wait for the answer, and whether to wait for the daemon too.
+    pub wait: Option<Duration>,
 }
 
 /// A contract and the arguments that it is started with.
@@ -103,31 +113,66 @@ pub fn request(config: &Config) -> Result<Request, Fault> {
             .unwrap_or_else(|| Contract::from_program(&config.program)),
         arguments: config.arguments.clone(),
     };
-    if start.contract != Contract::Dind {
-        return Ok(Request::Start(start));
-    }
+    let ours = start.contract == Contract::Dind;
+    // A probe runs in the container's environment, and so with its DIND_CONTRACT.
+    let named_dind = Contract::from_program(&config.program) == Contract::Dind;
     let first = start
         .arguments
         .first()
         .map(|first| first.to_string_lossy().into_owned());
     match first.as_deref() {
-        Some("help") => Ok(Request::Help),
-        Some("--help" | "-h") if start.arguments.len() == 1 => Ok(Request::Help),
-        Some("--version" | "-V") if start.arguments.len() == 1 => Ok(Request::Version),
-        Some("plan") => {
+        Some("help") if ours => Ok(Request::Help),
+        Some("--help" | "-h") if ours && start.arguments.len() == 1 => Ok(Request::Help),
+        Some("--version" | "-V") if ours && start.arguments.len() == 1 => Ok(Request::Version),
+        Some("plan") if named_dind => {
             start.arguments.remove(0);
             Ok(Request::Plan(start.named_contract()))
         }
-        Some(name @ ("doctor" | "health" | "nest")) => Err(Fault::usage(format!(
+        Some("health") if named_dind => {
+            health(start.arguments.get(1..).unwrap_or_default()).map(Request::Health)
+        }
+        Some(name @ ("doctor" | "nest")) if named_dind => Err(Fault::usage(format!(
             "'dind {name}' is not in this version; to run a program of that name, give its path"
         ))),
         _ => Ok(Request::Start(start.named_contract())),
     }
 }
 
+/// The arguments of `health`: `--wait SECONDS`.
+fn health(arguments: &[OsString]) -> Result<Health, Fault> {
+    let words: Vec<_> = arguments
+        .iter()
+        .map(|word| word.to_string_lossy())
+        .collect();
+    let words: Vec<&str> = words.iter().map(AsRef::as_ref).collect();
+    let seconds = match words.as_slice() {
+        [] => return Ok(Health { wait: None }),
+        ["--wait", seconds] => Some(*seconds),
+        [word] => word.strip_prefix("--wait="),
+        _ => None,
+    };
+    let seconds = seconds.ok_or_else(|| {
+        Fault::usage(format!(
+            "health: {:?} is not valid; allowed: nothing, or --wait SECONDS",
+            words.join(" ")
+        ))
+    })?;
+    match config::seconds(seconds) {
+        Some(wait) => Ok(Health { wait: Some(wait) }),
+        None => Err(Fault::usage(format!(
+            "health: --wait {seconds:?} is not valid; allowed: {}",
+            config::SECONDS
+        ))),
+    }
+}
+
 impl Start {
-    /// Takes a contract's name off the front of the arguments, when it is there.
+    /// Takes a contract's name off the front of the arguments, when it is there and
+    /// this project's own contract is the one that reads it.
     fn named_contract(mut self) -> Self {
+        if self.contract != Contract::Dind {
+            return self;
+        }
         let Some(first) = self.arguments.first() else {
             return self;
         };
@@ -162,9 +207,19 @@ pub enum SocketState {
     /// Nothing, or what an earlier start left behind.
     Free,
     /// Mounted from outside: it can be neither bound nor removed.
-    Mounted,
+    Mounted {
+        /// Whether a daemon answers there.
+        live: bool,
+    },
     /// A daemon answers there.
     Live,
+}
+
+impl SocketState {
+    /// Whether a daemon answers there.
+    fn is_live(self) -> bool {
+        matches!(self, Self::Live | Self::Mounted { live: true })
+    }
 }
 
 /// What the decision needs to know of the system.
@@ -193,6 +248,12 @@ pub enum Role {
     /// Prepare the container and become the command, as `hack/dind` does.
     Prepare {
         /// The command.
+        command: Vec<OsString>,
+    },
+    /// Become a command that is a client of another daemon, or a login shell where it
+    /// is empty, as `docker-entrypoint.sh` does.
+    Client {
+        /// The command; empty for a login shell.
         command: Vec<OsString>,
     },
     /// Become a dockerd that only prints something and ends.
@@ -236,19 +297,19 @@ pub fn decide(start: &Start, config: &Config, surroundings: &Surroundings) -> Re
         Contract::Dind => dind(start, config, surroundings)?,
         Contract::Wrapdocker => wrapdocker(start, config),
         Contract::HackDind => hack_dind(start)?,
-        contract @ (Contract::DockerdEntrypoint | Contract::DockerEntrypoint) => {
-            return Err(Fault::failure(format!(
-                "the {} contract is not in this version; start the program as dind, wrapdocker or hack-dind",
-                contract.name()
-            )));
-        }
+        Contract::DockerdEntrypoint => dockerd_entrypoint(start),
+        Contract::DockerEntrypoint => Role::Client {
+            command: start.arguments.clone(),
+        },
     };
-    if let Role::Serve(serve) = &role
-        && DockerdOptions::informational(&serve.arguments)
-    {
-        return Ok(Role::Inform {
-            arguments: serve.arguments.clone(),
-        });
+    if let Role::Client { .. } = role {
+        return Ok(role);
+    }
+    if let Role::Serve(serve) = &role {
+        let arguments = [config.daemon_arguments.as_slice(), &serve.arguments].concat();
+        if DockerdOptions::informational(&arguments) {
+            return Ok(Role::Inform { arguments });
+        }
     }
     if !surroundings.cap_sys_admin {
         return Err(match start.contract {
@@ -263,15 +324,20 @@ pub fn decide(start: &Start, config: &Config, surroundings: &Surroundings) -> Re
     }
     let starts_daemon = matches!(role, Role::Serve(_) | Role::Session { .. });
     match surroundings.socket_state {
-        SocketState::Mounted if starts_daemon => Err(Fault::failure(format!(
-            "{} is mounted from outside and cannot be replaced; drop that mount to run a daemon here",
-            surroundings.socket.display()
+        SocketState::Mounted { live } if starts_daemon => Err(Fault::failure(format!(
+            "{} is mounted from outside and cannot be replaced; drop that mount to run a daemon here{}",
+            surroundings.socket.display(),
+            match (live, config.port) {
+                (false, _) => "",
+                (true, None) => ", or give a command to use the daemon behind it",
+                (true, Some(_)) => ", or drop PORT and give a command to use the daemon behind it",
+            }
         ))),
         SocketState::Live if starts_daemon => Err(Fault::failure(format!(
             "a daemon already answers on {}; stop it first, or use it by running docker itself",
             surroundings.socket.display()
         ))),
-        SocketState::Free | SocketState::Mounted | SocketState::Live => Ok(role),
+        SocketState::Free | SocketState::Mounted { .. } | SocketState::Live => Ok(role),
     }
 }
 
@@ -294,33 +360,42 @@ fn dind(start: &Start, config: &Config, surroundings: &Surroundings) -> Result<R
         })),
         _ if config.port.is_some() => Ok(serve_without_flags(arguments)),
         None if surroundings.stdin == Stdin::Null => Ok(serve_without_flags(&[])),
-        _ => match client_reason(config, surroundings) {
-            Some(reason) => Err(Fault::failure(format!(
-                "{reason}, so this container is a client, which is not in this version; \
-                 run the docker program itself with --entrypoint docker"
-            ))),
-            None => Ok(Role::Session {
-                command: arguments.clone(),
-            }),
-        },
+        _ => {
+            let command = arguments.clone();
+            let elsewhere = config
+                .docker_host
+                .as_deref()
+                .is_some_and(|host| !host.starts_with("unix://"));
+            let has_daemon = elsewhere || surroundings.socket_state.is_live();
+            // Somebody who gave no command wants a daemon, and one who did may not.
+            let needs_none = !surroundings.cap_sys_admin && !command.is_empty();
+            if has_daemon || needs_none {
+                Ok(Role::Client { command })
+            } else {
+                Ok(Role::Session { command })
+            }
+        }
     }
 }
 
-/// Why a container with a command or a terminal is to be a client of another
-/// daemon. Where it merely lacks the privileges for one of its own, the fault
-/// that names `--privileged` says more.
-fn client_reason(config: &Config, surroundings: &Surroundings) -> Option<String> {
-    if let Some(host) = &config.docker_host
-        && !host.starts_with("unix://")
-    {
-        return Some(format!("DOCKER_HOST={host} names another daemon"));
+/// `dockerd-entrypoint.sh`: whatever is no dockerd is a client.
+fn dockerd_entrypoint(start: &Start) -> Role {
+    match start.arguments.split_first() {
+        None => serve_without_flags(&[]),
+        Some((first, rest)) if first == "dockerd" => Role::Serve(Serve {
+            literal: true,
+            arguments: rest.to_vec(),
+            ignored: Vec::new(),
+        }),
+        Some((first, _)) if first.as_encoded_bytes().starts_with(b"-") => Role::Serve(Serve {
+            literal: false,
+            arguments: start.arguments.clone(),
+            ignored: Vec::new(),
+        }),
+        Some(_) => Role::Client {
+            command: start.arguments.clone(),
+        },
     }
-    (surroundings.socket_state == SocketState::Mounted).then(|| {
-        format!(
-            "a daemon from outside has its socket on {}",
-            surroundings.socket.display()
-        )
-    })
 }
 
 /// `wrapdocker`: `PORT` decides, and with it the arguments were never looked at.

@@ -16,6 +16,9 @@ use crate::fault::Fault;
 /// dockerd's default for `--config-file`.
 pub const DEFAULT_CONFIG_FILE: &str = "/etc/docker/daemon.json";
 
+/// dockerd's default for `--group`.
+const DEFAULT_GROUP: &str = "docker";
+
 /// One-letter switches of dockerd: they take no value.
 const SHORT_SWITCHES: &[char] = &['D', 'h', 'v'];
 
@@ -35,14 +38,50 @@ pub struct DockerdOptions {
     pub group: Option<String>,
     /// `--host` flags, in order.
     pub hosts: Vec<String>,
-    /// Whether daemon.json has `hosts`: dockerd then refuses `--host` flags.
-    pub hosts_in_file: bool,
+    /// `hosts` of daemon.json, where it has them: dockerd then refuses `--host` flags.
+    pub file_hosts: Option<Vec<String>>,
+    /// What is said about TLS.
+    pub tls: TlsOptions,
     /// Whether the user runs containerd: `--containerd`.
     pub containerd: bool,
     /// Whether the user set `--shutdown-timeout`.
     pub shutdown_timeout: bool,
     /// Whether the user asked for debug output, by `--debug` or `--log-level`.
     pub debug: bool,
+}
+
+/// Where TLS is set up: dockerd refuses a flag that daemon.json has too.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TlsOptions {
+    /// `tlsverify` or `tls` of daemon.json: whether either is true, where it has any.
+    pub switch_in_file: Option<bool>,
+    /// `--tls`, or `--tlsverify` with any value: that turns it on (cmd/dockerd/options.go).
+    pub switch_in_flags: bool,
+    /// `--tlscacert`.
+    pub ca: Origin,
+    /// `--tlscert`.
+    pub certificate: Origin,
+    /// `--tlskey`.
+    pub key: Origin,
+}
+
+impl TlsOptions {
+    /// Whether the user has turned it on.
+    pub fn is_on(self) -> bool {
+        self.switch_in_flags || self.switch_in_file == Some(true)
+    }
+}
+
+/// Where an option's value is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Origin {
+    /// Nowhere: dockerd has a default.
+    #[default]
+    Default,
+    /// Among the flags.
+    Flag,
+    /// In daemon.json.
+    File,
 }
 
 /// A flag and its value, as pflag would see them.
@@ -72,6 +111,8 @@ impl DockerdOptions {
     /// is one. A flag wins over the file. A file that is not a JSON object is a
     /// fault with the place in it, as dockerd would refuse it too.
     pub fn read(arguments: &[OsString], file: Option<(&Path, &str)>) -> Result<Self, Fault> {
+        // Editors put a byte order mark there, and dockerd takes it.
+        let file = file.map(|(path, text)| (path, text.trim_start_matches('\u{feff}')));
         let json = match file {
             Some((path, text)) if !text.trim().is_empty() => parse(path, text)?,
             _ => Value::Null,
@@ -84,6 +125,15 @@ impl DockerdOptions {
         };
         let path = |names: &[&str], key: &str, default: &str| {
             PathBuf::from(text(names, key).unwrap_or_else(|| default.to_owned()))
+        };
+        let origin = |name: &str| {
+            if json.get(name).is_some() {
+                Origin::File
+            } else if last(&flags, &[format!("--{name}").as_str()]).is_some() {
+                Origin::Flag
+            } else {
+                Origin::Default
+            }
         };
         let debug_flag = flags
             .iter()
@@ -107,7 +157,20 @@ impl DockerdOptions {
                 .filter_map(|flag| flag.value)
                 .map(|value| value.to_string_lossy().into_owned())
                 .collect(),
-            hosts_in_file: json.get("hosts").is_some(),
+            file_hosts: json.get("hosts").map(strings),
+            tls: TlsOptions {
+                switch_in_file: ["tls", "tlsverify"]
+                    .into_iter()
+                    .filter_map(|key| json.get(key).map(|value| value == &Value::Bool(true)))
+                    .reduce(|one, other| one || other),
+                switch_in_flags: flags.iter().any(|flag| {
+                    flag.name == "--tlsverify"
+                        || (flag.name == "--tls" && flag.value.is_none_or(|value| value != "false"))
+                }),
+                ca: origin("tlscacert"),
+                certificate: origin("tlscert"),
+                key: origin("tlskey"),
+            },
             containerd: text(&["--containerd"], "containerd").is_some(),
             shutdown_timeout: last(&flags, &["--shutdown-timeout"]).is_some()
                 || json.get("shutdown-timeout").is_some(),
@@ -115,6 +178,19 @@ impl DockerdOptions {
                 || debug_flag
                     .unwrap_or_else(|| json.get("debug").and_then(Value::as_bool).unwrap_or(false)),
         })
+    }
+
+    /// The Unix socket's group by its name or its number; `None` where only root is to
+    /// use it.
+    pub fn socket_group(&self) -> Option<&str> {
+        let group = self.group.as_deref().unwrap_or(DEFAULT_GROUP);
+        Some(group).filter(|group| !group.is_empty())
+    }
+
+    /// Every address that these options name, flags first.
+    pub fn addresses(&self) -> impl Iterator<Item = &str> {
+        let in_file = self.file_hosts.iter().flatten();
+        self.hosts.iter().chain(in_file).map(String::as_str)
     }
 }
 
@@ -138,6 +214,13 @@ pub fn without_hosts(arguments: &[OsString], taken: impl Fn(&str) -> bool) -> Ve
         rest = after;
     }
     kept
+}
+
+fn strings(value: &Value) -> Vec<String> {
+    let values = value.as_array().into_iter().flatten();
+    values
+        .filter_map(|value| value.as_str().map(str::to_owned))
+        .collect()
 }
 
 fn is_host(name: &str) -> bool {
@@ -285,7 +368,8 @@ mod tests {
     #[test]
     fn hosts_in_the_file_are_told_from_hosts_in_flags() -> Result<(), Fault> {
         let options = read("", r#"{"hosts": ["unix:///x"]}"#)?;
-        assert!(options.hosts_in_file && options.hosts.is_empty());
+        assert_eq!(options.file_hosts, Some(vec!["unix:///x".to_owned()]));
+        assert!(options.hosts.is_empty());
         Ok(())
     }
 

@@ -1,10 +1,12 @@
 //! Everything that planning needs to know of the system. Reads, changes nothing.
 
 pub mod cgroup;
+pub mod netfilter;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs;
+use std::net::IpAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -14,11 +16,14 @@ use nix::errno::Errno;
 use nix::sys::stat::{major, minor};
 use nix::sys::statfs::{self, FsType};
 
-use crate::contract::{SocketState, Stdin, Surroundings};
+use crate::client::{ClientFacts, client_directory};
+use crate::config::Config;
+use crate::contract::{DOCKER_SOCKET, SocketState, Stdin, Surroundings};
 use crate::dockerd_options::DockerdOptions;
 use crate::mountinfo::MountTable;
 use crate::sockets;
 use cgroup::{CGROUP_ROOT, CgroupFacts, Membership, RootMount, UnifiedRoot};
+use netfilter::Netfilter;
 
 /// CAP_SYS_ADMIN in linux/capability.h.
 const CAP_SYS_ADMIN: u32 = 21;
@@ -52,6 +57,14 @@ pub struct Facts {
     pub programs: Programs,
     /// The id of the Unix socket's group, if there is such a group.
     pub socket_group: Option<u32>,
+    /// The addresses of the network interfaces.
+    pub addresses: BTreeSet<IpAddr>,
+    /// What this host is called.
+    pub host_names: BTreeSet<String>,
+    /// The kernel's packet filters, and the programs for them.
+    pub netfilter: Netfilter,
+    /// What a client finds.
+    pub client: ClientFacts,
 }
 
 /// What is known of the data root.
@@ -90,7 +103,8 @@ pub struct Programs {
 impl Facts {
     /// Reads the facts. Fails only where `/proc` cannot be read: without it nothing
     /// can be planned.
-    pub fn read(options: &DockerdOptions, search_path: &OsStr) -> Result<Self> {
+    pub fn read(options: &DockerdOptions, config: &Config) -> Result<Self> {
+        let search_path = config.search_path.as_os_str();
         let mounts = mounts()?;
         let (stale, running) = leftovers(options);
         Ok(Self {
@@ -110,7 +124,11 @@ impl Facts {
                     .flatten(),
                 bash: search("bash", search_path),
             },
-            socket_group: group_id(options.group.as_deref().unwrap_or("docker")),
+            socket_group: options.socket_group().and_then(group_id),
+            addresses: addresses(),
+            host_names: host_names(),
+            netfilter: Netfilter::read(),
+            client: client(config),
         })
     }
 }
@@ -229,14 +247,89 @@ fn stdin() -> Stdin {
 }
 
 fn socket_state(path: &Path, mounts: &MountTable) -> SocketState {
-    if mounts.at(&resolve(path)).is_some() {
-        return SocketState::Mounted;
-    }
     // A full backlog is a somebody too.
-    match sockets::connect(path) {
-        Ok(_) | Err(Errno::EAGAIN) => SocketState::Live,
-        Err(_) => SocketState::Free,
+    let live = matches!(sockets::connect(path), Ok(_) | Err(Errno::EAGAIN));
+    match (mounts.at(&resolve(path)), live) {
+        (Some(_), live) => SocketState::Mounted { live },
+        (None, true) => SocketState::Live,
+        (None, false) => SocketState::Free,
     }
+}
+
+/// The addresses of this network namespace: getifaddrs(3). None where they cannot be
+/// read.
+fn addresses() -> BTreeSet<IpAddr> {
+    let Ok(interfaces) = nix::ifaddrs::getifaddrs() else {
+        return BTreeSet::new();
+    };
+    interfaces
+        .filter_map(|interface| interface.address)
+        .filter_map(|address| {
+            let v4 = address.as_sockaddr_in().map(|found| found.ip().into());
+            v4.or_else(|| address.as_sockaddr_in6().map(|found| found.ip().into()))
+        })
+        .collect()
+}
+
+/// The host name, and what `/etc/hostname` says, each also up to its first dot.
+fn host_names() -> BTreeSet<String> {
+    let kernel = nix::unistd::gethostname()
+        .ok()
+        .and_then(|name| name.into_string().ok());
+    let file = fs::read_to_string("/etc/hostname").ok();
+    [kernel, file]
+        .into_iter()
+        .flatten()
+        .flat_map(|name| {
+            let full = name.trim().to_owned();
+            let short = full.split('.').next().unwrap_or_default().to_owned();
+            [full, short]
+        })
+        .filter(|name| !name.is_empty())
+        .collect()
+}
+
+fn client(config: &Config) -> ClientFacts {
+    let has_all = |directory: &Path| {
+        ["ca.pem", "cert.pem", "key.pem"]
+            .iter()
+            .all(|name| fs::metadata(directory.join(name)).is_ok_and(|found| found.len() > 0))
+    };
+    let ours = config.tls_directory.as_deref().map(client_directory);
+    let own = config.certificate_path.as_deref();
+    ClientFacts {
+        docker: search("docker", &config.search_path).is_some(),
+        plugins: plugins(config),
+        socket: fs::metadata(DOCKER_SOCKET).is_ok_and(|found| found.file_type().is_socket()),
+        certificates: ours.as_deref().is_some_and(has_all),
+        own_certificates: own.or(config.docker_config.as_deref()).is_some_and(has_all),
+    }
+}
+
+/// The docker CLI's plugins, where it looks for them (docker/cli,
+/// cli-plugins/manager): `docker-compose` there is `docker compose`.
+fn plugins(config: &Config) -> BTreeSet<String> {
+    let system = [
+        "/usr/local/lib/docker/cli-plugins",
+        "/usr/local/libexec/docker/cli-plugins",
+        "/usr/lib/docker/cli-plugins",
+        "/usr/libexec/docker/cli-plugins",
+    ];
+    system
+        .into_iter()
+        .map(PathBuf::from)
+        .chain(
+            config
+                .docker_config
+                .as_ref()
+                .map(|own| own.join("cli-plugins")),
+        )
+        .flat_map(|directory| fs::read_dir(directory).into_iter().flatten().flatten())
+        .filter_map(|entry| {
+            let name = entry.file_name().into_string().ok()?;
+            name.strip_prefix("docker-").map(str::to_owned)
+        })
+        .collect()
 }
 
 /// `path` with the symbolic links of its longest existing part resolved, so that
@@ -415,6 +508,8 @@ fn group_id_in(groups: &str, name: &str) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     #[test]
@@ -455,7 +550,8 @@ mod tests {
     #[test]
     fn reads_this_systems_facts() -> Result<()> {
         let options = DockerdOptions::read(&[], None)?;
-        let facts = Facts::read(&options, OsStr::new("/usr/bin:/bin"))?;
+        let facts = Facts::read(&options, &Config::read([], [])?)?;
+        assert!(facts.addresses.contains(&Ipv4Addr::LOCALHOST.into()));
         assert!(facts.mounts.at(Path::new("/")).is_some());
         assert!(!facts.cgroup.memberships.is_empty());
         assert_eq!(

@@ -13,14 +13,17 @@
 
 pub mod apply;
 pub mod cli;
+pub mod client;
 pub mod config;
 pub mod contract;
 pub mod delegate;
 pub mod dockerd_options;
 pub mod facts;
 pub mod fault;
+pub mod health;
 pub mod logging;
 pub mod mountinfo;
+pub mod ping;
 pub mod plan;
 pub mod sockets;
 pub mod spawn;

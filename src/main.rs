@@ -5,14 +5,14 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use dind::config::Config;
-use dind::contract::{self, Contract, Request, Role, Start};
+use dind::contract::{self, Request, Role, Start};
 use dind::dockerd_options::DockerdOptions;
 use dind::facts::{self, Facts};
 use dind::fault::Fault;
 use dind::plan::{self, Engine, Inputs, Outcome, Plan};
 use dind::supervise::Signals;
-use dind::{apply, cli, logging, sockets, spawn, supervise, sys};
-use tracing::{error, warn};
+use dind::{apply, cli, health, logging, sockets, spawn, supervise, sys};
+use tracing::{error, info, warn};
 
 fn main() -> ExitCode {
     let started = Instant::now();
@@ -39,14 +39,8 @@ fn run(started: Instant) -> Result<u8, Fault> {
                 fault.status
             )),
         },
+        Request::Health(how) => health::check(&config, how).map(|()| 0),
         Request::Start(start) => {
-            if start.contract != Contract::HackDind {
-                sys::close_inherited_descriptors().map_err(|error| {
-                    Fault::failure(format!(
-                        "cannot close inherited descriptors: {error}; mount /proc"
-                    ))
-                })?;
-            }
             let plan = make_plan(&config, &start)?;
             carry_out(&plan, &config, started)
         }
@@ -59,7 +53,9 @@ fn make_plan(config: &Config, start: &Start) -> Result<Plan, Fault> {
     let arguments = plan::user_arguments(config, &role);
     let options = match role {
         // dockerd reads its own file there, and complains itself.
-        Role::Inform { .. } | Role::Prepare { .. } => DockerdOptions::read(&[], None)?,
+        Role::Inform { .. } | Role::Prepare { .. } | Role::Client { .. } => {
+            DockerdOptions::read(&[], None)?
+        }
         Role::Serve(_) | Role::Session { .. } => {
             let (path, asked) = DockerdOptions::config_file(&arguments);
             let text = facts::daemon_json(&path, asked)?;
@@ -69,7 +65,7 @@ fn make_plan(config: &Config, start: &Start) -> Result<Plan, Fault> {
             )?
         }
     };
-    let facts = Facts::read(&options, &config.search_path)?;
+    let facts = Facts::read(&options, config)?;
     let inputs = Inputs {
         contract: start.contract,
         config,
@@ -83,43 +79,56 @@ fn make_plan(config: &Config, start: &Start) -> Result<Plan, Fault> {
 fn carry_out(plan: &Plan, config: &Config, started: Instant) -> Result<u8, Fault> {
     match &plan.outcome {
         Outcome::Supervise(engine) => supervise_engine(plan, engine, started),
-        Outcome::Become(command) => {
-            warn_of(plan);
+        Outcome::Become {
+            command,
+            environment,
+        } => {
+            say(plan);
             apply::apply(&plan.steps)?;
-            Err(become_command(command, config))
+            Err(become_command(command, environment, config))
         }
     }
 }
 
 fn supervise_engine(plan: &Plan, engine: &Engine, started: Instant) -> Result<u8, Fault> {
+    // A command that this process becomes may be waiting for some of them.
+    sys::close_inherited_descriptors().map_err(|error| {
+        Fault::failure(format!(
+            "cannot close inherited descriptors: {error}; mount /proc"
+        ))
+    })?;
     let signals = Signals::block()?;
     let bound = engine
         .listeners
         .iter()
         .map(sockets::bind)
         .collect::<anyhow::Result<Vec<_>>>()?;
-    warn_of(plan);
+    say(plan);
     apply::apply(&plan.steps)?;
     supervise::run(engine, bound, signals, started)
 }
 
-fn warn_of(plan: &Plan) {
+fn say(plan: &Plan) {
+    for note in &plan.notes {
+        info!("{note}");
+    }
     for warning in &plan.warnings {
         warn!("{warning}");
     }
 }
 
 /// Returns only when it failed.
-fn become_command(command: &[OsString], config: &Config) -> Fault {
+fn become_command(
+    command: &[OsString],
+    environment: &[(OsString, OsString)],
+    config: &Config,
+) -> Fault {
     let path = match spawn::find(command, &config.search_path) {
         Ok(path) => path,
         Err(fault) => return fault,
     };
-    let mut environment = config.environment.clone();
-    environment.retain(|(name, _)| name != "container");
-    environment.push(("container".into(), "docker".into()));
     let arguments: Vec<&OsStr> = command.iter().map(OsString::as_os_str).collect();
-    spawn::become_program(&path, &arguments, &environment).fault(path.as_os_str())
+    spawn::become_program(&path, &arguments, environment).fault(path.as_os_str())
 }
 
 /// Prints to standard output. A reader that has gone is nobody to tell.

@@ -5,23 +5,28 @@
 
 mod cgroups;
 mod daemons;
+mod iptables;
 mod mounts;
 mod storage;
+mod tls;
 
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::net::SocketAddrV4;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::mount::MsFlags;
 
+use crate::client;
 use crate::config::{Config, LOG_FILE, Log};
 use crate::contract::{Contract, Role, Serve, Stdin, Surroundings};
 use crate::dockerd_options::DockerdOptions;
 use crate::facts::Facts;
 use crate::facts::cgroup::Layout;
 use crate::fault::Fault;
+use crate::tls::name::Name;
 
 /// One change to the container.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,6 +77,18 @@ pub enum Action {
         /// Which.
         path: PathBuf,
     },
+    /// Have the kernel load a module, where it can.
+    LoadModule {
+        /// Its name.
+        name: String,
+    },
+    /// Make the TLS files of a server and its clients, or check those that are there.
+    Certificates {
+        /// The directory that has `ca`, `server` and `client` in it.
+        directory: PathBuf,
+        /// What the server's certificate is good for.
+        names: BTreeSet<Name>,
+    },
     /// Write a file anew.
     Write {
         /// Which.
@@ -121,15 +138,23 @@ pub enum Listener {
         /// Its group; root's where there is none.
         group: Option<u32>,
     },
-    /// A TCP socket without TLS.
-    Tcp(SocketAddrV4),
+    /// A TCP socket.
+    Tcp {
+        /// Its address.
+        address: SocketAddrV4,
+        /// Whether dockerd wraps it in TLS.
+        tls: bool,
+    },
 }
 
 impl fmt::Display for Listener {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unix { path, .. } => write!(formatter, "unix://{}", path.display()),
-            Self::Tcp(address) => write!(formatter, "tcp://{address}"),
+            Self::Tcp { address, tls } => {
+                let suffix = if *tls { " (TLS)" } else { "" };
+                write!(formatter, "tcp://{address}{suffix}")
+            }
         }
     }
 }
@@ -186,6 +211,8 @@ pub struct Engine {
     pub search_path: OsString,
     /// How it is known that the API answers.
     pub readiness: Readiness,
+    /// The `NOTIFY_SOCKET` that is told when it does.
+    pub notify_socket: Option<OsString>,
     /// The daemons' log file; standard error where there is none.
     pub log_file: Option<PathBuf>,
     /// How long the API may take.
@@ -199,8 +226,13 @@ pub struct Engine {
 pub enum Outcome {
     /// It supervises an engine. Boxed: it is the large one.
     Supervise(Box<Engine>),
-    /// It becomes this command; `container=docker` is added to its environment.
-    Become(Vec<OsString>),
+    /// It becomes a command.
+    Become {
+        /// The command.
+        command: Vec<OsString>,
+        /// Its environment.
+        environment: Vec<(OsString, OsString)>,
+    },
 }
 
 /// The whole plan.
@@ -210,6 +242,8 @@ pub struct Plan {
     pub contract: Contract,
     /// What the user should know whatever happens.
     pub warnings: Vec<String>,
+    /// What was chosen, and why.
+    pub notes: Vec<String>,
     /// What is done to the container, in this order.
     pub steps: Vec<Step>,
     /// What becomes of this process.
@@ -236,7 +270,7 @@ impl Plan {
     pub fn changes(&self) -> impl Iterator<Item = &Step> {
         let meanwhile = match &self.outcome {
             Outcome::Supervise(engine) => engine.meanwhile.as_slice(),
-            Outcome::Become(_) => &[],
+            Outcome::Become { .. } => &[],
         };
         self.steps.iter().chain(meanwhile)
     }
@@ -248,20 +282,61 @@ pub fn plan(role: &Role, inputs: Inputs<'_>) -> Result<Plan, Fault> {
         Role::Inform { arguments } => {
             let mut command = vec![find_dockerd(inputs)?.into_os_string()];
             command.extend(arguments.iter().cloned());
-            Ok(Plan {
-                contract: inputs.contract,
-                warnings: Vec::new(),
-                steps: Vec::new(),
-                outcome: Outcome::Become(command),
-            })
+            let environment = daemons::environment(inputs.config, None);
+            Ok(unprepared(command, environment, inputs))
         }
+        Role::Client { command } => Ok(client(command, inputs)),
         Role::Prepare { command } => Ok(prepare(command, inputs)),
         Role::Serve(serve) => engine(Some(serve), Foreground::Daemon, inputs),
         Role::Session { command } if command.is_empty() => {
             engine(None, Foreground::Command(login_shell(inputs.facts)), inputs)
         }
-        Role::Session { command } => engine(None, Foreground::Command(command.clone()), inputs),
+        Role::Session { command } => {
+            let command = match inputs.contract {
+                Contract::Dind => client::command(command, &inputs.facts.client),
+                _ => command.clone(),
+            };
+            engine(None, Foreground::Command(command), inputs)
+        }
     }
+}
+
+/// A command to become in a container that is left as it is.
+fn unprepared(
+    command: Vec<OsString>,
+    environment: Vec<(OsString, OsString)>,
+    inputs: Inputs<'_>,
+) -> Plan {
+    Plan {
+        contract: inputs.contract,
+        warnings: Vec::new(),
+        notes: Vec::new(),
+        steps: Vec::new(),
+        outcome: Outcome::Become {
+            command,
+            environment,
+        },
+    }
+}
+
+/// A client of another daemon, of whatever kind: nothing is said and nothing changed,
+/// so that its output is its own.
+fn client(command: &[OsString], inputs: Inputs<'_>) -> Plan {
+    let facts = &inputs.facts.client;
+    let environment = client::environment(inputs.config, facts);
+    let command = if command.is_empty() {
+        login_shell(inputs.facts)
+    } else {
+        client::command(command, facts)
+    };
+    let is_dockerd = command.first().is_some_and(|first| first == "dockerd");
+    let mut plan = unprepared(command, environment, inputs);
+    if is_dockerd {
+        plan.warnings.push(
+            "docker-entrypoint.sh prepares nothing for a dockerd; start the image without --entrypoint".into(),
+        );
+    }
+    plan
 }
 
 /// dockerd's arguments as the user gave them: the variable's before the command
@@ -269,7 +344,9 @@ pub fn plan(role: &Role, inputs: Inputs<'_>) -> Result<Plan, Fault> {
 pub fn user_arguments(config: &Config, role: &Role) -> Vec<OsString> {
     let given: &[OsString] = match role {
         Role::Serve(serve) => &serve.arguments,
-        Role::Session { .. } | Role::Prepare { .. } | Role::Inform { .. } => &[],
+        Role::Session { .. } | Role::Prepare { .. } | Role::Client { .. } | Role::Inform { .. } => {
+            &[]
+        }
     };
     config
         .daemon_arguments
@@ -290,11 +367,18 @@ fn prepare(command: &[OsString], inputs: Inputs<'_>) -> Plan {
         (steps, warnings) = joined(steps, warnings, cgroups::plan(facts));
     }
     steps.extend(mounts::last(config, facts));
+    let mut environment = config.environment.clone();
+    environment.retain(|(name, _)| name != "container");
+    environment.push(("container".into(), "docker".into()));
     Plan {
         contract: inputs.contract,
         warnings,
+        notes: Vec::new(),
         steps,
-        outcome: Outcome::Become(command.to_vec()),
+        outcome: Outcome::Become {
+            command: command.to_vec(),
+            environment,
+        },
     }
 }
 
@@ -329,7 +413,8 @@ fn engine(
             path.display()
         )));
     }
-    let listeners = daemons::listeners(serve, inputs)?;
+    let (listeners, tls) = daemons::listeners(serve, inputs);
+    let iptables = iptables::plan(config, &facts.netfilter);
     let mut warnings = Vec::new();
     if !facts.pid1 {
         warnings.push(
@@ -338,7 +423,7 @@ fn engine(
                 .into(),
         );
     }
-    warnings.extend(daemons::warnings(serve, config, &listeners));
+    warnings.extend(daemons::warnings(serve, inputs, &listeners));
     let steps = mounts::plan(facts);
     let (steps, warnings) = joined(steps, warnings, cgroups::plan(facts));
     let (mut steps, warnings) = joined(steps, warnings, storage::plan(facts));
@@ -348,7 +433,15 @@ fn engine(
         steps.extend(configuration);
         program
     });
-    let environment = daemons::environment(config);
+    steps.extend(iptables.steps);
+    steps.extend(tls.step);
+    let path = iptables.directory.as_deref();
+    let environment = daemons::environment(config, path);
+    let (session, more) = match foreground {
+        Foreground::Daemon => (config.environment.clone(), None),
+        Foreground::Command(_) => daemons::session_environment(inputs, &listeners),
+    };
+    let warnings = warnings.into_iter().chain(more).collect();
     let dockerd = Program {
         path: dockerd,
         arguments: daemons::dockerd_arguments(
@@ -356,6 +449,7 @@ fn engine(
             config,
             options,
             &listeners,
+            tls.flags,
             containerd.is_some(),
         ),
         environment: environment.clone(),
@@ -372,11 +466,12 @@ fn engine(
         dockerd,
         dmsetup,
         meanwhile,
+        notify_socket: config.notify_socket.clone(),
         readiness: readiness(&listeners),
         listeners,
         log_file: logs_to_file(&foreground, inputs).then(|| PathBuf::from(LOG_FILE)),
         foreground,
-        environment: config.environment.clone(),
+        environment: session,
         search_path: config.search_path.clone(),
         ready_timeout: config.ready_timeout,
         stop_timeout: config.stop_timeout,
@@ -384,6 +479,7 @@ fn engine(
     Ok(Plan {
         contract,
         warnings,
+        notes: vec![iptables.note],
         steps,
         outcome: Outcome::Supervise(Box::new(engine)),
     })
@@ -392,7 +488,7 @@ fn engine(
 fn readiness(listeners: &[Listener]) -> Readiness {
     match listeners.first() {
         Some(Listener::Unix { path, .. }) => Readiness::Ping(path.clone()),
-        Some(Listener::Tcp(_)) | None => Readiness::Notify,
+        Some(Listener::Tcp { .. }) | None => Readiness::Notify,
     }
 }
 
@@ -451,20 +547,6 @@ fn joined_options(flags: MsFlags, data: &str) -> String {
         .join(",")
 }
 
-impl Action {
-    /// The path that the action changes.
-    pub fn path(&self) -> &Path {
-        match self {
-            Self::Directory { path, .. } | Self::Remove { path } | Self::Write { path, .. } => path,
-            Self::Mount { target, .. }
-            | Self::RemountWritable { target, .. }
-            | Self::Share { target } => target,
-            Self::Symlink { link, .. } => link,
-            Self::Delegate { root, .. } => root,
-        }
-    }
-}
-
 impl fmt::Display for Action {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -496,6 +578,16 @@ impl fmt::Display for Action {
                 write!(formatter, "ln -s {} {}", to.display(), link.display())
             }
             Self::Remove { path } => write!(formatter, "rm {}", path.display()),
+            Self::LoadModule { name } => write!(formatter, "load module {name}"),
+            Self::Certificates { directory, names } => {
+                let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+                write!(
+                    formatter,
+                    "certificates in {} for {}",
+                    directory.display(),
+                    names.join(",")
+                )
+            }
             Self::Write { path, .. } => write!(formatter, "write {}", path.display()),
             Self::Delegate { root, leaf } => write!(
                 formatter,
@@ -512,6 +604,9 @@ impl fmt::Display for Plan {
         for warning in &self.warnings {
             writeln!(formatter, "warning: {warning}")?;
         }
+        for note in &self.notes {
+            writeln!(formatter, "note: {note}")?;
+        }
         if let Outcome::Supervise(engine) = &self.outcome {
             for listener in &engine.listeners {
                 writeln!(formatter, "listen: {listener}")?;
@@ -521,7 +616,9 @@ impl fmt::Display for Plan {
             writeln!(formatter, "step: {}\n    # {}", step.action, step.why)?;
         }
         match &self.outcome {
-            Outcome::Become(command) => writeln!(formatter, "become: {}", quoted(command)),
+            Outcome::Become { command, .. } => {
+                writeln!(formatter, "become: {}", quoted(command))
+            }
             Outcome::Supervise(engine) => engine.fmt(formatter),
         }
     }

@@ -55,14 +55,19 @@ pub fn bind(listener: &Listener) -> Result<Bound> {
                 path.display()
             )
         }),
-        Listener::Tcp(address) => {
+        Listener::Tcp { address, tls } => {
             let address = SockaddrIn::from(*address);
             let socket = stream(AddressFamily::Inet)?;
             setsockopt(&socket, sockopt::ReuseAddr, &true)?;
             socket::bind(socket.as_raw_fd(), &address)
                 .and_then(|()| listen(&socket))
                 .with_context(|| {
-                    format!("cannot listen on {listener}; set PORT to one that is free")
+                    let hint = if *tls {
+                        "set DOCKER_TLS_CERTDIR= to go without, or free that port"
+                    } else {
+                        "set PORT to one that is free"
+                    };
+                    format!("cannot listen on {listener}; {hint}")
                 })?;
             Ok(Bound { socket, path: None })
         }

@@ -4,7 +4,6 @@
 mod log_file;
 pub mod machine;
 mod notify;
-mod ping;
 mod signals;
 
 use std::collections::VecDeque;
@@ -24,6 +23,7 @@ use tracing::{debug, error, info, warn};
 use crate::apply;
 use crate::facts;
 use crate::fault::Fault;
+use crate::ping::{Ping, Progress};
 use crate::plan::{Engine, Foreground, Program, Readiness};
 use crate::sockets::Bound;
 use crate::spawn::{self, Begun, Child, Session};
@@ -32,7 +32,6 @@ use crate::terminal::{self, Terminal};
 use log_file::LogFile;
 use machine::{Effect, Event, Level, Machine, Process, Settings};
 use notify::Notify;
-use ping::{Ping, Progress};
 pub use signals::Signals;
 
 /// Children reaped in one turn of the loop, so that a flood of orphans cannot keep
@@ -357,6 +356,15 @@ impl Supervisor<'_> {
     }
 
     fn announce_ready(&self) {
+        if let Some(address) = &self.engine.notify_socket
+            && let Err(errno) = notify::tell_ready(address)
+        {
+            warn!(
+                "cannot say READY=1 to NOTIFY_SOCKET={}: {}; going on without",
+                address.to_string_lossy(),
+                errno.desc()
+            );
+        }
         let mut line = format!(
             "docker is ready after {:.2} s",
             self.started.elapsed().as_secs_f64()

@@ -5,11 +5,11 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::tls::{self, Tls};
 use super::{Action, Inputs, Listener, OnFailure, Program, Step};
 use crate::config::Config;
 use crate::contract::{Contract, DOCKER_SOCKET, Serve};
 use crate::dockerd_options::{DockerdOptions, without_hosts};
-use crate::fault::Fault;
 
 /// As docker.service and containerd.service of the packages have them: when memory
 /// runs out, a container goes before dockerd, and dockerd before containerd.
@@ -18,7 +18,7 @@ const CONTAINERD_OOM_SCORE: i16 = -999;
 
 /// The ports that docker:dind made customary.
 const PLAIN_PORT: u16 = 2375;
-const TLS_PORT: u16 = 2376;
+pub const TLS_PORT: u16 = 2376;
 
 /// Plugins of containerd that dockerd has no use for. dockerd's own configuration
 /// turns off the first. With the others containerd is up in half the time: those that
@@ -52,9 +52,8 @@ const KEPT_FROM_DAEMONS: &[&str] = &[
     "container",
 ];
 
-/// The sockets to bind. TLS is asked for by `DOCKER_TLS_CERTDIR` and is a fault
-/// until this program can make certificates.
-pub fn listeners(serve: Option<&Serve>, inputs: Inputs<'_>) -> Result<Vec<Listener>, Fault> {
+/// The sockets to bind, and what TLS takes on them.
+pub fn listeners(serve: Option<&Serve>, inputs: Inputs<'_>) -> (Vec<Listener>, Tls) {
     let Inputs {
         contract,
         config,
@@ -64,37 +63,54 @@ pub fn listeners(serve: Option<&Serve>, inputs: Inputs<'_>) -> Result<Vec<Listen
     } = inputs;
     let literal = serve.is_some_and(|serve| serve.literal);
     // dockerd refuses `-H` beside `hosts` in its file, and literal words stand alone.
-    if options.hosts_in_file || (literal && !options.hosts.is_empty()) {
-        return Ok(Vec::new());
+    if options.file_hosts.is_some() || (literal && !options.hosts.is_empty()) {
+        return (Vec::new(), Tls::default());
     }
     let mut listeners = vec![Listener::Unix {
         path: surroundings.socket.clone(),
         group: facts.socket_group,
     }];
     if literal {
-        return Ok(listeners);
+        return (listeners, Tls::default());
     }
-    let port = config.port.map(u16::from);
-    let wants_tls = config.tls_directory.is_some()
-        && contract != Contract::Wrapdocker
-        && port.is_none_or(|port| port == TLS_PORT);
-    if wants_tls {
-        return Err(Fault::failure(
-            "DOCKER_TLS_CERTDIR asks for TLS, which is not in this version; \
-             set it empty (-e DOCKER_TLS_CERTDIR=) to go without, or set PORT",
-        ));
-    }
-    let port = port.or_else(|| serve.map(|_| PLAIN_PORT));
-    listeners
-        .extend(port.map(|port| Listener::Tcp(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port))));
-    Ok(listeners)
+    let port = match contract {
+        Contract::DockerdEntrypoint => None,
+        _ => config.port.map(u16::from),
+    };
+    let ours = tls::wanted(port, inputs);
+    let default = match serve {
+        _ if ours => Some(TLS_PORT),
+        Some(_) => Some(PLAIN_PORT),
+        None => None,
+    };
+    listeners.extend(port.or(default).map(|port| Listener::Tcp {
+        address: SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port),
+        tls: ours || options.tls.is_on(),
+    }));
+    let tls = if ours {
+        tls::plan(inputs)
+    } else {
+        Tls::default()
+    };
+    (listeners, tls)
 }
 
 /// What the user should know of how the daemon is reached.
-pub fn warnings(serve: Option<&Serve>, config: &Config, listeners: &[Listener]) -> Vec<String> {
+pub fn warnings(serve: Option<&Serve>, inputs: Inputs<'_>, listeners: &[Listener]) -> Vec<String> {
+    let Inputs {
+        contract,
+        config,
+        options,
+        facts,
+        ..
+    } = inputs;
     let mut warnings = Vec::new();
     for listener in listeners {
-        if let Listener::Tcp(address) = listener {
+        if let Listener::Tcp {
+            address,
+            tls: false,
+        } = listener
+        {
             warnings.push(format!(
                 "tcp://{address} has no TLS and no password: WHOEVER REACHES THIS PORT IS ROOT ON THE HOST; \
                  publish it on 127.0.0.1 or a private network only"
@@ -113,7 +129,15 @@ pub fn warnings(serve: Option<&Serve>, config: &Config, listeners: &[Listener]) 
     let silent = listeners
         .iter()
         .all(|listener| matches!(listener, Listener::Unix { .. }));
-    if let (true, Some(port)) = (silent, config.port) {
+    if let (Some(group), None) = (options.socket_group(), facts.socket_group) {
+        warnings.push(format!(
+            "there is no group {group:?}, so only root may use the Unix socket; add the group, or name another with --group"
+        ));
+    }
+    if let (true, Some(port)) = (
+        silent && contract != Contract::DockerdEntrypoint,
+        config.port,
+    ) {
         warnings.push(format!(
             "PORT={port} is not used: the addresses come from dockerd's own arguments or its configuration file"
         ));
@@ -128,6 +152,7 @@ pub fn dockerd_arguments(
     config: &Config,
     options: &DockerdOptions,
     listeners: &[Listener],
+    tls: Vec<OsString>,
     own_containerd: bool,
 ) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = Vec::new();
@@ -135,6 +160,7 @@ pub fn dockerd_arguments(
         // One of these takes every activated socket; `fd://3` would close the others.
         arguments.extend(["-H".into(), "fd://".into()]);
     }
+    arguments.extend(tls);
     if own_containerd {
         arguments.push(with_value("--containerd=", containerd_socket(options)));
     }
@@ -180,7 +206,7 @@ fn serves(listener: &Listener, host: &str) -> bool {
             };
             Path::new(wanted) == path.as_path()
         }
-        Listener::Tcp(address) => {
+        Listener::Tcp { address, .. } => {
             let wanted = host.strip_prefix("tcp://").unwrap_or(host);
             wanted == address.to_string() || wanted == format!(":{}", address.port())
         }
@@ -251,7 +277,7 @@ pub fn containerd(inputs: Inputs<'_>) -> Option<(Program, [Step; 2])> {
             "--log-level".into(),
             level.into(),
         ],
-        environment: environment(config),
+        environment: environment(config, None),
         oom_score_adj: CONTAINERD_OOM_SCORE,
     };
     Some((program, steps))
@@ -260,7 +286,8 @@ pub fn containerd(inputs: Inputs<'_>) -> Option<(Program, [Step; 2])> {
 /// The daemons' environment: the container's, without what is meant for clients.
 /// `container=docker` is what `hack/dind` sets: it tells them that they are nested, and
 /// they then leave AppArmor profiles alone (`HostSupports` in containerd's pkg/apparmor).
-pub fn environment(config: &Config) -> Vec<(OsString, OsString)> {
+/// `first` comes before everything else in `PATH`.
+pub fn environment(config: &Config, first: Option<&Path>) -> Vec<(OsString, OsString)> {
     let mut environment: Vec<_> = config
         .environment
         .iter()
@@ -268,12 +295,57 @@ pub fn environment(config: &Config) -> Vec<(OsString, OsString)> {
         .filter(|(name, _)| name != "PATH")
         .cloned()
         .collect();
-    environment.push(("PATH".into(), config.search_path.clone()));
+    let mut path = OsString::new();
+    if let Some(first) = first {
+        path.push(first);
+        path.push(":");
+    }
+    path.push(&config.search_path);
+    environment.push(("PATH".into(), path));
     environment.push(("container".into(), "docker".into()));
     environment
 }
 
-fn with_value(flag: &str, value: impl AsRef<OsStr>) -> OsString {
+/// The environment of the command beside the daemon, in which the docker CLI finds that
+/// daemon; and what had to go for it. The other client variables are the command's.
+pub fn session_environment(
+    inputs: Inputs<'_>,
+    listeners: &[Listener],
+) -> (Vec<(OsString, OsString)>, Option<String>) {
+    let bound = listeners.iter().find_map(|listener| match listener {
+        Listener::Unix { path, .. } => Some(format!("unix://{}", path.display())),
+        Listener::Tcp { .. } => None,
+    });
+    let default = format!("unix://{DOCKER_SOCKET}");
+    let host = bound.or_else(|| {
+        let mut addresses = inputs.options.addresses();
+        let usual = inputs.options.addresses().any(|address| address == default);
+        addresses.next().filter(|_| !usual).map(str::to_owned)
+    });
+    let host = host.filter(|host| *host != default);
+    let mut environment = inputs.config.environment.clone();
+    environment.retain(|(name, _)| name != "NOTIFY_SOCKET" && name != "DOCKER_HOST");
+    let is_unix = host.as_deref().is_none_or(|host| host.starts_with("unix:"));
+    environment.extend(host.map(|host| ("DOCKER_HOST".into(), host.into())));
+    // The CLI reads its certificates even for a Unix socket, and stops without.
+    let stops = is_unix && !inputs.facts.client.own_certificates;
+    let breaks = |name: &OsStr| stops && (name == "DOCKER_TLS_VERIFY" || name == "DOCKER_TLS");
+    let gone: Vec<String> = environment
+        .extract_if(.., |(name, _)| breaks(name))
+        .filter(|(_, value)| !value.is_empty())
+        .map(|(name, _)| name.to_string_lossy().into_owned())
+        .collect();
+    let warning = (!gone.is_empty()).then(|| {
+        format!(
+            "not passed to the command, whose docker would stop for lack of certificates: {}; \
+             put them where DOCKER_CERT_PATH points, or set DOCKER_HOST to use another daemon",
+            gone.join(", ")
+        )
+    });
+    (environment, warning)
+}
+
+pub fn with_value(flag: &str, value: impl AsRef<OsStr>) -> OsString {
     let mut word = OsString::from(flag);
     word.push(value);
     word

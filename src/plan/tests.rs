@@ -1,14 +1,19 @@
 //! The planner against hosts that were seen and hosts that were made up.
 
+mod drop_in;
+
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use proptest::prelude::*;
 
 use super::*;
+use crate::client::ClientFacts;
 use crate::contract::{self, Request, SocketState};
 use crate::facts::cgroup::{
     CGROUP_ROOT, CgroupFacts, Hierarchy, LEAF, Membership, RootMount, UnifiedRoot,
 };
+use crate::facts::netfilter::{LegacyPrograms, Netfilter};
 use crate::facts::{DataRoot, Filesystem, Programs};
 use crate::fault::NOT_FOUND;
 use crate::mountinfo::{Mount, MountTable};
@@ -53,6 +58,20 @@ fn facts(mountinfo: &str, memberships: &str, root: RootMount) -> Facts {
             bash: Some("/usr/bin/bash".into()),
         },
         socket_group: Some(999),
+        addresses: ["127.0.0.1", "172.17.0.2", "::1"]
+            .into_iter()
+            .filter_map(|address| address.parse().ok())
+            .collect(),
+        host_names: BTreeSet::from(["box".to_owned()]),
+        netfilter: Netfilter {
+            legacy_in_use: false,
+            nf_tables: true,
+            legacy_programs: LegacyPrograms::Suffixed("/usr/sbin".into()),
+        },
+        client: ClientFacts {
+            docker: true,
+            ..ClientFacts::default()
+        },
     }
 }
 
@@ -117,7 +136,7 @@ impl Start<'_> {
         )?;
         match contract::request(&config)? {
             Request::Start(start) | Request::Plan(start) => Ok((config, start)),
-            Request::Help | Request::Version => panic!("not a start"),
+            Request::Help | Request::Version | Request::Health(_) => panic!("not a start"),
         }
     }
 
@@ -156,7 +175,7 @@ impl Start<'_> {
     fn engine(&self, facts: &Facts) -> Result<Engine, Fault> {
         match self.plan(facts)?.outcome {
             Outcome::Supervise(engine) => Ok(*engine),
-            Outcome::Become(command) => panic!("becomes {command:?}"),
+            Outcome::Become { command, .. } => panic!("becomes {command:?}"),
         }
     }
 
@@ -240,7 +259,10 @@ fn after(facts: &Facts, plan: &Plan) -> Facts {
             Action::Directory { path, mode } if *path == facts.data_root.path => {
                 facts.data_root.mode = Some(*mode);
             }
-            Action::Directory { .. } | Action::Write { .. } => {}
+            Action::Directory { .. }
+            | Action::Write { .. }
+            | Action::LoadModule { .. }
+            | Action::Certificates { .. } => {}
             Action::Remove { path } => facts.stale.retain(|stale| stale != path),
             Action::Delegate { .. } => {
                 facts
@@ -254,12 +276,15 @@ fn after(facts: &Facts, plan: &Plan) -> Facts {
     facts
 }
 
-/// Files are written anew at every start; everything else is done once.
+/// What is below `/run` is made sure of at every start; everything else is done once.
 fn repeated(plan: &Plan) -> Vec<String> {
     plan.changes()
-        .filter(|step| {
-            !matches!(&step.action, Action::Write { .. })
-                && !matches!(&step.action, Action::Directory { path, .. } if path.ends_with("containerd"))
+        .filter(|step| match &step.action {
+            Action::Write { .. } | Action::LoadModule { .. } => false,
+            Action::Directory { path, .. } | Action::Symlink { link: path, .. } => {
+                !path.starts_with("/run/dind") && !path.ends_with("containerd")
+            }
+            _ => true,
         })
         .map(|step| step.action.to_string())
         .collect()
@@ -423,7 +448,7 @@ fn tmp_is_mounted_where_it_takes_nothing_away() -> Result<(), Fault> {
             .plan(facts)?
             .steps
             .iter()
-            .any(|step| step.action.path() == Path::new("/tmp")))
+            .any(|step| matches!(&step.action, Action::Mount { target, .. } if target == Path::new("/tmp"))))
     };
     assert!(mounts_tmp(&DAEMON, &bare_v1())?);
     let off = Start {
@@ -613,85 +638,6 @@ fn containerd_is_left_to_dockerd_where_the_user_has_one() -> Result<(), Fault> {
 }
 
 #[test]
-fn client_variables_reach_the_command_and_not_the_daemons() -> Result<(), Fault> {
-    let start = Start {
-        variables: &[
-            ("DOCKER_TLS_VERIFY", "1"),
-            ("DOCKER_CERT_PATH", "/x"),
-            ("DOCKER_DRIVER", "overlay2"),
-        ],
-        ..SHELL
-    };
-    let engine = start.engine(&bare_v1())?;
-    let has = |environment: &[(OsString, OsString)], wanted: &str| {
-        environment.iter().any(|(name, _)| name == wanted)
-    };
-    assert!(!has(&engine.dockerd.environment, "DOCKER_TLS_VERIFY"));
-    assert!(!has(&engine.dockerd.environment, "DOCKER_CERT_PATH"));
-    assert!(has(&engine.dockerd.environment, "DOCKER_DRIVER"));
-    assert!(has(&engine.dockerd.environment, "container"));
-    assert!(has(&engine.environment, "DOCKER_TLS_VERIFY"));
-    Ok(())
-}
-
-#[test]
-fn what_cannot_be_kept_yet_ends_with_a_clear_fault() {
-    let tls: &[(&str, &str)] = &[("DOCKER_TLS_CERTDIR", "/certs")];
-    let tls_port: &[(&str, &str)] = &[("DOCKER_TLS_CERTDIR", "/certs"), ("PORT", "2376")];
-    let elsewhere: &[(&str, &str)] = &[("DOCKER_HOST", "tcp://docker:2375")];
-    for (start, words) in [
-        (
-            Start {
-                variables: tls,
-                ..DAEMON
-            },
-            "DOCKER_TLS_CERTDIR",
-        ),
-        (
-            Start {
-                variables: tls,
-                ..SHELL
-            },
-            "DOCKER_TLS_CERTDIR",
-        ),
-        (
-            Start {
-                variables: tls_port,
-                ..DAEMON
-            },
-            "DOCKER_TLS_CERTDIR",
-        ),
-        (
-            Start {
-                variables: elsewhere,
-                ..SHELL
-            },
-            "DOCKER_HOST=tcp://docker:2375",
-        ),
-        (
-            Start {
-                arguments: &["dockerd-entrypoint.sh"],
-                ..DAEMON
-            },
-            "dockerd-entrypoint.sh",
-        ),
-        (
-            Start {
-                arguments: &["dind", "docker-entrypoint.sh", "ps"],
-                ..DAEMON
-            },
-            "docker-entrypoint.sh",
-        ),
-    ] {
-        let fault = start.fault(&bare_v1());
-        assert!(
-            fault.status == 1 && fault.message.contains(words),
-            "{words}: {fault:?}"
-        );
-    }
-}
-
-#[test]
 fn the_role_follows_the_contract() -> Result<(), Fault> {
     let serve = |start: &Start<'_>| -> Result<bool, Fault> {
         Ok(matches!(
@@ -800,7 +746,11 @@ fn a_socket_from_outside_cannot_be_replaced() {
         variables: &[("PORT", "4444")],
         ..DAEMON
     };
-    for state in [SocketState::Mounted, SocketState::Live] {
+    for state in [
+        SocketState::Mounted { live: true },
+        SocketState::Mounted { live: false },
+        SocketState::Live,
+    ] {
         let fault = port.role(true, state).err();
         assert!(
             fault
@@ -847,9 +797,13 @@ fn hack_dind_leaves_v1_hierarchies_alone() -> Result<(), Fault> {
             .any(|command| command.contains("cgroup")),
         "{plan}"
     );
+    let container = (OsString::from("container"), OsString::from("docker"));
     assert_eq!(
         plan.outcome,
-        Outcome::Become(vec!["make".into(), "test".into()])
+        Outcome::Become {
+            command: vec!["make".into(), "test".into()],
+            environment: vec![container],
+        }
     );
     let plan = start.plan(&unified("0::/\n"))?;
     assert!(

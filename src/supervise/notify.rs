@@ -1,15 +1,33 @@
-//! The socket on which a daemon says that it is ready: sd_notify(3).
+//! The socket on which a daemon says that it is ready, and this program too: sd_notify(3).
 //!
 //! dockerd sends `READY=1` once its API is up (`notifyReady` in moby's
 //! cmd/dockerd/daemon_linux.go).
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::sys::socket::{self, AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, getsockname};
+
+/// Says `READY=1` to the socket at `address`, the value of `NOTIFY_SOCKET`: a path, or
+/// an abstract name after `@`. Never waits: a full socket is an error.
+pub fn tell_ready(address: &OsStr) -> nix::Result<()> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket::socket(AddressFamily::Unix, SockType::Datagram, flags, None)?;
+    let address = match address.as_bytes().strip_prefix(b"@") {
+        Some(name) => UnixAddr::new_abstract(name)?,
+        None => UnixAddr::new(address)?,
+    };
+    socket::sendto(
+        socket.as_raw_fd(),
+        b"READY=1\n",
+        &address,
+        MsgFlags::empty(),
+    )
+    .map(drop)
+}
 
 /// A datagram socket with an abstract name that the kernel chose: nothing to clean
 /// up, and free even where network namespaces are shared (unix(7), Autobind).

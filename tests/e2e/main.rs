@@ -18,10 +18,13 @@ mod docker;
 mod pty;
 
 mod bad_input;
+mod client;
 mod daemons;
 mod descriptors;
 mod hack_dind;
+mod health;
 mod image;
+mod iptables;
 mod limits;
 mod nesting;
 mod orphans;
@@ -32,3 +35,4 @@ mod serve;
 mod session;
 mod stop;
 mod terminal;
+mod tls;

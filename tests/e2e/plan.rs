@@ -17,7 +17,7 @@ fn it_prints_and_changes_nothing() {
     let container = dind().shell("exec sleep infinity").start(&[]);
     let before = state(&container);
     for (words, wanted) in [
-        (&["dind", "plan"][..], "listen: tcp://0.0.0.0:2375"),
+        (&["dind", "plan"][..], "listen: tcp://0.0.0.0:2376 (TLS)"),
         (&["dind", "plan", "echo", "hi"], "then: run echo hi"),
         (&["dind", "plan", "--debug"], "--debug"),
         (

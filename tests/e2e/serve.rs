@@ -7,7 +7,12 @@ use std::sync::mpsc;
 use std::thread;
 
 use crate::daemons::{held_dockerd, wait_held};
-use crate::docker::{BUSYBOX, Call, Container, DEADLINE, Scratch, dind, docker, lab};
+use crate::docker::{BUSYBOX, Call, Container, DEADLINE, Scratch, Spec, dind, docker, lab};
+
+/// Without TLS, which has tests of its own.
+fn plain() -> Spec {
+    dind().env("DOCKER_TLS_CERTDIR", "")
+}
 
 /// What `docker info` in the container says of one thing.
 #[track_caller]
@@ -65,7 +70,7 @@ fn port_wins_over_a_command() {
 /// `docker run -d` with no command serves on the port that is customary.
 #[test]
 fn no_command_and_no_stdin_serves_on_2375() {
-    let container = dind().flags(["-p", "127.0.0.1::2375"]).ready(&[]);
+    let container = plain().flags(["-p", "127.0.0.1::2375"]).ready(&[]);
     container.logged(&["dind: warning: tcp://0.0.0.0:2375", "no TLS"]);
     let host = container.published(2375);
     docker(["-H", &host, "version"]).exited(0);
@@ -119,7 +124,7 @@ fn ping(mut stream: impl Read + Write) -> std::io::Result<String> {
 #[test]
 fn clients_are_held_until_dockerd_is_there() {
     let scratch = Scratch::new();
-    let container = held_dockerd(dind())
+    let container = held_dockerd(plain())
         .flags(scratch.mounted_on("/sock"))
         .flags(["-p", "127.0.0.1::2375"])
         .env("DOCKER_HOST", "unix:///sock/docker.sock")
@@ -145,7 +150,7 @@ fn clients_are_held_until_dockerd_is_there() {
 /// Arguments that begin with `-` are dockerd's, and it is served as without any.
 #[test]
 fn flags_alone_serve_and_reach_dockerd() {
-    let container = dind().ready(&["--debug", "--label", "given=on the command line"]);
+    let container = plain().ready(&["--debug", "--label", "given=on the command line"]);
     assert_eq!(info(&container, "{{.Debug}}"), "true");
     assert_eq!(
         info(&container, "{{.Labels}}"),
@@ -235,7 +240,7 @@ fn hosts_in_daemon_json_are_left_to_dockerd() {
 /// over, in whatever spelling.
 #[test]
 fn a_host_of_the_users_is_added() {
-    let container = dind()
+    let container = plain()
         .env("DOCKER_DAEMON_ARGS", "--host=unix:///var/run/docker.sock")
         .ready(&[
             "-H",

@@ -188,13 +188,13 @@ fn the_clients_variables_are_for_the_command() {
     let output = dind()
         .env("DOCKER_TLS", "1")
         .env("DOCKER_TLS_VERIFY", "1")
-        .env("DOCKER_CERT_PATH", "/certs")
+        .env("DOCKER_CERT_PATH", "/certs/client")
         .env("DOCKER_CONFIG", "/config")
         .env("KEPT", "yes")
         .run(&["sh", "-c", script]);
     assert_eq!(
         output.text(),
-        "DOCKER_CERT_PATH=/certs DOCKER_CONFIG=/config DOCKER_TLS=1 DOCKER_TLS_VERIFY=1 KEPT=yes\n\
+        "DOCKER_CERT_PATH=/certs/client DOCKER_CONFIG=/config KEPT=yes\n\
          KEPT=yes container=docker\n\
          KEPT=yes container=docker"
     );

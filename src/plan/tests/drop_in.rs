@@ -1,0 +1,505 @@
+//! What users of `docker:dind` and `docker:cli` expect: roles, TLS, iptables, and an
+//! environment that breaks nothing.
+
+use super::*;
+use crate::config::Config;
+
+const CERTIFICATES: (&str, &str) = ("DOCKER_TLS_CERTDIR", "/certs");
+
+fn arguments(start: &Start<'_>) -> Result<String, Fault> {
+    let arguments = start.engine(&bare_v1())?.dockerd.arguments;
+    let arguments: Vec<_> = arguments
+        .iter()
+        .map(|word| word.to_string_lossy())
+        .collect();
+    Ok(arguments.join(" "))
+}
+
+fn certificates(plan: &Plan) -> Option<String> {
+    let mut commands = commands(plan).into_iter();
+    commands.find(|command| command.starts_with("certificates"))
+}
+
+fn role(start: &Start<'_>, privileged: bool, state: SocketState) -> Result<&'static str, Fault> {
+    Ok(match start.role(privileged, state)?.0 {
+        Role::Serve(Serve { literal: true, .. }) => "serve literally",
+        Role::Serve(_) => "serve",
+        Role::Client { .. } => "client",
+        Role::Session { .. } => "session",
+        Role::Prepare { .. } => "prepare",
+        Role::Inform { .. } => "inform",
+    })
+}
+
+#[test]
+fn a_container_is_a_client_where_it_can_be_nothing_else() -> Result<(), Fault> {
+    let outside = SocketState::Mounted { live: true };
+    let tcp: &[(&str, &str)] = &[("DOCKER_HOST", "tcp://docker:2375")];
+    let unix: &[(&str, &str)] = &[("DOCKER_HOST", "unix:///elsewhere.sock")];
+    let echo: &[&str] = &["dind", "echo", "hi"];
+    let none: &[&str] = &["dind"];
+    for (arguments, variables, stdin, privileged, state, expected) in [
+        (
+            echo,
+            &[][..],
+            Stdin::Null,
+            false,
+            SocketState::Free,
+            "client",
+        ),
+        (echo, &[], Stdin::Null, true, SocketState::Free, "session"),
+        (echo, tcp, Stdin::Null, true, SocketState::Free, "client"),
+        (echo, unix, Stdin::Null, true, SocketState::Free, "session"),
+        (echo, unix, Stdin::Null, true, SocketState::Live, "client"),
+        (echo, &[], Stdin::Null, true, outside, "client"),
+        (
+            none,
+            tcp,
+            Stdin::Terminal,
+            true,
+            SocketState::Free,
+            "client",
+        ),
+        (
+            none,
+            tcp,
+            Stdin::Terminal,
+            false,
+            SocketState::Free,
+            "client",
+        ),
+        (none, &[], Stdin::Terminal, false, outside, "client"),
+        // A CI job's variables reach its service container, too.
+        (none, tcp, Stdin::Null, true, SocketState::Free, "serve"),
+    ] {
+        let start = Start {
+            arguments,
+            variables,
+            stdin,
+            ..DAEMON
+        };
+        assert_eq!(
+            role(&start, privileged, state)?,
+            expected,
+            "{arguments:?} {variables:?} {stdin:?} {privileged} {state:?}"
+        );
+    }
+    for (start, privileged, state) in [
+        (SHELL, false, SocketState::Free),
+        (SHELL, true, SocketState::Mounted { live: false }),
+        (DAEMON, true, outside),
+        (DAEMON, false, SocketState::Free),
+    ] {
+        assert!(start.role(privileged, state).is_err(), "{state:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_official_entrypoints_are_kept() -> Result<(), Fault> {
+    let nobody = SocketState::Free;
+    for (arguments, expected) in [
+        (&["dockerd-entrypoint.sh"][..], "serve"),
+        (&["dockerd-entrypoint.sh", "-D"], "serve"),
+        (
+            &["dockerd-entrypoint.sh", "dockerd", "-D"],
+            "serve literally",
+        ),
+        (&["dockerd-entrypoint.sh", "--version"], "inform"),
+        (&["dockerd-entrypoint.sh", "sh", "-c", "x"], "client"),
+        (&["docker-entrypoint.sh"], "client"),
+        (&["docker-entrypoint.sh", "dockerd"], "client"),
+        (&["dind", "dockerd-entrypoint.sh"], "serve"),
+        (&["dind", "docker-entrypoint.sh", "ps"], "client"),
+    ] {
+        for stdin in [Stdin::Null, Stdin::Terminal] {
+            let start = Start {
+                arguments,
+                stdin,
+                ..DAEMON
+            };
+            assert_eq!(role(&start, true, nobody)?, expected, "{arguments:?}");
+        }
+    }
+    // PORT was never theirs.
+    let start = Start {
+        arguments: &["dockerd-entrypoint.sh"],
+        variables: &[("PORT", "4444"), ("DOCKER_HOST", "unix:///x.sock")],
+        ..DAEMON
+    };
+    assert_eq!(listeners(&start)?, ["unix:///x.sock", "tcp://0.0.0.0:2375"]);
+    Ok(())
+}
+
+#[test]
+fn a_subcommand_of_docker_gets_docker_before_it() -> Result<(), Fault> {
+    let start = |arguments| Start {
+        arguments,
+        ..DAEMON
+    };
+    let session = start(&["dind", "ps", "-a"]).engine(&bare_v1())?;
+    let expected = ["docker", "ps", "-a"].map(OsString::from).to_vec();
+    assert_eq!(session.foreground, Foreground::Command(expected.clone()));
+    let client = start(&["docker-entrypoint.sh", "ps", "-a"]).plan(&bare_v1())?;
+    assert!(
+        matches!(&client.outcome, Outcome::Become { command, .. } if *command == expected),
+        "{client}"
+    );
+    assert!(client.steps.is_empty() && client.notes.is_empty() && client.warnings.is_empty());
+    // wrapdocker ran what it was given.
+    let wrapdocker = start(&["wrapdocker", "ps"]).engine(&bare_v1())?;
+    assert_eq!(
+        wrapdocker.foreground,
+        Foreground::Command(vec!["ps".into()])
+    );
+    Ok(())
+}
+
+#[test]
+fn tls_follows_the_table() -> Result<(), Fault> {
+    for (arguments, variables, stdin, expected) in [
+        (
+            &["dind"][..],
+            &[CERTIFICATES][..],
+            Stdin::Null,
+            "0.0.0.0:2376 (TLS)",
+        ),
+        (
+            &["dind"],
+            &[CERTIFICATES],
+            Stdin::Terminal,
+            "0.0.0.0:2376 (TLS)",
+        ),
+        (
+            &["dind", "sh"],
+            &[CERTIFICATES],
+            Stdin::Null,
+            "0.0.0.0:2376 (TLS)",
+        ),
+        (
+            &["dind"],
+            &[CERTIFICATES, ("PORT", "2376")],
+            Stdin::Null,
+            "0.0.0.0:2376 (TLS)",
+        ),
+        (
+            &["dind"],
+            &[CERTIFICATES, ("PORT", "4444")],
+            Stdin::Null,
+            "0.0.0.0:4444",
+        ),
+        (&["dind"], &[("PORT", "2376")], Stdin::Null, "0.0.0.0:2376"),
+        (
+            &["wrapdocker"],
+            &[CERTIFICATES, ("PORT", "2376")],
+            Stdin::Null,
+            "0.0.0.0:2376",
+        ),
+        (
+            &["dockerd-entrypoint.sh"],
+            &[CERTIFICATES],
+            Stdin::Null,
+            "0.0.0.0:2376 (TLS)",
+        ),
+        (&["dockerd-entrypoint.sh"], &[], Stdin::Null, "0.0.0.0:2375"),
+        (&["dind", "dockerd"], &[CERTIFICATES], Stdin::Null, ""),
+    ] {
+        let start = Start {
+            arguments,
+            variables,
+            stdin,
+            ..DAEMON
+        };
+        let tcp = listeners(&start)?.into_iter().nth(1).unwrap_or_default();
+        assert_eq!(
+            tcp.trim_start_matches("tcp://"),
+            expected,
+            "{arguments:?} {variables:?}"
+        );
+        let plan = start.plan(&bare_v1())?;
+        let has_tls = expected.ends_with("(TLS)");
+        assert_eq!(certificates(&plan).is_some(), has_tls, "{plan}");
+        assert_eq!(arguments_have(&start, "--tlsverify")?, has_tls, "{plan}");
+    }
+    Ok(())
+}
+
+fn arguments_have(start: &Start<'_>, word: &str) -> Result<bool, Fault> {
+    Ok(arguments(start)?.split(' ').any(|found| found == word))
+}
+
+#[test]
+fn the_users_own_tls_is_left_alone() -> Result<(), Fault> {
+    let json = |json| Start {
+        variables: &[CERTIFICATES],
+        json,
+        ..DAEMON
+    };
+    let verify = json(r#"{"tlsverify": true, "tlscacert": "/a", "tlscert": "/b", "tlskey": "/c"}"#);
+    assert!(!arguments(&verify)?.contains("--tls"));
+    assert_eq!(certificates(&verify.plan(&bare_v1())?), None);
+    assert_eq!(
+        listeners(&verify)?.get(1).map(String::as_str),
+        Some("tcp://0.0.0.0:2376 (TLS)")
+    );
+
+    let files = json(r#"{"tlscacert": "/a"}"#);
+    let given = arguments(&files)?;
+    assert!(
+        given.contains("--tlsverify")
+            && given.contains("--tlscert=/certs/server/cert.pem")
+            && !given.contains("--tlscacert"),
+        "{given}"
+    );
+
+    let off = json(r#"{"tls": false}"#);
+    assert_eq!(
+        listeners(&off)?.get(1).map(String::as_str),
+        Some("tcp://0.0.0.0:2375")
+    );
+    assert!(!arguments(&off)?.contains("--tls"));
+
+    let flags = Start {
+        arguments: &["dind", "--tlscacert=/a", "--tlscert", "/b", "--tlskey=/c"],
+        variables: &[CERTIFICATES],
+        ..DAEMON
+    };
+    assert_eq!(certificates(&flags.plan(&bare_v1())?), None);
+
+    let on = Start {
+        arguments: &["dind", "--tls"],
+        ..DAEMON
+    };
+    assert_eq!(
+        listeners(&on)?.get(1).map(String::as_str),
+        Some("tcp://0.0.0.0:2375 (TLS)")
+    );
+    Ok(())
+}
+
+#[test]
+fn the_certificate_is_good_for_every_name_of_the_container() -> Result<(), Fault> {
+    let start = Start {
+        variables: &[
+            CERTIFICATES,
+            ("DOCKER_TLS_SAN", "DNS:ci.example,IP:10.0.0.1"),
+        ],
+        ..DAEMON
+    };
+    let certificates = certificates(&start.plan(&bare_v1())?).unwrap_or_default();
+    for name in [
+        "DNS:docker",
+        "DNS:localhost",
+        "DNS:box",
+        "DNS:ci.example",
+        "IP:127.0.0.1",
+        "IP:172.17.0.2",
+        "IP:::1",
+        "IP:10.0.0.1",
+    ] {
+        assert!(certificates.contains(name), "{name}: {certificates}");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_backend_of_iptables_is_docker_librarys_choice() -> Result<(), Fault> {
+    let forced: &[(&str, &str)] = &[("DOCKER_IPTABLES_LEGACY", "1")];
+    let refused: &[(&str, &str)] = &[("DOCKER_IPTABLES_LEGACY", "")];
+    for (variables, in_use, nf_tables, legacy) in [
+        (&[][..], false, true, false),
+        (&[], true, true, true),
+        (&[], false, false, true),
+        (forced, false, true, true),
+        (refused, true, false, false),
+    ] {
+        let mut facts = bare_v1();
+        facts.netfilter.legacy_in_use = in_use;
+        facts.netfilter.nf_tables = nf_tables;
+        let start = Start {
+            variables,
+            ..DAEMON
+        };
+        let plan = start.plan(&facts)?;
+        let words = if legacy {
+            "iptables: legacy, since"
+        } else {
+            "iptables: nft, since"
+        };
+        assert!(
+            plan.notes.iter().any(|note| note.starts_with(words)),
+            "{plan}"
+        );
+        let loads = commands(&plan)
+            .iter()
+            .any(|command| command == "load module ip6_tables");
+        assert_eq!(loads, legacy, "{plan}");
+        let link = "ln -s /usr/sbin/ip6tables-legacy-save /run/dind/iptables-legacy/ip6tables-save";
+        assert_eq!(
+            commands(&plan).iter().any(|command| command == link),
+            legacy,
+            "{plan}"
+        );
+        let path = start.engine(&facts)?.dockerd.environment;
+        let path = path.iter().find(|(name, _)| name == "PATH");
+        let first = path.is_some_and(|(_, path)| {
+            path.to_string_lossy()
+                .starts_with("/run/dind/iptables-legacy:/")
+        });
+        assert_eq!(first, legacy, "{path:?}");
+    }
+    Ok(())
+}
+
+/// What the command beside the daemon gets, and what dockerd gets.
+fn environments(start: &Start<'_>) -> Result<[Vec<String>; 2], Fault> {
+    let engine = start.engine(&bare_v1())?;
+    Ok(
+        [engine.environment, engine.dockerd.environment].map(|environment| {
+            environment
+                .iter()
+                .map(|(name, value)| format!("{}={}", name.display(), value.display()))
+                .collect()
+        }),
+    )
+}
+
+#[test]
+fn client_variables_break_neither_the_daemon_nor_the_commands_docker() -> Result<(), Fault> {
+    let leaked: &[(&str, &str)] = &[
+        ("DOCKER_TLS_VERIFY", "1"),
+        ("DOCKER_TLS", "1"),
+        ("DOCKER_CERT_PATH", "/nowhere"),
+        ("DOCKER_CONFIG", "/c"),
+        ("DOCKER_DRIVER", "overlay2"),
+        ("NOTIFY_SOCKET", "/n"),
+    ];
+    let start = Start {
+        variables: leaked,
+        ..SHELL
+    };
+    let [command, daemon] = environments(&start)?;
+    assert_eq!(
+        command,
+        [
+            "DOCKER_CERT_PATH=/nowhere",
+            "DOCKER_CONFIG=/c",
+            "DOCKER_DRIVER=overlay2"
+        ]
+    );
+    let path = Config::read([], [])?.search_path;
+    let path = format!("PATH={}", path.display());
+    assert_eq!(
+        daemon,
+        ["DOCKER_DRIVER=overlay2", path.as_str(), "container=docker"]
+    );
+    let warnings = start.plan(&bare_v1())?.warnings;
+    let said = "certificates: DOCKER_TLS_VERIFY, DOCKER_TLS;";
+    assert!(
+        warnings.iter().any(|warning| warning.contains(said)),
+        "{warnings:?}"
+    );
+    let mut facts = bare_v1();
+    facts.client.own_certificates = true;
+    let kept = start.engine(&facts)?.environment;
+    assert!(kept.iter().any(|(name, _)| name == "DOCKER_TLS_VERIFY"));
+    Ok(())
+}
+
+#[test]
+fn the_commands_docker_finds_the_daemon_wherever_it_listens() -> Result<(), Fault> {
+    for (variables, json, expected) in [
+        (&[][..], "", None),
+        (
+            &[("DOCKER_HOST", "unix:///x.sock")],
+            "",
+            Some("DOCKER_HOST=unix:///x.sock"),
+        ),
+        (
+            &[],
+            r#"{"hosts": ["tcp://127.0.0.1:1"]}"#,
+            Some("DOCKER_HOST=tcp://127.0.0.1:1"),
+        ),
+        (
+            &[],
+            r#"{"hosts": ["tcp://127.0.0.1:1", "unix:///var/run/docker.sock"]}"#,
+            None,
+        ),
+    ] {
+        let start = Start {
+            variables,
+            json,
+            ..SHELL
+        };
+        let [command, _] = environments(&start)?;
+        let host = command
+            .iter()
+            .find(|variable| variable.starts_with("DOCKER_HOST="));
+        assert_eq!(host.map(String::as_str), expected, "{variables:?} {json}");
+    }
+    let wrapdocker = Start {
+        arguments: &["wrapdocker", "sh"],
+        variables: &[("DOCKER_HOST", "tcp://docker:2375")],
+        ..DAEMON
+    };
+    let [command, _] = environments(&wrapdocker)?;
+    assert!(command.is_empty(), "{command:?}");
+    Ok(())
+}
+
+#[test]
+fn a_missing_group_is_said_once() -> Result<(), Fault> {
+    let mut facts = bare_v1();
+    facts.socket_group = None;
+    let said = |start: &Start<'_>| -> Result<usize, Fault> {
+        let warnings = start.plan(&facts)?.warnings;
+        Ok(warnings
+            .iter()
+            .filter(|warning| warning.contains("group"))
+            .count())
+    };
+    assert_eq!(said(&DAEMON)?, 1);
+    let nobody = Start {
+        arguments: &["dind", "--group="],
+        ..DAEMON
+    };
+    assert_eq!(said(&nobody)?, 0);
+    Ok(())
+}
+
+#[test]
+fn subcommands_are_dinds_whatever_contract_the_container_has() -> Result<(), Fault> {
+    let request = |words: &[&str]| {
+        let words = words.iter().map(OsString::from);
+        let contract = (
+            OsString::from("DIND_CONTRACT"),
+            OsString::from("wrapdocker"),
+        );
+        contract::request(&Config::read(words, [contract])?)
+    };
+    assert!(matches!(request(&["dind", "health"])?, Request::Health(_)));
+    assert!(matches!(
+        request(&["dind", "plan"])?,
+        Request::Plan(contract::Start {
+            contract: Contract::Wrapdocker,
+            ..
+        })
+    ));
+    assert!(matches!(
+        request(&["wrapdocker", "health"])?,
+        Request::Start(_)
+    ));
+    for words in [
+        ["--wait", "soon"].as_slice(),
+        &["--wait"],
+        &["-x"],
+        &["--wait=0"],
+    ] {
+        let fault = request(&[&["dind", "health"], words].concat()).err();
+        assert!(
+            fault.as_ref().is_some_and(|fault| fault.status == 2),
+            "{words:?} {fault:?}"
+        );
+    }
+    Ok(())
+}

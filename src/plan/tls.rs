@@ -1,0 +1,75 @@
+//! Whether the TCP socket has TLS, and with whose files.
+
+use std::ffi::OsString;
+
+use super::{Action, Inputs, OnFailure, Step};
+use crate::contract::Contract;
+use crate::dockerd_options::Origin;
+use crate::tls::name::Name;
+
+/// What TLS takes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tls {
+    /// dockerd's flags, without those that daemon.json has: it refuses to read an
+    /// option in both.
+    pub flags: Vec<OsString>,
+    /// The step that makes or checks the files.
+    pub step: Option<Step>,
+}
+
+/// Whether `DOCKER_TLS_CERTDIR` asks for TLS on `port`, or on a port of this program's
+/// choice. wrapdocker knew no TLS; daemon.json's `tls` and `tlsverify` have the last
+/// word.
+pub fn wanted(port: Option<u16>, inputs: Inputs<'_>) -> bool {
+    inputs.config.tls_directory.is_some()
+        && inputs.contract != Contract::Wrapdocker
+        && port.is_none_or(|port| port == super::daemons::TLS_PORT)
+        && inputs.options.tls.switch_in_file != Some(false)
+}
+
+/// The flags and the step, for a start whose socket has TLS by [`wanted`].
+pub fn plan(inputs: Inputs<'_>) -> Tls {
+    let Some(directory) = &inputs.config.tls_directory else {
+        return Tls::default();
+    };
+    let tls = &inputs.options.tls;
+    let server = directory.join("server");
+    let files = [
+        ("--tlscacert=", "ca.pem", tls.ca),
+        ("--tlscert=", "cert.pem", tls.certificate),
+        ("--tlskey=", "key.pem", tls.key),
+    ];
+    let ours: Vec<OsString> = files
+        .into_iter()
+        .filter(|(_, _, origin)| *origin == Origin::Default)
+        .map(|(flag, name, _)| super::daemons::with_value(flag, server.join(name)))
+        .collect();
+    let step = (!ours.is_empty()).then(|| Step {
+        action: Action::Certificates {
+            directory: directory.clone(),
+            names: names(inputs),
+        },
+        on_failure: OnFailure::Fatal("no certificates for TLS"),
+        why: "DOCKER_TLS_CERTDIR asks for TLS, and clients find their files there".into(),
+    });
+    let switch = tls
+        .switch_in_file
+        .is_none()
+        .then(|| OsString::from("--tlsverify"));
+    Tls {
+        flags: switch.into_iter().chain(ours).collect(),
+        step,
+    }
+}
+
+/// What the server's certificate is good for: every name under which this container can
+/// be reached, as docker-library's script had it.
+fn names(inputs: Inputs<'_>) -> std::collections::BTreeSet<Name> {
+    let addresses = inputs.facts.addresses.iter().copied().map(Name::Ip);
+    let known = ["docker", "localhost"].into_iter();
+    let hosts = known.chain(inputs.facts.host_names.iter().map(String::as_str));
+    addresses
+        .chain(hosts.filter_map(Name::host))
+        .chain(inputs.config.tls_names.iter().cloned())
+        .collect()
+}

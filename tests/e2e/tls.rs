@@ -1,0 +1,318 @@
+//! The daemon on TCP with mutual TLS, as `docker:dind` serves it.
+
+use crate::docker::{BUSYBOX, Container, Spec, dind, docker, lab, unique_name, unprivileged};
+use crate::pty::Pty;
+
+/// A volume that goes with this value.
+struct Volume(String);
+
+impl Volume {
+    fn new() -> Self {
+        let name = unique_name();
+        docker(["volume", "create", &name]).exited(0);
+        Self(name)
+    }
+
+    fn on(&self, target: &str) -> [String; 2] {
+        ["-v".into(), format!("{}:{target}", self.0)]
+    }
+}
+
+impl Drop for Volume {
+    fn drop(&mut self) {
+        let removed = docker(["volume", "rm", "--force", &self.0]);
+        if removed.status != 0 {
+            eprintln!("{} is left behind: {}", self.0, removed.stderr);
+        }
+    }
+}
+
+/// A client with the daemon's certificates and nothing else set.
+fn client(volume: &Volume) -> Spec {
+    unprivileged()
+        .flags(["--entrypoint", "docker-entrypoint.sh"])
+        .flags(volume.on("/certs/client"))
+}
+
+const NAME: &[&str] = &["info", "--format", "{{.Name}}"];
+
+/// The official recipe: a volume with the client's certificates, the alias `docker`, and
+/// nothing to set; over a link and over a network of one's own.
+#[test]
+fn a_client_finds_the_daemon_and_its_certificates() {
+    let certificates = Volume::new();
+    let network = unique_name();
+    docker(["network", "create", &network]).exited(0);
+    let daemon = dind()
+        .flags(certificates.on("/certs/client"))
+        .flags(["--hostname", "the-daemon"])
+        .ready(&[]);
+    docker([
+        "network",
+        "connect",
+        "--alias",
+        "docker",
+        &network,
+        &daemon.name,
+    ])
+    .exited(0);
+    daemon.logged(&["dind: docker is ready", "tcp://0.0.0.0:2376 (TLS)"]);
+    daemon.not_logged(&["no TLS"]);
+    let link = format!("{}:docker", daemon.name);
+    let ways = [["--link", link.as_str()], ["--network", network.as_str()]];
+    for way in ways {
+        let output = client(&certificates).flags(way).run(NAME);
+        assert_eq!(output.text(), "the-daemon", "{way:?}");
+    }
+    // By address too: the certificate has those of the container.
+    let address = daemon.sh("hostname -i | cut -d' ' -f1");
+    let by_address = client(&certificates)
+        .env("DOCKER_HOST", &format!("tcp://{address}:2376"))
+        .run(NAME);
+    assert_eq!(by_address.text(), "the-daemon");
+    // Nobody else is let in.
+    let stranger = unprivileged()
+        .flags(["--entrypoint", "docker", ways[0][0], ways[0][1]])
+        .flags(certificates.on("/c"))
+        .run(&[
+            "-H",
+            "tcp://docker:2376",
+            "--tls",
+            "--tlscacert",
+            "/c/ca.pem",
+            "version",
+        ])
+        .exited(1);
+    assert!(
+        stranger.stderr.contains("certificate required")
+            || stranger.stderr.contains("bad certificate"),
+        "{stranger:?}"
+    );
+    let plain = unprivileged()
+        .flags(["--entrypoint", "docker", ways[0][0], ways[0][1]])
+        .run(&["-H", "tcp://docker:2376", "version"]);
+    plain.exited(1);
+    docker(["network", "disconnect", &network, &daemon.name]).exited(0);
+    docker(["network", "rm", &network]).exited(0);
+}
+
+/// `docker run -d -it`: somebody may attach to the shell, and linked clients are served.
+#[test]
+fn a_detached_shell_serves_linked_clients() {
+    let certificates = Volume::new();
+    let daemon = dind()
+        .flags(certificates.on("/certs/client"))
+        .flags(["-it", "--hostname", "a-shell"])
+        .ready(&[]);
+    let link = ["--link".to_owned(), format!("{}:docker", daemon.name)];
+    let output = client(&certificates).flags(link).run(NAME);
+    assert_eq!(output.text(), "a-shell");
+}
+
+/// The image in the place of the official one, under its entrypoint's name.
+#[test]
+fn the_official_entrypoint_serves() {
+    for spec in [
+        dind().flags(["--entrypoint", "dockerd-entrypoint.sh"]),
+        dind().env("DIND_CONTRACT", "dockerd-entrypoint.sh"),
+    ] {
+        let daemon = spec.ready(&["--storage-driver=vfs", "--insecure-registry=10.9.8.7:5000"]);
+        daemon.logged(&["tcp://0.0.0.0:2376 (TLS)"]);
+        let info = daemon.text(&[
+            "docker",
+            "info",
+            "--format",
+            "{{.Driver}} {{index .RegistryConfig.IndexConfigs \"10.9.8.7:5000\"}}",
+        ]);
+        assert!(
+            info.starts_with("vfs ") && info.contains("10.9.8.7:5000"),
+            "{info}"
+        );
+    }
+    let plain = dind()
+        .flags(["--entrypoint", "dockerd-entrypoint.sh"])
+        .env("DOCKER_TLS_CERTDIR", "")
+        .ready(&[]);
+    plain.logged(&["dind: warning: tcp://0.0.0.0:2375", "no TLS"]);
+    plain.text(&["docker", "-H", "tcp://127.0.0.1:2375", "version"]);
+    let literal = dind()
+        .flags(["--entrypoint", "dockerd-entrypoint.sh"])
+        .ready(&["dockerd"]);
+    literal.not_logged(&["TLS"]);
+    literal.exec(&["test", "-e", "/certs/server"]).exited(1);
+}
+
+fn serials(container: &Container) -> String {
+    container.sh(
+        "for file in ca/cert server/cert client/cert; do openssl x509 -noout -serial -in /certs/$file.pem; done",
+    )
+}
+
+/// The certificates verify for what they are for, and a restart keeps them.
+#[test]
+fn certificates_verify_and_are_kept() {
+    let daemon = dind()
+        .env("DOCKER_TLS_SAN", "DNS:ci.example,IP:10.9.8.7")
+        .ready(&[]);
+    assert_eq!(
+        daemon.sh("cd /certs
+            openssl verify -x509_strict -CAfile server/ca.pem -purpose sslserver server/cert.pem
+            openssl verify -x509_strict -CAfile client/ca.pem -purpose sslclient client/cert.pem
+            stat -c '%a %n' */key.pem"),
+        "server/cert.pem: OK\nclient/cert.pem: OK\n600 ca/key.pem\n644 client/key.pem\n600 server/key.pem"
+    );
+    let names = daemon.sh("openssl x509 -noout -ext subjectAltName -in /certs/server/cert.pem");
+    for name in [
+        "DNS:docker",
+        "DNS:localhost",
+        "DNS:ci.example",
+        "IP Address:10.9.8.7",
+        "IP Address:127.0.0.1",
+    ] {
+        assert!(names.contains(name), "{name}: {names}");
+    }
+    let before = serials(&daemon);
+    daemon.docker(&["restart"]).exited(0);
+    daemon.wait_ready_times(2);
+    assert_eq!(serials(&daemon), before);
+    daemon.logged(&["dind: certificates in /certs: kept"]);
+    daemon.not_logged(&["PRIVATE KEY"]);
+}
+
+/// Twelve daemons that start at the same moment on one volume agree, and a client with
+/// the volume's certificates can talk to each.
+#[test]
+fn twelve_starts_on_one_volume_agree() {
+    let certificates = Volume::new();
+    let daemons: Vec<Container> = (0..12)
+        .map(|_| dind().flags(certificates.on("/certs")).create(&[]))
+        .collect();
+    let mut start = vec!["start"];
+    start.extend(daemons.iter().map(|daemon| daemon.name.as_str()));
+    docker(start).exited(0);
+    for daemon in &daemons {
+        daemon.wait_ready();
+    }
+    for daemon in &daemons {
+        let address = daemon.inspect("{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}");
+        let output = unprivileged()
+            .flags(["--entrypoint", "docker-entrypoint.sh"])
+            .flags(certificates.on("/certs"))
+            .env("DOCKER_HOST", &format!("tcp://{address}:2376"))
+            .run(NAME);
+        assert_eq!(output.text(), daemon.inspect("{{.Config.Hostname}}"));
+    }
+}
+
+/// One's own certificates are verified and used; one that has expired is named.
+#[test]
+fn ones_own_certificates_are_used_or_named() {
+    let own = |days: &str| {
+        format!(
+            "mkdir -p /certs/server; cd /certs/server
+             openssl req -x509 -newkey rsa:2048 -nodes -days 10 -subj /CN=mine -keyout cakey -out ca.pem
+             openssl req -newkey rsa:2048 -nodes -subj /CN=server -keyout key.pem -out csr
+             echo subjectAltName=DNS:localhost >ext
+             openssl x509 -req -in csr -CA ca.pem -CAkey cakey -CAcreateserial -out cert.pem {days} -extfile ext"
+        )
+    };
+    let daemon = dind().prelude(&own("-days 5")).ready(&[]);
+    daemon.logged(&["dind: certificates in /certs: your own, verified"]);
+    daemon
+        .exec(&["test", "-e", "/certs/client/key.pem"])
+        .exited(1);
+    daemon.exec(&["test", "-e", "/certs/ca"]).exited(1);
+    let expired = "-not_before 20200101000000Z -not_after 20200201000000Z";
+    let output = dind().prelude(&own(expired)).run(&[]).exited(1);
+    output.says(&["dind: error:", "server/cert.pem", "expired"]);
+}
+
+/// Where nothing can be written there is no daemon, and one line says so.
+#[test]
+fn a_read_only_directory_is_named() {
+    let output = dind().flags(["--tmpfs", "/certs:ro"]).run(&[]).exited(1);
+    output.says(&["dind: error:", "/certs", "Read-only"]);
+}
+
+/// What does not parse is bad input, before anything is done.
+#[test]
+fn names_that_do_not_parse_are_refused() {
+    let output = dind()
+        .env("DOCKER_TLS_SAN", "DNS:a,IP:nonsense")
+        .run(&[])
+        .exited(2);
+    output.says(&["dind: error: DOCKER_TLS_SAN", "IP:nonsense", "allowed"]);
+}
+
+/// `PORT=2376` has TLS where it is asked for, and is plain where it is not.
+#[test]
+fn port_2376_follows_the_directory() {
+    let with = dind().env("PORT", "2376").ready(&[]);
+    with.logged(&["tcp://0.0.0.0:2376 (TLS)"]);
+    with.sh(
+        "DOCKER_TLS_VERIFY=1 DOCKER_CERT_PATH=/certs/client docker -H tcp://localhost:2376 version",
+    );
+    let without = dind()
+        .env("PORT", "2376")
+        .env("DOCKER_TLS_CERTDIR", "")
+        .ready(&[]);
+    without.sh("docker -H tcp://localhost:2376 version");
+}
+
+/// The variables of a CI job reach its service container and change nothing there; in a
+/// shell they do not keep docker from working.
+#[test]
+fn a_jobs_variables_change_nothing() {
+    let leaked = |spec: Spec| {
+        spec.env("DOCKER_HOST", "tcp://docker:2375")
+            .env("DOCKER_TLS_VERIFY", "1")
+            .env("DOCKER_CERT_PATH", "/nowhere")
+            .env("DOCKER_CONFIG", "/nowhere/else")
+    };
+    let summary = |container: &Container| {
+        let arguments = container.sh("tr '\\0' ' ' </proc/$(pgrep -x dockerd)/cmdline");
+        let environment = container.sh(
+            "tr '\\0' '\\n' </proc/$(pgrep -x dockerd)/environ | grep -vE '^(HOSTNAME|NOTIFY_SOCKET|LISTEN_PID)=' | sort",
+        );
+        format!("{arguments}\n{environment}")
+    };
+    let with = leaked(dind()).ready(&[]);
+    let without = dind().ready(&[]);
+    assert_eq!(summary(&with), summary(&without));
+    let shell = dind()
+        .env("DOCKER_TLS_VERIFY", "1")
+        .env("DOCKER_CERT_PATH", "/nowhere")
+        .env("DOCKER_CONFIG", "/nowhere/else");
+    let output = shell.run(&[
+        "sh",
+        "-c",
+        "docker version >/dev/null && echo $DOCKER_CONFIG $DOCKER_CERT_PATH",
+    ]);
+    assert_eq!(output.text(), "/nowhere/else /nowhere");
+    let mut pty = Pty::run(&shell, &[]);
+    assert_eq!(pty.ask("docker version >/dev/null").1, 0);
+    pty.type_line("exit");
+    assert_eq!(pty.wait(), 0);
+}
+
+/// A container of a daemon with remapped users is nobody on the outside.
+#[test]
+fn users_can_be_remapped() {
+    let daemon = dind()
+        .flags([
+            "-v".to_owned(),
+            format!("{}:/busybox.tar:ro", lab("DIND_LAB_BUSYBOX")),
+        ])
+        .ready(&["--userns-remap=default"]);
+    daemon.text(&["docker", "load", "-qi", "/busybox.tar"]);
+    let map = daemon.text(&[
+        "docker",
+        "run",
+        "--rm",
+        BUSYBOX,
+        "cat",
+        "/proc/self/uid_map",
+    ]);
+    let map: Vec<&str> = map.split_whitespace().collect();
+    assert_eq!(map, ["0", "165536", "65536"]);
+}
