@@ -1,6 +1,6 @@
 //! Carries out the steps of a plan. Decides nothing.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
 use std::path::Path;
@@ -9,6 +9,7 @@ use std::time::SystemTime;
 use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, setns, unshare};
 use tracing::{debug, info, warn};
 
 use crate::delegate::delegate;
@@ -49,14 +50,22 @@ fn carry_out(action: &Action) -> Result<()> {
             fstype,
             flags,
             data,
-        } => mount(
-            Some(source.as_str()),
-            target,
-            Some(fstype.as_str()),
-            *flags,
-            Some(data.as_str()),
-        )
-        .map_err(|errno| explained(action, errno)),
+        } => {
+            let mount = || {
+                mount(
+                    Some(source.as_str()),
+                    target,
+                    Some(fstype.as_str()),
+                    *flags,
+                    Some(data.as_str()),
+                )
+            };
+            let mounted = match fstype.as_str() {
+                "cgroup2" => in_cgroup_namespace(mount),
+                _ => mount(),
+            };
+            mounted.map_err(|errno| explained(action, errno))
+        }
         Action::RemountWritable {
             target,
             flags,
@@ -107,6 +116,19 @@ fn carry_out(action: &Action) -> Result<()> {
             Ok(())
         }
     }
+}
+
+/// Does `mount` in a cgroup namespace of its own. From the host's, mount(2) would give the
+/// one superblock of cgroup2 the options that are given here, and so take `nsdelegate` and
+/// its kin from the host (`apply_cgroup_root_flags` in the kernel's kernel/cgroup/cgroup.c).
+/// It also shows no more of the hierarchy than the container's own part, as its mounts of
+/// version 1 do.
+fn in_cgroup_namespace(mount: impl FnOnce() -> nix::Result<()>) -> nix::Result<()> {
+    let before = File::open("/proc/self/ns/cgroup").map_err(|_| Errno::ENOENT)?;
+    unshare(CloneFlags::CLONE_NEWCGROUP)?;
+    let mounted = mount();
+    setns(before, CloneFlags::CLONE_NEWCGROUP)?;
+    mounted
 }
 
 /// An error of mount(2) with the way out that its number suggests.

@@ -98,11 +98,7 @@ fn supervise_engine(plan: &Plan, engine: &Engine, started: Instant) -> Result<u8
         ))
     })?;
     let signals = Signals::block()?;
-    let bound = engine
-        .listeners
-        .iter()
-        .map(sockets::bind)
-        .collect::<anyhow::Result<Vec<_>>>()?;
+    let bound = sockets::bind_all(&engine.listeners)?;
     say(plan);
     apply::apply(&plan.steps)?;
     supervise::run(engine, bound, signals, started)

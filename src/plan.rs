@@ -144,6 +144,9 @@ pub enum Listener {
         address: SocketAddrV4,
         /// Whether dockerd wraps it in TLS.
         tls: bool,
+        /// Whether a start without it is of no use. Beside a command it is a service to
+        /// others, and its port may be somebody else's, as with `--network host`.
+        required: bool,
     },
 }
 
@@ -151,7 +154,7 @@ impl fmt::Display for Listener {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unix { path, .. } => write!(formatter, "unix://{}", path.display()),
-            Self::Tcp { address, tls } => {
+            Self::Tcp { address, tls, .. } => {
                 let suffix = if *tls { " (TLS)" } else { "" };
                 write!(formatter, "tcp://{address}{suffix}")
             }

@@ -17,6 +17,7 @@ use nix::sys::socket::{
 };
 use nix::sys::stat::Mode;
 use nix::unistd::{chdir, fchdir};
+use tracing::warn;
 
 use crate::plan::Listener;
 
@@ -36,6 +37,8 @@ pub fn connect(path: &Path) -> nix::Result<UnixStream> {
 #[derive(Debug)]
 pub struct Bound {
     socket: OwnedFd,
+    /// What it listens on, for people.
+    pub address: String,
     /// The path of a Unix socket: this process made it, so this process removes it.
     pub path: Option<PathBuf>,
 }
@@ -44,6 +47,24 @@ impl AsFd for Bound {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
+}
+
+/// Binds and listens. One that is not required and cannot be had is said and left out.
+pub fn bind_all(listeners: &[Listener]) -> Result<Vec<Bound>> {
+    let mut bound = Vec::new();
+    for listener in listeners {
+        match (bind(listener), listener) {
+            (Ok(socket), _) => bound.push(socket),
+            (
+                Err(error),
+                Listener::Tcp {
+                    required: false, ..
+                },
+            ) => warn!("{error:#}; going on without"),
+            (Err(error), _) => return Err(error),
+        }
+    }
+    Ok(bound)
 }
 
 /// Binds and listens.
@@ -55,7 +76,7 @@ pub fn bind(listener: &Listener) -> Result<Bound> {
                 path.display()
             )
         }),
-        Listener::Tcp { address, tls } => {
+        Listener::Tcp { address, tls, .. } => {
             let address = SockaddrIn::from(*address);
             let socket = stream(AddressFamily::Inet)?;
             setsockopt(&socket, sockopt::ReuseAddr, &true)?;
@@ -69,7 +90,11 @@ pub fn bind(listener: &Listener) -> Result<Bound> {
                     };
                     format!("cannot listen on {listener}; {hint}")
                 })?;
-            Ok(Bound { socket, path: None })
+            Ok(Bound {
+                socket,
+                address: listener.to_string(),
+                path: None,
+            })
         }
     }
 }
@@ -112,6 +137,7 @@ fn unix(path: &Path, group: Option<u32>) -> Result<Bound> {
     let _ = fs::remove_dir(&hidden);
     Ok(Bound {
         socket: moved?,
+        address: format!("unix://{}", path.display()),
         path: Some(path.to_owned()),
     })
 }

@@ -66,6 +66,8 @@ impl Children {
 /// The supervisor.
 struct Supervisor<'a> {
     engine: &'a Engine,
+    /// What dockerd listens on by our doing.
+    addresses: Vec<String>,
     started: Instant,
     signals: Signals,
     notify: Notify,
@@ -112,6 +114,7 @@ pub fn run(
     });
     let mut supervisor = Supervisor {
         engine,
+        addresses: bound.iter().map(|bound| bound.address.clone()).collect(),
         started,
         signals,
         notify: Notify::bind()?,
@@ -369,14 +372,8 @@ impl Supervisor<'_> {
             "docker is ready after {:.2} s",
             self.started.elapsed().as_secs_f64()
         );
-        let sockets: Vec<String> = self
-            .engine
-            .listeners
-            .iter()
-            .map(ToString::to_string)
-            .collect();
-        if !sockets.is_empty() {
-            line.push_str(&format!(" on {}", sockets.join(" and ")));
+        if !self.addresses.is_empty() {
+            line.push_str(&format!(" on {}", self.addresses.join(" and ")));
         }
         if let Some(log) = &self.log {
             line.push_str(&format!("; its log is {}", log.path().display()));

@@ -86,6 +86,7 @@ pub fn listeners(serve: Option<&Serve>, inputs: Inputs<'_>) -> (Vec<Listener>, T
     listeners.extend(port.or(default).map(|port| Listener::Tcp {
         address: SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port),
         tls: ours || options.tls.is_on(),
+        required: serve.is_some(),
     }));
     let tls = if ours {
         tls::plan(inputs)
@@ -109,6 +110,7 @@ pub fn warnings(serve: Option<&Serve>, inputs: Inputs<'_>, listeners: &[Listener
         if let Listener::Tcp {
             address,
             tls: false,
+            ..
         } = listener
         {
             warnings.push(format!(
