@@ -379,6 +379,9 @@ impl Supervisor<'_> {
             line.push_str(&format!("; its log is {}", log.path().display()));
         }
         info!("{line}");
+        if let Err(errno) = sys::unmap_code() {
+            debug!("madvise: {}, ignoring", errno.desc());
+        }
     }
 
     /// With no file, the lines stand above already.

@@ -39,6 +39,8 @@ const IDLE: Duration = Duration::from_millis(500);
 enum Contestant {
     /// `dind`: Unix and TCP socket.
     Dind,
+    /// `dind`: Unix socket, and TCP with TLS and certificates made from nothing.
+    DindTls,
     /// dockerd as PID 1, Unix socket only.
     Plain,
     /// dockerd as wrapdocker starts it with `PORT`: Unix and TCP socket.
@@ -49,6 +51,7 @@ impl Contestant {
     fn name(self) -> &'static str {
         match self {
             Self::Dind => "dind, unix + tcp",
+            Self::DindTls => "dind, unix + tls",
             Self::Plain => "dockerd, unix",
             Self::PlainTcp => "dockerd, unix + tcp",
         }
@@ -56,7 +59,10 @@ impl Contestant {
 
     fn command(self) -> &'static str {
         match self {
-            Self::Dind => "DOCKER_HOST=unix:///bench/docker.sock exec dind",
+            Self::Dind => "DOCKER_TLS_CERTDIR= DOCKER_HOST=unix:///bench/docker.sock exec dind",
+            Self::DindTls => {
+                "DOCKER_TLS_CERTDIR=/certs DOCKER_HOST=unix:///bench/docker.sock exec dind"
+            }
             Self::Plain => "exec dockerd -H unix:///bench/docker.sock",
             Self::PlainTcp => "exec dockerd -H unix:///bench/docker.sock -H tcp://0.0.0.0:2375",
         }
@@ -72,6 +78,8 @@ struct Figures {
     /// Processor time of PID 1 until the API answered.
     cpu: Duration,
     resident_kib: u64,
+    /// One `dind health`, from its fork to its end; nothing for dockerd.
+    health: Duration,
 }
 
 fn main() -> ExitCode {
@@ -93,8 +101,13 @@ fn bench(suite: &str) -> Result<()> {
         .map_err(|_| "DIND_LAB_IMAGE is not set; run it by 'tests/lab bench'")?;
     // Only there does the wait on TCP take 16 s; elsewhere it says nothing new.
     let contestants: &[Contestant] = match suite {
-        "trixie" => &[Contestant::Dind, Contestant::Plain, Contestant::PlainTcp],
-        _ => &[Contestant::Dind, Contestant::Plain],
+        "trixie" => &[
+            Contestant::Dind,
+            Contestant::Plain,
+            Contestant::DindTls,
+            Contestant::PlainTcp,
+        ],
+        _ => &[Contestant::Dind, Contestant::Plain, Contestant::DindTls],
     };
     let mut runs: Vec<Vec<Figures>> = contestants.iter().map(|_| Vec::new()).collect();
     for round in 0..=ROUNDS {
@@ -130,7 +143,7 @@ fn report(
             spread(runs, |figures| figures.stop),
         );
     }
-    let (Some(dind), Some(plain)) = (runs.first(), runs.get(1)) else {
+    let [dind, plain, tls, ..] = runs else {
         return Err("no runs".into());
     };
     let ready: fn(&Figures) -> f64 = |figures| figures.ready.as_secs_f64();
@@ -143,7 +156,7 @@ fn report(
         ready_limit,
         "",
     );
-    if let Some(tcp) = runs.get(2) {
+    if let Some(tcp) = runs.get(3) {
         row(
             "ready, against dockerd, unix + tcp",
             ratio(dind, tcp, ready),
@@ -151,6 +164,13 @@ fn report(
             "",
         );
     }
+    row(
+        "ready with TLS from nothing, against without",
+        ratio(tls, dind, ready),
+        1.10,
+        "",
+    );
+    row("certificates from nothing", certificates()?, 30.0, "ms");
     row("stop, against dockerd", ratio(dind, plain, stop), 0.40, "");
     let milliseconds = |figure: fn(&Figures) -> Duration| {
         median(
@@ -170,17 +190,46 @@ fn report(
         10.0,
         "ms",
     );
-    let resident = median(
-        dind.iter()
-            .map(|figures| figures.resident_kib as f64 / 1024.0),
+    row(
+        "dind health",
+        milliseconds(|figures| figures.health),
+        5.0,
+        "ms",
     );
-    row("resident memory of PID 1, idle", resident, 2.0, "MB");
+    let resident = |runs: &[Figures]| {
+        median(
+            runs.iter()
+                .map(|figures| figures.resident_kib as f64 / 1024.0),
+        )
+    };
+    let what = "resident memory of PID 1, idle";
+    row(what, resident(dind), 2.0, "MB");
+    row(&format!("{what}, with TLS"), resident(tls), 2.0, "MB");
     Ok(())
+}
+
+/// Milliseconds that it takes to make all keys and certificates and to write them.
+fn certificates() -> Result<f64> {
+    let mut times = Vec::new();
+    for round in 0..=ROUNDS {
+        let directory =
+            std::env::temp_dir().join(format!("dind-bench-{}-{round}", std::process::id()));
+        let names = ["docker", "localhost", "127.0.0.1", "172.17.0.2", "::1"]
+            .into_iter()
+            .filter_map(dind::tls::name::Name::host)
+            .collect();
+        let began = Instant::now();
+        let made = dind::tls::prepare(&directory, &names, SystemTime::now());
+        times.push(began.elapsed().as_secs_f64() * 1000.0);
+        fs::remove_dir_all(&directory)?;
+        made?;
+    }
+    Ok(median(times.into_iter().skip(1)))
 }
 
 fn row(what: &str, value: f64, limit: f64, unit: &str) {
     let verdict = if value <= limit { "reached" } else { "MISSED" };
-    println!("{what:<38} {value:>8.3} {unit:<2}  must reach {limit:>5.2} {unit:<2}  {verdict}");
+    println!("{what:<44} {value:>8.3} {unit:<2}  must reach {limit:>5.2} {unit:<2}  {verdict}");
 }
 
 /// The median of the ratios, round by round.
@@ -273,6 +322,10 @@ fn run(contestant: Contestant, image: &str) -> Result<Figures> {
     let cpu = docker(&["exec", &run.name, "cat", "/proc/1/schedstat"])?;
     let cpu: u64 = cpu.split(' ').next().unwrap_or_default().parse()?;
     std::thread::sleep(IDLE);
+    let health = match contestant {
+        Contestant::Dind | Contestant::DindTls => health(&run.name)?,
+        Contestant::Plain | Contestant::PlainTcp => Duration::ZERO,
+    };
     let status = docker(&["exec", &run.name, "cat", "/proc/1/status"])?;
     let resident = status
         .lines()
@@ -285,7 +338,19 @@ fn run(contestant: Contestant, image: &str) -> Result<Figures> {
         stop: stop(&run.name)?,
         cpu: Duration::from_nanos(cpu.saturating_sub(cpu_before)),
         resident_kib: resident.parse()?,
+        health,
     })
+}
+
+/// The time of one `dind health`, of several in a row as bash measures them.
+fn health(name: &str) -> Result<Duration> {
+    const TIMES: u32 = 20;
+    let script = format!(
+        "export DOCKER_HOST=unix:///bench/docker.sock; began=${{EPOCHREALTIME/./}};
+        for ((i = 0; i < {TIMES}; i++)); do dind health || exit; done; echo $((${{EPOCHREALTIME/./}} - began))"
+    );
+    let microseconds = docker(&["exec", name, "bash", "-c", &script])?;
+    Ok(Duration::from_micros(microseconds.trim().parse()?) / TIMES)
 }
 
 /// When the socket accepted a connection, and when the API answered on one.
