@@ -61,7 +61,7 @@ fn carry_out(action: &Action) -> Result<()> {
                 )
             };
             let mounted = match fstype.as_str() {
-                "cgroup2" => in_cgroup_namespace(mount),
+                "cgroup" | "cgroup2" => in_cgroup_namespace(mount),
                 _ => mount(),
             };
             mounted.map_err(|errno| explained(action, errno))
@@ -121,8 +121,9 @@ fn carry_out(action: &Action) -> Result<()> {
 /// Does `mount` in a cgroup namespace of its own. From the host's, mount(2) would give the
 /// one superblock of cgroup2 the options that are given here, and so take `nsdelegate` and
 /// its kin from the host (`apply_cgroup_root_flags` in the kernel's kernel/cgroup/cgroup.c).
-/// It also shows no more of the hierarchy than the container's own part, as its mounts of
-/// version 1 do.
+/// It would also show all of the host's hierarchy, and inner engines would put their
+/// containers at its top, outside of this container's limits; so it shows the container's
+/// own part, as the mounts that Docker makes do.
 fn in_cgroup_namespace(mount: impl FnOnce() -> nix::Result<()>) -> nix::Result<()> {
     let before = File::open("/proc/self/ns/cgroup").map_err(|_| Errno::ENOENT)?;
     unshare(CloneFlags::CLONE_NEWCGROUP)?;
