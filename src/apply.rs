@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 use tracing::{debug, info, warn};
 
@@ -102,7 +102,14 @@ fn carry_out(action: &Action) -> Result<()> {
             result => result.context(action.to_string()),
         },
         Action::Write { path, content } => fs::write(path, content).context(action.to_string()),
-        Action::Delegate { root, leaf } => {
+        Action::Delegate {
+            remount,
+            root,
+            leaf,
+        } => {
+            if let Some(flags) = remount {
+                own_cgroup_namespace(root, *flags)?;
+            }
             let delegation = delegate(root, leaf)?;
             for (controller, reason) in &delegation.refused {
                 warn!("the {controller} controller cannot be enabled ({reason}); going on without");
@@ -116,6 +123,35 @@ fn carry_out(action: &Action) -> Result<()> {
             Ok(())
         }
     }
+}
+
+/// Where the hierarchy is mounted before it takes the place of another: the kernel mounts
+/// no file system twice on one mount point (`do_add_mount` in fs/namespace.c).
+const BESIDE: &str = "/run/dind/cgroup";
+
+/// Enters a cgroup namespace for good and puts its hierarchy in the place of the one at
+/// `root`: of what is then in sight all is this container's. Where the hierarchy cannot be
+/// mounted, the namespace is the old one again.
+fn own_cgroup_namespace(root: &Path, flags: MsFlags) -> Result<()> {
+    const REFUSED: &str = "this container has the cgroup namespace of its host and cannot get \
+        one of its own, so inner containers are outside of its limits; start it with \
+        --cgroupns=private or --privileged";
+    let none = None::<&str>;
+    let beside = Path::new(BESIDE);
+    directory(beside, 0o700).context(REFUSED)?;
+    let before = File::open("/proc/self/ns/cgroup").context(REFUSED)?;
+    unshare(CloneFlags::CLONE_NEWCGROUP).context(REFUSED)?;
+    if let Err(errno) = mount(Some("cgroup"), beside, Some("cgroup2"), flags, none) {
+        setns(before, CloneFlags::CLONE_NEWCGROUP).context(REFUSED)?;
+        return Err(errno).context(REFUSED);
+    }
+    // What cannot be unmounted is covered.
+    let _ = umount2(root, MntFlags::MNT_DETACH);
+    let moved = mount(Some(beside), root, none, MsFlags::MS_BIND, none);
+    // It would only be in the way, and of nothing that matters.
+    let _ = umount2(beside, MntFlags::MNT_DETACH);
+    let _ = fs::remove_dir(beside);
+    moved.with_context(|| format!("cannot mount cgroups on {}; see mount(2)", root.display()))
 }
 
 /// Does `mount` in a cgroup namespace of its own. From the host's, mount(2) would give the

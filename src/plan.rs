@@ -99,6 +99,10 @@ pub enum Action {
     /// Evacuate the cgroup at `root` into its child `leaf` and enable every
     /// controller for children.
     Delegate {
+        /// The flags of the mount at `root`, where that shows the host's hierarchy: this
+        /// process then first enters a cgroup namespace of its own and mounts its own part
+        /// there. Without these `root` is its own already.
+        remount: Option<MsFlags>,
         /// The mount point of the version 2 hierarchy.
         root: PathBuf,
         /// The child's name.
@@ -592,7 +596,17 @@ impl fmt::Display for Action {
                 )
             }
             Self::Write { path, .. } => write!(formatter, "write {}", path.display()),
-            Self::Delegate { root, leaf } => write!(
+            Self::Delegate {
+                root,
+                leaf,
+                remount: Some(flags),
+            } => write!(
+                formatter,
+                "enter a cgroup namespace, mount -t cgroup2 -o {} cgroup {}, and delegate it from leaf {leaf}",
+                flag_names(*flags),
+                root.display(),
+            ),
+            Self::Delegate { root, leaf, .. } => write!(
                 formatter,
                 "move every process of {} to {leaf}, then enable every controller",
                 root.display()

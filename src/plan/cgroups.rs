@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use nix::mount::MsFlags;
 
+use super::mounts::kept_flags;
 use super::{Action, OnFailure, Step};
 use crate::facts::Facts;
 use crate::facts::cgroup::{CGROUP_ROOT, Hierarchy, LEAF, Layout, Membership};
@@ -205,16 +206,12 @@ fn devices_warnings(facts: &Facts) -> Vec<String> {
 
 fn delegation(facts: &Facts) -> (Vec<Step>, Vec<String>) {
     let unified = &facts.cgroup.unified;
-    if !facts.cgroup.private_namespace() {
-        return (
-            Vec::new(),
-            vec![
-                "this container has the cgroup namespace of its host, so its controllers are left \
-                 alone and inner containers may escape its limits; start it with --cgroupns=private"
-                    .into(),
-            ],
-        );
-    }
+    let root = Path::new(CGROUP_ROOT);
+    // In the host's namespace, as Kubernetes gives it, what is mounted is the host's.
+    let remount = (!facts.cgroup.private_namespace()).then(|| {
+        let mount = facts.mounts.at(root);
+        mount.map_or(FLAGS, |mount| kept_flags(&mount.options))
+    });
     let missing: Vec<String> = unified
         .controllers
         .difference(&unified.enabled)
@@ -222,12 +219,13 @@ fn delegation(facts: &Facts) -> (Vec<Step>, Vec<String>) {
         .collect();
     // A hierarchy that this plan is yet to mount shows no controllers now.
     let unknown = unified.controllers.is_empty() && !facts.cgroup.entries.contains("cgroup.procs");
-    if missing.is_empty() && !unknown {
+    if missing.is_empty() && !unknown && remount.is_none() {
         return (Vec::new(), Vec::new());
     }
     let step = Step {
         action: Action::Delegate {
-            root: CGROUP_ROOT.into(),
+            remount,
+            root: root.to_owned(),
             leaf: LEAF.into(),
         },
         on_failure: OnFailure::Warn,

@@ -116,6 +116,8 @@ fn writable(facts: &Facts) -> impl Iterator<Item = Step> {
         .iter()
         .filter(|mount| mount.target.starts_with(CGROUP_ROOT) && mount.read_only())
         .filter(|mount| facts.mounts.at(&mount.target) == Some(*mount))
+        // The host's own is not touched: another is mounted in its place.
+        .filter(|_| facts.cgroup.layout() != Layout::Unified || facts.cgroup.private_namespace())
         .map(|mount| Step {
             action: Action::RemountWritable {
                 target: mount.target.clone(),
@@ -128,7 +130,7 @@ fn writable(facts: &Facts) -> impl Iterator<Item = Step> {
 }
 
 /// The flags that a remount would drop if they were not repeated: mount(2).
-fn kept_flags(options: &[String]) -> MsFlags {
+pub fn kept_flags(options: &[String]) -> MsFlags {
     options
         .iter()
         .map(|option| match option.as_str() {

@@ -264,7 +264,16 @@ fn after(facts: &Facts, plan: &Plan) -> Facts {
             | Action::LoadModule { .. }
             | Action::Certificates { .. } => {}
             Action::Remove { path } => facts.stale.retain(|stale| stale != path),
-            Action::Delegate { .. } => {
+            Action::Delegate { remount, .. } => {
+                if remount.is_some() {
+                    facts.cgroup.memberships = Membership::parse("0::/\n");
+                    let root = facts.mounts.at(Path::new(CGROUP_ROOT)).cloned();
+                    facts.mounts.mounts.extend(root.map(|root| Mount {
+                        options: vec!["rw".into()],
+                        super_options: vec!["rw".into()],
+                        ..root
+                    }));
+                }
                 facts
                     .cgroup
                     .entries
@@ -391,18 +400,31 @@ fn the_devices_warnings_are_wrapdockers() -> Result<(), Fault> {
 }
 
 #[test]
-fn v2_is_delegated_in_a_private_namespace_only() -> Result<(), Fault> {
-    let delegates = |plan: &Plan| {
+fn v2_is_delegated_in_a_namespace_of_its_own() -> Result<(), Fault> {
+    let delegates = |plan: &Plan| -> Vec<Option<MsFlags>> {
         plan.changes()
-            .any(|step| matches!(step.action, Action::Delegate { .. }))
+            .filter_map(|step| match step.action {
+                Action::Delegate { remount, .. } => Some(remount),
+                _ => None,
+            })
+            .collect()
     };
-    assert!(delegates(&DAEMON.plan(&unified("0::/\n"))?));
-    let host = DAEMON.plan(&unified("0::/kubepods/pod1/c\n"))?;
-    assert!(!delegates(&host));
+    assert_eq!(delegates(&DAEMON.plan(&unified("0::/\n"))?), [None]);
+    // In the host's namespace nothing of the host's is touched, not even a mount.
+    let mut host = unified("0::/kubepods/pod1/c\n");
+    for mount in &mut host.mounts.mounts {
+        if mount.target == Path::new(CGROUP_ROOT) {
+            mount.options = vec!["ro".into(), "nosuid".into(), "relatime".into()];
+        }
+    }
+    let plan = DAEMON.plan(&host)?;
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_RELATIME;
+    assert_eq!(delegates(&plan), [Some(flags)]);
     assert!(
-        host.warnings
+        !commands(&plan)
             .iter()
-            .any(|warning| warning.contains("--cgroupns=private"))
+            .any(|command| command.contains("remount")),
+        "{plan}"
     );
     // Nothing mounted: the parent's hierarchy, and never a tmpfs over it.
     let commands = commands(&DAEMON.plan(&facts("", "0::/\n", RootMount::Nothing))?);

@@ -14,6 +14,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -28,6 +29,7 @@ use dind::spawn::{Child, Session, spawn};
 use nix::libc;
 use nix::mount::MsFlags;
 use nix::sys::signal::SigSet;
+use nix::unistd::{UnlinkatFlags, unlinkat};
 
 /// Set in the process that is inside, to a name that no other test has.
 const INSIDE: &str = "DIND_TEST_INSIDE";
@@ -244,6 +246,50 @@ impl Cgroup {
     fn add(&self, pid: u32) {
         fs::write(self.0.join("cgroup.procs"), pid.to_string()).unwrap();
     }
+}
+
+/// In a namespace whose root is above it, a process gets one of its own, with its own
+/// part of the hierarchy where the other was, and that is delegated.
+#[test]
+fn it_gets_a_cgroup_namespace_of_its_own() {
+    inside("it_gets_a_cgroup_namespace_of_its_own", || {
+        let cgroup = Cgroup::new();
+        let own = std::process::id();
+        cgroup.add(own);
+        let membership = || fs::read_to_string("/proc/self/cgroup").unwrap();
+        let name = cgroup.0.file_name().unwrap().to_str().unwrap();
+        assert!(membership().contains(&format!("/{name}\n")));
+        let root = PathBuf::from("/mnt");
+        // The way back, which will be out of sight.
+        let above = fs::File::open(&root).unwrap();
+        let way_out = fs::OpenOptions::new()
+            .write(true)
+            .open(root.join("cgroup.procs"));
+        let delegate = step(Action::Delegate {
+            remount: Some(MsFlags::MS_NOSUID),
+            root: root.clone(),
+            leaf: "init".into(),
+        });
+        apply(&[delegate]).unwrap();
+        assert!(membership().contains("0::/init\n"), "{}", membership());
+        let leaf = fs::read_to_string(root.join("init/cgroup.procs")).unwrap();
+        assert!(leaf.lines().any(|line| line == own.to_string()), "{leaf}");
+        assert!(!root.join(name).exists(), "nothing above it is in sight");
+        let mounts = MountTable::parse(&fs::read_to_string("/proc/self/mountinfo").unwrap());
+        let mount = mounts.at(&root).unwrap();
+        assert_eq!(
+            (mount.fstype.as_str(), &*mount.root),
+            ("cgroup2", Path::new("/"))
+        );
+        assert!(mount.options.iter().any(|option| option == "nosuid"));
+        way_out
+            .unwrap()
+            .write_all(own.to_string().as_bytes())
+            .unwrap();
+        for left in [format!("{name}/init"), name.to_owned()] {
+            unlinkat(&above, left.as_str(), UnlinkatFlags::RemoveDir).unwrap();
+        }
+    });
 }
 
 impl Drop for Cgroup {
