@@ -171,6 +171,10 @@ fn in_cgroup_namespace(mount: impl FnOnce() -> nix::Result<()>) -> nix::Result<(
 /// An error of mount(2) with the way out that its number suggests.
 fn explained(action: &Action, errno: Errno) -> anyhow::Error {
     let hint = match errno {
+        Errno::EACCES if is_confined() => {
+            "AppArmor denies it to this container; start it with --privileged or with \
+             --security-opt apparmor=unconfined"
+        }
         Errno::EPERM | Errno::EACCES => "start the container with --privileged",
         Errno::EBUSY => {
             "it is mounted with other options elsewhere; mount it in the same way outside"
@@ -180,6 +184,12 @@ fn explained(action: &Action, errno: Errno) -> anyhow::Error {
         _ => "see mount(2)",
     };
     anyhow::anyhow!("{action}: {}; {hint}", errno.desc())
+}
+
+/// Whether a profile of AppArmor's is enforced on this process: apparmor(7).
+fn is_confined() -> bool {
+    fs::read_to_string("/proc/self/attr/current")
+        .is_ok_and(|profile| profile.trim_end().ends_with("(enforce)"))
 }
 
 fn directory(path: &Path, mode: u32) -> io::Result<()> {

@@ -25,8 +25,9 @@ use crate::sockets;
 use cgroup::{CGROUP_ROOT, CgroupFacts, Membership, RootMount, UnifiedRoot};
 use netfilter::Netfilter;
 
-/// CAP_SYS_ADMIN in linux/capability.h.
+/// CAP_SYS_ADMIN and CAP_MAC_ADMIN in linux/capability.h.
 const CAP_SYS_ADMIN: u32 = 21;
+const CAP_MAC_ADMIN: u32 = 33;
 
 /// How deep and how far the search for stale files goes: containerd's pid file is
 /// two directories below `/run`, and a `/run` full of other things must not hold
@@ -45,6 +46,8 @@ pub struct Facts {
     pub cgroup: CgroupFacts,
     /// Whether `/sys/kernel/security` exists: the kernel has securityfs.
     pub security_directory: bool,
+    /// Whether AppArmor is on and this process may load profiles: apparmor(7).
+    pub apparmor: bool,
     /// Whether `/tmp` is an empty directory.
     pub tmp_empty: bool,
     /// dockerd's data root.
@@ -111,6 +114,9 @@ impl Facts {
             pid1: std::process::id() == 1,
             cgroup: cgroup_facts(&mounts)?,
             mounts,
+            apparmor: fs::read("/sys/module/apparmor/parameters/enabled")
+                .is_ok_and(|enabled| enabled.starts_with(b"Y"))
+                && effective_capabilities()? & (1 << CAP_MAC_ADMIN) != 0,
             security_directory: Path::new("/sys/kernel/security").is_dir(),
             tmp_empty: fs::read_dir("/tmp").is_ok_and(|mut entries| entries.next().is_none()),
             data_root: data_root(&options.data_root),

@@ -289,7 +289,7 @@ pub fn plan(role: &Role, inputs: Inputs<'_>) -> Result<Plan, Fault> {
         Role::Inform { arguments } => {
             let mut command = vec![find_dockerd(inputs)?.into_os_string()];
             command.extend(arguments.iter().cloned());
-            let environment = daemons::environment(inputs.config, None);
+            let environment = daemons::environment(inputs, None);
             Ok(unprepared(command, environment, inputs))
         }
         Role::Client { command } => Ok(client(command, inputs)),
@@ -443,7 +443,7 @@ fn engine(
     steps.extend(iptables.steps);
     steps.extend(tls.step);
     let path = iptables.directory.as_deref();
-    let environment = daemons::environment(config, path);
+    let environment = daemons::environment(inputs, path);
     let (session, more) = match foreground {
         Foreground::Daemon => (config.environment.clone(), None),
         Foreground::Command(_) => daemons::session_environment(inputs, &listeners),

@@ -224,12 +224,7 @@ fn containerd_socket(options: &DockerdOptions) -> PathBuf {
 /// steps that write its configuration. `None` leaves it to dockerd: the user has
 /// one, or the image has none under that name.
 pub fn containerd(inputs: Inputs<'_>) -> Option<(Program, [Step; 2])> {
-    let Inputs {
-        config,
-        options,
-        facts,
-        ..
-    } = inputs;
+    let Inputs { options, facts, .. } = inputs;
     if options.containerd {
         return None;
     }
@@ -279,17 +274,21 @@ pub fn containerd(inputs: Inputs<'_>) -> Option<(Program, [Step; 2])> {
             "--log-level".into(),
             level.into(),
         ],
-        environment: environment(config, None),
+        environment: environment(inputs, None),
         oom_score_adj: CONTAINERD_OOM_SCORE,
     };
     Some((program, steps))
 }
 
-/// The daemons' environment: the container's, without what is meant for clients.
-/// `container=docker` is what `hack/dind` sets: it tells them that they are nested, and
-/// they then leave AppArmor profiles alone (`HostSupports` in containerd's pkg/apparmor).
-/// `first` comes before everything else in `PATH`.
-pub fn environment(config: &Config, first: Option<&Path>) -> Vec<(OsString, OsString)> {
+/// The daemons' environment: the container's, without what is meant for clients. `first`
+/// comes before everything else in `PATH`.
+///
+/// `container=docker` is what `hack/dind` sets. It tells them that they are nested, and
+/// they then leave AppArmor profiles alone (`HostSupports` in containerd's pkg/apparmor):
+/// inner containers would be unconfined. So they have it only where that changes nothing,
+/// and where they could not load a profile.
+pub fn environment(inputs: Inputs<'_>, first: Option<&Path>) -> Vec<(OsString, OsString)> {
+    let Inputs { config, facts, .. } = inputs;
     let mut environment: Vec<_> = config
         .environment
         .iter()
@@ -304,7 +303,9 @@ pub fn environment(config: &Config, first: Option<&Path>) -> Vec<(OsString, OsSt
     }
     path.push(&config.search_path);
     environment.push(("PATH".into(), path));
-    environment.push(("container".into(), "docker".into()));
+    if !facts.apparmor {
+        environment.push(("container".into(), "docker".into()));
+    }
     environment
 }
 

@@ -43,6 +43,7 @@ fn facts(mountinfo: &str, memberships: &str, root: RootMount) -> Facts {
         },
         mounts,
         security_directory: true,
+        apparmor: false,
         tmp_empty: true,
         data_root: DataRoot {
             path: "/var/lib/docker".into(),

@@ -448,6 +448,29 @@ fn the_commands_docker_finds_the_daemon_wherever_it_listens() -> Result<(), Faul
 }
 
 #[test]
+fn the_daemons_are_told_that_they_are_nested_where_that_costs_no_confinement() -> Result<(), Fault>
+{
+    let told = |apparmor| -> Result<[bool; 2], Fault> {
+        let mut facts = bare_v1();
+        facts.apparmor = apparmor;
+        let engine = DAEMON.engine(&facts)?;
+        let has = |program: &Program| {
+            program
+                .environment
+                .iter()
+                .any(|(name, _)| name == "container")
+        };
+        Ok([
+            has(&engine.dockerd),
+            engine.containerd.as_ref().is_some_and(has),
+        ])
+    };
+    assert_eq!(told(false)?, [true, true]);
+    assert_eq!(told(true)?, [false, false]);
+    Ok(())
+}
+
+#[test]
 fn a_missing_group_is_said_once() -> Result<(), Fault> {
     let mut facts = bare_v1();
     facts.socket_group = None;
