@@ -114,6 +114,12 @@ fn carry_out(action: &Action) -> Result<()> {
             for (controller, reason) in &delegation.refused {
                 warn!("the {controller} controller cannot be enabled ({reason}); going on without");
             }
+            if delegation.threaded {
+                warn!(
+                    "the cgroup of this container is threaded, so inner containers can have no \
+                     memory limits; start the container in a cgroup of the kind 'domain'"
+                );
+            }
             if delegation.attempts > 1 {
                 info!(
                     "cgroup controllers enabled at attempt {}",

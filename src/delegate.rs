@@ -30,12 +30,22 @@ pub struct Delegation {
     pub attempts: usize,
     /// Controllers that cannot be enabled here, and why.
     pub refused: Vec<(String, String)>,
+    /// Whether the cgroup is of a threaded kind: nothing is evacuated then, and only
+    /// controllers of threads are to be had.
+    pub threaded: bool,
 }
 
 /// Evacuates the cgroup at `root` into its child `leaf` and enables every
 /// controller of `root` for children; the leaf keeps the `cpu.max` of `root`, by
 /// which Go programs count their processors. Done before, it changes nothing.
 pub fn delegate(root: &Path, leaf: &str) -> Result<Delegation> {
+    if is_threaded(root) {
+        return Ok(Delegation {
+            attempts: 1,
+            refused: enable(root, Busy::Refused)?.unwrap_or_default(),
+            threaded: true,
+        });
+    }
     let leaf = root.join(leaf);
     match fs::create_dir(&leaf) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
@@ -53,9 +63,13 @@ pub fn delegate(root: &Path, leaf: &str) -> Result<Delegation> {
     while attempts == 0 || began.elapsed() < PATIENCE {
         attempts += 1;
         evacuate(root, &leaf)?;
-        if let Some(refused) = enable(root)? {
+        if let Some(refused) = enable(root, Busy::Retried)? {
             keep_cpu_max(root, &leaf)?;
-            return Ok(Delegation { attempts, refused });
+            return Ok(Delegation {
+                attempts,
+                refused,
+                threaded: false,
+            });
         }
         // Whoever is on the way in or out may need this processor.
         nix::sched::sched_yield()?;
@@ -95,9 +109,23 @@ fn evacuate(root: &Path, leaf: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Whether `root` is threaded, or the domain of threaded ones: `cgroup.procs` cannot be
+/// read in it, or its children cannot be domains (cgroup-v2.rst, Threads). The root of the
+/// whole hierarchy has no type.
+fn is_threaded(root: &Path) -> bool {
+    fs::read_to_string(root.join("cgroup.type")).is_ok_and(|kind| kind.trim_end() != "domain")
+}
+
+/// What EBUSY means: processes in the cgroup, or a controller that is not to be had.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Busy {
+    Retried,
+    Refused,
+}
+
 /// Enables what is not enabled yet. `None` when processes stand in the way; else
 /// the controllers that were refused for a reason of their own.
-fn enable(root: &Path) -> Result<Option<Vec<(String, String)>>> {
+fn enable(root: &Path, busy: Busy) -> Result<Option<Vec<(String, String)>>> {
     let control = root.join("cgroup.subtree_control");
     let words = |path: &Path| -> Result<BTreeSet<String>> {
         let text =
@@ -119,7 +147,11 @@ fn enable(root: &Path) -> Result<Option<Vec<(String, String)>>> {
     let mut refused = Vec::new();
     for controller in missing {
         match fs::write(&control, format!("+{controller}")) {
-            Err(error) if error.raw_os_error() == Some(Errno::EBUSY as i32) => return Ok(None),
+            Err(error)
+                if busy == Busy::Retried && error.raw_os_error() == Some(Errno::EBUSY as i32) =>
+            {
+                return Ok(None);
+            }
             Err(error) => refused.push((controller, error.to_string())),
             Ok(()) => {}
         }

@@ -248,6 +248,20 @@ impl Cgroup {
     }
 }
 
+/// In a threaded cgroup nothing is moved and nothing fails: there are no domains to be
+/// had below it.
+#[test]
+fn a_threaded_cgroup_is_left_as_it_is() {
+    inside("a_threaded_cgroup_is_left_as_it_is", || {
+        let cgroup = Cgroup::new();
+        fs::write(cgroup.0.join("cgroup.type"), "threaded").unwrap();
+        let delegation = delegate(&cgroup.0, "init").unwrap();
+        assert!(delegation.threaded, "{delegation:?}");
+        assert!(!cgroup.0.join("init").exists());
+        assert_eq!(cgroup.words("cgroup.type"), ["threaded"]);
+    });
+}
+
 /// In a namespace whose root is above it, a process gets one of its own, with its own
 /// part of the hierarchy where the other was, and that is delegated.
 #[test]
