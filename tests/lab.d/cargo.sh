@@ -45,7 +45,20 @@ lab_run() {
 }
 
 lab_test() {
-    lab_environment trixie
+    local suite=trixie
+    case ${1-} in
+    --suite)
+        [ $# -ge 2 ] || usage_error "test: --suite needs bookworm, trixie or forky"
+        suite=$2
+        shift 2
+        ;;
+    --suite=*)
+        suite=${1#--suite=}
+        shift
+        ;;
+    esac
+    known_suite test "$suite"
+    lab_environment "$suite"
     # Every end-to-end test runs daemons of its own.
     export RUST_TEST_THREADS=${RUST_TEST_THREADS:-2}
     cargo test --locked "$@"
