@@ -27,13 +27,28 @@ impl Name {
     }
 
     /// Reads OpenSSL's notation for `subjectAltName`, which `DOCKER_TLS_SAN` has
-    /// (x509v3_config(5)): `DNS:NAME,IP:ADDRESS`, with `email:` and `URI:`, blanks around
-    /// each, and a suffix that tells two of a kind apart (`DNS.1:`). The error names the
-    /// part that is wrong.
+    /// (x509v3_config(5)): `DNS:NAME,IP:ADDRESS`, with `email:` and `URI:`, and a suffix
+    /// that tells two of a kind apart (`DNS.1:`). Blanks may be around each, also after the
+    /// colon, and stand for a comma: docker-library's script had xargs split the list. The
+    /// error names the part that is wrong.
     pub fn parse_list(text: &str) -> Result<Vec<Self>, String> {
-        text.split(',')
-            .map(|part| Self::parse(part.trim()))
-            .collect()
+        let mut parts: Vec<String> = Vec::new();
+        for part in text.split(',') {
+            let mut words = part.split_whitespace();
+            let mut last = words.next().unwrap_or_default().to_owned();
+            for word in words {
+                if !is_kind(&last) {
+                    parts.push(std::mem::take(&mut last));
+                }
+                last.push_str(word);
+            }
+            parts.push(last);
+        }
+        // A comma at the end, as the script left one out there, too.
+        if parts.len() > 1 && parts.last().is_some_and(String::is_empty) {
+            parts.pop();
+        }
+        parts.iter().map(|part| Self::parse(part)).collect()
     }
 
     fn parse(part: &str) -> Result<Self, String> {
@@ -69,6 +84,11 @@ impl Name {
             _ => Err(wrong("DNS:, IP:, email: and URI:")),
         }
     }
+}
+
+/// Whether this is all that stands before a value: `DNS:`, and not `IP:fe80::`.
+fn is_kind(text: &str) -> bool {
+    text.find(':') == Some(text.len().saturating_sub(1))
 }
 
 /// Labels of letters, digits, hyphens and underscores; the first may be `*`.
@@ -113,6 +133,10 @@ mod tests {
             "DNS:a.example IP:10.0.0.1"
         );
         assert_eq!(read(" DNS: *.b , IP:::1 "), "DNS:*.b IP:::1");
+        assert_eq!(
+            read("DNS:a IP:fe80:: DNS: b\n  DNS:c,"),
+            "DNS:a IP:fe80:: DNS:b DNS:c"
+        );
         assert_eq!(read("DNS.1:a,DNS.2:b_c"), "DNS:a DNS:b_c");
         assert_eq!(
             read("email:me@b,URI:https://a/"),
@@ -126,7 +150,9 @@ mod tests {
             ("DNS:a,IP:10.0.0", "\"IP:10.0.0\""),
             ("DNS:a,,DNS:b", "\"\""),
             ("docker", "\"docker\""),
-            ("DNS:a b", "\"DNS:a b\""),
+            ("DNS:a b", "\"b\""),
+            ("", "\"\""),
+            ("DNS:a, ,", "\"\""),
             ("DNS:", "\"DNS:\""),
             ("DNS:a..b", "\"DNS:a..b\""),
             ("dirName:x", "\"dirName:x\""),
