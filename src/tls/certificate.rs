@@ -4,14 +4,13 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use anyhow::{Context, Result, anyhow};
-use rcgen::{DistinguishedName, DnType, DnValue};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
-use yasna::models::ObjectIdentifier;
-use yasna::tags::{TAG_BMPSTRING, TAG_GENERALIZEDTIME, TAG_IA5STRING, TAG_PRINTABLESTRING};
-use yasna::tags::{TAG_TELETEXSTRING, TAG_UTF8STRING};
+use yasna::models::{GeneralizedTime, UTCTime};
+use yasna::tags::TAG_GENERALIZEDTIME;
 use yasna::{ASN1Error, ASN1ErrorKind, ASN1Result, BERReader, Tag};
 
+use super::der;
 use super::name::Name;
 
 const SUBJECT_KEY_IDENTIFIER: &[u64] = &[2, 5, 29, 14];
@@ -22,8 +21,6 @@ const SUBJECT_ALT_NAME: &[u64] = &[2, 5, 29, 17];
 pub struct Certificate {
     /// All of it.
     pub der: CertificateDer<'static>,
-    /// The issuer's distinguished name, as it is encoded.
-    pub issuer: Vec<u8>,
     /// The subject's distinguished name, as it is encoded.
     pub subject: Vec<u8>,
     /// Seconds since 1970 from which it is valid.
@@ -58,17 +55,9 @@ impl Certificate {
     }
 
     fn read(der: CertificateDer<'static>) -> Result<Self> {
-        let mut certificate = yasna::parse_der(&der, certificate)
-            .map_err(|error| anyhow!("not a certificate: {error}"))?;
+        let mut certificate = der::parse(&der, certificate).context("not a certificate")?;
         certificate.der = der;
         Ok(certificate)
-    }
-
-    /// The subject in the form that [`rcgen`] encodes. It keeps neither a second
-    /// attribute of one type nor two in one place, so what it encodes must be compared.
-    pub fn distinguished_name(&self) -> Result<DistinguishedName> {
-        yasna::parse_der(&self.subject, distinguished_name)
-            .map_err(|error| anyhow!("its subject cannot be read: {error}"))
     }
 }
 
@@ -80,7 +69,8 @@ fn certificate(reader: BERReader<'_, '_>) -> ASN1Result<Certificate> {
             })?;
             reader.next().read_bigint_bytes()?;
             reader.next().read_der()?;
-            let issuer = reader.next().read_der()?;
+            // The issuer.
+            reader.next().read_der()?;
             let (not_before, not_after) = reader
                 .next()
                 .read_sequence(|reader| Ok((time(reader.next())?, time(reader.next())?)))?;
@@ -95,7 +85,6 @@ fn certificate(reader: BERReader<'_, '_>) -> ASN1Result<Certificate> {
             }
             let mut certificate = Certificate {
                 der: CertificateDer::from(Vec::new()),
-                issuer,
                 subject,
                 not_before,
                 not_after,
@@ -117,13 +106,19 @@ fn certificate(reader: BERReader<'_, '_>) -> ASN1Result<Certificate> {
     })
 }
 
+/// Seconds since 1970. Only the forms of RFC 5280, 4.1.2.5, which end in `Z`: yasna panics
+/// at a time that its offset puts behind the year 9999.
 fn time(reader: BERReader<'_, '_>) -> ASN1Result<i64> {
-    let time = if reader.lookahead_tag()? == TAG_GENERALIZEDTIME {
-        *reader.read_generalized_time()?.datetime()
+    let tag = reader.lookahead_tag()?;
+    let text = reader.read_tagged_implicit(tag, |reader| reader.read_bytes())?;
+    let seconds = if !text.ends_with(b"Z") {
+        None
+    } else if tag == TAG_GENERALIZEDTIME {
+        GeneralizedTime::parse(&text).map(|time| time.datetime().unix_timestamp())
     } else {
-        *reader.read_utctime()?.datetime()
+        UTCTime::parse(&text).map(|time| time.datetime().unix_timestamp())
     };
-    Ok(time.unix_timestamp())
+    seconds.ok_or(ASN1Error::new(ASN1ErrorKind::Invalid))
 }
 
 fn extension(reader: BERReader<'_, '_>, certificate: &mut Certificate) -> ASN1Result<()> {
@@ -132,15 +127,20 @@ fn extension(reader: BERReader<'_, '_>, certificate: &mut Certificate) -> ASN1Re
         reader.read_default(false, |reader| reader.read_bool())?;
         let value = reader.next().read_bytes()?;
         match identifier.components().as_slice() {
-            SUBJECT_ALT_NAME => certificate.names = yasna::parse_der(&value, names)?,
+            SUBJECT_ALT_NAME => certificate.names = inner(&value, names)?,
             SUBJECT_KEY_IDENTIFIER => {
-                let identifier = yasna::parse_der(&value, |reader| reader.read_bytes())?;
+                let identifier = inner(&value, |reader| reader.read_bytes())?;
                 certificate.key_identifier = Some(identifier);
             }
             _ => {}
         }
         Ok(())
     })
+}
+
+/// What an extension's value encodes.
+fn inner<T>(value: &[u8], read: impl FnOnce(BERReader<'_, '_>) -> ASN1Result<T>) -> ASN1Result<T> {
+    der::parse(value, read).map_err(|_| ASN1Error::new(ASN1ErrorKind::Invalid))
 }
 
 /// GeneralNames: RFC 5280, 4.2.1.6.
@@ -168,50 +168,4 @@ fn address(bytes: &[u8]) -> Option<Name> {
     let v4 = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
     let v6 = <[u8; 16]>::try_from(bytes).map(IpAddr::from);
     v4.or(v6).ok().map(Name::Ip)
-}
-
-fn distinguished_name(reader: BERReader<'_, '_>) -> ASN1Result<DistinguishedName> {
-    let mut name = DistinguishedName::new();
-    reader.read_sequence_of(|reader| {
-        reader.read_set_of(|reader| {
-            let (kind, value) = reader.read_sequence(|reader| {
-                let kind: ObjectIdentifier = reader.next().read_oid()?;
-                Ok((kind, value(reader.next())?))
-            })?;
-            name.push(DnType::from_oid(kind.components()), value);
-            Ok(())
-        })
-    })?;
-    Ok(name)
-}
-
-fn value(reader: BERReader<'_, '_>) -> ASN1Result<DnValue> {
-    let invalid = |_| ASN1Error::new(ASN1ErrorKind::Invalid);
-    match reader.lookahead_tag()? {
-        TAG_UTF8STRING => reader.read_utf8string().map(DnValue::Utf8String),
-        TAG_PRINTABLESTRING => {
-            let text = reader.read_printable_string()?;
-            text.try_into()
-                .map(DnValue::PrintableString)
-                .map_err(invalid)
-        }
-        TAG_IA5STRING => {
-            let text = reader.read_ia5_string()?;
-            text.try_into().map(DnValue::Ia5String).map_err(invalid)
-        }
-        TAG_BMPSTRING => {
-            let text = reader.read_bmp_string()?;
-            rcgen::string::BmpString::try_from(text)
-                .map(DnValue::BmpString)
-                .map_err(invalid)
-        }
-        TAG_TELETEXSTRING => {
-            let bytes =
-                reader.read_tagged_implicit(TAG_TELETEXSTRING, |reader| reader.read_bytes())?;
-            let text =
-                String::from_utf8(bytes).map_err(|_| ASN1Error::new(ASN1ErrorKind::Invalid))?;
-            text.try_into().map(DnValue::TeletexString).map_err(invalid)
-        }
-        _ => Err(ASN1Error::new(ASN1ErrorKind::Invalid)),
-    }
 }

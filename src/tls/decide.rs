@@ -83,7 +83,7 @@ pub fn decide(files: &Files, wanted: &BTreeSet<Name>, now: Duration) -> Result<D
         );
     }
     let ca_key = read_key(&files.ca, "ca")?;
-    let ca = authority(files, ca_key.as_ref(), now);
+    let ca = present(&files.ca, ca_key.as_ref(), now);
     let server_key = read_key(&files.server, "server")?;
     let client_key = read_key(&files.client, "client")?;
     let authority = ca.as_ref().ok();
@@ -142,19 +142,6 @@ fn read_key(contents: &Contents, directory: &str) -> Result<Option<KeyPair>> {
         })
     };
     contents.key.as_ref().map(read).transpose()
-}
-
-/// The authority's certificate, where it can be kept.
-fn authority(
-    files: &Files,
-    key: Option<&KeyPair>,
-    now: Duration,
-) -> Result<Certificate, &'static str> {
-    let certificate = present(&files.ca, key, now)?;
-    certificate
-        .distinguished_name()
-        .map(|_| certificate)
-        .map_err(|_| "its subject cannot be read")
 }
 
 fn leaf(

@@ -6,12 +6,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, DnValue,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, SanType,
-    SerialNumber, date_time_ymd,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, PublicKeyData,
+    SanType, SerialNumber, SignatureAlgorithm, SigningKey, date_time_ymd,
 };
 use ring::rand::{SecureRandom, SystemRandom};
 
 use super::certificate::Certificate;
+use super::der;
 use super::name::Name;
 use super::verify::{self, Verdict};
 
@@ -77,23 +78,82 @@ pub fn leaf(
     params.subject_alt_names = names.iter().map(san).collect::<Result<_>>()?;
 
     let mut issuer = CertificateParams::default();
-    issuer.distinguished_name = authority.certificate.distinguished_name()?;
+    issuer.distinguished_name = DistinguishedName::new();
     if let Some(identifier) = &authority.certificate.key_identifier {
         issuer.key_identifier_method = KeyIdMethod::PreSpecified(identifier.clone());
     }
-    let issuer = Issuer::from_params(&issuer, &authority.key);
-    let pem = params.signed_by(key, &issuer)?.pem();
+    let issuer = Issuer::from_params(&issuer, Unsigned(&authority.key));
+    let unsigned = params.signed_by(key, &issuer)?;
+    let pem = sign(unsigned.der(), authority)?;
 
     let made = Certificate::read_first(pem.as_bytes())?;
-    if made.issuer != authority.certificate.subject {
-        return Err(anyhow!(
-            "its subject is of a form that cannot be written as an issuer"
-        ));
-    }
     match verify::chain(&made, &[], &[&authority.certificate], purpose, now) {
         Verdict::Bad(reason) => Err(anyhow!("what it signs does not verify: {reason}")),
         Verdict::Good | Verdict::Unknown(_) => Ok(pem),
     }
+}
+
+/// A key that signs nothing: [`sign`] does.
+struct Unsigned<'a>(&'a KeyPair);
+
+impl PublicKeyData for Unsigned<'_> {
+    fn der_bytes(&self) -> &[u8] {
+        self.0.der_bytes()
+    }
+
+    fn algorithm(&self) -> &'static SignatureAlgorithm {
+        self.0.algorithm()
+    }
+}
+
+impl SigningKey for Unsigned<'_> {
+    fn sign(&self, _message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
+        Ok(Vec::new())
+    }
+}
+
+/// Puts the authority's name into a certificate as it stands in the authority's own, byte
+/// by byte as clients compare it, and signs that. [`DistinguishedName`] cannot do it: it
+/// has one value of a kind, and Active Directory's names have several domainComponents.
+fn sign(unsigned: &[u8], authority: &Authority) -> Result<String> {
+    /// The issuer's place among version, serialNumber, signature: RFC 5280, 4.1.
+    const ISSUER: usize = 3;
+    let (fields, algorithm) = der::parse(unsigned, |reader| {
+        reader.read_sequence(|reader| {
+            let fields = reader
+                .next()
+                .collect_sequence_of(|reader| reader.read_der())?;
+            let algorithm = reader.next().read_der()?;
+            reader.next().read_der()?;
+            Ok((fields, algorithm))
+        })
+    })?;
+    let body = yasna::construct_der(|writer| {
+        writer.write_sequence(|writer| {
+            for (place, field) in fields.iter().enumerate() {
+                let field = match place {
+                    ISSUER => &authority.certificate.subject,
+                    _ => field,
+                };
+                writer.next().write_der(field);
+            }
+        });
+    });
+    let signature = authority.key.sign(&body)?;
+    let signed = yasna::construct_der(|writer| {
+        writer.write_sequence(|writer| {
+            writer.next().write_der(&body);
+            writer.next().write_der(&algorithm);
+            writer
+                .next()
+                .write_bitvec_bytes(&signature, signature.len().saturating_mul(8));
+        });
+    });
+    let lines = pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF);
+    Ok(pem::encode_config(
+        &pem::Pem::new("CERTIFICATE", signed),
+        lines,
+    ))
 }
 
 fn params(common_name: &str, now: Duration) -> Result<CertificateParams> {

@@ -53,7 +53,7 @@ fn from_pkcs1(key: &[u8]) -> Vec<u8> {
 
 /// PrivateKeyInfo around an ECPrivateKey, which must name its curve: RFC 5915, 3.
 fn from_sec1(key: &[u8]) -> Result<Vec<u8>> {
-    let curve = yasna::parse_der(key, |reader| {
+    let curve = super::der::parse(key, |reader| {
         reader.read_sequence(|reader| {
             reader.next().read_u8()?;
             reader.next().read_bytes()?;
