@@ -29,10 +29,8 @@ pub fn chain(
     purpose: Purpose,
     now: Duration,
 ) -> Verdict {
-    for certificate in std::iter::once(leaf).chain(intermediates) {
-        if let Some(reason) = dates(certificate, now) {
-            return Verdict::Bad(reason);
-        }
+    if let Some(reason) = dates(leaf, now) {
+        return Verdict::Bad(reason);
     }
     if authorities
         .iter()
@@ -45,16 +43,17 @@ pub fn chain(
         Purpose::Server => KeyUsage::server_auth(),
         Purpose::Client => KeyUsage::client_auth(),
     };
-    let judged = || -> Result<(), Error> {
-        let anchors = authorities
+    let judged = |authorities: &[&Certificate]| -> Result<(), Error> {
+        let (anchors, unusable): (Vec<_>, Vec<_>) = authorities
             .iter()
             .map(|authority| anchor_from_trusted_cert(&authority.der))
-            .collect::<Result<Vec<_>, _>>()?;
+            .partition(Result::is_ok);
+        let anchors: Vec<_> = anchors.into_iter().flatten().collect();
         let intermediates: Vec<CertificateDer<'_>> = intermediates
             .iter()
             .map(|certificate| certificate.der.clone())
             .collect();
-        EndEntityCert::try_from(&leaf.der)?
+        let result = EndEntityCert::try_from(&leaf.der)?
             .verify_for_usage(
                 ALL_VERIFICATION_ALGS,
                 &anchors,
@@ -64,18 +63,38 @@ pub fn chain(
                 None,
                 None,
             )
-            .map(drop)
+            .map(drop);
+        match (result, unusable.into_iter().find_map(Result::err)) {
+            // It may be the one that cannot be used.
+            (Err(Error::UnknownIssuer), Some(error)) => Err(error),
+            (result, _) => result,
+        }
     };
-    match judged() {
+    // webpki does not look at an authority's dates, and clients do.
+    let (valid, expired): (Vec<&Certificate>, Vec<&Certificate>) = authorities
+        .iter()
+        .partition(|authority| dates(authority, now).is_none());
+    match judged(&valid) {
         Ok(()) => Verdict::Good,
+        Err(Error::UnknownIssuer) if judged(&expired).is_ok() => {
+            Verdict::Bad("the authority that has signed it is not valid now".into())
+        }
         Err(Error::UnknownIssuer) => Verdict::Bad("another authority has signed it".into()),
         Err(Error::InvalidSignatureForPublicKey) => {
             Verdict::Bad("the authority has not signed it".into())
         }
-        Err(Error::CertExpired { .. }) => Verdict::Bad("it has expired".into()),
-        Err(Error::CertNotValidYet { .. }) => Verdict::Bad("it is not valid yet".into()),
+        Err(Error::CertExpired { .. }) => Verdict::Bad("an intermediate has expired".into()),
+        Err(Error::CertNotValidYet { .. }) => {
+            Verdict::Bad("an intermediate is not valid yet".into())
+        }
         Err(error) => Verdict::Unknown(format!("{error:?}")),
     }
+}
+
+/// The days for which a certificate is still valid at `now`.
+pub fn days_left(certificate: &Certificate, now: Duration) -> i64 {
+    let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+    days(certificate.not_after.saturating_sub(now))
 }
 
 /// Why a certificate is not valid at `now`, if it is not.
