@@ -21,7 +21,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result};
 use rcgen::KeyPair;
 
-use decide::{Decision, Managed, Pair, decide};
+use decide::{Decision, LEAST, Managed, Pair, decide};
+use files::{CERTIFICATE_MODE, CLIENT_KEY_MODE, KEY_MODE};
 use files::{Change, Content, Directory, Files, Locked};
 use issue::{Authority, Purpose};
 use name::Name;
@@ -65,47 +66,54 @@ impl fmt::Display for Outcome {
 
 /// Makes the files below `directory`, or those of them that are missing, do not fit
 /// `names` or expire soon; verifies them where they are the user's own. Where nothing has
-/// to be made nothing is written, so the directory may then be read-only. Several daemons
-/// may do this at once.
+/// to be made nothing is written, and where nothing can be written, what is still valid is
+/// kept: a read-only directory cannot know the address of the next container. Several
+/// daemons may do this at once.
 pub fn prepare(directory: &Path, names: &BTreeSet<Name>, now: SystemTime) -> Result<Outcome> {
     let now = now
         .duration_since(UNIX_EPOCH)
         .context("the clock is before 1970; set it")?;
-    let outcome = |made, warnings| Outcome {
+    let context = || format!("the certificates in {}", directory.display());
+    let look = |names: &BTreeSet<Name>, left: Duration| -> Result<(Files, Decision)> {
+        let files = Files::read(directory)?;
+        let decision = decide(&files, names, now, left).with_context(context)?;
+        Ok((files, decision))
+    };
+    let make = || -> Result<(Made, Vec<String>)> {
+        let locked = Locked::open(directory)?;
+        // Another daemon may have made them in the meantime.
+        let (files, managed) = match look(names, LEAST)? {
+            (files, Decision::Manage(managed)) => (files, managed),
+            (_, Decision::Users(warnings)) => return Ok((Made::Users, warnings)),
+        };
+        let (changes, made) = changes(&files, *managed, now).with_context(context)?;
+        locked.carry_out(&changes)?;
+        files::share_client_key(directory);
+        Ok((Made::Anew(made), locked.warnings))
+    };
+    let (made, warnings) = match look(names, LEAST)? {
+        (_, Decision::Users(warnings)) => (Made::Users, warnings),
+        (files, Decision::Manage(managed)) if managed.is_complete(&files) => {
+            files::share_client_key(directory);
+            (Made::Anew(Vec::new()), Vec::new())
+        }
+        (_, Decision::Manage(_)) => make().or_else(|error| {
+            let nothing = BTreeSet::new();
+            match look(&nothing, Duration::ZERO)? {
+                (files, Decision::Manage(managed)) if managed.is_complete(&files) => {
+                    let warning = format!("{error:#}; {}", managed.shortcomings(names, now));
+                    Ok((Made::Anew(Vec::new()), vec![warning]))
+                }
+                _ => Err(error),
+            }
+        })?,
+    };
+    Ok(Outcome {
         directory: directory.to_owned(),
         made,
         warnings,
-    };
-    let look = || -> Result<(Files, Decision)> {
-        let files = Files::read(directory)?;
-        let decision = decide(&files, names, now)
-            .with_context(|| format!("the certificates in {}", directory.display()))?;
-        Ok((files, decision))
-    };
-    match look()? {
-        (_, Decision::Users(warnings)) => return Ok(outcome(Made::Users, warnings)),
-        (files, Decision::Manage(managed)) if managed.is_complete(&files) => {
-            return Ok(outcome(Made::Anew(Vec::new()), Vec::new()));
-        }
-        (_, Decision::Manage(_)) => {}
-    }
-    let locked = Locked::open(directory)?;
-    // Another daemon may have made them in the meantime.
-    let (files, Decision::Manage(managed)) = look()? else {
-        return Ok(outcome(Made::Users, Vec::new()));
-    };
-    let (changes, made) = changes(&files, *managed, now)
-        .with_context(|| format!("the certificates in {}", directory.display()))?;
-    locked.carry_out(&changes)?;
-    Ok(outcome(Made::Anew(made), locked.warnings.clone()))
+    })
 }
-
-/// Readable by everybody: there is no secret in a certificate.
-const CERTIFICATE_MODE: u32 = 0o644;
-/// Readable by the owner.
-const KEY_MODE: u32 = 0o600;
-/// The client's key is there for every client that can see it, whatever its user.
-const CLIENT_KEY_MODE: u32 = 0o644;
 
 /// Makes what is missing, as changes in an order in which every reader finds what fits:
 /// the client's files last, and of those `ca.pem`, which clients wait for.
@@ -144,7 +152,8 @@ fn changes(files: &Files, managed: Managed, now: Duration) -> Result<(Vec<Change
                     names: &BTreeSet<Name>,
                     old: &Content|
      -> Result<()> {
-        let is_new = old.as_ref() != Some(&ca_pem);
+        // Whoever waits for ca.pem shall find a key and a certificate that fit.
+        let is_new = old.as_ref() != Some(&ca_pem) || pair.key.is_none();
         if is_new && old.is_some() {
             changes.push(Change::Remove {
                 directory,
@@ -185,11 +194,6 @@ fn changes(files: &Files, managed: Managed, now: Duration) -> Result<(Vec<Change
         &nobody,
         &files.client.ca,
     )?;
-    changes.push(Change::Mode {
-        directory: Directory::Client,
-        name: "key.pem",
-        mode: CLIENT_KEY_MODE,
-    });
     Ok((changes, made))
 }
 

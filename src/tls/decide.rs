@@ -14,7 +14,7 @@ use super::name::Name;
 use super::verify::{self, Verdict};
 
 /// A certificate with less than this left is made again: a container may run that long.
-const LEAST: Duration = Duration::from_secs(30 * 24 * 3600);
+pub const LEAST: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// More names than this are not kept: see [`Decision::Manage`].
 const MOST_NAMES: usize = 64;
@@ -53,6 +53,29 @@ impl Managed {
             && files.server.ca == files.ca.certificate
             && files.client.ca == files.ca.certificate
     }
+
+    /// What certificates that are kept do not do, for the user: which of the `wanted` names
+    /// are missing, and which of them expire soon.
+    pub fn shortcomings(&self, wanted: &BTreeSet<Name>, now: Duration) -> String {
+        let pairs = [
+            ("ca", &self.ca),
+            ("server", &self.server),
+            ("client", &self.client),
+        ];
+        let present = self.server.certificate.as_ref().map(|server| &server.names);
+        let missing = wanted
+            .iter()
+            .filter(|name| present.is_ok_and(|present| !present.contains(name)))
+            .map(|name| format!("server/cert.pem is not for {name}"));
+        let soon = pairs.into_iter().filter_map(|(directory, pair)| {
+            let certificate = pair.certificate.as_ref().ok()?;
+            verify::dates(certificate, now.saturating_add(LEAST))?;
+            let days = verify::days_left(certificate, now);
+            Some(format!("{directory}/cert.pem expires in {days} days"))
+        });
+        let all: Vec<String> = missing.chain(soon).collect();
+        format!("going on with those that are there: {}", all.join(", "))
+    }
 }
 
 /// A key and its certificate.
@@ -64,8 +87,14 @@ pub struct Pair {
     pub certificate: Result<Certificate, &'static str>,
 }
 
-/// Decides. The error names the file, relative to the top directory, and what to do.
-pub fn decide(files: &Files, wanted: &BTreeSet<Name>, now: Duration) -> Result<Decision> {
+/// Decides. A certificate that has less than `left` left is made again. The error names
+/// the file, relative to the top directory, and what to do.
+pub fn decide(
+    files: &Files,
+    wanted: &BTreeSet<Name>,
+    now: Duration,
+    left: Duration,
+) -> Result<Decision> {
     if files.ca.key.is_none() && files.server.is_complete() {
         return users(&files.server, now).map(Decision::Users);
     }
@@ -83,7 +112,8 @@ pub fn decide(files: &Files, wanted: &BTreeSet<Name>, now: Duration) -> Result<D
         );
     }
     let ca_key = read_key(&files.ca, "ca")?;
-    let ca = present(&files.ca, ca_key.as_ref(), now);
+    let dates = Dates { now, left };
+    let ca = present(&files.ca, ca_key.as_ref(), dates);
     let server_key = read_key(&files.server, "server")?;
     let client_key = read_key(&files.client, "client")?;
     let authority = ca.as_ref().ok();
@@ -92,14 +122,14 @@ pub fn decide(files: &Files, wanted: &BTreeSet<Name>, now: Duration) -> Result<D
         server_key.as_ref(),
         authority,
         Purpose::Server,
-        now,
+        dates,
     );
     let client = leaf(
         &files.client,
         client_key.as_ref(),
         authority,
         Purpose::Client,
-        now,
+        dates,
     );
     let present = server
         .as_ref()
@@ -144,16 +174,23 @@ fn read_key(contents: &Contents, directory: &str) -> Result<Option<KeyPair>> {
     contents.key.as_ref().map(read).transpose()
 }
 
+/// When a certificate has to be valid: now, and so much longer.
+#[derive(Debug, Clone, Copy)]
+struct Dates {
+    now: Duration,
+    left: Duration,
+}
+
 fn leaf(
     contents: &Contents,
     key: Option<&KeyPair>,
     authority: Option<&Certificate>,
     purpose: Purpose,
-    now: Duration,
+    dates: Dates,
 ) -> Result<Certificate, &'static str> {
-    let certificate = present(contents, key, now)?;
+    let certificate = present(contents, key, dates)?;
     let authority = authority.ok_or("the authority is a new one")?;
-    match verify::chain(&certificate, &[], &[authority], purpose, now) {
+    match verify::chain(&certificate, &[], &[authority], purpose, dates.now) {
         Verdict::Good => Ok(certificate),
         Verdict::Bad(_) | Verdict::Unknown(_) => Err("another authority has signed it"),
     }
@@ -163,16 +200,16 @@ fn leaf(
 fn present(
     contents: &Contents,
     key: Option<&KeyPair>,
-    now: Duration,
+    dates: Dates,
 ) -> Result<Certificate, &'static str> {
     let key = key.ok_or("there was no key")?;
     let pem = contents.certificate.as_ref().ok_or("there was none")?;
     let certificate = Certificate::read_first(pem).map_err(|_| "it could not be read")?;
     if certificate.public_key != key::public(key) {
         Err("its key has changed")
-    } else if verify::dates(&certificate, now.saturating_add(LEAST)).is_some()
-        || verify::dates(&certificate, now).is_some()
-    {
+    } else if verify::dates(&certificate, dates.now).is_some() {
+        Err("it was not valid")
+    } else if verify::dates(&certificate, dates.now.saturating_add(dates.left)).is_some() {
         Err("less than 30 days are left")
     } else {
         Ok(certificate)

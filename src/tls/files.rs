@@ -1,7 +1,7 @@
 //! The files below `DOCKER_TLS_CERTDIR`: reading, locking, writing.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,6 +15,14 @@ use crate::sys;
 /// How long another daemon may take to make certificates; that is done in milliseconds,
 /// unless its disk has stopped.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The mode of certificates: there is no secret in one.
+pub const CERTIFICATE_MODE: u32 = 0o644;
+/// The mode of keys: for the owner alone.
+pub const KEY_MODE: u32 = 0o600;
+/// The mode of the client's key, which is there for every client that can see it, whatever
+/// its user.
+pub const CLIENT_KEY_MODE: u32 = 0o644;
 
 /// No certificate or key comes near it.
 const LARGEST: u64 = 1 << 20;
@@ -77,7 +85,9 @@ pub struct Files {
 }
 
 impl Files {
-    /// Reads them. Symbolic links are followed: secrets of Kubernetes are links.
+    /// Reads them. Symbolic links are followed: secrets of Kubernetes are links. `ca` is
+    /// last, since it is written first: whoever finds what another daemon has just made
+    /// finds its key, too, and does not take the rest for the user's own.
     pub fn read(top: &Path) -> Result<Self> {
         let contents = |directory: Directory| -> Result<Contents> {
             let file = |name: &str| content(&top.join(directory.name()).join(name));
@@ -87,29 +97,46 @@ impl Files {
                 key: file("key.pem")?,
             })
         };
-        Ok(Self {
-            ca: contents(Directory::Ca)?,
-            server: contents(Directory::Server)?,
-            client: contents(Directory::Client)?,
-        })
+        let client = contents(Directory::Client)?;
+        let server = contents(Directory::Server)?;
+        let ca = contents(Directory::Ca)?;
+        Ok(Self { ca, server, client })
     }
 }
 
 fn content(path: &Path) -> Result<Content> {
-    let context = || format!("cannot read {}; mend it or remove it", path.display());
-    match fs::metadata(path) {
-        Ok(found) if found.len() > LARGEST => {
-            bail!(
-                "{} is too large for a key or a certificate; remove it",
-                path.display()
-            )
+    let read = || -> io::Result<Content> {
+        // A pipe would make PID 1 wait for a writer.
+        let opened = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(path);
+        let file = match opened {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            opened => opened?,
+        };
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::other("not a file"));
         }
-        Ok(_) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error).with_context(context),
+        let mut content = Vec::new();
+        if file.take(LARGEST).read_to_end(&mut content)? as u64 == LARGEST {
+            return Err(io::Error::other("too large for a key or a certificate"));
+        }
+        Ok(Some(content).filter(|content| !content.is_empty()))
+    };
+    read().with_context(|| format!("cannot read {}; mend it or remove it", path.display()))
+}
+
+/// Lets everybody read the client's key, where that is possible: there may be another
+/// owner, or a link, which might lead to anywhere.
+pub fn share_client_key(top: &Path) {
+    let opened = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW)
+        .open(top.join(Directory::Client.name()).join("key.pem"));
+    if let Ok(file) = opened {
+        let _ = file.set_permissions(fs::Permissions::from_mode(CLIENT_KEY_MODE));
     }
-    let content = fs::read(path).with_context(context)?;
-    Ok(Some(content).filter(|content| !content.is_empty()))
 }
 
 /// One change to a file.
@@ -132,15 +159,6 @@ pub enum Change {
         directory: Directory,
         /// Its name there.
         name: &'static str,
-    },
-    /// Another mode, where that can be.
-    Mode {
-        /// Where.
-        directory: Directory,
-        /// Its name there.
-        name: &'static str,
-        /// Permission bits.
-        mode: u32,
     },
 }
 
@@ -213,16 +231,6 @@ impl Locked {
                     Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
                     result => result.with_context(|| cannot("remove", &path)),
                 }
-            }
-            Change::Mode {
-                directory,
-                name,
-                mode,
-            } => {
-                // The owner may have reasons for another one, and then it is another's.
-                let _ =
-                    fs::set_permissions(path(directory, name), fs::Permissions::from_mode(*mode));
-                Ok(())
             }
         }
     }
