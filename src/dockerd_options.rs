@@ -46,6 +46,10 @@ pub struct DockerdOptions {
     pub containerd: bool,
     /// Whether the user set `--shutdown-timeout`.
     pub shutdown_timeout: bool,
+    /// Whether the user chose addresses for the default bridge or for networks.
+    pub addresses_set: bool,
+    /// Whether the user chose an MTU.
+    pub mtu_set: bool,
     /// Whether the user asked for debug output, by `--debug` or `--log-level`.
     pub debug: bool,
 }
@@ -126,6 +130,11 @@ impl DockerdOptions {
         let path = |names: &[&str], key: &str, default: &str| {
             PathBuf::from(text(names, key).unwrap_or_else(|| default.to_owned()))
         };
+        let is_set = |names: &[&str]| {
+            names.iter().any(|name| {
+                json.get(name).is_some() || last(&flags, &[format!("--{name}").as_str()]).is_some()
+            })
+        };
         let origin = |name: &str| {
             if json.get(name).is_some() {
                 Origin::File
@@ -174,6 +183,15 @@ impl DockerdOptions {
             containerd: text(&["--containerd"], "containerd").is_some(),
             shutdown_timeout: last(&flags, &["--shutdown-timeout"]).is_some()
                 || json.get("shutdown-timeout").is_some(),
+            addresses_set: is_set(&[
+                "bip",
+                "bip6",
+                "bridge",
+                "fixed-cidr",
+                "default-address-pool",
+                "default-address-pools",
+            ]) || last(&flags, &["-b"]).is_some(),
+            mtu_set: is_set(&["mtu", "default-network-opt", "default-network-opts"]),
             debug: debug_level
                 || debug_flag
                     .unwrap_or_else(|| json.get("debug").and_then(Value::as_bool).unwrap_or(false)),

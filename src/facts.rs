@@ -2,6 +2,7 @@
 
 pub mod cgroup;
 pub mod netfilter;
+pub mod network;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -24,6 +25,7 @@ use crate::mountinfo::MountTable;
 use crate::sockets;
 use cgroup::{CGROUP_ROOT, CgroupFacts, Membership, RootMount, UnifiedRoot};
 use netfilter::Netfilter;
+use network::Networks;
 
 /// CAP_SYS_ADMIN and CAP_MAC_ADMIN in linux/capability.h.
 const CAP_SYS_ADMIN: u32 = 21;
@@ -64,6 +66,8 @@ pub struct Facts {
     pub addresses: BTreeSet<IpAddr>,
     /// What this host is called.
     pub host_names: BTreeSet<String>,
+    /// The networks in sight.
+    pub networks: Networks,
     /// The kernel's packet filters, and the programs for them.
     pub netfilter: Netfilter,
     /// What a client finds.
@@ -133,6 +137,7 @@ impl Facts {
             socket_group: options.socket_group().and_then(group_id),
             addresses: addresses(),
             host_names: host_names(),
+            networks: Networks::read(search("dockerd", search_path).as_deref()),
             netfilter: Netfilter::read(),
             client: client(config),
         })

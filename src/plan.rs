@@ -7,6 +7,7 @@ mod cgroups;
 mod daemons;
 mod iptables;
 mod mounts;
+mod network;
 mod storage;
 mod tls;
 
@@ -456,7 +457,7 @@ fn engine(
             config,
             options,
             &listeners,
-            tls.flags,
+            [tls.flags, network::arguments(inputs)].concat(),
             containerd.is_some(),
         ),
         environment: environment.clone(),

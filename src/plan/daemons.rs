@@ -147,14 +147,14 @@ pub fn warnings(serve: Option<&Serve>, inputs: Inputs<'_>, listeners: &[Listener
     warnings
 }
 
-/// dockerd's arguments: this program's, then `DOCKER_DAEMON_ARGS`, then the command
+/// dockerd's arguments: this program's, among them those `chosen` elsewhere, then `DOCKER_DAEMON_ARGS`, then the command
 /// line's. pflag lets the last one win.
 pub fn dockerd_arguments(
     serve: Option<&Serve>,
     config: &Config,
     options: &DockerdOptions,
     listeners: &[Listener],
-    tls: Vec<OsString>,
+    chosen: Vec<OsString>,
     own_containerd: bool,
 ) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = Vec::new();
@@ -162,7 +162,7 @@ pub fn dockerd_arguments(
         // One of these takes every activated socket; `fd://3` would close the others.
         arguments.extend(["-H".into(), "fd://".into()]);
     }
-    arguments.extend(tls);
+    arguments.extend(chosen);
     if own_containerd {
         arguments.push(with_value("--containerd=", containerd_socket(options)));
     }

@@ -14,6 +14,7 @@ use crate::facts::cgroup::{
     CGROUP_ROOT, CgroupFacts, Hierarchy, LEAF, Membership, RootMount, UnifiedRoot,
 };
 use crate::facts::netfilter::{LegacyPrograms, Netfilter};
+use crate::facts::network::Networks;
 use crate::facts::{DataRoot, Filesystem, Programs};
 use crate::fault::NOT_FOUND;
 use crate::mountinfo::{Mount, MountTable};
@@ -64,6 +65,7 @@ fn facts(mountinfo: &str, memberships: &str, root: RootMount) -> Facts {
             .filter_map(|address| address.parse().ok())
             .collect(),
         host_names: BTreeSet::from(["box".to_owned()]),
+        networks: Networks::default(),
         netfilter: Netfilter {
             legacy_in_use: false,
             nf_tables: true,

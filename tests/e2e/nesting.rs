@@ -36,16 +36,33 @@ fn a_container_runs(pty: &mut Pty) {
     assert_eq!(said, level);
 }
 
-/// Three levels, each with a shell in which a container runs; then each shell's exit
-/// status is what the one above it sees.
+/// Starts a web server in a container of this level, and gives its address. Its page is
+/// the level's number.
+#[track_caller]
+fn web_server(pty: &mut Pty) -> String {
+    let serve = "mkdir /www; echo level $LEVEL >/www/index.html; httpd -f -h /www";
+    let (said, status) = pty.ask(&format!(
+        "docker run -d -e LEVEL=$LEVEL --name web {BUSYBOX} sh -c '{serve}' >/dev/null"
+    ));
+    assert_eq!(status, 0, "{said}");
+    let (address, status) =
+        pty.ask("docker inspect -f '{{.NetworkSettings.Networks.bridge.IPAddress}}' web");
+    assert_eq!(status, 0, "{address}");
+    address
+}
+
+/// Three levels, each with a shell in which a container runs and reaches those of every
+/// level above by address; then each shell's exit status is what the one above it sees.
 #[test]
 fn three_levels_and_the_way_back_up() {
     let images = images();
     let spec = dind().flags(images.mounted_on("/images")).env("LEVEL", "1");
     let mut pty = Pty::run(&spec, &[]);
     pty.expect("docker is ready after");
+    let mut servers = Vec::new();
     for level in 2..=3 {
         a_container_runs(&mut pty);
+        servers.push(web_server(&mut pty));
         assert_eq!(pty.ask("docker load -qi /images/dind.tar >/dev/null").1, 0);
         pty.type_line(&format!(
             "docker run -it --rm --privileged -v /images:/images -e LEVEL={level} {}; {}",
@@ -57,6 +74,13 @@ fn three_levels_and_the_way_back_up() {
         assert_eq!(pty.ask("echo $LEVEL").0, level.to_string());
     }
     a_container_runs(&mut pty);
+    servers.push(web_server(&mut pty));
+    for (level, address) in (1..).zip(&servers) {
+        let (page, _) = pty.ask(&format!(
+            "docker run --rm {BUSYBOX} sh -c \"printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc {address} 80 | tail -n 1\""
+        ));
+        assert_eq!(page, format!("level {level}"), "{servers:?}");
+    }
     pty.type_line("exit 33");
     for (level, status) in [(2, 33), (1, 22)] {
         assert_eq!(pty.shown_status(), status);

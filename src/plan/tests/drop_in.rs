@@ -351,6 +351,50 @@ fn the_backend_of_iptables_is_docker_librarys_choice() -> Result<(), Fault> {
     Ok(())
 }
 
+#[test]
+fn addresses_and_mtu_are_the_users_where_they_chose() -> Result<(), Fault> {
+    let mut facts = bare_v1();
+    facts.networks.mtu = Some(1400);
+    facts.networks.default_network_opt = true;
+    let given = |start: &Start<'_>| -> Result<String, Fault> {
+        let arguments = start.engine(&facts)?.dockerd.arguments;
+        let words: Vec<_> = arguments
+            .iter()
+            .map(|word| word.to_string_lossy())
+            .collect();
+        Ok(words.join(" "))
+    };
+    let ours = given(&DAEMON)?;
+    for word in [
+        "--bip=172.17.0.1/22",
+        "--default-address-pool=base=172.17.0.0/16,size=22",
+        "--mtu=1400",
+        "--default-network-opt=bridge=com.docker.network.driver.mtu=1400",
+    ] {
+        assert!(ours.contains(word), "{word}: {ours}");
+    }
+    for (flag, json) in [
+        ("--bip=10.1.1.1/24", ""),
+        ("-b=none", ""),
+        ("-D", r#"{"default-address-pools": []}"#),
+    ] {
+        let arguments = &["dind", flag];
+        let theirs = given(&Start {
+            arguments,
+            json,
+            ..DAEMON
+        })?;
+        assert!(
+            !theirs.contains("--bip=172") && !theirs.contains("--default-address-pool"),
+            "{theirs}"
+        );
+        assert!(theirs.contains("--mtu=1400"), "{theirs}");
+    }
+    let json = r#"{"mtu": 1300}"#;
+    assert!(!given(&Start { json, ..DAEMON })?.contains("--mtu"));
+    Ok(())
+}
+
 /// What the command beside the daemon gets, and what dockerd gets.
 fn environments(start: &Start<'_>) -> Result<[Vec<String>; 2], Fault> {
     let engine = start.engine(&bare_v1())?;

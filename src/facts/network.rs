@@ -1,0 +1,202 @@
+//! The networks that are in sight: routes, resolvers, and the MTU towards the outside.
+
+use std::fs;
+use std::io::Read;
+use std::net::Ipv4Addr;
+use std::path::Path;
+
+/// An IPv4 network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Network {
+    /// Its address, the bits of its hosts all zero.
+    pub address: Ipv4Addr,
+    /// How many bits the address has.
+    pub prefix: u8,
+}
+
+impl Network {
+    /// Whether an address is in both.
+    pub fn overlaps(self, other: Self) -> bool {
+        let prefix = u32::from(self.prefix.min(other.prefix).min(32));
+        let mask = u32::MAX.checked_shl(32 - prefix).unwrap_or(0);
+        (self.address.to_bits() ^ other.address.to_bits()) & mask == 0
+    }
+}
+
+/// One route, not a default one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// The interface.
+    pub interface: String,
+    /// Where it leads.
+    pub network: Network,
+}
+
+/// What is in sight.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Networks {
+    /// The routes, without default ones.
+    pub routes: Vec<Route>,
+    /// The name servers that have IPv4 addresses.
+    pub resolvers: Vec<Ipv4Addr>,
+    /// The MTU of the default route's interface, in bytes.
+    pub mtu: Option<u32>,
+    /// Whether dockerd has `--default-network-opt`, which 24.0 brought. Looked for only
+    /// where the MTU is unusual.
+    pub default_network_opt: bool,
+}
+
+/// What Ethernet has, and dockerd takes where nobody says otherwise.
+pub const USUAL_MTU: u32 = 1500;
+
+impl Networks {
+    /// Reads them. What cannot be read is not in sight.
+    pub fn read(dockerd: Option<&Path>) -> Self {
+        let text = |path: &str| fs::read_to_string(path).unwrap_or_default();
+        let (routes, default) = routes(&text("/proc/net/route"));
+        let mtu = default.and_then(|interface| {
+            let mtu = text(&format!("/sys/class/net/{interface}/mtu"));
+            mtu.trim().parse().ok()
+        });
+        Self {
+            routes,
+            resolvers: resolvers(&text("/etc/resolv.conf")),
+            mtu,
+            default_network_opt: mtu.is_some_and(|mtu| mtu != USUAL_MTU)
+                && dockerd.is_some_and(|path| has_text(path, b"default-network-opt")),
+        }
+    }
+}
+
+/// The routes of `/proc/net/route`, and the interface of the default route with the least
+/// metric. Addresses are hexadecimal, in the machine's byte order (`fib_route_seq_show` in
+/// the kernel's net/ipv4/fib_trie.c).
+fn routes(text: &str) -> (Vec<Route>, Option<String>) {
+    let mut routes = Vec::new();
+    let mut default: Option<(u32, &str)> = None;
+    for line in text.lines().skip(1) {
+        let mut fields = line.split_whitespace();
+        let (Some(interface), Some(address)) = (fields.next(), fields.next().and_then(hex)) else {
+            continue;
+        };
+        // Gateway, flags, reference count and use come between.
+        let mut fields = fields.skip(4);
+        let metric = fields.next().and_then(|metric| metric.parse().ok());
+        let (Some(metric), Some(mask)) = (metric, fields.next().and_then(hex)) else {
+            continue;
+        };
+        let prefix = u8::try_from(u32::from(mask).count_ones()).unwrap_or(32);
+        if prefix > 0 {
+            routes.push(Route {
+                interface: interface.to_owned(),
+                network: Network { address, prefix },
+            });
+        } else if default.is_none_or(|(least, _)| metric < least) {
+            default = Some((metric, interface));
+        }
+    }
+    (routes, default.map(|(_, interface)| interface.to_owned()))
+}
+
+fn hex(text: &str) -> Option<Ipv4Addr> {
+    let number = u32::from_str_radix(text, 16).ok()?;
+    Some(Ipv4Addr::from(number.to_ne_bytes()))
+}
+
+/// The `nameserver` lines of resolv.conf(5).
+fn resolvers(text: &str) -> Vec<Ipv4Addr> {
+    text.lines()
+        .filter_map(|line| line.trim().strip_prefix("nameserver"))
+        .filter_map(|address| address.trim().parse().ok())
+        .collect()
+}
+
+/// Whether a file has `wanted` in it. Read in parts: dockerd has 100 MB.
+fn has_text(path: &Path, wanted: &[u8]) -> bool {
+    const PART: usize = 1 << 20;
+    let Ok(mut file) = fs::File::open(path) else {
+        return false;
+    };
+    let mut window: Vec<u8> = Vec::with_capacity(PART + wanted.len());
+    let mut part = vec![0; PART];
+    loop {
+        match file.read(&mut part) {
+            Ok(0) | Err(_) => return false,
+            Ok(count) => window.extend(part.iter().take(count)),
+        }
+        if window.windows(wanted.len()).any(|found| found == wanted) {
+            return true;
+        }
+        // What may be the beginning of it stays.
+        window.drain(..window.len().saturating_sub(wanted.len()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn reads_the_kernels_table() {
+        let text = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n\
+            eth1\t00000000\t010011AC\t0003\t0\t0\t100\t00000000\t0\t0\t0\n\
+            eth0\t00000000\t010011AC\t0003\t0\t0\t0\t00000000\t0\t0\t0\n\
+            eth0\t000011AC\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0\n\
+            odd\n";
+        let (routes, default) = routes(text);
+        assert_eq!(default.as_deref(), Some("eth0"));
+        let network = Network {
+            address: Ipv4Addr::new(172, 17, 0, 0),
+            prefix: 16,
+        };
+        let route = Route {
+            interface: "eth0".into(),
+            network,
+        };
+        assert_eq!(routes, [route]);
+    }
+
+    #[test]
+    fn reads_resolv_conf() {
+        let text =
+            "# nameserver 1.1.1.1\nnameserver 10.0.0.2\nnameserver ::1\n nameserver\t127.0.0.11\n";
+        assert_eq!(
+            resolvers(text),
+            [Ipv4Addr::new(10, 0, 0, 2), Ipv4Addr::new(127, 0, 0, 11)]
+        );
+    }
+
+    #[test]
+    fn networks_overlap_when_one_is_in_the_other() {
+        let network = |address: [u8; 4], prefix| Network {
+            address: address.into(),
+            prefix,
+        };
+        let block = network([172, 17, 0, 0], 16);
+        assert!(block.overlaps(network([172, 17, 4, 0], 22)));
+        assert!(block.overlaps(network([172, 16, 0, 0], 12)));
+        assert!(block.overlaps(network([0, 0, 0, 0], 0)));
+        assert!(!block.overlaps(network([172, 18, 0, 0], 16)));
+    }
+
+    #[test]
+    fn finds_a_text_across_parts() -> std::io::Result<()> {
+        let path = std::env::temp_dir().join(format!("dind-has-text-{}", std::process::id()));
+        let mut content = vec![b'x'; (1 << 20) - 3];
+        content.extend(b"needle");
+        fs::write(&path, content)?;
+        let found = [has_text(&path, b"needle"), has_text(&path, b"noodle")];
+        fs::remove_file(&path)?;
+        assert_eq!(found, [true, false]);
+        Ok(())
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics(text in ".*") {
+            let _ = routes(&text);
+            let _ = resolvers(&text);
+        }
+    }
+}

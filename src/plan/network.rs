@@ -1,0 +1,175 @@
+//! The inner engine's addresses and MTU: no address that is in sight, and no larger packet
+//! than the way out takes.
+
+use std::ffi::OsString;
+use std::net::Ipv4Addr;
+
+use super::Inputs;
+use crate::facts::network::{Network, Networks, USUAL_MTU};
+
+/// Each level of nesting takes its networks out of one block of 65,536 addresses: the
+/// blocks of dockerd's own defaults, then some of the 10 network for deeper levels.
+fn blocks() -> impl Iterator<Item = Network> {
+    let defaults = (17..=31).map(|second| [172, second, 0, 0]);
+    let deeper = (224..=255).map(|second| [10, second, 0, 0]);
+    defaults.chain(deeper).map(|address| Network {
+        address: address.into(),
+        prefix: 16,
+    })
+}
+
+/// A block is 64 networks of 1022 hosts; the first is the default bridge's.
+const NETWORK_PREFIX: u8 = 22;
+
+/// The arguments for dockerd, without those that the user has.
+pub fn arguments(inputs: Inputs<'_>) -> Vec<OsString> {
+    let networks = &inputs.facts.networks;
+    let mut arguments = Vec::new();
+    if !inputs.options.addresses_set
+        && let Some(block) = block(networks)
+    {
+        let bridge = Ipv4Addr::from_bits(block.address.to_bits() | 1);
+        arguments.push(format!("--bip={bridge}/{NETWORK_PREFIX}").into());
+        arguments.push(
+            format!(
+                "--default-address-pool=base={}/{},size={NETWORK_PREFIX}",
+                block.address, block.prefix
+            )
+            .into(),
+        );
+    }
+    if let Some(mtu) = networks.mtu
+        && mtu != USUAL_MTU
+        && !inputs.options.mtu_set
+    {
+        arguments.push(format!("--mtu={mtu}").into());
+        if networks.default_network_opt {
+            let option = "bridge=com.docker.network.driver.mtu";
+            arguments.push(format!("--default-network-opt={option}={mtu}").into());
+        }
+    }
+    arguments
+}
+
+/// The block for this level: the first after every block that a route or a resolver is in.
+/// The levels above have taken theirs in the same order, so theirs come before the one that
+/// this container is in, and stay reachable although they are out of sight. The same routes
+/// give the same block at each restart. `None` where all are taken.
+fn block(networks: &Networks) -> Option<Network> {
+    let routes: Vec<Network> = networks
+        .routes
+        .iter()
+        // With the network namespace of a host these are of its own engine, or of a start
+        // before this one.
+        .filter(|route| route.interface != "docker0" && !route.interface.starts_with("br-"))
+        .map(|route| route.network)
+        .collect();
+    let resolvers = networks.resolvers.iter().map(|resolver| Network {
+        address: *resolver,
+        prefix: 32,
+    });
+    let in_sight: Vec<Network> = resolvers.chain(routes.iter().copied()).collect();
+    let is_taken = |block: &Network| in_sight.iter().any(|network| block.overlaps(*network));
+    let blocks: Vec<Network> = blocks().collect();
+    // A resolver may be anywhere, and a route to everything private is of no level.
+    let level = blocks.iter().rposition(|block| {
+        routes
+            .iter()
+            .any(|network| network.prefix >= block.prefix && block.overlaps(*network))
+    });
+    let after = level.map_or(0, |level| level + 1);
+    let mut free = blocks.iter().skip(after).filter(|block| !is_taken(block));
+    free.next()
+        .copied()
+        .or_else(|| blocks.into_iter().find(|block| !is_taken(block)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::facts::network::Route;
+    use proptest::prelude::*;
+
+    fn seen(networks: &[([u8; 4], u8)]) -> Networks {
+        Networks {
+            routes: networks
+                .iter()
+                .map(|(address, prefix)| Route {
+                    interface: "eth0".into(),
+                    network: Network {
+                        address: (*address).into(),
+                        prefix: *prefix,
+                    },
+                })
+                .collect(),
+            ..Networks::default()
+        }
+    }
+
+    fn base(networks: &Networks) -> Option<Ipv4Addr> {
+        block(networks).map(|block| block.address)
+    }
+
+    #[test]
+    fn a_level_comes_after_the_one_that_it_is_in() {
+        for (networks, expected) in [
+            (seen(&[]), [172, 17, 0, 0]),
+            (seen(&[([172, 17, 0, 0], 16)]), [172, 18, 0, 0]),
+            (seen(&[([172, 18, 0, 0], 22)]), [172, 19, 0, 0]),
+            (
+                seen(&[([172, 20, 8, 0], 22), ([172, 18, 0, 0], 16)]),
+                [172, 21, 0, 0],
+            ),
+            (seen(&[([172, 31, 0, 0], 22)]), [10, 224, 0, 0]),
+            (seen(&[([172, 16, 0, 0], 12)]), [10, 224, 0, 0]),
+            (seen(&[([192, 168, 1, 0], 24)]), [172, 17, 0, 0]),
+        ] {
+            assert_eq!(base(&networks), Some(expected.into()), "{networks:?}");
+        }
+        let mut resolver = seen(&[([172, 17, 0, 0], 16)]);
+        resolver.resolvers = vec![Ipv4Addr::new(172, 18, 0, 53)];
+        assert_eq!(base(&resolver), Some(Ipv4Addr::new(172, 19, 0, 0)));
+        resolver.resolvers = vec![Ipv4Addr::new(10, 255, 255, 53)];
+        assert_eq!(base(&resolver), Some(Ipv4Addr::new(172, 18, 0, 0)));
+        assert_eq!(base(&seen(&[([128, 0, 0, 0], 1), ([0, 0, 0, 0], 1)])), None);
+    }
+
+    #[test]
+    fn forty_levels_have_blocks_of_their_own() {
+        let mut levels = vec![seen(&[([172, 17, 0, 0], 16)])];
+        let mut taken = std::collections::BTreeSet::new();
+        while levels.len() < 40 {
+            let block = levels.last().and_then(block);
+            let Some(block) = block else {
+                panic!("no block at level {}", levels.len());
+            };
+            assert!(taken.insert(block), "{block:?} twice");
+            levels.push(seen(&[(block.address.octets(), NETWORK_PREFIX)]));
+        }
+    }
+
+    #[test]
+    fn the_bridges_of_an_engine_on_this_host_are_its_own() {
+        let mut networks = seen(&[([172, 17, 0, 0], 16), ([172, 18, 0, 0], 22)]);
+        for (route, interface) in networks
+            .routes
+            .iter_mut()
+            .zip(["docker0", "br-0123456789ab"])
+        {
+            route.interface = interface.into();
+        }
+        assert_eq!(base(&networks), Some(Ipv4Addr::new(172, 17, 0, 0)));
+    }
+
+    proptest! {
+        #[test]
+        fn a_block_is_never_in_sight(networks in proptest::collection::vec((any::<[u8; 4]>(), 1_u8..=32), 0..6)) {
+            let networks = seen(&networks);
+            if let Some(block) = block(&networks) {
+                for route in &networks.routes {
+                    prop_assert!(!block.overlaps(route.network));
+                }
+            }
+        }
+    }
+}
