@@ -32,6 +32,8 @@ need_cargo() {
     need_tool cc gcc
     # Binaries are linked statically, so the archives must be there, too.
     need_file "$(cc -print-file-name=libc.a)" libc6-dev
+    # tests/tls holds certificates against it.
+    need_tool openssl openssl
     cd "$LAB_TOP" || exit
 }
 

@@ -1,0 +1,141 @@
+//! The user's own files: verified, and left as they are.
+
+use super::*;
+
+/// A directory whose `server` a script has filled, and what a start says to it.
+fn start(script: &str, later: Duration) -> Result<Outcome, String> {
+    let certificates = Certificates::new();
+    certificates.sh(&format!(
+        "mkdir server; {script}; mv -f ca.pem cert.pem key.pem server/"
+    ));
+    let before = certificates.files();
+    let outcome = certificates.prepare_in("DNS:docker", later);
+    assert_eq!(certificates.files(), before);
+    assert!(!certificates.path("ca").exists());
+    assert!(!certificates.path("client").exists());
+    outcome
+}
+
+#[test]
+fn what_verifies_is_used() {
+    let good = "authority ca /CN=ca; ec key.pem; leaf ca key.pem cert.pem";
+    let cases = [
+        good.to_owned(),
+        format!("{good}; extensions=subjectAltName=DNS:x; leaf ca key.pem cert.pem"),
+        "openssl genrsa -traditional -out key.pem 2048; openssl genrsa -out ca.key 2048
+        authority ca /CN=ca; leaf ca key.pem cert.pem"
+            .to_owned(),
+        // With an intermediate, and with one that has nothing to do with it.
+        "authority ca /CN=ca; ec mid.key; ec key.pem
+        extensions=basicConstraints=critical,CA:TRUE; leaf ca mid.key mid.pem
+        openssl req -new -key mid.key -subj /CN=mid -out request
+        openssl x509 -req -in request -CA ca.pem -CAkey ca.key -days 500 -out mid.pem -extfile extensions
+        extensions=extendedKeyUsage=serverAuth; leaf mid key.pem end.pem
+        authority other /CN=other -days 1
+        cat end.pem mid.pem other.pem >cert.pem"
+            .to_owned(),
+        // Several authorities, one of which has expired.
+        format!("{good}; authority old /CN=old -days 1; cat old.pem ca.pem >x; mv x ca.pem"),
+        // One certificate for everything.
+        "authority ca /CN=self; cp ca.pem cert.pem; mv ca.key key.pem".to_owned(),
+        // Text in front, and what is no certificate.
+        format!(
+            "{good}; for file in ca cert; do
+                {{ openssl x509 -in $file.pem -text; cat key.pem; }} >x; mv x $file.pem
+            done"
+        ),
+    ];
+    for script in cases {
+        let outcome = start(&script, 10 * DAY).unwrap_or_else(|error| panic!("{script}: {error}"));
+        assert!(
+            outcome.to_string().ends_with(": your own, verified"),
+            "{outcome}"
+        );
+        assert_eq!(outcome.warnings, Vec::<String>::new(), "{script}");
+    }
+}
+
+#[test]
+fn what_does_not_verify_is_an_error_that_names_the_file() {
+    let good = "authority ca /CN=ca; ec key.pem; leaf ca key.pem cert.pem";
+    let cases = [
+        (
+            format!("{good}; leaf ca key.pem cert.pem -days 1"),
+            "server/cert.pem does not verify against server/ca.pem: it expired ",
+        ),
+        (
+            format!("{good}; openssl req -x509 -new -key ca.key -out ca.pem -days 1 -subj /CN=ca"),
+            "server/ca.pem: it expired ",
+        ),
+        (
+            format!(
+                "{good}; openssl req -x509 -new -key ca.key -out ca.pem -days 1 -subj /CN=ca
+                authority other /CN=other; cat other.pem >>ca.pem"
+            ),
+            "server/ca.pem: the authority that has signed it is not valid now",
+        ),
+        (
+            format!("{good}; authority other /CN=other; mv other.pem ca.pem"),
+            "server/ca.pem: another authority has signed it",
+        ),
+        (
+            format!("{good}; authority other /CN=ca; mv other.pem ca.pem"),
+            "server/ca.pem: the authority has not signed it",
+        ),
+        (
+            format!("{good}; ec key.pem"),
+            "server/key.pem is not the key of server/cert.pem",
+        ),
+        (format!("{good}; cp key.pem cert.pem"), "server/cert.pem"),
+        (format!("{good}; echo garbage >ca.pem"), "server/ca.pem"),
+    ];
+    for (script, reason) in cases {
+        match start(&script, 10 * DAY) {
+            Ok(outcome) => panic!("{script}: {outcome}: {:?}", outcome.warnings),
+            Err(error) => assert!(error.contains(reason), "{script}: {error}"),
+        }
+    }
+}
+
+/// webpki knows less than dockerd's Go does.
+#[test]
+fn what_cannot_be_judged_is_left_to_dockerd_with_a_warning() {
+    let good = "authority ca /CN=ca; ec key.pem; leaf ca key.pem cert.pem";
+    let cases = [
+        (
+            format!(
+                // OpenSSL 3.2 makes no other than version 3 unless it is told to.
+                "{good}; openssl req -new -key key.pem -subj /CN=v1 -out request
+                if openssl req -help 2>&1 | grep -q x509v1; then
+                    openssl req -x509v1 -in request -CA ca.pem -CAkey ca.key -days 500 -out cert.pem
+                else
+                    openssl x509 -req -in request -CA ca.pem -CAkey ca.key -days 500 -out cert.pem
+                fi
+                openssl x509 -in cert.pem -noout -text | grep 'Version: 1'"
+            ),
+            "server/cert.pem cannot be verified here",
+        ),
+        (
+            format!("{good}; leaf ca key.pem cert.pem -sha1"),
+            "server/cert.pem cannot be verified here",
+        ),
+        (
+            "ec ca.key P-521; authority ca /CN=ca; ec key.pem; leaf ca key.pem cert.pem".to_owned(),
+            "server/cert.pem cannot be verified here",
+        ),
+        (
+            "authority ca /CN=ca; ec key.pem P-521; leaf ca key.pem cert.pem".to_owned(),
+            "server/key.pem has a private key other than",
+        ),
+        (
+            format!("{good}; extensions=extendedKeyUsage=clientAuth; leaf ca key.pem cert.pem"),
+            "server/cert.pem cannot be verified here",
+        ),
+    ];
+    for (script, reason) in cases {
+        let outcome =
+            start(&script, Duration::ZERO).unwrap_or_else(|error| panic!("{script}: {error}"));
+        let warnings = outcome.warnings.join("\n");
+        assert!(warnings.contains(reason), "{script}: {warnings:?}");
+    }
+}
