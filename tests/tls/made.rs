@@ -162,7 +162,7 @@ fn an_authority_of_any_name_signs() {
         "authority x '/CN=x+UID=5' -multivalue-rdn $may_sign",
         "authority x '/C=DE/O=Über/CN=Ä' -utf8 $may_sign",
         // T61String, with a byte that is no UTF-8; and no subject key identifier.
-        "printf '[req]\ndistinguished_name=d\nprompt=no\nstring_mask=MASK:4\n[d]\nCN=h\\303\\251\n' >config
+        "printf '[req]\ndistinguished_name=d\nprompt=no\nstring_mask=MASK:4\nx509_extensions=x\n[d]\nCN=h\\303\\251\n[x]\nsubjectKeyIdentifier=none\nbasicConstraints=critical,CA:TRUE\n' >config
         ec x.key; openssl req -x509 -new -key x.key -out x.pem -days 1000 -utf8 -config config
         openssl x509 -in x.pem -noout -subject -nameopt show_type | grep -aq T61STRING",
     ];

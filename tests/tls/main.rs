@@ -50,6 +50,8 @@ impl Certificates {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("certificates-{}-{number}", std::process::id());
         let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+        // A test that fails leaves it there, and numbers of processes come again.
+        let _ = fs::remove_dir_all(&path);
         fs::create_dir_all(&path).unwrap();
         Self(path)
     }
