@@ -222,3 +222,87 @@ fn write(directory: Directory, name: &'static str, mode: u32, content: Vec<u8>) 
         content,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use files::Contents;
+
+    const NOW: Duration = Duration::from_secs(2_000_000_000);
+
+    fn managed(files: &Files, names: &BTreeSet<Name>) -> Managed {
+        match decide(files, names, NOW, LEAST) {
+            Ok(Decision::Manage(managed)) => *managed,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Makes what is missing; the order in which it is, as `removed` or written files.
+    fn make(files: &mut Files, names: &BTreeSet<Name>) -> Vec<String> {
+        let (changes, _) = changes(files, managed(files, names), NOW).unwrap_or_default();
+        let mut order = Vec::new();
+        for change in changes {
+            let (sign, directory, name, content) = match change {
+                Change::Write {
+                    directory,
+                    name,
+                    content,
+                    ..
+                } => ("", directory, name, Some(content)),
+                Change::Remove { directory, name } => ("-", directory, name, None),
+            };
+            order.push(format!("{sign}{}/{name}", directory.name()));
+            let contents: &mut Contents = match directory {
+                Directory::Ca => &mut files.ca,
+                Directory::Server => &mut files.server,
+                Directory::Client => &mut files.client,
+            };
+            match name {
+                "ca.pem" => contents.ca = content,
+                "cert.pem" => contents.certificate = content,
+                _ => contents.key = content,
+            }
+        }
+        order
+    }
+
+    const SERVER: [&str; 3] = ["server/key.pem", "server/cert.pem", "server/ca.pem"];
+    const CLIENT: [&str; 3] = ["client/key.pem", "client/cert.pem", "client/ca.pem"];
+
+    #[test]
+    fn the_authoritys_key_is_first_and_the_clients_ca_pem_is_last() {
+        let mut files = Files::default();
+        let names = [Name::Dns("docker".into())].into();
+        let order = make(&mut files, &names);
+        let all = [&["ca/key.pem", "ca/cert.pem"], &SERVER[..], &CLIENT[..]].concat();
+        assert_eq!(order, all);
+        // And then there is nothing left to do.
+        assert!(managed(&files, &names).is_complete(&files));
+        assert_eq!(make(&mut files, &names), Vec::<String>::new());
+    }
+
+    #[test]
+    fn ca_pem_is_withdrawn_while_what_it_stands_for_is_replaced() {
+        let nobody = BTreeSet::new();
+        let mut made = Files::default();
+        make(&mut made, &nobody);
+        let with = |change: fn(&mut Files)| {
+            let mut files = made.clone();
+            change(&mut files);
+            let order = make(&mut files, &nobody);
+            assert!(managed(&files, &nobody).is_complete(&files));
+            order
+        };
+        let withdrawn = [&["-client/ca.pem"], &CLIENT[..]].concat();
+        assert_eq!(with(|files| files.client.key = None), withdrawn);
+        let order = with(|files| files.ca.certificate = None);
+        let server = ["-server/ca.pem", "server/cert.pem", "server/ca.pem"];
+        let client = ["-client/ca.pem", "client/cert.pem", "client/ca.pem"];
+        assert_eq!(order, [&["ca/cert.pem"], &server[..], &client[..]].concat());
+        // The key goes on, so the old one fits until the new one is there.
+        assert_eq!(
+            with(|files| files.client.certificate = None),
+            ["client/cert.pem"]
+        );
+    }
+}

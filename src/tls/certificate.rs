@@ -169,3 +169,59 @@ fn address(bytes: &[u8]) -> Option<Name> {
     let v6 = <[u8; 16]>::try_from(bytes).map(IpAddr::from);
     v4.or(v6).ok().map(Name::Ip)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A certificate with every field that is read.
+    fn real() -> Vec<u8> {
+        let key = crate::tls::key::make().map_err(|error| panic!("{error}"));
+        let made = key.and_then(|key| {
+            let now = std::time::Duration::from_secs(2_000_000_000);
+            crate::tls::issue::authority(key, now)
+        });
+        made.map(|authority| authority.certificate.der.to_vec())
+            .unwrap_or_default()
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics(text in any::<Vec<u8>>(), changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4)) {
+            let _ = Certificate::read_all(&text);
+            let mut der = real();
+            prop_assert!(Certificate::read(der.clone().into()).is_ok());
+            for (place, byte) in changes {
+                let place = place.index(der.len());
+                der[place] = byte;
+            }
+            let _ = Certificate::read(der.into());
+        }
+    }
+
+    #[test]
+    fn a_time_is_read_in_the_forms_of_rfc_5280_only() {
+        let read = |tag: u8, text: &str| {
+            let mut der = vec![tag, u8::try_from(text.len()).unwrap_or_default()];
+            der.extend(text.as_bytes());
+            der::parse(&der, time).ok()
+        };
+        const UTC: u8 = 23;
+        const GENERALIZED: u8 = 24;
+        assert_eq!(read(UTC, "700101000010Z"), Some(10));
+        assert_eq!(read(UTC, "491231235959Z"), Some(2_524_607_999));
+        assert_eq!(read(GENERALIZED, "20500101000000Z"), Some(2_524_608_000));
+        assert_eq!(read(GENERALIZED, "99991231235959Z"), Some(253_402_300_799));
+        for wrong in [
+            "",
+            "Z",
+            "99991231235959-0100",
+            "20500101000000",
+            "20501301000000Z",
+        ] {
+            assert_eq!(read(GENERALIZED, wrong), None, "{wrong}");
+            assert_eq!(read(UTC, wrong), None, "{wrong}");
+        }
+    }
+}

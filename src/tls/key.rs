@@ -80,3 +80,41 @@ fn from_sec1(key: &[u8]) -> Result<Vec<u8>> {
         });
     }))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// What RFC 5915 puts into a PKCS#8 of an elliptic curve's key.
+    fn sec1(key: &KeyPair) -> Vec<u8> {
+        let inner = super::super::der::parse(key.serialized_der(), |reader| {
+            reader.read_sequence(|reader| {
+                reader.next().read_u8()?;
+                reader.next().read_der()?;
+                reader.next().read_bytes()
+            })
+        });
+        inner.unwrap_or_default()
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics(der in any::<Vec<u8>>(), changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4)) {
+            let _ = read(&der);
+            for label in ["PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY"] {
+                let random = pem::encode(&pem::Pem::new(label, der.clone()));
+                let _ = read(random.as_bytes());
+                let Ok(key) = make() else { panic!("no key") };
+                for mut real in [key.serialize_der(), sec1(&key)] {
+                    for (place, byte) in &changes {
+                        let place = place.index(real.len());
+                        real[place] = *byte;
+                    }
+                    let changed = pem::encode(&pem::Pem::new(label, real));
+                    let _ = read(changed.as_bytes());
+                }
+            }
+        }
+    }
+}
