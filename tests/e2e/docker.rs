@@ -522,6 +522,69 @@ impl Container {
     }
 }
 
+/// A volume that goes with this value.
+pub struct Volume(String);
+
+impl Volume {
+    #[track_caller]
+    pub fn new() -> Self {
+        let name = unique_name();
+        docker(["volume", "create", &name]).exited(0);
+        Self(name)
+    }
+
+    /// The words that mount it for `docker run`.
+    pub fn on(&self, target: &str) -> [String; 2] {
+        ["-v".into(), format!("{}:{target}", self.0)]
+    }
+}
+
+impl Drop for Volume {
+    fn drop(&mut self) {
+        let removed = docker(["volume", "rm", "--force", &self.0]);
+        if removed.status != 0 {
+            eprintln!("{} is left behind: {}", self.0, removed.stderr);
+        }
+    }
+}
+
+/// A network that goes with this value, after the containers that are in it.
+pub struct Network {
+    pub name: String,
+}
+
+impl Network {
+    #[track_caller]
+    pub fn new() -> Self {
+        let name = unique_name();
+        docker(["network", "create", &name]).exited(0);
+        Self { name }
+    }
+
+    /// Puts a container into it, under another name too.
+    #[track_caller]
+    pub fn connect(&self, container: &Container, alias: &str) {
+        docker([
+            "network",
+            "connect",
+            "--alias",
+            alias,
+            &self.name,
+            &container.name,
+        ])
+        .exited(0);
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        let removed = docker(["network", "rm", &self.name]);
+        if removed.status != 0 {
+            eprintln!("{} is left behind: {}", self.name, removed.stderr);
+        }
+    }
+}
+
 /// Sends the lines of a stream.
 fn read_lines(stream: impl Read + Send + 'static, sender: mpsc::Sender<String>) {
     thread::spawn(move || {

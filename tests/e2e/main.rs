@@ -19,6 +19,9 @@ mod pty;
 
 mod bad_input;
 mod client;
+mod clients;
+mod compose;
+mod daemon_json;
 mod daemons;
 mod descriptors;
 mod hack_dind;
@@ -30,6 +33,7 @@ mod nesting;
 mod orphans;
 mod plan;
 mod refusals;
+mod registry;
 mod restart;
 mod serve;
 mod session;

@@ -1,31 +1,7 @@
 //! The daemon on TCP with mutual TLS, as `docker:dind` serves it.
 
-use crate::docker::{BUSYBOX, Container, Spec, dind, docker, lab, unique_name, unprivileged};
+use crate::docker::{BUSYBOX, Container, Network, Spec, Volume, dind, docker, lab, unprivileged};
 use crate::pty::Pty;
-
-/// A volume that goes with this value.
-struct Volume(String);
-
-impl Volume {
-    fn new() -> Self {
-        let name = unique_name();
-        docker(["volume", "create", &name]).exited(0);
-        Self(name)
-    }
-
-    fn on(&self, target: &str) -> [String; 2] {
-        ["-v".into(), format!("{}:{target}", self.0)]
-    }
-}
-
-impl Drop for Volume {
-    fn drop(&mut self) {
-        let removed = docker(["volume", "rm", "--force", &self.0]);
-        if removed.status != 0 {
-            eprintln!("{} is left behind: {}", self.0, removed.stderr);
-        }
-    }
-}
 
 /// A client with the daemon's certificates and nothing else set.
 fn client(volume: &Volume) -> Spec {
@@ -41,25 +17,19 @@ const NAME: &[&str] = &["info", "--format", "{{.Name}}"];
 #[test]
 fn a_client_finds_the_daemon_and_its_certificates() {
     let certificates = Volume::new();
-    let network = unique_name();
-    docker(["network", "create", &network]).exited(0);
+    let network = Network::new();
     let daemon = dind()
         .flags(certificates.on("/certs/client"))
         .flags(["--hostname", "the-daemon"])
         .ready(&[]);
-    docker([
-        "network",
-        "connect",
-        "--alias",
-        "docker",
-        &network,
-        &daemon.name,
-    ])
-    .exited(0);
+    network.connect(&daemon, "docker");
     daemon.logged(&["dind: docker is ready", "tcp://0.0.0.0:2376 (TLS)"]);
     daemon.not_logged(&["no TLS"]);
     let link = format!("{}:docker", daemon.name);
-    let ways = [["--link", link.as_str()], ["--network", network.as_str()]];
+    let ways = [
+        ["--link", link.as_str()],
+        ["--network", network.name.as_str()],
+    ];
     for way in ways {
         let output = client(&certificates).flags(way).run(NAME);
         assert_eq!(output.text(), "the-daemon", "{way:?}");
@@ -92,8 +62,7 @@ fn a_client_finds_the_daemon_and_its_certificates() {
         .flags(["--entrypoint", "docker", ways[0][0], ways[0][1]])
         .run(&["-H", "tcp://docker:2376", "version"]);
     plain.exited(1);
-    docker(["network", "disconnect", &network, &daemon.name]).exited(0);
-    docker(["network", "rm", &network]).exited(0);
+    drop(daemon);
 }
 
 /// `docker run -d -it`: somebody may attach to the shell, and linked clients are served.

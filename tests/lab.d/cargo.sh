@@ -37,6 +37,19 @@ need_cargo() {
     cd "$LAB_TOP" || exit
 }
 
+# Builds the Rust client of tests/clients. With a target named, the static linking that
+# .cargo/config.toml asks for is not asked of procedural macros, which cannot have it.
+bollard_client() {
+    local target
+    target=$(rustc -vV | sed -n 's/^host: //p')
+    say "building the bollard client"
+    (
+        cd "$LAB_TOP/tests/clients/bollard"
+        CARGO_TARGET_DIR=$LAB_CACHE/bollard cargo build --quiet --locked --target "$target" >&2
+    ) || die "the bollard client cannot be built: see 'cargo build' in tests/clients/bollard"
+    DIND_LAB_BOLLARD=$LAB_CACHE/bollard/$target/debug/bollard-client
+}
+
 lab_run() {
     local -a options=(--privileged --interactive --rm)
     [ ! -t 0 ] || options+=(--tty)
@@ -61,6 +74,9 @@ lab_test() {
     esac
     known_suite test "$suite"
     lab_environment "$suite"
+    clients_image
+    bollard_client
+    export DIND_LAB_CLIENTS=$CLIENTS_IMAGE DIND_LAB_BOLLARD
     # Every end-to-end test runs daemons of its own.
     export RUST_TEST_THREADS=${RUST_TEST_THREADS:-2}
     cargo test --locked "$@"

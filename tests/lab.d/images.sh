@@ -37,6 +37,22 @@ busybox_image() {
     mv "$BUSYBOX_TAR.part" "$BUSYBOX_TAR"
 }
 
+# What talks to a daemon under test from another container, or is put into its own: a
+# registry, the Python client of the API, compose.
+CLIENTS_IMAGE=dind-lab/clients:latest
+CLIENTS_RECIPE='FROM debian:trixie-slim
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends docker-compose docker-registry python3-venv \
+    && rm -rf /var/lib/apt/lists/*
+ENV PIP_CERT=/etc/ssl/certs/ca-certificates.crt
+RUN python3 -m venv /opt/python && /opt/python/bin/pip install --no-cache-dir docker'
+
+clients_image() {
+    base_images trixie
+    say "building $CLIENTS_IMAGE"
+    docker_build --tag "$CLIENTS_IMAGE" - <<<"$CLIENTS_RECIPE"
+}
+
 # Every TLS connection out of a container is judged by what the machine trusts:
 # behind a proxy that re-signs TLS, Debian's own list is not enough.
 ca_bundle() {
