@@ -6,10 +6,11 @@
 //! /proc, /sys, statfs ─────> facts ────────────────┘
 //! ```
 //!
-//! Decisions are values: [`contract`], [`dockerd_options`], [`plan`] and
-//! [`supervise::machine`] make no system call. Effects are in [`sockets`],
-//! [`apply`] (with [`delegate`]), [`spawn`], [`supervise`] and [`terminal`]; what is
-//! unsafe is in `sys`. The order of the phases is `main`'s.
+//! Decisions are values: [`contract`], [`client`], [`dockerd_options`], [`plan`],
+//! [`mod@tls::decide`] and [`supervise::machine`] make no system call. Effects are in
+//! [`sockets`], [`apply`] (with [`delegate`] and [`tls`]), [`spawn`], [`supervise`] and
+//! [`terminal`]; what is unsafe is in `sys`. The order of the phases is `main`'s.
+//! [`health`] is a program of its own, which runs beside PID 1.
 
 pub mod apply;
 pub mod cli;

@@ -2,7 +2,7 @@
 //! them, or, where they are the user's own, verified.
 //!
 //! `ca` has the authority, `server` what dockerd gets, `client` what is shared with
-//! clients. [`decide`] is pure; [`files`] reads, locks and writes.
+//! clients. [`mod@decide`] is pure; [`files`] reads, locks and writes.
 
 pub mod certificate;
 pub mod decide;
