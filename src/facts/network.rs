@@ -71,7 +71,7 @@ impl Networks {
 /// The routes of `/proc/net/route`, and the interface of the default route with the least
 /// metric. Addresses are hexadecimal, in the machine's byte order (`fib_route_seq_show` in
 /// the kernel's net/ipv4/fib_trie.c).
-fn routes(text: &str) -> (Vec<Route>, Option<String>) {
+pub fn routes(text: &str) -> (Vec<Route>, Option<String>) {
     let mut routes = Vec::new();
     let mut default: Option<(u32, &str)> = None;
     for line in text.lines().skip(1) {
@@ -104,7 +104,7 @@ fn hex(text: &str) -> Option<Ipv4Addr> {
 }
 
 /// The `nameserver` lines of resolv.conf(5).
-fn resolvers(text: &str) -> Vec<Ipv4Addr> {
+pub fn resolvers(text: &str) -> Vec<Ipv4Addr> {
     text.lines()
         .filter_map(|line| line.trim().strip_prefix("nameserver"))
         .filter_map(|address| address.trim().parse().ok())
