@@ -26,6 +26,7 @@ mod daemons;
 mod descriptors;
 mod hack_dind;
 mod health;
+mod host;
 mod image;
 mod iptables;
 mod limits;

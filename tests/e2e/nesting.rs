@@ -5,20 +5,44 @@ use std::fs;
 use crate::docker::{BUSYBOX, Scratch, dind, docker, lab};
 use crate::pty::{self, Pty};
 
-/// Files with the image under test and the small one, in a directory to be mounted.
-fn images() -> Scratch {
-    let scratch = Scratch::new();
-    let file = scratch.path.join("dind.tar");
-    docker([
-        "save",
-        "--output",
-        &file.to_string_lossy(),
-        &lab("DIND_LAB_IMAGE"),
-    ])
-    .exited(0);
-    fs::copy(lab("DIND_LAB_BUSYBOX"), scratch.path.join("busybox.tar"))
-        .expect("the image of tests/lab can be copied");
-    scratch
+/// Files with the image under test and the small one.
+struct Images {
+    /// Of a mount: a directory, or a volume of the engine's.
+    source: String,
+    _scratch: Option<Scratch>,
+}
+
+impl Images {
+    /// An engine on another machine sees no directory of this one. `tests/lab vm-test`
+    /// has given its engine a volume with the files, and names it.
+    fn new() -> Self {
+        if let Ok(volume) = std::env::var("DIND_LAB_IMAGES") {
+            return Self {
+                source: volume,
+                _scratch: None,
+            };
+        }
+        let scratch = Scratch::new();
+        let file = scratch.path.join("dind.tar");
+        docker([
+            "save",
+            "--output",
+            &file.to_string_lossy(),
+            &lab("DIND_LAB_IMAGE"),
+        ])
+        .exited(0);
+        fs::copy(lab("DIND_LAB_BUSYBOX"), scratch.path.join("busybox.tar"))
+            .expect("the image of tests/lab can be copied");
+        Self {
+            source: scratch.path.to_string_lossy().into_owned(),
+            _scratch: Some(scratch),
+        }
+    }
+
+    /// The words for `docker run`.
+    fn mounted(&self) -> [String; 2] {
+        ["-v".into(), format!("{}:/images", self.source)]
+    }
 }
 
 /// Runs a container at this level.
@@ -55,8 +79,8 @@ fn web_server(pty: &mut Pty) -> String {
 /// level above by address; then each shell's exit status is what the one above it sees.
 #[test]
 fn three_levels_and_the_way_back_up() {
-    let images = images();
-    let spec = dind().flags(images.mounted_on("/images")).env("LEVEL", "1");
+    let images = Images::new();
+    let spec = dind().flags(images.mounted()).env("LEVEL", "1");
     let mut pty = Pty::run(&spec, &[]);
     pty.expect("docker is ready after");
     let mut servers = Vec::new();
@@ -94,8 +118,8 @@ fn three_levels_and_the_way_back_up() {
 /// container that does not care for it.
 #[test]
 fn a_stop_with_an_engine_inside_is_in_time() {
-    let images = images();
-    let container = dind().flags(images.mounted_on("/images")).ready(&[]);
+    let images = Images::new();
+    let container = dind().flags(images.mounted()).ready(&[]);
     container.text(&["docker", "load", "-qi", "/images/dind.tar"]);
     container.text(&[
         "docker",
