@@ -49,6 +49,17 @@ lab_unlock() {
     unset LAB_LOCK_FD
 }
 
+# drop_descriptors KEPT: closes those above KEPT, so that nothing that the caller had
+# open stays open for as long as a child lives: not the lock, and no pipe that
+# somebody reads to its end.
+drop_descriptors() {
+    local fd
+    for fd in /proc/"$BASHPID"/fd/*; do
+        fd=${fd##*/}
+        [ "$fd" -le "$1" ] || eval "exec $fd>&-"
+    done
+}
+
 # A directory for this run's scratch files.
 scratch() {
     [ -z "${LAB_SCRATCH-}" ] || return 0
@@ -84,6 +95,6 @@ need_tool() {
 # However the lab ends. Subshells do not inherit the trap.
 lab_exit() {
     [ -z "${LAB_SCRATCH-}" ] || rm -rf --one-file-system "$LAB_SCRATCH"
-    [ -z "${LAB_DOWN_AT_EXIT-}" ] || lab_down
+    [ -z "${LAB_DOWN_AT_EXIT-}" ] || engine_down
 }
 trap lab_exit EXIT

@@ -136,12 +136,7 @@ engine_start() {
         exec 3>"$LAB_RUN/alive"
         flock -n 3
         echo "$BASHPID" >&3
-        # Nothing that the caller had open may stay open for as long as the
-        # engine lives: not the lock, and no pipe that somebody reads to its end.
-        for fd in /proc/self/fd/*; do
-            fd=${fd##*/}
-            [ "$fd" -le 3 ] || eval "exec $fd>&-"
-        done
+        drop_descriptors 3
         exec setsid unshare --mount --pid --fork --kill-child --propagation private \
             bash -c 'exec 3>&-; exec "$@"' _ \
             "$LAB_SELF" _inside "$LAB_ROOTFS" "$data" "$net" "$mtu" "$backend"
@@ -243,6 +238,11 @@ lab_up() {
 
 lab_down() {
     [ $# -eq 0 ] || usage_error "down: takes no argument, not '$1'"
+    vm_down
+    engine_down
+}
+
+engine_down() {
     [ -e "$LAB_RUN" ] || return 0
     lab_lock
     if engine_alive; then
