@@ -140,7 +140,8 @@ enter() {
 start() {
     umount -R /sys
     mount -t sysfs -o nosuid,nodev,noexec sysfs /sys
-    mount -t cgroup2 -o nosuid,nodev,noexec,nsdelegate cgroup2 $CGROUPS
+    # In the machine's cgroup namespace these options become those of every mount.
+    mount -t cgroup2 -o nosuid,nodev,noexec,nsdelegate,memory_recursiveprot cgroup2 $CGROUPS
     mount --bind $LAB/volume /var/lib/docker
     ip link set lo up
     exec "$@"

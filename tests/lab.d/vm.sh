@@ -124,7 +124,7 @@ vm_machine() {
     cp "$BUSYBOX_TAR" "$disk.part/busybox.tar"
     tar -c -C "$disk.part" dind.tar busybox.tar |
         docker run --rm --interactive --privileged --volume "$volume:/var/lib/docker" \
-            "$VM_IMAGE" sh -c "$VM_FILL" fill "$VM_IMAGES" >&2
+            --env LOG=file --env DOCKER_TLS_CERTDIR= "$VM_IMAGE" sh -c "$VM_FILL" fill "$VM_IMAGES" >&2
     docker run --rm --privileged --volume "$volume:/var/lib/docker" --volume /disk --entrypoint sh \
         "$VM_IMAGE" -c "$VM_DISK" disk "$VM_INIT" | tar -x -C "$disk.part"
     docker volume rm "$volume" >/dev/null
@@ -383,7 +383,8 @@ vm_test() {
     fi
     mapfile -t filters < <(vm_tests "$layout")
     for filter in "${filters[@]}"; do
-        "$e2e" --list "$filter" | grep -q ': test$' || die "no end-to-end test is named $filter...: correct vm_tests in tests/lab.d/vm.sh"
+        [ -n "$("$e2e" --list --format terse "$filter")" ] ||
+            die "no end-to-end test is named $filter...: correct vm_tests in tests/lab.d/vm.sh"
     done
     vm_lock
     vm_prepare "$layout"
