@@ -22,6 +22,27 @@ const DEFAULT_GROUP: &str = "docker";
 /// One-letter switches of dockerd: they take no value.
 const SHORT_SWITCHES: &[char] = &['D', 'h', 'v'];
 
+/// Long switches that are read here.
+const SWITCHES: &[&str] = &["--debug", "--tls", "--tlsverify"];
+
+/// Long flags that are read here and take the next word, whatever it begins with.
+const VALUED: &[&str] = &[
+    "--config-file",
+    "--containerd",
+    "--data-root",
+    "--default-address-pool",
+    "--exec-root",
+    "--graph",
+    "--group",
+    "--host",
+    "--log-level",
+    "--pidfile",
+    "--shutdown-timeout",
+    "--tlscacert",
+    "--tlscert",
+    "--tlskey",
+];
+
 /// Long switches of dockerd that stand for "print something and end".
 const INFORMATIONAL: &[&str] = &["--help", "--version", "--validate"];
 
@@ -54,13 +75,13 @@ pub struct DockerdOptions {
     pub debug: bool,
 }
 
-/// Where TLS is set up: dockerd refuses a flag that daemon.json has too.
+/// What is said about TLS: dockerd refuses an option that is both a flag and in daemon.json.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct TlsOptions {
-    /// `tlsverify` or `tls` of daemon.json: whether either is true, where it has any.
-    pub switch_in_file: Option<bool>,
-    /// `--tls`, or `--tlsverify` with any value: that turns it on (cmd/dockerd/options.go).
-    pub switch_in_flags: bool,
+    /// `--tls`.
+    pub tls: Switch,
+    /// `--tlsverify`.
+    pub verify: Switch,
     /// `--tlscacert`.
     pub ca: Origin,
     /// `--tlscert`.
@@ -70,9 +91,26 @@ pub struct TlsOptions {
 }
 
 impl TlsOptions {
-    /// Whether the user has turned it on.
+    /// Whether the user has turned it on. `tlsverify` does that with any value
+    /// (`newDaemonConfig` and its kin in cmd/dockerd).
     pub fn is_on(self) -> bool {
-        self.switch_in_flags || self.switch_in_file == Some(true)
+        self.verify.value().is_some() || self.tls.value() == Some(true)
+    }
+}
+
+/// A switch, in both of its places.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Switch {
+    /// The last of the flags.
+    pub flag: Option<bool>,
+    /// In daemon.json.
+    pub file: Option<bool>,
+}
+
+impl Switch {
+    /// What it is set to, if it is.
+    pub fn value(self) -> Option<bool> {
+        self.flag.or(self.file)
     }
 }
 
@@ -144,11 +182,11 @@ impl DockerdOptions {
                 Origin::Default
             }
         };
-        let debug_flag = flags
-            .iter()
-            .rev()
-            .find(|flag| matches!(flag.name.as_str(), "-D" | "--debug"))
-            .map(|flag| flag.value.is_none_or(|value| value != "false"));
+        let switch = |name: &str| Switch {
+            flag: last_switch(&flags, &[format!("--{name}").as_str()]),
+            file: json.get(name).map(|value| value == &Value::Bool(true)),
+        };
+        let debug_flag = last_switch(&flags, &["-D", "--debug"]);
         let debug_level =
             text(&["-l", "--log-level"], "log-level").is_some_and(|level| level == "debug");
         Ok(Self {
@@ -168,14 +206,8 @@ impl DockerdOptions {
                 .collect(),
             file_hosts: json.get("hosts").map(strings),
             tls: TlsOptions {
-                switch_in_file: ["tls", "tlsverify"]
-                    .into_iter()
-                    .filter_map(|key| json.get(key).map(|value| value == &Value::Bool(true)))
-                    .reduce(|one, other| one || other),
-                switch_in_flags: flags.iter().any(|flag| {
-                    flag.name == "--tlsverify"
-                        || (flag.name == "--tls" && flag.value.is_none_or(|value| value != "false"))
-                }),
+                tls: switch("tls"),
+                verify: switch("tlsverify"),
                 ca: origin("tlscacert"),
                 certificate: origin("tlscert"),
                 key: origin("tlskey"),
@@ -218,16 +250,20 @@ pub fn without_hosts(arguments: &[OsString], taken: impl Fn(&str) -> bool) -> Ve
     let mut kept = Vec::with_capacity(arguments.len());
     let mut rest = arguments;
     while let Some((first, tail)) = rest.split_first() {
-        let (flag, used) = flag(first, tail.first().map(OsString::as_os_str));
-        let (taken_words, after) = rest.split_at(used.min(rest.len()));
-        let dropped = flag.is_some_and(|flag| {
+        let (flags, used) = flag(first, tail.first().map(OsString::as_os_str));
+        let (words, after) = rest.split_at(used.min(rest.len()));
+        let is_taken = |flag: &Flag<'_>| {
             is_host(&flag.name)
                 && flag
                     .value
                     .is_some_and(|value| taken(&value.to_string_lossy()))
-        });
-        if !dropped {
-            kept.extend_from_slice(taken_words);
+        };
+        if flags.iter().any(is_taken) {
+            // The switches that were run together with it.
+            let others = flags.iter().filter(|flag| !is_taken(flag));
+            kept.extend(others.map(|flag| OsString::from(&flag.name)));
+        } else {
+            kept.extend_from_slice(words);
         }
         rest = after;
     }
@@ -281,19 +317,31 @@ fn flags(arguments: &[OsString]) -> Vec<Flag<'_>> {
         if first == "--" {
             break;
         }
-        let (flag, used) = flag(first, tail.first().map(OsString::as_os_str));
-        flags.extend(flag);
+        let (found, used) = flag(first, tail.first().map(OsString::as_os_str));
+        flags.extend(found);
         rest = rest.get(used..).unwrap_or_default();
     }
     flags
 }
 
-/// The flag that `word` begins, and how many words it takes.
+fn last_switch(flags: &[Flag<'_>], names: &[&str]) -> Option<bool> {
+    let mut flags = flags.iter().rev();
+    let flag = flags.find(|flag| names.contains(&flag.name.as_str()))?;
+    // What Go's strconv.ParseBool takes for false; what it refuses, dockerd refuses.
+    let is_false = |value: &OsStr| {
+        ["0", "f", "F", "false", "FALSE", "False"]
+            .iter()
+            .any(|no| value == *no)
+    };
+    Some(!flag.value.is_some_and(is_false))
+}
+
+/// The flags that `word` begins, several where switches are run together, and how many
+/// words they take.
 ///
-/// A long flag that is not known to be a switch takes the next word as its value
-/// unless that begins with `-`; for the flags read here this is what pflag does,
-/// and of the others nobody asks.
-fn flag<'a>(word: &'a OsStr, next: Option<&'a OsStr>) -> (Option<Flag<'a>>, usize) {
+/// A long flag that is neither a known switch nor known to have a value takes the next
+/// word as one unless that begins with `-`: what it is, nobody here asks.
+fn flag<'a>(word: &'a OsStr, next: Option<&'a OsStr>) -> (Vec<Flag<'a>>, usize) {
     let bytes = word.as_bytes();
     let named = |name: &[u8], value| Flag {
         name: String::from_utf8_lossy(name).into_owned(),
@@ -303,38 +351,33 @@ fn flag<'a>(word: &'a OsStr, next: Option<&'a OsStr>) -> (Option<Flag<'a>>, usiz
         if let Some(equals) = bytes.iter().position(|byte| *byte == b'=') {
             let (name, value) = bytes.split_at(equals);
             let value = value.get(1..).unwrap_or_default();
-            return (Some(named(name, Some(OsStr::from_bytes(value)))), 1);
+            return (vec![named(name, Some(OsStr::from_bytes(value)))], 1);
         }
-        let is_switch =
-            INFORMATIONAL.iter().any(|name| name.as_bytes() == bytes) || bytes == b"--debug";
-        return match next.filter(|next| !is_switch && !next.as_bytes().starts_with(b"-")) {
-            Some(value) => (Some(named(bytes, Some(value))), 2),
-            None => (Some(named(bytes, None)), 1),
+        let is_one_of = |names: &[&str]| names.iter().any(|name| name.as_bytes() == bytes);
+        let is_switch = is_one_of(INFORMATIONAL) || is_one_of(SWITCHES);
+        let takes = |next: &&OsStr| is_one_of(VALUED) || !next.as_bytes().starts_with(b"-");
+        return match next.filter(|next| !is_switch && takes(next)) {
+            Some(value) => (vec![named(bytes, Some(value))], 2),
+            None => (vec![named(bytes, None)], 1),
         };
     }
-    let Some(mut letters) = bytes
-        .strip_prefix(b"-")
-        .filter(|letters| !letters.is_empty())
-    else {
-        return (None, 1);
-    };
+    let mut found = Vec::new();
+    let mut letters = bytes.strip_prefix(b"-").unwrap_or_default();
     while let Some((&letter, rest)) = letters.split_first() {
         let name = [b'-', letter];
+        let attached = rest.strip_prefix(b"=");
         if !SHORT_SWITCHES.contains(&char::from(letter)) {
-            let attached = rest.strip_prefix(b"=").unwrap_or(rest);
-            return if rest.is_empty() {
-                (Some(named(&name, next)), 2)
-            } else {
-                (Some(named(&name, Some(OsStr::from_bytes(attached)))), 1)
+            let (value, used) = match rest {
+                [] => (next, 2),
+                _ => (Some(OsStr::from_bytes(attached.unwrap_or(rest))), 1),
             };
+            found.push(named(&name, value));
+            return (found, used);
         }
-        if rest.is_empty() || rest.starts_with(b"=") {
-            let value = rest.strip_prefix(b"=").map(OsStr::from_bytes);
-            return (Some(named(&name, value)), 1);
-        }
-        letters = rest;
+        found.push(named(&name, attached.map(OsStr::from_bytes)));
+        letters = if attached.is_some() { &[] } else { rest };
     }
-    (None, 1)
+    (found, 1)
 }
 
 #[cfg(test)]
@@ -405,6 +448,26 @@ mod tests {
     }
 
     #[test]
+    fn switches_are_read_as_go_reads_them() -> Result<(), Fault> {
+        for (arguments, expected) in [
+            ("--tls", Some(true)),
+            ("--tls=1", Some(true)),
+            ("--tls=0", Some(false)),
+            ("--tls=False", Some(false)),
+            ("--tls --tls=f", Some(false)),
+            ("", None),
+        ] {
+            assert_eq!(read(arguments, "")?.tls.tls.flag, expected, "{arguments}");
+        }
+        assert!(read("-DGadm", "")?.debug);
+        assert!(!read("-D=0", "")?.debug);
+        // Any value of this one turns TLS on.
+        assert!(read("", r#"{"tlsverify": false}"#)?.tls.is_on());
+        assert!(!read("", r#"{"tls": false}"#)?.tls.is_on());
+        Ok(())
+    }
+
+    #[test]
     fn a_switch_does_not_take_the_next_word() {
         assert!(DockerdOptions::informational(&words("-D --version")));
         assert!(DockerdOptions::informational(&words("-Dv")));
@@ -419,6 +482,10 @@ mod tests {
         let arguments = words("-D -H unix:///a --host=tcp://b --label x -Hunix:///a -H tcp://c");
         let kept = without_hosts(&arguments, |host| host == "unix:///a");
         assert_eq!(kept, words("-D --host=tcp://b --label x -H tcp://c"));
+        let together = without_hosts(&words("-DHunix:///a -DHunix:///b"), |host| {
+            host == "unix:///a"
+        });
+        assert_eq!(together, words("-D -DHunix:///b"));
     }
 
     proptest! {

@@ -147,20 +147,39 @@ pub enum Listener {
     Tcp {
         /// Its address.
         address: SocketAddrV4,
-        /// Whether dockerd wraps it in TLS.
-        tls: bool,
+        /// What dockerd asks of clients.
+        protection: Protection,
         /// Whether a start without it is of no use. Beside a command it is a service to
         /// others, and its port may be somebody else's, as with `--network host`.
         required: bool,
     },
 }
 
+/// What stands before a TCP socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protection {
+    /// Nothing.
+    None,
+    /// TLS, in which the client shows no certificate.
+    Encrypted,
+    /// TLS, in which it must.
+    Mutual,
+}
+
 impl fmt::Display for Listener {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unix { path, .. } => write!(formatter, "unix://{}", path.display()),
-            Self::Tcp { address, tls, .. } => {
-                let suffix = if *tls { " (TLS)" } else { "" };
+            Self::Tcp {
+                address,
+                protection,
+                ..
+            } => {
+                let suffix = match protection {
+                    Protection::None => "",
+                    Protection::Encrypted => " (TLS, for everybody)",
+                    Protection::Mutual => " (TLS)",
+                };
                 write!(formatter, "tcp://{address}{suffix}")
             }
         }

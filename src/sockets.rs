@@ -19,7 +19,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::{chdir, fchdir};
 use tracing::warn;
 
-use crate::plan::Listener;
+use crate::plan::{Listener, Protection};
 
 /// Owner and group, nobody else: whoever can connect is root.
 const SOCKET_MODE: u32 = 0o660;
@@ -76,17 +76,22 @@ pub fn bind(listener: &Listener) -> Result<Bound> {
                 path.display()
             )
         }),
-        Listener::Tcp { address, tls, .. } => {
+        Listener::Tcp {
+            address,
+            protection,
+            ..
+        } => {
             let address = SockaddrIn::from(*address);
             let socket = stream(AddressFamily::Inet)?;
             setsockopt(&socket, sockopt::ReuseAddr, &true)?;
             socket::bind(socket.as_raw_fd(), &address)
                 .and_then(|()| listen(&socket))
                 .with_context(|| {
-                    let hint = if *tls {
-                        "set DOCKER_TLS_CERTDIR= to go without, or free that port"
-                    } else {
-                        "set PORT to one that is free"
+                    let hint = match protection {
+                        Protection::None => "set PORT to one that is free",
+                        Protection::Encrypted | Protection::Mutual => {
+                            "set DOCKER_TLS_CERTDIR= to go without, or free that port"
+                        }
                     };
                     format!("cannot listen on {listener}; {hint}")
                 })?;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::tls::{self, Tls};
-use super::{Action, Inputs, Listener, OnFailure, Program, Step};
+use super::{Action, Inputs, Listener, OnFailure, Program, Protection, Step};
 use crate::config::Config;
 use crate::contract::{Contract, DOCKER_SOCKET, Serve};
 use crate::dockerd_options::{DockerdOptions, without_hosts};
@@ -85,7 +85,7 @@ pub fn listeners(serve: Option<&Serve>, inputs: Inputs<'_>) -> (Vec<Listener>, T
     };
     listeners.extend(port.or(default).map(|port| Listener::Tcp {
         address: SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port),
-        tls: ours || options.tls.is_on(),
+        protection: tls::protection(ours, inputs),
         required: serve.is_some(),
     }));
     let tls = if ours {
@@ -107,17 +107,23 @@ pub fn warnings(serve: Option<&Serve>, inputs: Inputs<'_>, listeners: &[Listener
     } = inputs;
     let mut warnings = Vec::new();
     for listener in listeners {
-        if let Listener::Tcp {
+        let Listener::Tcp {
             address,
-            tls: false,
+            protection,
             ..
         } = listener
-        {
-            warnings.push(format!(
-                "tcp://{address} has no TLS and no password: WHOEVER REACHES THIS PORT IS ROOT ON THE HOST; \
-                 publish it on 127.0.0.1 or a private network only"
-            ));
-        }
+        else {
+            continue;
+        };
+        let lacks = match protection {
+            Protection::Mutual => continue,
+            Protection::Encrypted => "asks no client for a certificate",
+            Protection::None => "has no TLS and no password",
+        };
+        warnings.push(format!(
+            "tcp://{address} {lacks}: WHOEVER REACHES THIS PORT IS ROOT ON THE HOST; \
+             publish it on 127.0.0.1 or a private network only"
+        ));
     }
     let ignored = serve
         .map(|serve| serve.ignored.as_slice())

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 
-use super::{Action, Inputs, OnFailure, Step};
+use super::{Action, Inputs, OnFailure, Protection, Step};
 use crate::contract::Contract;
 use crate::dockerd_options::Origin;
 use crate::tls::name::Name;
@@ -18,13 +18,24 @@ pub struct Tls {
 }
 
 /// Whether `DOCKER_TLS_CERTDIR` asks for TLS on `port`, or on a port of this program's
-/// choice. wrapdocker knew no TLS; daemon.json's `tls` and `tlsverify` have the last
-/// word.
+/// choice. wrapdocker knew no TLS.
 pub fn wanted(port: Option<u16>, inputs: Inputs<'_>) -> bool {
     inputs.config.tls_directory.is_some()
         && inputs.contract != Contract::Wrapdocker
         && port.is_none_or(|port| port == super::daemons::TLS_PORT)
-        && inputs.options.tls.switch_in_file != Some(false)
+}
+
+/// What the socket's TLS is, where `ours` is whether this program asks for it. dockerd
+/// takes the last flag, and what daemon.json has is not repeated as a flag.
+pub fn protection(ours: bool, inputs: Inputs<'_>) -> Protection {
+    let tls = inputs.options.tls;
+    match tls.verify.value() {
+        Some(true) => Protection::Mutual,
+        None if ours => Protection::Mutual,
+        Some(false) => Protection::Encrypted,
+        None if tls.is_on() => Protection::Encrypted,
+        None => Protection::None,
+    }
 }
 
 /// The flags and the step, for a start whose socket has TLS by [`wanted`].
@@ -52,10 +63,12 @@ pub fn plan(inputs: Inputs<'_>) -> Tls {
         on_failure: OnFailure::Fatal("no certificates for TLS"),
         why: "DOCKER_TLS_CERTDIR asks for TLS, and clients find their files there".into(),
     });
-    let switch = tls
-        .switch_in_file
-        .is_none()
-        .then(|| OsString::from("--tlsverify"));
+    // Without either as a flag dockerd takes no notice of the three files.
+    let switch = match (tls.verify.file, tls.tls.file) {
+        (None, _) => Some(OsString::from("--tlsverify")),
+        (Some(_), None) if !ours.is_empty() => Some(OsString::from("--tls")),
+        (Some(_), _) => None,
+    };
     Tls {
         flags: switch.into_iter().chain(ours).collect(),
         step,

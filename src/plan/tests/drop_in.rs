@@ -252,12 +252,29 @@ fn the_users_own_tls_is_left_alone() -> Result<(), Fault> {
         "{given}"
     );
 
-    let off = json(r#"{"tls": false}"#);
+    // dockerd needs a switch among the flags to take notice of the files there.
+    for (text, switch) in [
+        (r#"{"tls": false}"#, "--tlsverify"),
+        (r#"{"tls": true}"#, "--tlsverify"),
+        (r#"{"tlsverify": true}"#, "--tls"),
+    ] {
+        let start = json(text);
+        assert!(arguments_have(&start, switch)?, "{text}");
+        let tcp = listeners(&start)?.into_iter().nth(1);
+        assert_eq!(tcp.as_deref(), Some("tcp://0.0.0.0:2376 (TLS)"), "{text}");
+    }
+    // Whoever asks no client for a certificate is told what that means.
+    let everybody = json(r#"{"tlsverify": false}"#);
+    let tcp = listeners(&everybody)?.into_iter().nth(1);
     assert_eq!(
-        listeners(&off)?.get(1).map(String::as_str),
-        Some("tcp://0.0.0.0:2375")
+        tcp.as_deref(),
+        Some("tcp://0.0.0.0:2376 (TLS, for everybody)")
     );
-    assert!(!arguments(&off)?.contains("--tls"));
+    let warnings = everybody.plan(&bare_v1())?.warnings;
+    assert!(
+        warnings.iter().any(|warning| warning.contains("WHOEVER")),
+        "{warnings:?}"
+    );
 
     let flags = Start {
         arguments: &["dind", "--tlscacert=/a", "--tlscert", "/b", "--tlskey=/c"],
@@ -272,7 +289,7 @@ fn the_users_own_tls_is_left_alone() -> Result<(), Fault> {
     };
     assert_eq!(
         listeners(&on)?.get(1).map(String::as_str),
-        Some("tcp://0.0.0.0:2375 (TLS)")
+        Some("tcp://0.0.0.0:2375 (TLS, for everybody)")
     );
     Ok(())
 }
