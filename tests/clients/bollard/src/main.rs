@@ -3,6 +3,11 @@
 //!
 //!     bollard-client IMAGE COMMAND [ARGUMENT...]
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the top's clippy.toml is for dind, and this is no part of it"
+)]
+
 use std::error::Error;
 use std::path::PathBuf;
 
