@@ -10,6 +10,16 @@ print('version', client.version()['Version'])
 print(client.containers.run(sys.argv[1], sys.argv[2:], remove=True).decode(), end='')
 ";
 
+/// The Python client with the daemon's authority and no certificate of its own: `from_env`
+/// would give up before it has spoken to anybody.
+const PYTHON_WITHOUT_CERTIFICATE: &str = "
+import docker, os
+tls = docker.tls.TLSConfig(ca_cert=os.environ['DOCKER_CERT_PATH'] + '/ca.pem', verify=True)
+host = os.environ['DOCKER_HOST'].replace('tcp', 'https')
+docker.DockerClient(base_url=host, version='1.40', tls=tls).ping()
+print('let in')
+";
+
 /// The daemon under test with the small image, and the volume with the certificates of its
 /// clients.
 fn daemon() -> (Volume, Container) {
@@ -32,7 +42,7 @@ fn run(certificates: &Volume, daemon: &Container, files: &str, command: &[&str])
         .run(command)
 }
 
-/// Both run a container, and both are refused without the daemon's certificates.
+/// Both run a container, and both are refused without a certificate, and with a stranger's.
 #[test]
 fn python_and_rust_clients_are_served() {
     let (certificates, daemon) = daemon();
@@ -51,17 +61,32 @@ fn python_and_rust_clients_are_served() {
     let output = run(&certificates, &daemon, "/certs/client", &bollard);
     assert_eq!(output.text(), format!("version {version}\nstatus 0\nhi"));
 
+    let without = ["/opt/python/bin/python", "-c", PYTHON_WITHOUT_CERTIFICATE];
+    // bollard reads its files at the handshake, and sends no certificate where there is none.
+    let bare = "mkdir /own && cp /certs/client/ca.pem /own && exec \"$@\"";
     // A certificate that another authority has signed.
-    let strangers = "mkdir /own; cd /own; cp /certs/client/ca.pem .
-        openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=x -keyout key.pem -out cert.pem 2>/dev/null
-        \"$@\"";
-    for client in [&python[..], &bollard[..]] {
-        let command = [&["sh", "-c", strangers, "sh"], client].concat();
+    let strangers = "mkdir /own && cd /own && cp /certs/client/ca.pem . &&
+        openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=x -keyout key.pem -out cert.pem 2>/dev/null &&
+        exec \"$@\"";
+    // The alerts of TLS by the names that OpenSSL and rustls have for them.
+    let none = ["CERTIFICATE_REQUIRED", "CertificateRequired"];
+    let wrong = [
+        "UNKNOWN_CA",
+        "BAD_CERTIFICATE",
+        "UnknownCA",
+        "BadCertificate",
+    ];
+    for (client, files, reasons) in [
+        (&without[..], bare, &none[..]),
+        (&bollard, bare, &none),
+        (&python, strangers, &wrong),
+        (&bollard, strangers, &wrong),
+    ] {
+        let command = [&["sh", "-c", files, "sh"], client].concat();
         let refused = run(&certificates, &daemon, "/own", &command);
         assert_ne!(refused.status, 0, "{refused:?}");
-        let why = ["certificate", "Certificate", "UnknownCA", "unknown ca"];
         assert!(
-            why.iter().any(|why| refused.stderr.contains(why)),
+            reasons.iter().any(|reason| refused.stderr.contains(reason)),
             "{refused:?}"
         );
     }

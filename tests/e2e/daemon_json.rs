@@ -50,70 +50,139 @@ fn the_files_paths_are_used() {
     );
 }
 
-/// The flags win, in every spelling.
+/// The flags count, in every spelling that pflag takes.
 #[test]
-fn flags_win_in_every_spelling() {
-    let container = with_json(r#"{"log-level": "warn"}"#).ready(&[
-        "-D",
-        "-Gadm",
-        "--data-root",
-        "/var/lib/docker/flag",
-        "--exec-root=/run/flag",
-        "-p",
-        "/run/flag.pid",
-        "-Hunix:///run/second.sock",
-        "--label=a=b",
-    ]);
-    let info = container.text(&[
-        "docker",
-        "info",
-        "--format",
-        "{{.DockerRootDir}} {{.Debug}} {{.Labels}}",
-    ]);
-    assert_eq!(info, "/var/lib/docker/flag true [a=b]");
-    container.text(&["docker", "-H", "unix:///run/second.sock", "version"]);
-    container.text(&["test", "-e", "/run/flag.pid"]);
-    let socket = container.text(&["stat", "-c", "%G", "/var/run/docker.sock"]);
-    assert_eq!(socket, "adm");
+fn flags_count_in_every_spelling() {
+    for words in [
+        "-D -Gadm --data-root /var/lib/docker/flag --exec-root=/run/flag -p /run/flag.pid \
+         -Hunix:///run/second.sock --shutdown-timeout=3",
+        "--debug -G adm --data-root=/var/lib/docker/flag --exec-root /run/flag -p/run/flag.pid \
+         -H unix:///run/second.sock --shutdown-timeout 3",
+        "--debug=true -G=adm --data-root /var/lib/docker/flag --exec-root=/run/flag -p=/run/flag.pid \
+         -H=unix:///run/second.sock --shutdown-timeout=3",
+        "-l debug --group=adm --data-root /other --data-root=/var/lib/docker/flag --exec-root /run/flag \
+         --pidfile=/run/flag.pid --host=unix:///run/second.sock --shutdown-timeout 3",
+        "--log-level=debug -DG adm --data-root=/var/lib/docker/flag --exec-root /run/flag \
+         --pidfile /run/flag.pid --host unix:///run/second.sock --shutdown-timeout 3",
+    ] {
+        let words: Vec<&str> = words.split_whitespace().collect();
+        let container = with_json(r#"{"labels": ["from=file"]}"#).ready(&words);
+        let info = container.text(&[
+            "docker",
+            "-H",
+            "unix:///run/second.sock",
+            "info",
+            "--format",
+            "{{.DockerRootDir}} {{.Labels}}",
+        ]);
+        assert_eq!(info, "/var/lib/docker/flag [from=file]", "{words:?}");
+        for path in [
+            "/var/lib/docker/flag/containerd/daemon",
+            "/run/flag/containerd/containerd.sock",
+            "/run/flag.pid",
+        ] {
+            container.text(&["test", "-e", path]);
+        }
+        for path in ["/other", "/run/docker.pid", "/run/docker/containerd"] {
+            container.exec(&["test", "-e", path]).exited(1);
+        }
+        let socket = container.text(&["stat", "-c", "%a %U:%G", "/var/run/docker.sock"]);
+        assert_eq!(socket, "660 root:adm", "{words:?}");
+        // Not a second one of ours: the last would win.
+        let dockerd = dockerd(&container);
+        let timeouts = dockerd.matches("--shutdown-timeout").count();
+        assert_eq!(timeouts, 1, "{dockerd}");
+        // It runs beside dockerd, and is to say as much.
+        let containerd = container.sh("tr '\\0' ' ' </proc/$(pgrep -x containerd)/cmdline");
+        assert!(containerd.contains("--log-level debug"), "{containerd}");
+    }
 }
 
-/// The file elsewhere, and containerd of the user's own.
+/// `log-level` of the file is containerd's too.
 #[test]
-fn the_file_may_be_elsewhere_and_containerd_ones_own() {
-    let container = dind()
-        .prelude(
-            r#"containerd --address /run/own.sock --root /var/lib/docker/own --state /run/own >/own.log 2>&1 &
-               until [ -S /run/own.sock ]; do sleep 0.1; done
-               echo '{"containerd": "/run/own.sock", "labels": ["from=elsewhere"]}' >/elsewhere.json"#,
-        )
-        .ready(&["--config-file", "/elsewhere.json"]);
-    assert_eq!(
-        container.text(&["docker", "info", "--format", "{{.Labels}}"]),
-        "[from=elsewhere]"
-    );
-    assert_eq!(container.text(&["pgrep", "-c", "-x", "containerd"]), "1");
+fn the_files_log_level_is_containerds_too() {
+    let container = with_json(r#"{"log-level": "debug"}"#).ready(&[]);
+    let containerd = container.sh("tr '\\0' ' ' </proc/$(pgrep -x containerd)/cmdline");
+    assert!(containerd.contains("--log-level debug"), "{containerd}");
+}
+
+/// The file elsewhere, in both spellings; one that is not there is named.
+#[test]
+fn the_file_may_be_elsewhere() {
+    for words in [
+        &["--config-file", "/elsewhere.json"][..],
+        &["--config-file=/elsewhere.json"],
+    ] {
+        let container = dind()
+            .prelude(
+                r#"mkdir -p /etc/docker
+                   echo '{"labels": ["from=the default place"]}' >/etc/docker/daemon.json
+                   echo '{"labels": ["from=elsewhere"]}' >/elsewhere.json"#,
+            )
+            .ready(words);
+        assert_eq!(
+            container.text(&["docker", "info", "--format", "{{.Labels}}"]),
+            "[from=elsewhere]"
+        );
+    }
     let missing = dind().run(&["--config-file=/missing.json"]).exited(1);
     missing.says(&["dind: error:", "/missing.json"]);
+    let broken = dind()
+        .prelude("echo '{\"debug\": }' >/broken.json")
+        .run(&["--config-file", "/broken.json"])
+        .exited(1);
+    broken.says(&["dind: error:", "/broken.json", "line 1"]);
 }
 
-/// TLS of the file's is dockerd's own affair: no flag is fought over, nothing is made.
+/// With a containerd of the user's own there is no other, however it is named.
 #[test]
-fn the_files_tls_is_used() {
-    let container = dind()
-        .prelude(
-            r#"mkdir -p /etc/docker /own; cd /own
-               openssl req -x509 -newkey rsa:2048 -nodes -days 5 -subj /CN=own -addext subjectAltName=DNS:localhost -keyout key.pem -out cert.pem
-               cp cert.pem ca.pem
-               echo '{"tlsverify": true, "tlscacert": "/own/ca.pem", "tlscert": "/own/cert.pem", "tlskey": "/own/key.pem"}' >/etc/docker/daemon.json"#,
-        )
-        .ready(&[]);
-    container
-        .sh("DOCKER_TLS_VERIFY=1 DOCKER_CERT_PATH=/own docker -H tcp://localhost:2376 version");
-    container
-        .exec(&["docker", "-H", "tcp://localhost:2376", "version"])
-        .exited(1);
-    container.exec(&["test", "-e", "/certs/ca"]).exited(1);
-    container.not_logged(&["no TLS"]);
+fn containerd_may_be_ones_own() {
+    let own = r#"containerd --address /run/own.sock --root /var/lib/docker/own --state /run/own >/own.log 2>&1 &
+        until [ -S /run/own.sock ]; do sleep 0.1; done; mkdir -p /etc/docker"#;
+    let in_file =
+        format!("{own}; echo '{{\"containerd\": \"/run/own.sock\"}}' >/etc/docker/daemon.json");
+    for (prelude, words) in [
+        (in_file.as_str(), &[][..]),
+        (own, &["--containerd", "/run/own.sock"]),
+        (own, &["--containerd=/run/own.sock"]),
+    ] {
+        let container = dind().prelude(prelude).ready(words);
+        assert_eq!(container.text(&["pgrep", "-c", "-x", "containerd"]), "1");
+        container.load_busybox();
+        assert_eq!(container.inner(&[], &["echo", "inside"]), "inside");
+    }
+}
+
+/// TLS files of the user's own are used, from the file and from flags in either spelling:
+/// nothing is fought over, nothing is made.
+#[test]
+fn tls_files_of_ones_own_are_used() {
+    let own = r"mkdir -p /etc/docker /own; cd /own
+        openssl req -x509 -newkey rsa:2048 -nodes -days 5 -subj /CN=own -addext subjectAltName=DNS:localhost -keyout key.pem -out cert.pem
+        cp cert.pem ca.pem";
+    let in_file = r#"
+        echo '{"tlsverify": true, "tlscacert": "/own/ca.pem", "tlscert": "/own/cert.pem", "tlskey": "/own/key.pem"}' >/etc/docker/daemon.json"#;
+    for (file, words) in [
+        (in_file, ""),
+        (
+            "",
+            "--tlsverify --tlscacert=/own/ca.pem --tlscert=/own/cert.pem --tlskey=/own/key.pem",
+        ),
+        (
+            "",
+            "--tlsverify=true --tlscacert /own/ca.pem --tlscert /own/cert.pem --tlskey /own/key.pem",
+        ),
+    ] {
+        let words: Vec<&str> = words.split_whitespace().collect();
+        let container = dind().prelude(&format!("{own}{file}")).ready(&words);
+        container
+            .sh("DOCKER_TLS_VERIFY=1 DOCKER_CERT_PATH=/own docker -H tcp://localhost:2376 version");
+        container
+            .exec(&["docker", "-H", "tcp://localhost:2376", "version"])
+            .exited(1);
+        container.exec(&["test", "-e", "/certs/ca"]).exited(1);
+        container.not_logged(&["no TLS"]);
+    }
 }
 
 /// With `hosts` in the file the command's docker still finds the daemon.
