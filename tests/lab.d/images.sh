@@ -45,12 +45,31 @@ RUN apt-get update \
     && apt-get install -y --no-install-recommends docker-compose docker-registry python3-venv \
     && rm -rf /var/lib/apt/lists/*
 ENV PIP_CERT=/etc/ssl/certs/ca-certificates.crt
+ARG PIP_INDEX_URL
+ARG PIP_EXTRA_INDEX_URL
+ARG PIP_TRUSTED_HOST
 RUN python3 -m venv /opt/python && /opt/python/bin/pip install --no-cache-dir docker'
 
 clients_image() {
+    local name value
+    local -a options=()
     base_images trixie
+    # Where this machine's pip finds its packages, the one in the build does too: in the
+    # environment, or in pip.conf.
+    for name in index-url extra-index-url trusted-host; do
+        value=PIP_${name^^}
+        value=${value//-/_}
+        options+=(--build-arg "$value=${!value-$(pip_setting "$name")}")
+    done
     say "building $CLIENTS_IMAGE"
-    docker_build --tag "$CLIENTS_IMAGE" - <<<"$CLIENTS_RECIPE"
+    docker_build "${options[@]}" --tag "$CLIENTS_IMAGE" - <<<"$CLIENTS_RECIPE"
+}
+
+# pip_setting NAME: what pip.conf has for it, and nothing where it or pip is missing. A list
+# has a value a line there, and \n between them in pip's answer.
+pip_setting() {
+    { python3 -m pip config list 2>/dev/null || true; } |
+        sed -n "s/^\(global\|install\)\.$1='\(.*\)'\$/\2/p" | tail -n 1 | sed 's/\\n/ /g'
 }
 
 # Every TLS connection out of a container is judged by what the machine trusts:
