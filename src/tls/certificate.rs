@@ -14,7 +14,12 @@ use super::der;
 use super::name::Name;
 
 const SUBJECT_KEY_IDENTIFIER: &[u64] = &[2, 5, 29, 14];
+const KEY_USAGE: &[u64] = &[2, 5, 29, 15];
 const SUBJECT_ALT_NAME: &[u64] = &[2, 5, 29, 17];
+const BASIC_CONSTRAINTS: &[u64] = &[2, 5, 29, 19];
+
+/// keyCertSign in the first byte of a key usage: RFC 5280, 4.2.1.3.
+const KEY_CERT_SIGN: u8 = 0x80 >> 5;
 
 /// A certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +38,8 @@ pub struct Certificate {
     pub names: BTreeSet<Name>,
     /// The identifier of its key.
     pub key_identifier: Option<Vec<u8>>,
+    is_ca: bool,
+    is_key_for_certificates: bool,
 }
 
 impl Certificate {
@@ -54,6 +61,13 @@ impl Certificate {
         found.next().context("no certificate in it")
     }
 
+    /// Whether it may be an authority's, by its basic constraints and key usage. Go's and
+    /// so Docker's rule, for clients and for dockerd: what has extensions needs the first,
+    /// and the second only limits.
+    pub fn may_sign(&self) -> bool {
+        self.is_ca && self.is_key_for_certificates
+    }
+
     fn read(der: CertificateDer<'static>) -> Result<Self> {
         let mut certificate = der::parse(&der, certificate).context("not a certificate")?;
         certificate.der = der;
@@ -64,7 +78,7 @@ impl Certificate {
 fn certificate(reader: BERReader<'_, '_>) -> ASN1Result<Certificate> {
     reader.read_sequence(|reader| {
         let certificate = reader.next().read_sequence(|reader| {
-            reader.read_optional(|reader| {
+            let version = reader.read_optional(|reader| {
                 reader.read_tagged(Tag::context(0), |reader| reader.read_u8())
             })?;
             reader.next().read_bigint_bytes()?;
@@ -91,6 +105,9 @@ fn certificate(reader: BERReader<'_, '_>) -> ASN1Result<Certificate> {
                 public_key,
                 names: BTreeSet::new(),
                 key_identifier: None,
+                // Versions before 3, which is written as 2, have no way to say it.
+                is_ca: version.unwrap_or(0) < 2,
+                is_key_for_certificates: true,
             };
             reader.read_optional(|reader| {
                 reader.read_tagged(Tag::context(3), |reader| {
@@ -132,6 +149,12 @@ fn extension(reader: BERReader<'_, '_>, certificate: &mut Certificate) -> ASN1Re
                 let identifier = inner(&value, |reader| reader.read_bytes())?;
                 certificate.key_identifier = Some(identifier);
             }
+            BASIC_CONSTRAINTS => certificate.is_ca = inner(&value, is_ca)?,
+            KEY_USAGE => {
+                let (usage, _) = inner(&value, |reader| reader.read_bitvec_bytes())?;
+                let first = usage.first().copied().unwrap_or(0);
+                certificate.is_key_for_certificates = first & KEY_CERT_SIGN != 0;
+            }
             _ => {}
         }
         Ok(())
@@ -141,6 +164,15 @@ fn extension(reader: BERReader<'_, '_>, certificate: &mut Certificate) -> ASN1Re
 /// What an extension's value encodes.
 fn inner<T>(value: &[u8], read: impl FnOnce(BERReader<'_, '_>) -> ASN1Result<T>) -> ASN1Result<T> {
     der::parse(value, read).map_err(|_| ASN1Error::new(ASN1ErrorKind::Invalid))
+}
+
+/// BasicConstraints: RFC 5280, 4.2.1.9. Some write out that it is none, which is not DER.
+fn is_ca(reader: BERReader<'_, '_>) -> ASN1Result<bool> {
+    reader.read_sequence(|reader| {
+        let is_ca = reader.read_optional(|reader| reader.read_bool())?;
+        reader.read_optional(|reader| reader.read_der())?;
+        Ok(is_ca.unwrap_or(false))
+    })
 }
 
 /// GeneralNames: RFC 5280, 4.2.1.6.

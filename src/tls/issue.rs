@@ -88,8 +88,10 @@ pub fn leaf(
 
     let made = Certificate::read_first(pem.as_bytes())?;
     match verify::chain(&made, &[], &[&authority.certificate], purpose, now) {
-        Verdict::Bad(reason) => Err(anyhow!("what it signs does not verify: {reason}")),
-        Verdict::Good | Verdict::Unknown(_) => Ok(pem),
+        Verdict::Good => Ok(pem),
+        Verdict::Bad(reason) | Verdict::Unknown(reason) => {
+            Err(anyhow!("what it signs does not verify: {reason}"))
+        }
     }
 }
 

@@ -70,15 +70,23 @@ pub fn chain(
             (result, _) => result,
         }
     };
-    // webpki does not look at an authority's dates, and clients do.
+    // webpki does not look at an authority's dates and rights, and clients do.
     let (valid, expired): (Vec<&Certificate>, Vec<&Certificate>) = authorities
         .iter()
         .partition(|authority| dates(authority, now).is_none());
-    match judged(&valid) {
+    let (able, unable): (Vec<&Certificate>, Vec<&Certificate>) = valid
+        .into_iter()
+        .partition(|authority| authority.may_sign());
+    match judged(&able) {
         Ok(()) => Verdict::Good,
         Err(Error::UnknownIssuer) if judged(&expired).is_ok() => {
             Verdict::Bad("the authority that has signed it is not valid now".into())
         }
+        Err(Error::UnknownIssuer) if judged(&unable).is_ok() => Verdict::Bad(
+            "the authority that has signed it may not: its certificate needs \
+             basicConstraints with CA:TRUE, and keyCertSign where it has a keyUsage"
+                .into(),
+        ),
         Err(Error::UnknownIssuer) => Verdict::Bad("another authority has signed it".into()),
         Err(Error::InvalidSignatureForPublicKey) => {
             Verdict::Bad("the authority has not signed it".into())

@@ -187,17 +187,65 @@ fn an_authority_of_any_name_signs() {
     }
 }
 
+/// No client would take what it signs, and it may be the user's: so it is not replaced.
+#[test]
+fn an_authority_that_may_not_sign_is_an_error() {
+    let limited =
+        r"basicConstraints=critical,CA:TRUE\nnameConstraints=critical,permitted;DNS:example.com\n";
+    for extensions in MAY_NOT_SIGN.into_iter().chain([limited]) {
+        let certificates = Certificates::new();
+        certificates.sh(&format!(
+            "mkdir ca; odd '{extensions}'; mv ca.key ca/key.pem; mv ca.pem ca/cert.pem"
+        ));
+        let unchanged = || {
+            let before = certificates.files();
+            let error = certificates.refused();
+            assert!(
+                error.contains("ca/cert.pem cannot be used; remove it"),
+                "{error}"
+            );
+            assert!(error.contains("what it signs does not verify"), "{error}");
+            assert_eq!(certificates.files(), before, "{extensions}");
+        };
+        unchanged();
+        // What something else has signed with it is no better.
+        certificates.sh(
+            "cp ca/key.pem ca.key; cp ca/cert.pem ca.pem; mkdir -p server; ec server/key.pem
+            extensions=subjectAltName=DNS:docker; leaf ca server/key.pem server/cert.pem
+            mv ca.pem server",
+        );
+        let refuses = "! openssl verify -x509_strict -CAfile server/ca.pem -verify_hostname docker server/cert.pem";
+        certificates.sh(refuses);
+        unchanged();
+    }
+}
+
 /// What a client that went by the old authority has is replaced as a whole.
 #[test]
 fn another_authority_signs_everything_anew() {
-    let certificates = Certificates::made("DNS:docker");
-    let before = certificates.files();
-    certificates.sh("rm -r ca server/cert.pem");
-    certificates.prepare("DNS:docker").unwrap();
-    certificates.verify();
-    for (file, content) in before {
-        let is_kept = ["server/key.pem", "client/key.pem"].contains(&file.as_str());
-        assert_eq!(certificates.read(&file) == content, is_kept, "{file}");
+    let others = ["/CN=x", "/CN=docker:dind CA"].map(|subject| {
+        format!(
+            "authority x '{subject}' -addext keyUsage=critical,keyCertSign
+            mv x.key ca/key.pem; mv x.pem ca/cert.pem"
+        )
+    });
+    for change in others
+        .into_iter()
+        .chain(["rm -r ca server/cert.pem".into()])
+    {
+        let certificates = Certificates::made("DNS:docker");
+        let before = certificates.files();
+        certificates.sh(&change);
+        certificates.prepare("DNS:docker").unwrap();
+        certificates.verify();
+        for (file, content) in before {
+            let is_kept = ["server/key.pem", "client/key.pem"].contains(&file.as_str());
+            assert_eq!(
+                certificates.read(&file) == content,
+                is_kept,
+                "{change}: {file}"
+            );
+        }
     }
 }
 

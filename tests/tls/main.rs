@@ -178,6 +178,22 @@ authority() {
     [ -e "$name.key" ] || ec "$name.key"
     openssl req -x509 -new -key "$name.key" -out "$name.pem" -days 1000 -subj "$subject" "$@"
 }
+# odd EXTENSIONS: ca.key and ca.pem, a version 3 authority with these and no others
+odd() {
+    printf '[req]\ndistinguished_name=d\nprompt=no\nx509_extensions=x\n[d]\nCN=odd\n[x]\n' >config
+    printf "$1" >>config
+    ec ca.key
+    openssl req -x509 -new -key ca.key -out ca.pem -days 1000 -config config
+    rm config
+}
+# intermediate DAYS: mid.key and mid.pem, signed by ca
+intermediate() {
+    ec mid.key
+    openssl req -new -key mid.key -subj /CN=mid -out request
+    echo basicConstraints=critical,CA:TRUE >extensions
+    openssl x509 -req -in request -CA ca.pem -CAkey ca.key -CAcreateserial -days "$1" \
+        -out mid.pem -extfile extensions
+}
 # leaf AUTHORITY KEY CERTIFICATE [OPTION...], with the extensions of $extensions
 extensions='extendedKeyUsage=serverAuth'
 leaf() {
@@ -189,6 +205,14 @@ leaf() {
         -days 500 -out "$certificate" -extfile extensions "$@"
 }
 "#;
+
+/// Extensions of authorities whose certificates no client of Docker's takes.
+const MAY_NOT_SIGN: [&str; 4] = [
+    r"subjectKeyIdentifier=hash\n",
+    r"basicConstraints=critical,CA:FALSE\n",
+    r"basicConstraints=critical,CA:TRUE\nkeyUsage=critical,digitalSignature\n",
+    r"keyUsage=critical,keyCertSign\n",
+];
 
 fn list(names: &str) -> BTreeSet<Name> {
     Name::parse_list(names).unwrap().into_iter().collect()

@@ -22,15 +22,13 @@ fn what_verifies_is_used() {
     let cases = [
         good.to_owned(),
         format!("{good}; extensions=subjectAltName=DNS:x; leaf ca key.pem cert.pem"),
+        // FALSE written out, which is not DER.
+        format!("{good}; extensions=basicConstraints=DER:30:03:01:01:00; leaf ca key.pem cert.pem"),
         "openssl genrsa -traditional -out key.pem 2048; openssl genrsa -out ca.key 2048
         authority ca /CN=ca; leaf ca key.pem cert.pem"
             .to_owned(),
         // With an intermediate, and with one that has nothing to do with it.
-        "authority ca /CN=ca; ec mid.key; ec key.pem
-        extensions=basicConstraints=critical,CA:TRUE; leaf ca mid.key mid.pem
-        openssl req -new -key mid.key -subj /CN=mid -out request
-        openssl x509 -req -in request -CA ca.pem -CAkey ca.key -days 500 -out mid.pem -extfile extensions
-        extensions=extendedKeyUsage=serverAuth; leaf mid key.pem end.pem
+        "authority ca /CN=ca; intermediate 500; ec key.pem; leaf mid key.pem end.pem
         authority other /CN=other -days 1
         cat end.pem mid.pem other.pem >cert.pem"
             .to_owned(),
@@ -38,6 +36,21 @@ fn what_verifies_is_used() {
         format!("{good}; authority old /CN=old -days 1; cat old.pem ca.pem >x; mv x ca.pem"),
         // One certificate for everything.
         "authority ca /CN=self; cp ca.pem cert.pem; mv ca.key key.pem".to_owned(),
+        // With limits that it keeps.
+        r"odd 'basicConstraints=critical,CA:TRUE,pathlen:0\nkeyUsage=keyCertSign\nnameConstraints=critical,permitted;DNS:example.com\n'
+        extensions='subjectAltName=DNS:a.example.com'; ec key.pem; leaf ca key.pem cert.pem"
+            .to_owned(),
+        // Version 1 has no extensions to say that it may sign.
+        r"ec ca.key; openssl req -new -key ca.key -subj /CN=v1 -out request
+        if openssl req -help 2>&1 | grep -q x509v1; then
+            printf '[req]\ndistinguished_name=d\n[d]\n' >none
+            openssl req -x509v1 -config none -in request -key ca.key -days 500 -out ca.pem
+        else
+            openssl x509 -req -in request -signkey ca.key -days 500 -out ca.pem
+        fi
+        openssl x509 -in ca.pem -noout -text | grep 'Version: 1'
+        ec key.pem; leaf ca key.pem cert.pem"
+            .to_owned(),
         // Text in front, and what is no certificate.
         format!(
             "{good}; for file in ca cert; do
@@ -86,10 +99,22 @@ fn what_does_not_verify_is_an_error_that_names_the_file() {
             format!("{good}; ec key.pem"),
             "server/key.pem is not the key of server/cert.pem",
         ),
+        (
+            "authority ca /CN=ca; intermediate 1; ec key.pem; leaf mid key.pem end.pem
+            cat end.pem mid.pem >cert.pem"
+                .to_owned(),
+            "server/ca.pem: an intermediate has expired",
+        ),
         (format!("{good}; cp key.pem cert.pem"), "server/cert.pem"),
         (format!("{good}; echo garbage >ca.pem"), "server/ca.pem"),
     ];
-    for (script, reason) in cases {
+    let odd = MAY_NOT_SIGN.map(|extensions| {
+        (
+            format!("odd '{extensions}'; ec key.pem; leaf ca key.pem cert.pem"),
+            "server/ca.pem: the authority that has signed it may not",
+        )
+    });
+    for (script, reason) in cases.into_iter().chain(odd) {
         match start(&script, 10 * DAY) {
             Ok(outcome) => panic!("{script}: {outcome}: {:?}", outcome.warnings),
             Err(error) => assert!(error.contains(reason), "{script}: {error}"),
