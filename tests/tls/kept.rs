@@ -142,7 +142,19 @@ fn a_directory_that_is_read_only_does_while_its_certificates_do() {
                 error.contains("/ca;") && error.contains("mount it writable"),
                 "{error}"
             );
-            for certificates in [&certificates, &nothing] {
+            // The user's own, as Kubernetes mounts them.
+            let users = Certificates::made("DNS:docker");
+            users.sh(&format!("rm -r ca client; {AS_A_SECRET}; {read_only}"));
+            let before = users.files();
+            let outcome = users.prepare("DNS:another").unwrap();
+            assert!(
+                outcome.to_string().ends_with(": your own, verified"),
+                "{outcome}"
+            );
+            assert_eq!(outcome.warnings, Vec::<String>::new());
+            assert_eq!(users.files(), before);
+
+            for certificates in [&certificates, &nothing, &users] {
                 certificates.sh("cd /; umount -l \"$OLDPWD\"");
             }
         },
@@ -150,13 +162,15 @@ fn a_directory_that_is_read_only_does_while_its_certificates_do() {
 }
 
 /// As Kubernetes mounts secrets: links to links.
+const AS_A_SECRET: &str = "for side in *; do
+        mkdir $side/..1; mv $side/*.pem $side/..1; ln -s ..1 $side/..data
+        for file in $side/..1/*; do ln -s ..data/${file##*/} $side/${file##*/}; done
+    done";
+
 #[test]
 fn links_are_read() {
     let certificates = Certificates::made(NAMES);
-    certificates.sh("for side in ca server client; do
-            mkdir $side/..1; mv $side/*.pem $side/..1; ln -s ..1 $side/..data
-            for file in $side/..1/*; do ln -s ..data/${file##*/} $side/${file##*/}; done
-        done");
+    certificates.sh(AS_A_SECRET);
     let before = certificates.files();
     certificates.prepare(NAMES).unwrap();
     assert_eq!(certificates.files(), before);

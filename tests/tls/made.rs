@@ -149,6 +149,12 @@ fn a_key_that_cannot_be_read_is_an_error_that_names_it() {
             let error = certificates.refused();
             assert!(error.contains(&key), "{kind}: {error}");
             assert!(error.contains("remove it"), "{kind}: {error}");
+            if certificates.path(&key).is_file() {
+                let content = certificates.read(&key);
+                let content = String::from_utf8_lossy(&content);
+                let mut body = content.lines().filter(|line| !line.starts_with("---"));
+                assert!(body.all(|line| !error.contains(line)), "{kind}: {error}");
+            }
             let found = certificates.sh("find . ! -type d; find . -name key.pem -type d");
             assert_eq!(found, format!("./{key}"), "{kind}");
         }
