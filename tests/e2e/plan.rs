@@ -14,7 +14,10 @@ fn state(container: &Container) -> String {
 /// It says what would be done, and does nothing of it: no mount, no file, no daemon.
 #[test]
 fn it_prints_and_changes_nothing() {
-    let container = dind().shell("exec sleep infinity").start(&[]);
+    let container = dind()
+        .flags(["--no-healthcheck"])
+        .shell("exec sleep infinity")
+        .start(&[]);
     let before = state(&container);
     for (words, wanted) in [
         (&["dind", "plan"][..], "listen: tcp://0.0.0.0:2376 (TLS)"),
