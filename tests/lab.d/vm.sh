@@ -81,10 +81,16 @@ vm_kernel() {
     echo "$recipe" >"$kernel.recipe"
 }
 
-# The first program on the large disk; the rest is on the small one.
+# Which of two disks becomes nvme0n1 is decided anew at every boot, since the kernel
+# looks at both at once (6.11, drivers/nvme/host/core.c: nvme_scan_ns_list). So the
+# large one has a partition table, and is known by its identifier.
+VM_DISK_ID=64696e64
+
+# The first program on the large disk; the rest is on the small one, which is the one
+# that has its file system at its beginning.
 VM_INIT='#!/bin/sh
 mount -t devtmpfs dev /dev
-mount -t ext4 /dev/nvme0n2 /lab
+mount -t ext4 /dev/nvme0n1 /lab 2>/dev/null || mount -t ext4 /dev/nvme0n2 /lab
 exec /lab/init "$@"'
 
 # In a container of the image: gives its engine the images, with which standard input
@@ -97,8 +103,8 @@ tar -x
 docker load --quiet --input dind.tar
 docker load --quiet --input busybox.tar'
 
-# In a container of the image, with that volume: writes the disk, which begins with
-# nothing in it of what is mounted.
+# In a container of the image, with that volume: writes the disk, with nothing in it of
+# what is mounted, and room for the partition table.
 # shellcheck disable=SC2016
 VM_DISK='set -e
 rm -f /.dockerenv
@@ -107,13 +113,13 @@ printf "%s\n" "$1" >/sbin/init
 chmod 0755 /sbin/init
 mount --bind / /mnt
 mount --bind /var/lib/docker /mnt/var/lib/docker
-mkfs.ext4 -q -F -O ^has_journal -d /mnt /disk/machine.img 12G >&2
+mkfs.ext4 -q -F -O ^has_journal -E offset=1048576 -d /mnt /disk/machine.img 12G >&2
 tar -c --sparse -C /disk machine.img'
 
 # Has the large disk in $VM_CACHE/machine.img.
 vm_machine() {
     local disk=$VM_CACHE/machine.img volume=dind-lab-machine recipe
-    recipe="$(docker image inspect --format '{{.Id}}' "$VM_IMAGE" "$BUSYBOX_IMAGE") $VM_INIT $VM_FILL $VM_DISK"
+    recipe="$(docker image inspect --format '{{.Id}}' "$VM_IMAGE" "$BUSYBOX_IMAGE") $VM_DISK_ID $VM_INIT $VM_FILL $VM_DISK"
     [ "$(cat "$disk.recipe" 2>/dev/null)" != "$recipe" ] || return 0
     say "making the virtual machines' disk from $VM_IMAGE (2 GB, once for an image)"
     rm -rf --one-file-system "$disk" "$disk.recipe" "$disk.part"
@@ -128,6 +134,11 @@ vm_machine() {
     docker run --rm --privileged --volume "$volume:/var/lib/docker" --volume /disk --entrypoint sh \
         "$VM_IMAGE" -c "$VM_DISK" disk "$VM_INIT" | tar -x -C "$disk.part"
     docker volume rm "$volume" >/dev/null
+    sfdisk --quiet "$disk.part/machine.img" <<TEXT
+label: dos
+label-id: 0x$VM_DISK_ID
+start=1MiB, type=83
+TEXT
     mv "$disk.part/machine.img" "$disk"
     rm -rf --one-file-system "$disk.part"
     echo "$recipe" >"$disk.recipe"
@@ -167,6 +178,7 @@ vm_prepare() {
     need_root
     need_tool qemu-system-x86_64 qemu-system-x86
     need_tool mkfs.ext4 e2fsprogs
+    need_tool sfdisk fdisk
     # A machine is a slow place to build images in.
     [ "${DOCKER_HOST-}" != "tcp://127.0.0.1:$(cat "$VM_KEPT/port" 2>/dev/null)" ] || unset DOCKER_HOST
     engine_use
@@ -219,7 +231,7 @@ vm_start() {
             -netdev "user,id=net,hostfwd=tcp:127.0.0.1:$(<"$directory/port")-:2375" \
             -device virtio-net-pci,netdev=net \
             -kernel "$VM_CACHE/kernel-$(vm_suite "$layout")/vmlinuz" \
-            -append "console=ttyS0 quiet panic=-1 mitigations=off apparmor=1 security=apparmor root=/dev/nvme0n1 rootfstype=ext4 rootflags=noinit_itable rw init=/sbin/init -- $layout $role"
+            -append "console=ttyS0 quiet panic=-1 mitigations=off apparmor=1 security=apparmor root=PARTUUID=$VM_DISK_ID-01 rootfstype=ext4 rootflags=noinit_itable rw init=/sbin/init -- $layout $role"
     ) </dev/null >"$directory/qemu.log" 2>&1 &
     echo $! >"$directory/pid"
     # Or the shell would tell of its end.
