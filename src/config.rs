@@ -147,15 +147,16 @@ impl Config {
 }
 
 /// What [`seconds`] allows, in words.
-pub const SECONDS: &str = "whole seconds, 1 to 86400";
+pub const SECONDS: &str = "seconds, 0.1 to 86400";
 
-/// Whole seconds, at least one and at most a day: a limit that cannot overflow and
-/// that nobody reaches on purpose.
+/// Seconds, with or without a fraction: a limit that cannot overflow and that nobody
+/// reaches on purpose.
 pub fn seconds(text: &str) -> Option<Duration> {
-    let seconds = text.parse().ok()?;
-    (1..=86_400)
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let seconds: f64 = digits.then(|| text.parse().ok())??;
+    (0.1..=86_400.0)
         .contains(&seconds)
-        .then(|| Duration::from_secs(seconds))
+        .then(|| Duration::from_secs_f64(seconds))
 }
 
 struct Variables<'a>(&'a [(OsString, OsString)]);
@@ -220,13 +221,13 @@ mod tests {
             ("PORT", "-1", "1 to 65535"),
             ("DOCKER_DAEMON_ARGS", "--label 'a", "balanced quotes"),
             ("LOG", "somewhere", "file, stdio"),
-            ("DIND_STOP_TIMEOUT", "soon", "whole seconds"),
-            ("DIND_STOP_TIMEOUT", "0", "whole seconds"),
-            ("DIND_READY_TIMEOUT", "1.5s", "whole seconds"),
+            ("DIND_STOP_TIMEOUT", "soon", "seconds, 0.1 to"),
+            ("DIND_STOP_TIMEOUT", "0", "seconds, 0.1 to"),
+            ("DIND_READY_TIMEOUT", "1.5s", "seconds, 0.1 to"),
             (
                 "DIND_READY_TIMEOUT",
                 "99999999999999999999",
-                "whole seconds",
+                "seconds, 0.1 to",
             ),
             ("DIND_CONTRACT", "dnd", "wrapdocker"),
             ("DIND_TMPFS", "maybe", "on, off"),

@@ -246,6 +246,8 @@ pub struct Engine {
     pub ready_timeout: Duration,
     /// How long everything may take to end.
     pub stop_timeout: Duration,
+    /// How much of that the command may take.
+    pub command_patience: Duration,
 }
 
 /// What becomes of this process.
@@ -502,6 +504,7 @@ fn engine(
         search_path: config.search_path.clone(),
         ready_timeout: config.ready_timeout,
         stop_timeout: config.stop_timeout,
+        command_patience: config.stop_timeout.saturating_mul(4) / 9,
     };
     Ok(Plan {
         contract,
@@ -682,12 +685,12 @@ impl fmt::Display for Engine {
             }
             Readiness::Notify => write!(formatter, "ready: when dockerd says so")?,
         }
-        writeln!(formatter, ", within {} s", self.ready_timeout.as_secs())?;
+        writeln!(formatter, ", within {} s", self.ready_timeout.as_secs_f64())?;
         match &self.foreground {
             Foreground::Daemon => writeln!(formatter, "then: live as long as dockerd")?,
             Foreground::Command(command) => writeln!(formatter, "then: run {}", quoted(command))?,
         }
-        writeln!(formatter, "stop: within {} s", self.stop_timeout.as_secs())
+        writeln!(formatter, "stop: within {} s", self.stop_timeout.as_secs_f64())
     }
 }
 

@@ -111,6 +111,7 @@ pub fn run(
         containerd: engine.containerd.is_some(),
         ready_by: started.elapsed().saturating_add(engine.ready_timeout),
         stop_timeout: engine.stop_timeout,
+        command_patience: engine.command_patience,
     });
     let mut supervisor = Supervisor {
         engine,

@@ -123,6 +123,8 @@ pub struct Settings {
     pub ready_by: Duration,
     /// How long a stop may take.
     pub stop_timeout: Duration,
+    /// How much of that the command may take.
+    pub command_patience: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,18 +149,17 @@ enum Killed {
     Stage,
 }
 
-/// When, in parts of the stop timeout, patience ends. dockerd gets two parts after its
-/// containers: to take down one that was an engine itself takes a second on a busy
-/// machine.
-const COMMAND_PART: (u32, u32) = (4, 9);
-const CONTAINERS_PART: (u32, u32) = (6, 9);
-const DOCKERD_PART: (u32, u32) = (8, 9);
-const CONTAINERD_PART: (u32, u32) = (17, 18);
+/// When patience ends, in twentieths of the time that is left to the daemons. dockerd gets
+/// as much again after its containers: to take down one that was an engine itself takes a
+/// second on a busy machine.
+const CONTAINERS_PART: u32 = 8;
+const DOCKERD_PART: u32 = 16;
+const CONTAINERD_PART: u32 = 18;
 
 /// Then this process ends, whatever still lives: a process in an uninterruptible sleep
 /// does not even go by SIGKILL. The rest of the time is the kernel's, to tear down
 /// the container.
-const END: (u32, u32) = (35, 36);
+const END_PART: u32 = 19;
 
 /// The state.
 #[derive(Debug, Clone)]
@@ -202,13 +203,13 @@ impl Machine {
                 killed,
             } => {
                 let part = match (stage, killed) {
-                    (_, Killed::Stage) => END,
-                    (Process::Command, _) => COMMAND_PART,
+                    (_, Killed::Stage) => END_PART,
+                    (Process::Command, _) => 0,
                     (Process::Dockerd, Killed::Nothing) => CONTAINERS_PART,
                     (Process::Dockerd, Killed::Containers) => DOCKERD_PART,
                     (Process::Containerd, _) => CONTAINERD_PART,
                 };
-                Some(began.saturating_add(self.part(part)))
+                Some(began.saturating_add(self.patience(part)))
             }
         }
     }
@@ -229,8 +230,15 @@ impl Machine {
         effects
     }
 
-    fn part(&self, (numerator, denominator): (u32, u32)) -> Duration {
-        self.settings.stop_timeout.saturating_mul(numerator) / denominator
+    /// How long after its beginning a stop is at this part of the daemons' time.
+    fn patience(&self, part: u32) -> Duration {
+        let Settings {
+            stop_timeout,
+            command_patience,
+            ..
+        } = self.settings;
+        let daemons = stop_timeout.saturating_sub(command_patience);
+        command_patience.saturating_add(daemons.saturating_mul(part) / 20)
     }
 
     fn runs(&self, process: Process) -> bool {

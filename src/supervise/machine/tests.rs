@@ -14,6 +14,7 @@ const SERVE: Settings = Settings {
     containerd: true,
     ready_by: Duration::from_secs(60),
     stop_timeout: Duration::from_secs(9),
+    command_patience: Duration::from_secs(4),
 };
 const COMMAND: Settings = Settings {
     command: true,
