@@ -152,7 +152,9 @@ pub const SECONDS: &str = "seconds, 0.1 to 86400";
 /// Seconds, with or without a fraction: a limit that cannot overflow and that nobody
 /// reaches on purpose.
 pub fn seconds(text: &str) -> Option<Duration> {
-    let digits = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let digits = text
+        .bytes()
+        .all(|byte| byte.is_ascii_digit() || byte == b'.');
     let seconds: f64 = digits.then(|| text.parse().ok())??;
     (0.1..=86_400.0)
         .contains(&seconds)

@@ -12,6 +12,7 @@ use std::time::Duration;
 use crate::config::{self, Config};
 use crate::dockerd_options::DockerdOptions;
 use crate::fault::Fault;
+use crate::nest::Nest;
 
 /// The scripts that this program stands in for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,6 +83,8 @@ pub enum Request {
     Plan(Start),
     /// Ask the daemon of this container whether it answers.
     Health(Health),
+    /// Make the next level of nesting, beside the daemon of this one.
+    Nest(Nest),
     /// Start.
     Start(Start),
 }
@@ -100,6 +103,8 @@ pub struct Start {
     pub contract: Contract,
     /// Its arguments, without the program's name.
     pub arguments: Vec<OsString>,
+    /// How many levels `dind nest` is to make inside this one.
+    pub levels_below: u32,
 }
 
 /// Reads the command line. Bad input is a usage fault.
@@ -112,6 +117,7 @@ pub fn request(config: &Config) -> Result<Request, Fault> {
             .contract
             .unwrap_or_else(|| Contract::from_program(&config.program)),
         arguments: config.arguments.clone(),
+        levels_below: 0,
     };
     let ours = start.contract == Contract::Dind;
     // A probe runs in the container's environment, and so with its DIND_CONTRACT.
@@ -126,16 +132,55 @@ pub fn request(config: &Config) -> Result<Request, Fault> {
         Some("--version" | "-V") if ours && start.arguments.len() == 1 => Ok(Request::Version),
         Some("plan") if named_dind => {
             start.arguments.remove(0);
-            Ok(Request::Plan(start.named_contract()))
+            match nest(&start, config)? {
+                None => Ok(Request::Plan(start.named_contract())),
+                Some((_, start)) => Ok(Request::Plan(start)),
+            }
         }
         Some("health") if named_dind => {
             health(start.arguments.get(1..).unwrap_or_default()).map(Request::Health)
         }
-        Some(name @ ("doctor" | "nest")) if named_dind => Err(Fault::usage(format!(
-            "'dind {name}' is not in this version; to run a program of that name, give its path"
-        ))),
+        Some("doctor") if named_dind => Err(Fault::usage(
+            "'dind doctor' is not in this version; to run a program of that name, give its path",
+        )),
+        Some("nest") if named_dind => Ok(match nest(&start, config)? {
+            Some((nest, _)) if nest.inside => Request::Nest(nest),
+            Some((_, start)) => Request::Start(start),
+            None => Request::Start(start),
+        }),
         _ => Ok(Request::Start(start.named_contract())),
     }
+}
+
+/// `nest` and what follows, where these are the arguments: and the start that it takes in
+/// this container. In the innermost level that is the one of the arguments behind `--`, in
+/// every other the one of a command that makes the next level.
+fn nest(start: &Start, config: &Config) -> Result<Option<(Nest, Start)>, Fault> {
+    let words = match start.arguments.split_first() {
+        Some((first, words)) if first == "nest" => words,
+        _ => return Ok(None),
+    };
+    let nest = Nest::parse(words)?;
+    let levels_below = nest.levels_below();
+    if levels_below == 0 {
+        let start = Start {
+            contract: start.contract,
+            arguments: nest.arguments.clone(),
+            levels_below,
+        };
+        return Ok(Some((nest, start.named_contract())));
+    }
+    if let Some(port) = config.port {
+        return Err(Fault::usage(format!(
+            "PORT={port} asks for a daemon in the foreground, and nest for a command beside it; drop one of them"
+        )));
+    }
+    let start = Start {
+        contract: Contract::Dind,
+        arguments: nest.inside(&config.program),
+        levels_below,
+    };
+    Ok(Some((nest, start)))
 }
 
 /// The arguments of `health`: `--wait SECONDS`.
@@ -244,6 +289,8 @@ pub enum Role {
     Session {
         /// The command; empty for a login shell.
         command: Vec<OsString>,
+        /// How many levels of nesting it makes inside this one.
+        levels_below: u32,
     },
     /// Prepare the container and become the command, as `hack/dind` does.
     Prepare {
@@ -372,7 +419,10 @@ fn dind(start: &Start, config: &Config, surroundings: &Surroundings) -> Result<R
             if has_daemon || needs_none {
                 Ok(Role::Client { command })
             } else {
-                Ok(Role::Session { command })
+                Ok(Role::Session {
+                    command,
+                    levels_below: start.levels_below,
+                })
             }
         }
     }
@@ -405,6 +455,7 @@ fn wrapdocker(start: &Start, config: &Config) -> Role {
     } else {
         Role::Session {
             command: start.arguments.clone(),
+            levels_below: 0,
         }
     }
 }

@@ -226,7 +226,8 @@ fn parent(pid: i32) -> Option<i32> {
     fields.split(' ').nth(1)?.parse().ok()
 }
 
-fn mounts() -> Result<MountTable> {
+/// The mounts of this process.
+pub fn mounts() -> Result<MountTable> {
     Ok(MountTable::parse(&proc_text("/proc/self/mountinfo")?))
 }
 
@@ -245,7 +246,8 @@ fn effective_capabilities() -> Result<u64> {
         .context("no CapEff in /proc/self/status; the container needs a /proc of its own")
 }
 
-fn stdin() -> Stdin {
+/// What standard input is.
+pub fn stdin() -> Stdin {
     let stdin = std::io::stdin();
     if nix::unistd::isatty(&stdin).unwrap_or(false) {
         return Stdin::Terminal;

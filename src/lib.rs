@@ -10,7 +10,7 @@
 //! [`mod@tls::decide`] and [`supervise::machine`] make no system call. Effects are in
 //! [`sockets`], [`apply`] (with [`delegate`] and [`tls`]), [`spawn`], [`supervise`] and
 //! [`terminal`]; what is unsafe is in `sys`. The order of the phases is `main`'s.
-//! [`health`] is a program of its own, which runs beside PID 1.
+//! [`health`] and [`nest`] are programs of their own, which run beside PID 1.
 
 pub mod apply;
 pub mod cli;
@@ -24,6 +24,7 @@ pub mod fault;
 pub mod health;
 pub mod logging;
 pub mod mountinfo;
+pub mod nest;
 pub mod ping;
 pub mod plan;
 pub mod sockets;

@@ -11,7 +11,7 @@ use dind::facts::{self, Facts};
 use dind::fault::Fault;
 use dind::plan::{self, Engine, Inputs, Outcome, Plan};
 use dind::supervise::Signals;
-use dind::{apply, cli, health, logging, sockets, spawn, supervise, sys};
+use dind::{apply, cli, health, logging, nest, sockets, spawn, supervise, sys};
 use tracing::{error, info, warn};
 
 fn main() -> ExitCode {
@@ -40,6 +40,7 @@ fn run(started: Instant) -> Result<u8, Fault> {
             )),
         },
         Request::Health(how) => health::check(&config, how).map(|()| 0),
+        Request::Nest(nest) => nest::run(&nest, &config).map(|never| match never {}),
         Request::Start(start) => {
             let plan = make_plan(&config, &start)?;
             carry_out(&plan, &config, started)

@@ -27,6 +27,7 @@ use crate::dockerd_options::DockerdOptions;
 use crate::facts::Facts;
 use crate::facts::cgroup::Layout;
 use crate::fault::Fault;
+use crate::nest;
 use crate::tls::name::Name;
 
 /// One change to the container.
@@ -316,16 +317,17 @@ pub fn plan(role: &Role, inputs: Inputs<'_>) -> Result<Plan, Fault> {
         }
         Role::Client { command } => Ok(client(command, inputs)),
         Role::Prepare { command } => Ok(prepare(command, inputs)),
-        Role::Serve(serve) => engine(Some(serve), Foreground::Daemon, inputs),
-        Role::Session { command } if command.is_empty() => {
-            engine(None, Foreground::Command(login_shell(inputs.facts)), inputs)
-        }
-        Role::Session { command } => {
+        Role::Serve(serve) => engine(Some(serve), Foreground::Daemon, 0, inputs),
+        Role::Session {
+            command,
+            levels_below,
+        } => {
             let command = match inputs.contract {
+                _ if command.is_empty() => login_shell(inputs.facts),
                 Contract::Dind => client::command(command, &inputs.facts.client),
                 _ => command.clone(),
             };
-            engine(None, Foreground::Command(command), inputs)
+            engine(None, Foreground::Command(command), *levels_below, inputs)
         }
     }
 }
@@ -426,6 +428,7 @@ fn joined(
 fn engine(
     serve: Option<&Serve>,
     foreground: Foreground,
+    levels_below: u32,
     inputs: Inputs<'_>,
 ) -> Result<Plan, Fault> {
     let Inputs {
@@ -504,7 +507,10 @@ fn engine(
         search_path: config.search_path.clone(),
         ready_timeout: config.ready_timeout,
         stop_timeout: config.stop_timeout,
-        command_patience: config.stop_timeout.saturating_mul(4) / 9,
+        command_patience: match levels_below {
+            0 => config.stop_timeout.saturating_mul(4) / 9,
+            _ => nest::patience(config.stop_timeout, levels_below),
+        },
     };
     Ok(Plan {
         contract,
@@ -690,7 +696,11 @@ impl fmt::Display for Engine {
             Foreground::Daemon => writeln!(formatter, "then: live as long as dockerd")?,
             Foreground::Command(command) => writeln!(formatter, "then: run {}", quoted(command))?,
         }
-        writeln!(formatter, "stop: within {} s", self.stop_timeout.as_secs_f64())
+        writeln!(
+            formatter,
+            "stop: within {} s",
+            self.stop_timeout.as_secs_f64()
+        )
     }
 }
 

@@ -118,6 +118,61 @@ fn set_timer(first: Duration) -> nix::Result<()> {
     Errno::result(result).map(drop)
 }
 
+/// The capabilities that a program's file gives it, as the kernel keeps them: xattr(7),
+/// capabilities(7). `None` where it gives none.
+pub fn capability(file: &File) -> io::Result<Option<Vec<u8>>> {
+    let mut value = [0_u8; 64];
+    // SAFETY: the name ends with a NUL, and the kernel writes no more than the length that
+    // it is told.
+    let length = unsafe {
+        libc::fgetxattr(
+            file.as_raw_fd(),
+            c"security.capability".as_ptr(),
+            value.as_mut_ptr().cast(),
+            value.len(),
+        )
+    };
+    match Errno::result(length) {
+        Ok(length) => Ok(usize::try_from(length)
+            .ok()
+            .and_then(|length| value.get(..length))
+            .map(<[u8]>::to_vec)),
+        Err(Errno::ENODATA | Errno::EOPNOTSUPP) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Nests pid namespaces in this process's, each with one process, until the kernel refuses
+/// or there are `most`, and returns how many there were: unshare(2), pid_namespaces(7).
+/// `None` where this process may make none. Its later children would be in the first of
+/// them, so it is to be a child that ends then.
+pub fn nest_pid_namespaces(most: u8) -> Option<u8> {
+    use nix::sched::{CloneFlags, unshare};
+    use nix::sys::wait::{WaitStatus, waitpid};
+    if most == 0 {
+        return Some(0);
+    }
+    match unshare(CloneFlags::CLONE_NEWPID) {
+        Ok(()) => {}
+        Err(Errno::EPERM) => return None,
+        Err(_) => return Some(0),
+    }
+    match fork() {
+        Ok(ForkResult::Child) => {
+            let inside = nest_pid_namespaces(most - 1).unwrap_or(0);
+            exit_child(i32::from(inside))
+        }
+        // A namespace ends with its first process, so that has to wait for those in it.
+        Ok(ForkResult::Parent { child }) => match waitpid(child, None) {
+            Ok(WaitStatus::Exited(_, inside)) => {
+                Some(u8::try_from(inside).unwrap_or(0).saturating_add(1))
+            }
+            _ => Some(0),
+        },
+        Err(_) => Some(0),
+    }
+}
+
 /// fork(2).
 pub fn fork() -> nix::Result<ForkResult> {
     // SAFETY: there is one thread, so no lock can be held by another.

@@ -140,7 +140,9 @@ impl Start<'_> {
         )?;
         match contract::request(&config)? {
             Request::Start(start) | Request::Plan(start) => Ok((config, start)),
-            Request::Help | Request::Version | Request::Health(_) => panic!("not a start"),
+            Request::Help | Request::Version | Request::Health(_) | Request::Nest(_) => {
+                panic!("not a start")
+            }
         }
     }
 

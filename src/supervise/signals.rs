@@ -47,6 +47,12 @@ impl Signals {
         &self.original
     }
 
+    /// Gives this process the mask back that it was started with, for what it becomes.
+    pub fn restore(&self) -> Result<()> {
+        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&self.original), None)
+            .context("cannot unblock signals; see sigprocmask(2)")
+    }
+
     /// The number of the next signal that has come.
     pub fn next(&self) -> Option<i32> {
         let information = self.descriptor.read_signal().ok()??;

@@ -1,0 +1,52 @@
+//! One level makes the next: the checks, the image, and `docker run`.
+
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+
+use super::docker::Docker;
+use super::limits::{self, Image, Room};
+use super::{Nest, image};
+use crate::config::Config;
+use crate::facts;
+use crate::fault::Fault;
+use crate::spawn;
+use crate::supervise::Signals;
+
+/// Makes the level inside this one and becomes the docker CLI that waits for it. The
+/// outermost level first looks whether there is room for all.
+pub fn run(nest: &Nest, config: &Config) -> Result<std::convert::Infallible, Fault> {
+    let signals = Signals::block()?;
+    let mut environment = config.environment.clone();
+    let variables = super::environment(&mut environment, config.stop_timeout, nest.levels_below());
+    let variables: Vec<OsString> = variables.into_iter().map(OsStr::to_owned).collect();
+    let mut docker = Docker::find(&config.search_path, &environment, &signals)?;
+    let daemon = docker.output(&["info", "--format={{.Driver}} {{.DockerRootDir}}"])?;
+    let Some((driver, data_root)) = daemon.trim_end().split_once(' ') else {
+        return Err(Fault::failure(format!(
+            "nest: docker info says {daemon:?}, and not where its data is; see the daemon's log"
+        )));
+    };
+    let data_root = PathBuf::from(data_root);
+    let tree = image::tree(config, &data_root)?;
+    if nest.level == 1 {
+        let image = Image {
+            bytes: tree.bytes(),
+            files: tree.files(),
+            copies: Image::copies(driver),
+        };
+        limits::check(nest.depth, image, Room::read(&data_root)?)?;
+    }
+    let whose = format!("level {} of {}", nest.level.saturating_add(1), nest.depth);
+    let image = image::give(&mut docker, &tree, config, &data_root, &whose)?;
+    drop(tree);
+    let variables: Vec<&OsStr> = variables.iter().map(OsString::as_os_str).collect();
+    let words = nest.docker_run(&image, facts::stdin(), &variables);
+    let arguments: Vec<&OsStr> = std::iter::once(OsStr::new("docker"))
+        .chain(words.iter().map(OsString::as_os_str))
+        .collect();
+    signals.restore()?;
+    Err(
+        spawn::become_program(docker.path(), &arguments, &environment)
+            .fault(docker.path().as_os_str()),
+    )
+}
