@@ -40,6 +40,11 @@ fn command() -> Command {
                         .help("Wait for it"),
                 ),
         )
+        .subcommand(
+            Command::new("nest")
+                .about("Docker in Docker, DEPTH containers deep; in the innermost what 'dind ARG...' does")
+                .override_usage("dind nest DEPTH [-- ARG...]"),
+        )
         .subcommand(Command::new("help").about("Print this help"))
         .after_help(format!(
             "Environment:\n  \

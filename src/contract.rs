@@ -103,8 +103,8 @@ pub struct Start {
     pub contract: Contract,
     /// Its arguments, without the program's name.
     pub arguments: Vec<OsString>,
-    /// How many levels `dind nest` is to make inside this one.
-    pub levels_below: u32,
+    /// The levels that are to be made inside this one.
+    pub nest: Option<Nest>,
 }
 
 /// Reads the command line. Bad input is a usage fault.
@@ -117,7 +117,7 @@ pub fn request(config: &Config) -> Result<Request, Fault> {
             .contract
             .unwrap_or_else(|| Contract::from_program(&config.program)),
         arguments: config.arguments.clone(),
-        levels_below: 0,
+        nest: None,
     };
     let ours = start.contract == Contract::Dind;
     // A probe runs in the container's environment, and so with its DIND_CONTRACT.
@@ -132,10 +132,8 @@ pub fn request(config: &Config) -> Result<Request, Fault> {
         Some("--version" | "-V") if ours && start.arguments.len() == 1 => Ok(Request::Version),
         Some("plan") if named_dind => {
             start.arguments.remove(0);
-            match nest(&start, config)? {
-                None => Ok(Request::Plan(start.named_contract())),
-                Some((_, start)) => Ok(Request::Plan(start)),
-            }
+            let start = start.nested(config)?;
+            Ok(Request::Plan(start.named_contract()))
         }
         Some("health") if named_dind => {
             health(start.arguments.get(1..).unwrap_or_default()).map(Request::Health)
@@ -143,44 +141,15 @@ pub fn request(config: &Config) -> Result<Request, Fault> {
         Some("doctor") if named_dind => Err(Fault::usage(
             "'dind doctor' is not in this version; to run a program of that name, give its path",
         )),
-        Some("nest") if named_dind => Ok(match nest(&start, config)? {
-            Some((nest, _)) if nest.inside => Request::Nest(nest),
-            Some((_, start)) => Request::Start(start),
-            None => Request::Start(start),
-        }),
+        Some("nest") if named_dind => {
+            let start = start.nested(config)?;
+            Ok(match start.nest {
+                Some(nest) if nest.inside => Request::Nest(nest),
+                _ => Request::Start(start.named_contract()),
+            })
+        }
         _ => Ok(Request::Start(start.named_contract())),
     }
-}
-
-/// `nest` and what follows, where these are the arguments: and the start that it takes in
-/// this container. In the innermost level that is the one of the arguments behind `--`, in
-/// every other the one of a command that makes the next level.
-fn nest(start: &Start, config: &Config) -> Result<Option<(Nest, Start)>, Fault> {
-    let words = match start.arguments.split_first() {
-        Some((first, words)) if first == "nest" => words,
-        _ => return Ok(None),
-    };
-    let nest = Nest::parse(words)?;
-    let levels_below = nest.levels_below();
-    if levels_below == 0 {
-        let start = Start {
-            contract: start.contract,
-            arguments: nest.arguments.clone(),
-            levels_below,
-        };
-        return Ok(Some((nest, start.named_contract())));
-    }
-    if let Some(port) = config.port {
-        return Err(Fault::usage(format!(
-            "PORT={port} asks for a daemon in the foreground, and nest for a command beside it; drop one of them"
-        )));
-    }
-    let start = Start {
-        contract: Contract::Dind,
-        arguments: nest.inside(&config.program),
-        levels_below,
-    };
-    Ok(Some((nest, start)))
 }
 
 /// The arguments of `health`: `--wait SECONDS`.
@@ -212,6 +181,28 @@ fn health(arguments: &[OsString]) -> Result<Health, Fault> {
 }
 
 impl Start {
+    /// What `nest` at the front of the arguments makes of them in this container: in the
+    /// innermost level those behind `--`, in every other a command that makes the next one.
+    fn nested(mut self, config: &Config) -> Result<Self, Fault> {
+        let nest = match self.arguments.split_first() {
+            Some((first, words)) if first == "nest" => Nest::parse(words)?,
+            _ => return Ok(self),
+        };
+        if nest.levels_below() == 0 {
+            self.arguments = nest.arguments;
+            return Ok(self);
+        }
+        if let Some(port) = config.port {
+            return Err(Fault::usage(format!(
+                "PORT={port} asks for a daemon in the foreground, and nest for a command beside it; drop one of them"
+            )));
+        }
+        self.contract = Contract::Dind;
+        self.arguments = nest.inside(&config.program);
+        self.nest = Some(nest);
+        Ok(self)
+    }
+
     /// Takes a contract's name off the front of the arguments, when it is there and
     /// this project's own contract is the one that reads it.
     fn named_contract(mut self) -> Self {
@@ -415,13 +406,14 @@ fn dind(start: &Start, config: &Config, surroundings: &Surroundings) -> Result<R
                 .is_some_and(|host| !host.starts_with("unix://"));
             let has_daemon = elsewhere || surroundings.socket_state.is_live();
             // Somebody who gave no command wants a daemon, and one who did may not.
-            let needs_none = !surroundings.cap_sys_admin && !command.is_empty();
+            let needs_none =
+                !surroundings.cap_sys_admin && !command.is_empty() && start.nest.is_none();
             if has_daemon || needs_none {
                 Ok(Role::Client { command })
             } else {
                 Ok(Role::Session {
                     command,
-                    levels_below: start.levels_below,
+                    levels_below: start.nest.as_ref().map_or(0, Nest::levels_below),
                 })
             }
         }

@@ -67,6 +67,9 @@ fn make_plan(config: &Config, start: &Start) -> Result<Plan, Fault> {
         }
     };
     let facts = Facts::read(&options, config)?;
+    if let Some(nest) = &start.nest {
+        nest::check(nest, config, &facts.data_root)?;
+    }
     let inputs = Inputs {
         contract: start.contract,
         config,

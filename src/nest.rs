@@ -20,7 +20,7 @@ use std::time::Duration;
 use crate::contract::Stdin;
 use crate::fault::Fault;
 
-pub use run::run;
+pub use run::{check, run};
 
 /// How deep, and where in it this process is.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -11,6 +11,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::statvfs::statvfs;
 use nix::unistd::ForkResult;
 
+use crate::facts::Filesystem;
 use crate::facts::cgroup::CGROUP_ROOT;
 use crate::fault::Fault;
 use crate::sys;
@@ -68,10 +69,14 @@ pub struct Image {
 }
 
 impl Image {
-    /// How many copies of an image a container makes of it: vfs copies a layer for the
-    /// container, and for the one that dockerd makes before it (`-init`).
-    pub fn copies(driver: &str) -> u64 {
-        if driver == "vfs" { 3 } else { 1 }
+    /// How many times an image is stored where the data root is on `filesystem`. Where
+    /// overlay2 cannot be, vfs copies a layer for a container, and for the one that dockerd
+    /// makes before it (`-init`).
+    pub fn copies(filesystem: &Filesystem) -> u64 {
+        match filesystem {
+            Filesystem::Unsuitable(_) => 3,
+            _ => 1,
+        }
     }
 }
 
@@ -161,10 +166,12 @@ pub fn check(depth: u32, image: Image, room: Room) -> Result<(), Fault> {
 }
 
 impl Room {
-    /// Looks at this container, and at the file system of `data_root`.
+    /// Looks at this container, and at the file system that `data_root` is on, or will be.
     pub fn read(data_root: &Path) -> Result<Self> {
-        let disk = statvfs(data_root)
-            .with_context(|| format!("cannot look at {}; check it", data_root.display()))?;
+        let there = data_root.ancestors().find(|path| path.exists());
+        let there = there.unwrap_or(Path::new("/"));
+        let disk = statvfs(there)
+            .with_context(|| format!("cannot look at {}; check it", there.display()))?;
         let root = Path::new(CGROUP_ROOT);
         let unified = |name: &str| number(&root.join(name));
         Ok(Self {

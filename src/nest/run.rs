@@ -1,4 +1,4 @@
-//! One level makes the next: the checks, the image, and `docker run`.
+//! One level makes the next: the image, and `docker run`.
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
@@ -7,35 +7,36 @@ use super::docker::Docker;
 use super::limits::{self, Image, Room};
 use super::{Nest, image};
 use crate::config::Config;
-use crate::facts;
+use crate::facts::{self, DataRoot};
 use crate::fault::Fault;
 use crate::spawn;
 use crate::supervise::Signals;
 
-/// Makes the level inside this one and becomes the docker CLI that waits for it. The
-/// outermost level first looks whether there is room for all.
+/// Looks, in the outermost level and before anything is begun, whether there is room for
+/// all of them.
+pub fn check(nest: &Nest, config: &Config, data_root: &DataRoot) -> Result<(), Fault> {
+    if nest.level > 1 {
+        return Ok(());
+    }
+    let tree = image::tree(config, &data_root.path)?;
+    let image = Image {
+        bytes: tree.bytes(),
+        files: tree.files(),
+        copies: Image::copies(&data_root.filesystem),
+    };
+    limits::check(nest.depth, image, Room::read(&data_root.path)?)
+}
+
+/// Makes the level inside this one and becomes the docker CLI that waits for it.
 pub fn run(nest: &Nest, config: &Config) -> Result<std::convert::Infallible, Fault> {
     let signals = Signals::block()?;
     let mut environment = config.environment.clone();
     let variables = super::environment(&mut environment, config.stop_timeout, nest.levels_below());
     let variables: Vec<OsString> = variables.into_iter().map(OsStr::to_owned).collect();
     let mut docker = Docker::find(&config.search_path, &environment, &signals)?;
-    let daemon = docker.output(&["info", "--format={{.Driver}} {{.DockerRootDir}}"])?;
-    let Some((driver, data_root)) = daemon.trim_end().split_once(' ') else {
-        return Err(Fault::failure(format!(
-            "nest: docker info says {daemon:?}, and not where its data is; see the daemon's log"
-        )));
-    };
-    let data_root = PathBuf::from(data_root);
+    let data_root = docker.output(&["info", "--format={{.DockerRootDir}}"])?;
+    let data_root = PathBuf::from(data_root.trim_end());
     let tree = image::tree(config, &data_root)?;
-    if nest.level == 1 {
-        let image = Image {
-            bytes: tree.bytes(),
-            files: tree.files(),
-            copies: Image::copies(driver),
-        };
-        limits::check(nest.depth, image, Room::read(&data_root)?)?;
-    }
     let whose = format!("level {} of {}", nest.level.saturating_add(1), nest.depth);
     let image = image::give(&mut docker, &tree, config, &data_root, &whose)?;
     drop(tree);

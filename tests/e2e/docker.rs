@@ -504,6 +504,16 @@ impl Container {
         docker([OsStr::new("cp"), from.as_os_str(), OsStr::new(&target)]).exited(0);
     }
 
+    /// Unpacks an archive at the top of the container's file system.
+    #[track_caller]
+    pub fn unpack(&self, archive: &Path) {
+        let target = format!("{}:/", self.name);
+        Call::new(["cp", "-", &target])
+            .stdin(archive)
+            .finish()
+            .exited(0);
+    }
+
     /// Where on this machine one of its ports is published.
     #[track_caller]
     pub fn published(&self, port: u16) -> String {

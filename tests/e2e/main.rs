@@ -30,6 +30,7 @@ mod host;
 mod image;
 mod iptables;
 mod limits;
+mod nest;
 mod nesting;
 mod orphans;
 mod plan;

@@ -587,3 +587,74 @@ fn subcommands_are_dinds_whatever_contract_the_container_has() -> Result<(), Fau
     }
     Ok(())
 }
+
+const NEST: Start<'_> = Start {
+    arguments: &["dind", "nest", "3", "--", "docker", "info"],
+    ..SHELL
+};
+
+#[test]
+fn a_level_waits_for_the_one_inside_it() -> Result<(), Fault> {
+    let (role, contract) = NEST.role(true, SocketState::Free)?;
+    assert_eq!(contract, Contract::Dind);
+    let Role::Session {
+        command,
+        levels_below,
+    } = &role
+    else {
+        panic!("{role:?}");
+    };
+    let command: Vec<_> = command.iter().map(|word| word.to_string_lossy()).collect();
+    assert_eq!(
+        command.join(" "),
+        "dind nest 3 --level=1 --inside -- docker info"
+    );
+    assert_eq!(*levels_below, 2);
+    let engine = NEST.engine(&bare_v1())?;
+    assert!(engine.command_patience > engine.stop_timeout * 8 / 10);
+    let alone = SHELL.engine(&bare_v1())?;
+    assert!(alone.command_patience < alone.stop_timeout / 2);
+    Ok(())
+}
+
+#[test]
+fn the_innermost_level_is_a_start_like_any_other() -> Result<(), Fault> {
+    for (words, expected) in [
+        (&["dind", "nest", "1"][..], &["dind"][..]),
+        (&["dind", "nest", "3", "--level=3"], &["dind"]),
+        (
+            &["dind", "nest", "3", "--level=3", "--", "dockerd", "--debug"],
+            &["dind", "dockerd", "--debug"],
+        ),
+        (
+            &["dind", "nest", "2", "--level=2", "--", "wrapdocker", "sh"],
+            &["dind", "wrapdocker", "sh"],
+        ),
+    ] {
+        let nested = Start {
+            arguments: words,
+            ..SHELL
+        };
+        let plain = Start {
+            arguments: expected,
+            ..SHELL
+        };
+        let role = |start: &Start<'_>| start.role(true, SocketState::Free);
+        assert_eq!(role(&nested)?, role(&plain)?, "{words:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn nest_needs_a_daemon_here_or_there() -> Result<(), Fault> {
+    let (role, _) = NEST.role(true, SocketState::Live)?;
+    assert!(matches!(role, Role::Client { .. }), "{role:?}");
+    let fault = NEST.role(false, SocketState::Free).err();
+    assert!(
+        fault
+            .as_ref()
+            .is_some_and(|fault| fault.message.contains("--privileged")),
+        "{fault:?}"
+    );
+    Ok(())
+}
