@@ -83,9 +83,14 @@ lab_test() {
 }
 
 lab_bench() {
-    local suite=${1-trixie}
-    [ $# -le 1 ] || usage_error "bench: takes one argument, not '$2'"
+    local bench=lab suite
+    if [ "${1-}" = --deep ]; then
+        bench=deep
+        shift
+    fi
+    suite=${1-trixie}
+    [ $# -le 1 ] || usage_error "bench: takes one suite, not '$2' too"
     known_suite bench "$suite"
     lab_environment "$suite"
-    cargo bench --locked --bench lab -- "$suite"
+    cargo bench --locked --bench "$bench" -- "$suite"
 }
