@@ -67,6 +67,11 @@ pub enum Action {
         /// The top of the tree of mounts.
         target: PathBuf,
     },
+    /// Lock a directory for as long as this process lives: flock(2).
+    Lock {
+        /// Which.
+        path: PathBuf,
+    },
     /// A symbolic link.
     Symlink {
         /// Where it is.
@@ -456,9 +461,10 @@ fn engine(
         );
     }
     warnings.extend(daemons::warnings(serve, inputs, &listeners));
-    let steps = mounts::plan(facts);
-    let (steps, warnings) = joined(steps, warnings, cgroups::plan(facts));
-    let (mut steps, warnings) = joined(steps, warnings, storage::plan(facts));
+    // First the lock: where it is somebody else's, nothing else is done.
+    let (mut steps, warnings) = joined(Vec::new(), warnings, storage::plan(facts));
+    steps.extend(mounts::plan(facts));
+    let (mut steps, warnings) = joined(steps, warnings, cgroups::plan(facts));
     steps.extend(mounts::last(config, facts));
     let meanwhile = steps.extract_if(.., cgroups::can_wait).collect();
     let containerd = daemons::containerd(inputs).map(|(program, configuration)| {
@@ -614,6 +620,7 @@ impl fmt::Display for Action {
                 write!(formatter, "ln -s {} {}", to.display(), link.display())
             }
             Self::Remove { path } => write!(formatter, "rm {}", path.display()),
+            Self::Lock { path } => write!(formatter, "lock {}", path.display()),
             Self::LoadModule { name } => write!(formatter, "load module {name}"),
             Self::Certificates { directory, names } => {
                 let names: Vec<String> = names.iter().map(ToString::to_string).collect();

@@ -29,6 +29,16 @@ pub fn plan(facts: &Facts) -> (Vec<Step>, Vec<String>) {
             why: "dockerd's data root".into(),
         });
     }
+    steps.push(Step {
+        action: Action::Lock {
+            path: root.path.clone(),
+        },
+        on_failure: OnFailure::Fatal(
+            "the data root is in use, and two daemons would destroy it: stop the other container, \
+             or give this one a volume of its own",
+        ),
+        why: "dockerd does not notice another one on its data root".into(),
+    });
     steps.extend(facts.stale.iter().map(|path| {
         Step {
         action: Action::Remove { path: path.clone() },

@@ -268,6 +268,7 @@ fn after(facts: &Facts, plan: &Plan) -> Facts {
             Action::Directory { .. }
             | Action::Write { .. }
             | Action::LoadModule { .. }
+            | Action::Lock { .. }
             | Action::Certificates { .. } => {}
             Action::Remove { path } => facts.stale.retain(|stale| stale != path),
             Action::Delegate { remount, .. } => {
@@ -295,7 +296,7 @@ fn after(facts: &Facts, plan: &Plan) -> Facts {
 fn repeated(plan: &Plan) -> Vec<String> {
     plan.changes()
         .filter(|step| match &step.action {
-            Action::Write { .. } | Action::LoadModule { .. } => false,
+            Action::Write { .. } | Action::LoadModule { .. } | Action::Lock { .. } => false,
             Action::Directory { path, .. } | Action::Symlink { link: path, .. } => {
                 !path.starts_with("/run/dind") && !path.ends_with("containerd")
             }

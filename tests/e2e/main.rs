@@ -23,6 +23,7 @@ mod clients;
 mod compose;
 mod daemon_json;
 mod daemons;
+mod data_root;
 mod descriptors;
 mod hack_dind;
 mod health;
