@@ -8,11 +8,11 @@ use std::time::SystemTime;
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 use tracing::{debug, info, warn};
 
+use crate::data_root;
 use crate::delegate::delegate;
 use crate::facts::netfilter::load_module;
 use crate::fault::Fault;
@@ -98,7 +98,7 @@ fn carry_out(action: &Action) -> Result<()> {
             info!("{outcome}");
             Ok(())
         }
-        Action::Lock { path } => lock(path),
+        Action::Lock { path } => data_root::lock(path),
         Action::Remove { path } => match fs::remove_file(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             result => result.context(action.to_string()),
@@ -131,23 +131,6 @@ fn carry_out(action: &Action) -> Result<()> {
             Ok(())
         }
     }
-}
-
-/// Locks a directory until this process ends, however it ends. A file system that cannot
-/// lock is no reason not to start.
-fn lock(path: &Path) -> Result<()> {
-    let directory = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-    match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
-        Ok(held) => std::mem::forget(held),
-        Err((_, Errno::EWOULDBLOCK)) => anyhow::bail!("{} is locked", path.display()),
-        Err((_, errno)) => warn!(
-            "{} cannot be locked ({}), so nothing keeps a second daemon from it; give it to no \
-             other container",
-            path.display(),
-            errno.desc()
-        ),
-    }
-    Ok(())
 }
 
 /// Where the hierarchy is mounted before it takes the place of another: the kernel mounts

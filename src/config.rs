@@ -51,6 +51,8 @@ pub struct Config {
     pub daemon_arguments: Vec<OsString>,
     /// `DIND_TMPFS`: whether `/tmp` may get a tmpfs.
     pub tmpfs: bool,
+    /// `DIND_EPHEMERAL`: whether the data root is emptied at the end.
+    pub ephemeral: bool,
     /// `DIND_STOP_TIMEOUT`: everything has ended this long after a stop began.
     pub stop_timeout: Duration,
     /// `DIND_READY_TIMEOUT`: how long the API may take.
@@ -117,6 +119,13 @@ impl Config {
                     _ => None,
                 })?
                 .unwrap_or(true),
+            ephemeral: variables
+                .parse("DIND_EPHEMERAL", "1, 0", |text| match text {
+                    "1" => Some(true),
+                    "0" => Some(false),
+                    _ => None,
+                })?
+                .unwrap_or(false),
             stop_timeout: variables.seconds("DIND_STOP_TIMEOUT", DEFAULT_STOP_TIMEOUT)?,
             ready_timeout: variables.seconds("DIND_READY_TIMEOUT", DEFAULT_READY_TIMEOUT)?,
             docker_host: variables
@@ -233,6 +242,7 @@ mod tests {
             ),
             ("DIND_CONTRACT", "dnd", "wrapdocker"),
             ("DIND_TMPFS", "maybe", "on, off"),
+            ("DIND_EPHEMERAL", "yes", "1, 0"),
         ] {
             let fault = fault(name, value);
             assert_eq!(fault.status, 2, "{name}={value}");
@@ -254,6 +264,7 @@ mod tests {
             ("DOCKER_DAEMON_ARGS", ""),
             ("DIND_CONTRACT", ""),
             ("DIND_TMPFS", ""),
+            ("DIND_EPHEMERAL", ""),
             ("DIND_STOP_TIMEOUT", ""),
             ("DIND_READY_TIMEOUT", ""),
             ("DOCKER_HOST", ""),

@@ -8,7 +8,7 @@
 //!
 //! Decisions are values: [`contract`], [`client`], [`dockerd_options`], [`plan`],
 //! [`mod@tls::decide`] and [`supervise::machine`] make no system call. Effects are in
-//! [`sockets`], [`apply`] (with [`delegate`] and [`tls`]), [`spawn`], [`supervise`] and
+//! [`sockets`], [`apply`] (with [`delegate`], [`data_root`] and [`tls`]), [`spawn`], [`supervise`] and
 //! [`terminal`]; what is unsafe is in `sys`. The order of the phases is `main`'s.
 //! [`health`] and [`nest`] are programs of their own, which run beside PID 1.
 
@@ -17,6 +17,7 @@ pub mod cli;
 pub mod client;
 pub mod config;
 pub mod contract;
+pub mod data_root;
 pub mod delegate;
 pub mod dockerd_options;
 pub mod facts;

@@ -3,6 +3,7 @@
 //! Source: proc_pid_mountinfo(5). A line that does not have the shape that the
 //! kernel gives is passed over: one odd mount must not keep a host from starting.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
@@ -70,6 +71,14 @@ impl MountTable {
         Self {
             mounts: text.lines().filter_map(Mount::parse).collect(),
         }
+    }
+
+    /// The mount points below `directory`, each once.
+    pub fn below(&self, directory: &Path) -> Vec<PathBuf> {
+        let targets = self.mounts.iter().map(|mount| mount.target.as_path());
+        let below = targets.filter(|target| *target != directory && target.starts_with(directory));
+        let once: BTreeSet<PathBuf> = below.map(Path::to_owned).collect();
+        once.into_iter().collect()
     }
 
     /// The mount that is visible at `target`, when `target` is a mount point.

@@ -254,6 +254,17 @@ pub struct Engine {
     pub stop_timeout: Duration,
     /// How much of that the command may take.
     pub command_patience: Duration,
+    /// What is emptied at the end.
+    pub emptied: Option<Emptied>,
+}
+
+/// A data root that is emptied at the end: `DIND_EPHEMERAL`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Emptied {
+    /// The directory, which stays.
+    pub path: PathBuf,
+    /// The user's mounts below it, which stay as they are.
+    pub mounts: Vec<PathBuf>,
 }
 
 /// What becomes of this process.
@@ -517,6 +528,7 @@ fn engine(
             0 => config.stop_timeout.saturating_mul(4) / 9,
             _ => nest::patience(config.stop_timeout, levels_below),
         },
+        emptied: storage::emptied(config, facts),
     };
     Ok(Plan {
         contract,
@@ -705,8 +717,12 @@ impl fmt::Display for Engine {
         }
         writeln!(
             formatter,
-            "stop: within {} s",
-            self.stop_timeout.as_secs_f64()
+            "stop: within {} s{}",
+            self.stop_timeout.as_secs_f64(),
+            match &self.emptied {
+                Some(emptied) => format!(", and empty {}", emptied.path.display()),
+                None => String::new(),
+            }
         )
     }
 }

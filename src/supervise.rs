@@ -17,12 +17,13 @@ use anyhow::{Context, Result};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::SigSet;
-use nix::unistd::Pid;
+use nix::unistd::{ForkResult, Pid};
 use tracing::{debug, error, info, warn};
 
 use crate::apply;
+use crate::data_root;
 use crate::facts;
-use crate::fault::Fault;
+use crate::fault::{FAILURE, Fault};
 use crate::ping::{Ping, Progress};
 use crate::plan::{Engine, Foreground, Program, Readiness};
 use crate::sockets::Bound;
@@ -30,7 +31,7 @@ use crate::spawn::{self, Begun, Child, Session};
 use crate::sys;
 use crate::terminal::{self, Terminal};
 use log_file::LogFile;
-use machine::{Effect, Event, Level, Machine, Process, Settings};
+use machine::{Effect, End, Event, Level, Machine, Process, Settings};
 use notify::Notify;
 pub use signals::Signals;
 
@@ -44,6 +45,7 @@ struct Children {
     containerd: Option<Pid>,
     dockerd: Option<Pid>,
     command: Option<Pid>,
+    sweeper: Option<Pid>,
 }
 
 impl Children {
@@ -52,12 +54,14 @@ impl Children {
             Process::Containerd => &mut self.containerd,
             Process::Dockerd => &mut self.dockerd,
             Process::Command => &mut self.command,
+            Process::Sweeper => &mut self.sweeper,
         }
     }
 
     /// Which child a pid is; it is forgotten by that, for the pid may come again.
     fn take(&mut self, pid: Pid) -> Option<Process> {
-        [Process::Containerd, Process::Dockerd, Process::Command]
+        use Process::{Command, Containerd, Dockerd, Sweeper};
+        [Containerd, Dockerd, Command, Sweeper]
             .into_iter()
             .find(|process| self.slot(*process).take_if(|known| *known == pid).is_some())
     }
@@ -112,6 +116,7 @@ pub fn run(
         ready_by: started.elapsed().saturating_add(engine.ready_timeout),
         stop_timeout: engine.stop_timeout,
         command_patience: engine.command_patience,
+        ephemeral: engine.emptied.is_some(),
     });
     let mut supervisor = Supervisor {
         engine,
@@ -324,6 +329,13 @@ impl Supervisor<'_> {
             },
             Effect::Send(process, signal) => self.send(process, signal),
             Effect::KillContainers => kill_containers(),
+            Effect::Empty => match self.sweeper() {
+                Ok(pid) => self.children.sweeper = Some(pid),
+                Err(errno) => {
+                    warn!("the data root is not emptied: fork: {}", errno.desc());
+                    events.push_back(Event::Ended(Process::Sweeper, End::Exited(FAILURE)));
+                }
+            },
             Effect::Exit(status) => self.exit = Some(status),
         }
     }
@@ -357,6 +369,19 @@ impl Supervisor<'_> {
             mask: self.signals.original(),
         })
         .map_err(|error| error.fault(path.as_os_str()))
+    }
+
+    /// A child of this program's own, so that signals and deadlines are looked at meanwhile.
+    fn sweeper(&self) -> nix::Result<Pid> {
+        match sys::fork()? {
+            ForkResult::Parent { child } => Ok(child),
+            ForkResult::Child => {
+                if let Some(emptied) = &self.engine.emptied {
+                    data_root::empty(emptied);
+                }
+                sys::exit_child(0)
+            }
+        }
     }
 
     fn announce_ready(&self) {

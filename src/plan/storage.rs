@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use super::{Action, OnFailure, Step};
+use super::{Action, Emptied, OnFailure, Step};
+use crate::config::Config;
 use crate::facts::{Facts, Filesystem};
 
 /// What dockerd gives its data root: the owner, and search for the group of a
@@ -48,6 +49,15 @@ pub fn plan(facts: &Facts) -> (Vec<Step>, Vec<String>) {
     }
     }));
     (steps, warning(facts).into_iter().collect())
+}
+
+/// The data root, where it is to be emptied at the end.
+pub fn emptied(config: &Config, facts: &Facts) -> Option<Emptied> {
+    let path = &facts.data_root.path;
+    config.ephemeral.then(|| Emptied {
+        path: path.clone(),
+        mounts: facts.mounts.below(path),
+    })
 }
 
 /// One warning for two causes with one cure.

@@ -18,6 +18,8 @@ pub enum Process {
     Dockerd,
     /// The command or the shell.
     Command,
+    /// What empties the data root at the end.
+    Sweeper,
 }
 
 impl Process {
@@ -27,6 +29,7 @@ impl Process {
             Self::Containerd => "containerd",
             Self::Dockerd => "dockerd",
             Self::Command => "the command",
+            Self::Sweeper => "what empties the data root",
         }
     }
 }
@@ -104,6 +107,8 @@ pub enum Effect {
     Send(Process, i32),
     /// Kill what runs in the inner containers, and name it.
     KillContainers,
+    /// Start to empty the data root.
+    Empty,
     /// End with this status: no child that matters is left.
     Exit(u8),
 }
@@ -125,6 +130,8 @@ pub struct Settings {
     pub stop_timeout: Duration,
     /// How much of that the command may take.
     pub command_patience: Duration,
+    /// Whether the data root is emptied once everything has ended.
+    pub ephemeral: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -161,6 +168,10 @@ const CONTAINERD_PART: u32 = 18;
 /// the container.
 const END_PART: u32 = 19;
 
+/// How long it may take to empty the data root, where nobody waits for the container to
+/// end: slow disks remove some hundred files a second.
+const SWEEP_PATIENCE: Duration = Duration::from_secs(600);
+
 /// The state.
 #[derive(Debug, Clone)]
 pub struct Machine {
@@ -169,6 +180,10 @@ pub struct Machine {
     containerd: bool,
     dockerd: bool,
     command: bool,
+    /// Whether the data root is still to be emptied.
+    to_empty: bool,
+    /// Whether somebody outside asked for a stop, and waits for it.
+    asked: bool,
     /// Whether the ready line has been said.
     announced: bool,
     /// Signals for dockerd that came before it can take them.
@@ -186,6 +201,8 @@ impl Machine {
             containerd: settings.containerd,
             dockerd: true,
             command: false,
+            to_empty: settings.ephemeral,
+            asked: false,
             announced: false,
             held: Vec::new(),
             status: None,
@@ -202,12 +219,16 @@ impl Machine {
                 began,
                 killed,
             } => {
+                if stage == Process::Sweeper && !self.asked {
+                    let more = Duration::from_secs(u64::from(killed == Killed::Stage));
+                    return Some(began.saturating_add(SWEEP_PATIENCE).saturating_add(more));
+                }
                 let part = match (stage, killed) {
                     (_, Killed::Stage) => END_PART,
                     (Process::Command, _) => 0,
                     (Process::Dockerd, Killed::Nothing) => CONTAINERS_PART,
                     (Process::Dockerd, Killed::Containers) => DOCKERD_PART,
-                    (Process::Containerd, _) => CONTAINERD_PART,
+                    (Process::Containerd | Process::Sweeper, _) => CONTAINERD_PART,
                 };
                 Some(began.saturating_add(self.patience(part)))
             }
@@ -246,6 +267,8 @@ impl Machine {
             Process::Containerd => self.containerd,
             Process::Dockerd => self.dockerd,
             Process::Command => self.command,
+            // Never from outside of its own stage.
+            Process::Sweeper => false,
         }
     }
 
@@ -277,6 +300,12 @@ impl Machine {
     fn signal(&mut self, signal: i32, now: Duration, effects: &mut Vec<Effect>) {
         let stops = matches!(signal, libc::SIGTERM | libc::SIGINT);
         if let Phase::Stopping { stage, .. } = self.phase {
+            if stops && !self.asked {
+                self.asked = true;
+                if stage == Process::Sweeper {
+                    self.begin(stage, now);
+                }
+            }
             // dockerd gives up its clean-up at the third signal, so it gets one. The
             // command is its own master.
             if stage == Process::Command {
@@ -287,6 +316,7 @@ impl Machine {
         if self.command {
             effects.push(Effect::Send(Process::Command, signal));
             if signal == libc::SIGTERM {
+                self.asked = true;
                 self.begin(Process::Command, now);
                 if self.settings.terminal {
                     effects.push(Effect::Send(Process::Command, libc::SIGHUP));
@@ -295,9 +325,11 @@ impl Machine {
         } else if self.settings.command {
             // The command is still to come; whoever signals does not want it any more.
             if stops || matches!(signal, libc::SIGHUP | libc::SIGQUIT) {
+                self.asked = true;
                 self.stop(End::Signaled(signal).status(), now, effects);
             }
         } else if stops {
+            self.asked = true;
             self.stop(0, now, effects);
         } else if matches!(signal, libc::SIGHUP | libc::SIGUSR1) {
             // Before the API answers dockerd has no handlers, and would die of these.
@@ -314,6 +346,7 @@ impl Machine {
             Process::Containerd => self.containerd = false,
             Process::Dockerd => self.dockerd = false,
             Process::Command => self.command = false,
+            Process::Sweeper => {}
         }
         match (self.phase, process) {
             (Phase::Stopping { stage, .. }, _) => {
@@ -335,6 +368,8 @@ impl Machine {
             (Phase::Starting | Phase::Running, Process::Command) => {
                 self.stop(end.status(), now, effects);
             }
+            // Started in its own stage only.
+            (Phase::Starting | Phase::Running, Process::Sweeper) => {}
             (Phase::Starting, Process::Dockerd) => self.dead_before_ready(end, now, effects),
             (Phase::Running, Process::Dockerd) if self.settings.command => {
                 effects.push(Effect::Say(
@@ -412,7 +447,7 @@ impl Machine {
         let later: &[Process] = match stage {
             Process::Command => &[Process::Command, Process::Dockerd, Process::Containerd],
             Process::Dockerd => &[Process::Containerd],
-            Process::Containerd => &[],
+            Process::Containerd | Process::Sweeper => &[],
         };
         match later.iter().copied().find(|process| self.runs(*process)) {
             Some(next) => {
@@ -423,6 +458,12 @@ impl Machine {
                 };
                 effects.push(Effect::Send(next, libc::SIGTERM));
                 self.tick(now, effects);
+            }
+            None if self.to_empty => {
+                self.to_empty = false;
+                let began = if self.asked { began } else { now };
+                self.begin(Process::Sweeper, began);
+                effects.push(Effect::Empty);
             }
             None => effects.push(Effect::Exit(self.status.unwrap_or(FAILURE))),
         }

@@ -38,3 +38,60 @@ fn a_restart_finds_its_data_root_free() {
     container.docker(&["restart", "--time=1"]).exited(0);
     container.wait_ready_times(2);
 }
+
+/// What of a volume there is.
+fn content(volume: &Volume) -> String {
+    dind()
+        .flags(["--entrypoint", "find"])
+        .flags(volume.on("/volume"))
+        .run(&["/volume", "-mindepth", "1"])
+        .text()
+}
+
+/// `DIND_EPHEMERAL=1` empties the data root at the end, and nothing else: neither what the
+/// user has mounted below it nor what a link in it leads to.
+#[test]
+fn an_ephemeral_data_root_is_empty_at_the_end() {
+    let [volume, kept, outside] = [Volume::new(), Volume::new(), Volume::new()];
+    let container = dind()
+        .env("DIND_EPHEMERAL", "1")
+        .flags(volume.on(DATA_ROOT))
+        .flags(kept.on("/var/lib/docker/volumes/kept"))
+        .flags(outside.on("/outside"))
+        .ready(&["sh", "-c", "until [ -e /end ]; do sleep 0.1; done; exit 5"]);
+    container.load_busybox();
+    container.inner(&["-d", "--init", "-v", "/data"], &["sleep", "1000"]);
+    container.sh("touch /outside/file /var/lib/docker/volumes/kept/file");
+    container.sh(
+        "ln -s /outside /var/lib/docker/link; mkdir \"/var/lib/docker/$(printf 'a\\tb\\377')\"",
+    );
+    container.sh("mkfifo /var/lib/docker/fifo; mkdir -m 0 /var/lib/docker/closed");
+    container.sh("touch /end");
+    assert_eq!(container.wait(), 5);
+    container.logged(&["/var/lib/docker is empty but for 1 files that stay, among them kept"]);
+    assert_eq!(content(&volume), "/volume/volumes\n/volume/volumes/kept");
+    assert_eq!(content(&kept), "/volume/file");
+    assert_eq!(content(&outside), "/volume/file");
+}
+
+/// So it is after a stop, and when the daemons could not unmount what they had mounted.
+#[test]
+fn an_ephemeral_data_root_is_empty_however_the_daemons_ended() {
+    let volume = Volume::new();
+    let ephemeral = dind()
+        .env("DIND_EPHEMERAL", "1")
+        .flags(volume.on(DATA_ROOT));
+    let stopped = ephemeral.ready(&[]);
+    stopped.load_busybox();
+    stopped.docker(&["stop"]).exited(0);
+    stopped.logged(&["/var/lib/docker is empty, as DIND_EPHEMERAL asks"]);
+    assert_eq!(content(&volume), "");
+    drop(stopped);
+    let killed = ephemeral.ready(&["sleep", "1000"]);
+    killed.load_busybox();
+    killed.inner(&["-d"], &["sleep", "1000"]);
+    killed.sh("pkill -KILL -x 'dockerd|containerd'");
+    killed.docker(&["stop"]).exited(0);
+    killed.logged(&["/var/lib/docker is empty, as DIND_EPHEMERAL asks"]);
+    assert_eq!(content(&volume), "");
+}

@@ -15,6 +15,7 @@ const SERVE: Settings = Settings {
     ready_by: Duration::from_secs(60),
     stop_timeout: Duration::from_secs(9),
     command_patience: Duration::from_secs(4),
+    ephemeral: false,
 };
 const COMMAND: Settings = Settings {
     command: true,
@@ -439,4 +440,65 @@ proptest! {
         let exits = effects.iter().filter(|effect| matches!(effect, Effect::Exit(_))).count();
         prop_assert_eq!(exits, 1, "{:?}", effects);
     }
+}
+
+const EPHEMERAL: Settings = Settings {
+    ephemeral: true,
+    ..COMMAND
+};
+
+#[test]
+fn the_data_root_is_emptied_when_all_daemons_have_ended() {
+    let events = [
+        Event::Ready,
+        exited(Process::Command, 3),
+        exited(Process::Dockerd, 0),
+        exited(Process::Containerd, 0),
+    ];
+    let effects = life(EPHEMERAL, &events);
+    assert_eq!(effects.last(), Some(&Effect::Empty));
+    let swept = [&events[..], &[exited(Process::Sweeper, 0)]].concat();
+    assert_eq!(life(EPHEMERAL, &swept).last(), Some(&Effect::Exit(3)));
+    assert!(!life(COMMAND, &events).contains(&Effect::Empty));
+}
+
+#[test]
+fn emptying_takes_as_long_as_nobody_waits_for_it() {
+    let mut machine = Machine::new(EPHEMERAL);
+    for event in [
+        Event::Ready,
+        exited(Process::Command, 0),
+        exited(Process::Dockerd, 0),
+        exited(Process::Containerd, 0),
+    ] {
+        machine.step(event, SECOND);
+    }
+    let patient = machine.deadline().expect("a deadline");
+    assert!(patient >= SWEEP_PATIENCE);
+    let later = SECOND * 100;
+    assert_eq!(machine.step(Event::Signal(libc::SIGTERM), later), []);
+    let hasty = machine.deadline().expect("a deadline");
+    assert!(hasty > later && hasty < later + EPHEMERAL.stop_timeout);
+    let effects = machine.step(Event::Tick, hasty);
+    assert!(effects.contains(&send(Process::Sweeper, libc::SIGKILL)));
+    let effects = machine.step(killed(Process::Sweeper, libc::SIGKILL), hasty);
+    assert_eq!(effects, [Effect::Exit(0)]);
+}
+
+#[test]
+fn a_stop_from_outside_leaves_what_it_has_no_time_to_empty() {
+    let mut machine = Machine::new(Settings {
+        ephemeral: true,
+        ..SERVE
+    });
+    for event in [
+        Event::Ready,
+        Event::Signal(libc::SIGTERM),
+        exited(Process::Dockerd, 0),
+        exited(Process::Containerd, 0),
+    ] {
+        machine.step(event, SECOND);
+    }
+    let deadline = machine.deadline().expect("a deadline");
+    assert!(deadline < SECOND + SERVE.stop_timeout);
 }
