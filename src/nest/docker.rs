@@ -65,15 +65,16 @@ impl<'a> Docker<'a> {
     /// What it prints. A status other than 0 is a fault; its own words are on standard
     /// error by then.
     pub fn output(&mut self, words: &[&str]) -> Result<String, Fault> {
-        let (mut running, output) = self.start(words, None)?;
+        let (mut running, output) = self.start(words, null()?.as_fd(), io::stderr().as_fd())?;
         let text = running.read(output)?;
         running.ended_well()?;
         Ok(text)
     }
 
-    /// Runs it, for whatever it can do.
+    /// Runs it, for whatever it can do; nobody need hear of what it cannot.
     pub fn attempt(&mut self, words: &[&str]) -> Result<(), Fault> {
-        let (mut running, output) = self.start(words, None)?;
+        let null = null()?;
+        let (mut running, output) = self.start(words, null.as_fd(), null.as_fd())?;
         running.read(output)?;
         running.wait().map(drop)
     }
@@ -88,7 +89,7 @@ impl<'a> Docker<'a> {
         write: impl FnOnce(&mut dyn Write) -> Result<()>,
     ) -> Result<(), Fault> {
         let (reader, writer) = pipe()?;
-        let (mut running, output) = self.start(words, Some(reader.as_fd()))?;
+        let (mut running, output) = self.start(words, reader.as_fd(), io::stderr().as_fd())?;
         drop(reader);
         let mut input = Input {
             running: &mut running,
@@ -111,23 +112,17 @@ impl<'a> Docker<'a> {
     fn start(
         &self,
         words: &[&str],
-        input: Option<BorrowedFd<'_>>,
+        input: BorrowedFd<'_>,
+        errors: BorrowedFd<'_>,
     ) -> Result<(Running<'_>, OwnedFd), Fault> {
-        let null = File::options()
-            .read(true)
-            .write(true)
-            .open("/dev/null")
-            .context("cannot open /dev/null; check /dev")?;
         let (reader, writer) = pipe()?;
-        let stderr = io::stderr();
-        let input = input.unwrap_or(null.as_fd());
         let mut arguments = vec![OsStr::new("docker")];
         arguments.extend(words.iter().map(OsStr::new));
         let pid = spawn::spawn(&Child {
             path: &self.path,
             arguments,
             environment: self.environment,
-            stdio: Some([input, writer.as_fd(), stderr.as_fd()]),
+            stdio: Some([input, writer.as_fd(), errors]),
             descriptors: Vec::new(),
             session: Session::Own,
             oom_score_adj: None,
@@ -331,6 +326,11 @@ impl Drop for Progress {
             let _ = write!(io::stderr(), "\r\x1b[K");
         }
     }
+}
+
+fn null() -> Result<File, Fault> {
+    let file = File::options().read(true).write(true).open("/dev/null");
+    Ok(file.context("cannot open /dev/null; check /dev")?)
 }
 
 fn pipe() -> Result<(OwnedFd, OwnedFd), Fault> {

@@ -61,7 +61,10 @@ pub fn give(
     let changes = [
         format!("ENTRYPOINT {program}"),
         format!("VOLUME {volume}"),
-        format!("ENV PATH={}", config.search_path.to_string_lossy()),
+        format!(
+            "ENV PATH={}",
+            serde_json::json!(config.search_path.to_string_lossy())
+        ),
     ];
     let mut words = vec!["import"];
     for change in &changes {

@@ -100,6 +100,8 @@ fn five_levels_reach_all_above() {
 fn a_terminal_reaches_the_innermost_of_five() {
     let mut pty = Pty::run(&dind(), &["nest", "5"]);
     pty.expect("level 2 of 5: ");
+    // Progress stands on one line, which is then gone.
+    pty.expect(" MB\x1b[K\r");
     pty.expect("level 5 of 5: an image of");
     pty.expect("docker is ready after");
     assert_eq!(pty.ask("hostname").0, "dind-5");
