@@ -69,7 +69,8 @@ impl MountTable {
     /// Parses the text of a mountinfo file.
     pub fn parse(text: &str) -> Self {
         Self {
-            mounts: text.lines().filter_map(Mount::parse).collect(),
+            // Not lines(): a carriage return before the newline is a name's.
+            mounts: text.split('\n').filter_map(Mount::parse).collect(),
         }
     }
 
@@ -163,6 +164,17 @@ mod tests {
     fn a_line_of_another_shape_is_passed_over() {
         let table = MountTable::parse("nonsense\n\n1 0 0:1 / / rw - ext4 a rw\n1 2 -\n");
         assert_eq!(table.mounts.len(), 1);
+    }
+
+    #[test]
+    fn a_carriage_return_at_the_end_of_a_line_is_part_of_a_name() {
+        let table = MountTable::parse("1 0 0:1 / / rw - overlay a rw,lowerdir=/b\r\n");
+        let options: Vec<_> = table
+            .mounts
+            .into_iter()
+            .map(|mount| mount.super_options)
+            .collect();
+        assert_eq!(options, [["rw", "lowerdir=/b\r"]]);
     }
 
     proptest! {

@@ -47,7 +47,8 @@ impl Membership {
     /// Parses the text of `/proc/PID/cgroup`, one `ID:CONTROLLERS:PATH` a line.
     /// Lines of another shape are passed over.
     pub fn parse(text: &str) -> Vec<Self> {
-        text.lines().filter_map(Self::parse_line).collect()
+        // Not lines(): a carriage return before the newline is the cgroup's name's.
+        text.split('\n').filter_map(Self::parse_line).collect()
     }
 
     fn parse_line(line: &str) -> Option<Self> {
@@ -236,6 +237,8 @@ mod tests {
         assert!(facts("0::/init\n", RootMount::Cgroup2).private_namespace());
         assert!(!facts("0::/kubepods/pod1/abc\n", RootMount::Cgroup2).private_namespace());
         assert!(!facts("0::/../abc\n", RootMount::Cgroup2).private_namespace());
+        // A name of somebody else's that only looks like the leaf's.
+        assert!(!facts("0::/init\r\n", RootMount::Cgroup2).private_namespace());
     }
 
     proptest! {
