@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::contract::Contract;
 use crate::fault::Fault;
+use crate::secrets;
 use crate::tls::name::Name;
 
 /// Where the daemons' output goes.
@@ -192,7 +193,8 @@ impl<'a> Variables<'a> {
         match value.to_str().and_then(parse) {
             Some(parsed) => Ok(Some(parsed)),
             None => Err(Fault::usage(format!(
-                "{name}={value:?} is not valid; allowed: {allowed}"
+                "{name}={:?} is not valid; allowed: {allowed}",
+                secrets::word(&value.to_string_lossy())
             ))),
         }
     }

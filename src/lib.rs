@@ -28,6 +28,7 @@ pub mod mountinfo;
 pub mod nest;
 pub mod ping;
 pub mod plan;
+pub mod secrets;
 pub mod sockets;
 pub mod spawn;
 pub mod supervise;

@@ -34,8 +34,9 @@ fn run(started: Instant) -> Result<u8, Fault> {
         Request::Plan(start) => match make_plan(&config, &start) {
             Ok(plan) => print(&plan.to_string()),
             Err(fault) => print(&format!(
-                "contract: {}\nwould stop: {fault} (exit status {})\n",
+                "contract: {}\nwould stop: {} (exit status {})\n",
                 start.contract.name(),
+                logging::line(&fault.message),
                 fault.status
             )),
         },

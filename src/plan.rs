@@ -27,7 +27,9 @@ use crate::dockerd_options::DockerdOptions;
 use crate::facts::Facts;
 use crate::facts::cgroup::Layout;
 use crate::fault::Fault;
+use crate::logging;
 use crate::nest;
+use crate::secrets;
 use crate::tls::name::Name;
 
 /// One change to the container.
@@ -575,12 +577,13 @@ fn login_shell(facts: &Facts) -> Vec<OsString> {
     }
 }
 
-/// Words as a shell would have to be given them.
+/// Words as a shell would have to be given them, but for passwords.
 fn quoted(words: impl IntoIterator<Item = impl AsRef<OsStr>>) -> String {
     let words: Vec<String> = words
         .into_iter()
         .map(|word| word.as_ref().to_string_lossy().into_owned())
         .collect();
+    let words = secrets::words(words.iter().map(String::as_str));
     // A NUL byte cannot be quoted, and cannot be in an argument either.
     shlex::try_join(words.iter().map(String::as_str)).unwrap_or_else(|_| words.join(" "))
 }
@@ -663,26 +666,39 @@ impl fmt::Display for Action {
     }
 }
 
+/// Writes one line, whatever is in it.
+fn line(formatter: &mut fmt::Formatter<'_>, text: fmt::Arguments<'_>) -> fmt::Result {
+    writeln!(formatter, "{}", logging::line(&text.to_string()))
+}
+
+fn steps(formatter: &mut fmt::Formatter<'_>, when: &str, steps: &[Step]) -> fmt::Result {
+    steps.iter().try_for_each(|step| {
+        line(formatter, format_args!("{when}: {}", step.action))?;
+        line(formatter, format_args!("    # {}", step.why))
+    })
+}
+
 impl fmt::Display for Plan {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(formatter, "contract: {}", self.contract.name())?;
+        line(
+            formatter,
+            format_args!("contract: {}", self.contract.name()),
+        )?;
         for warning in &self.warnings {
-            writeln!(formatter, "warning: {warning}")?;
+            line(formatter, format_args!("warning: {warning}"))?;
         }
         for note in &self.notes {
-            writeln!(formatter, "note: {note}")?;
+            line(formatter, format_args!("note: {note}"))?;
         }
         if let Outcome::Supervise(engine) = &self.outcome {
             for listener in &engine.listeners {
-                writeln!(formatter, "listen: {listener}")?;
+                line(formatter, format_args!("listen: {listener}"))?;
             }
         }
-        for step in &self.steps {
-            writeln!(formatter, "step: {}\n    # {}", step.action, step.why)?;
-        }
+        steps(formatter, "step", &self.steps)?;
         match &self.outcome {
             Outcome::Become { command, .. } => {
-                writeln!(formatter, "become: {}", quoted(command))
+                line(formatter, format_args!("become: {}", quoted(command)))
             }
             Outcome::Supervise(engine) => engine.fmt(formatter),
         }
@@ -695,35 +711,39 @@ impl fmt::Display for Engine {
         for program in std::iter::once(&self.dockerd).chain(beside.into_iter().flatten()) {
             let words = std::iter::once(program.path.as_os_str())
                 .chain(program.arguments.iter().map(OsString::as_os_str));
-            writeln!(formatter, "start: {}", quoted(words))?;
+            line(formatter, format_args!("start: {}", quoted(words)))?;
         }
-        for step in &self.meanwhile {
-            writeln!(formatter, "meanwhile: {}\n    # {}", step.action, step.why)?;
-        }
+        steps(formatter, "meanwhile", &self.meanwhile)?;
         match &self.log_file {
-            Some(path) => writeln!(formatter, "log: {}", path.display())?,
-            None => writeln!(formatter, "log: standard output and error")?,
+            Some(path) => line(formatter, format_args!("log: {}", path.display()))?,
+            None => line(formatter, format_args!("log: standard output and error"))?,
         }
+        let timeout = self.ready_timeout.as_secs_f64();
         match &self.readiness {
-            Readiness::Ping(path) => {
-                write!(formatter, "ready: when unix://{} answers", path.display())?
-            }
-            Readiness::Notify => write!(formatter, "ready: when dockerd says so")?,
+            Readiness::Ping(path) => line(
+                formatter,
+                format_args!(
+                    "ready: when unix://{} answers, within {timeout} s",
+                    path.display()
+                ),
+            )?,
+            Readiness::Notify => line(
+                formatter,
+                format_args!("ready: when dockerd says so, within {timeout} s"),
+            )?,
         }
-        writeln!(formatter, ", within {} s", self.ready_timeout.as_secs_f64())?;
         match &self.foreground {
-            Foreground::Daemon => writeln!(formatter, "then: live as long as dockerd")?,
-            Foreground::Command(command) => writeln!(formatter, "then: run {}", quoted(command))?,
-        }
-        writeln!(
-            formatter,
-            "stop: within {} s{}",
-            self.stop_timeout.as_secs_f64(),
-            match &self.emptied {
-                Some(emptied) => format!(", and empty {}", emptied.path.display()),
-                None => String::new(),
+            Foreground::Daemon => line(formatter, format_args!("then: live as long as dockerd"))?,
+            Foreground::Command(command) => {
+                line(formatter, format_args!("then: run {}", quoted(command)))?;
             }
-        )
+        }
+        let emptied = match &self.emptied {
+            Some(emptied) => format!(", and empty {}", emptied.path.display()),
+            None => String::new(),
+        };
+        let timeout = self.stop_timeout.as_secs_f64();
+        line(formatter, format_args!("stop: within {timeout} s{emptied}"))
     }
 }
 

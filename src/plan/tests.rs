@@ -948,6 +948,61 @@ fn any_facts() -> impl Strategy<Value = Facts> {
         )
 }
 
+/// `dind plan` is what users send in, and what they have typed stands in it.
+#[test]
+fn a_plan_has_no_line_of_somebody_elses_and_no_password() -> Result<(), Fault> {
+    let start = Start {
+        arguments: &[
+            "dind",
+            "--data-root=/a\nstep: forged",
+            "--http-proxy",
+            "me:hunter2@proxy",
+            "--label=\u{1b}[2J",
+        ],
+        variables: &[
+            (
+                "DOCKER_DAEMON_ARGS",
+                "--registry-mirror 'https://me:hunter 2@mirror' --log-opt splunk-token=hunter2",
+            ),
+            ("HTTP_PROXY", "http://me:hunter2@proxy"),
+            ("DOCKER_TLS_CERTDIR", "/certs\nlisten: forged"),
+        ],
+        ..DAEMON
+    };
+    for (start, count) in [
+        (start, 2),
+        (
+            Start {
+                arguments: &[
+                    "dind",
+                    "docker",
+                    "login",
+                    "--password",
+                    "hunter2",
+                    "a\nforged",
+                ],
+                stdin: Stdin::Other,
+                ..DAEMON
+            },
+            1,
+        ),
+    ] {
+        let text = start.plan(&bare_v1())?.to_string();
+        assert!(
+            !text.contains("hunter") && !text.contains('\u{1b}'),
+            "{text}"
+        );
+        assert!(text.contains("xxxxx"), "{text}");
+        let forged = |line: &&str| line.contains("forged");
+        assert!(text.lines().filter(forged).count() >= count, "{text}");
+        assert!(
+            text.lines().filter(forged).all(|line| line.contains("\\n")),
+            "{text}"
+        );
+    }
+    Ok(())
+}
+
 proptest! {
     #[test]
     fn no_hierarchy_is_mounted_twice(facts in any_facts()) {

@@ -83,6 +83,74 @@ fn a_line_break_in_a_value_stays_on_the_line() {
     );
 }
 
+/// Nor does one in a file name, which no error quotes, or anything that drives a terminal.
+#[test]
+fn no_value_forges_a_line_or_drives_a_terminal() {
+    let forged = "1\ndind: error: forged\r\u{1b}[2J\u{9b}31m";
+    for (name, value) in [
+        ("PORT", forged),
+        ("DOCKER_HOST", &format!("unix:///proc/{forged}")),
+        ("DOCKER_TLS_CERTDIR", &format!("/proc/{forged}")),
+        ("DOCKER_DAEMON_ARGS", &format!("--config-file '/{forged}'")),
+    ] {
+        let output = dind().env(name, value).run(&[]);
+        assert_ne!(output.status, 0, "{name}");
+        let output = output.says(&["dind: error: ", r"1\ndind: error: forged\r\"]);
+        for line in output.stderr.lines() {
+            assert!(line.starts_with("dind: "), "{name}: {line:?}");
+            assert!(!line.starts_with("dind: error: forged"), "{name}: {line:?}");
+            assert!(!line.contains(char::is_control), "{name}: {line:?}");
+        }
+    }
+    let plan = dind().env("DOCKER_HOST", &format!("unix:///{forged}"));
+    let plan = plan.run(&["plan", "--data-root", forged]).text();
+    assert!(
+        plan.lines().all(|line| !line.contains(char::is_control)),
+        "{plan:?}"
+    );
+    assert!(
+        !plan.lines().any(|line| line.starts_with("dind: error")),
+        "{plan}"
+    );
+}
+
+/// What dind prints itself, of a start, a refusal and a plan, has no password and no key in
+/// it, wherever they were; dockerd, which needs them, has them.
+#[test]
+fn no_secret_is_shown() {
+    let proxy = "http://me:hunter2@proxy.invalid:3128";
+    let key = "-----BEGIN PRIVATE KEY-----\nhunter2\n-----END PRIVATE KEY-----\n";
+    let flags = format!("--https-proxy {proxy} --label token=hunter2");
+    let secrets = dind()
+        .env("DOCKER_DAEMON_ARGS", &flags)
+        .env("HTTP_PROXY", proxy)
+        .env("LOG", "file");
+    let container = secrets.ready(&[]);
+    container.not_logged(&["hunter2"]);
+    let labels = container.text(&["docker", "info", "--format", "{{.Labels}}"]);
+    assert_eq!(labels, "[token=hunter2]");
+    // dockerd takes no password in a mirror's address, and shows what it does not take.
+    let mirror = "--registry-mirror=https://me:hunter2@mirror.invalid";
+    let refused = secrets.run(&[mirror]).exited(1);
+    let refused = refused.says(&["error: |", "https://xxxxx@mirror.invalid"]);
+    let open = format!("{flags} '{proxy}");
+    for output in [
+        refused,
+        secrets.run(&["plan", mirror]),
+        secrets.run(&["plan", "sh", "-c", "curl https://me:hunter2@host"]),
+        secrets.clone().env("PORT", key).run(&[]),
+        secrets.clone().env("DOCKER_TLS_SAN", key).run(&[]),
+        secrets.clone().env("DOCKER_DAEMON_ARGS", &open).run(&[]),
+        secrets
+            .clone()
+            .env("PORT", "1")
+            .run(&["plan", "curl", proxy]),
+    ] {
+        let all = output.stdout + &output.stderr;
+        assert!(!all.is_empty() && !all.contains("hunter2"), "{all}");
+    }
+}
+
 /// The subcommands that are yet to come are not taken for commands.
 #[test]
 fn subcommands_to_come_are_refused() {
