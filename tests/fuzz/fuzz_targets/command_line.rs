@@ -1,0 +1,96 @@
+//! The command line and the environment: before the first line `==` the words with argv[0]
+//! first, after it the variables. A daemon is only started where that can work, and a
+//! command is run word for word.
+
+#![no_main]
+
+use dind::client::{self, ClientFacts};
+use dind::config::Config;
+use dind::contract::{self, Request, Role, SocketState, Stdin, Surroundings};
+use dind_fuzz::{environment, words};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| {
+    let split = data.windows(4).position(|found| found == b"\n==\n");
+    let (arguments, variables) = match split {
+        Some(place) => (&data[..place], &data[place + 4..]),
+        None => (data, &[][..]),
+    };
+    let arguments = words(arguments);
+    let Ok(config) = Config::read(arguments.clone(), environment(variables)) else {
+        return;
+    };
+    let start = match contract::request(&config) {
+        Ok(Request::Start(start) | Request::Plan(start)) => start,
+        Ok(Request::Help | Request::Version | Request::Health(_)) => return,
+        Err(fault) => return assert_eq!(fault.status, 2),
+    };
+    assert!(config.arguments.ends_with(&start.arguments));
+    let states = [
+        SocketState::Free,
+        SocketState::Live,
+        SocketState::Mounted { live: true },
+        SocketState::Mounted { live: false },
+    ];
+    for cap_sys_admin in [true, false] {
+        for socket_state in states {
+            for stdin in [Stdin::Terminal, Stdin::Null, Stdin::Other] {
+                let surroundings = Surroundings {
+                    stdin,
+                    cap_sys_admin,
+                    socket: contract::socket_path(start.contract, &config),
+                    socket_state,
+                };
+                let Ok(role) = contract::decide(&start, &config, &surroundings) else {
+                    continue;
+                };
+                match role {
+                    Role::Serve(serve) => {
+                        assert!(cap_sys_admin && socket_state == SocketState::Free);
+                        assert!(start.arguments.ends_with(&serve.arguments));
+                        assert!(start.arguments.ends_with(&serve.ignored));
+                    }
+                    Role::Session { command } => {
+                        assert!(cap_sys_admin && socket_state == SocketState::Free);
+                        assert_eq!(command, start.arguments);
+                    }
+                    Role::Prepare { command } => {
+                        assert!(cap_sys_admin);
+                        assert_eq!(command, start.arguments);
+                    }
+                    Role::Client { command } => {
+                        assert_eq!(command, start.arguments);
+                        client(&command, &config);
+                    }
+                    Role::Inform { arguments } => {
+                        assert!(arguments.starts_with(&config.daemon_arguments));
+                    }
+                }
+            }
+        }
+    }
+});
+
+fn client(command: &[std::ffi::OsString], config: &Config) {
+    for (docker, certificates) in [(true, true), (true, false), (false, false)] {
+        let facts = ClientFacts {
+            docker,
+            certificates,
+            ..ClientFacts::default()
+        };
+        let found = client::command(command, &facts);
+        assert!(found.ends_with(command) && found.len() <= command.len() + 1);
+        if found.len() > command.len() {
+            assert!(docker && found[0] == "docker");
+        }
+        let ours = ["DOCKER_HOST", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH"];
+        let others = |environment: &[(std::ffi::OsString, std::ffi::OsString)]| {
+            let mut others = environment.to_vec();
+            others.retain(|(name, _)| !ours.iter().any(|own| name == own));
+            others
+        };
+        let environment = client::environment(config, &facts);
+        assert_eq!(others(&environment), others(&config.environment));
+        assert!(environment.iter().any(|(name, _)| name == "DOCKER_HOST"));
+    }
+}

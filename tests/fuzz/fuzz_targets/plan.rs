@@ -1,0 +1,191 @@
+//! The whole plan, from facts as tests/lab.d/facts.sh prints them, with further sections
+//! for the words of the command line, the variables and daemon.json. Whatever the host
+//! shows, nothing is mounted, linked or removed but where dind has business, and no line
+//! of the plan is another's doing.
+
+#![no_main]
+
+use std::collections::BTreeSet;
+use std::path::{Component, Path};
+
+use dind::client::ClientFacts;
+use dind::config::Config;
+use dind::contract::{self, Request, SocketState, Stdin, Surroundings};
+use dind::dockerd_options::DockerdOptions;
+use dind::facts::cgroup::{CGROUP_ROOT, CgroupFacts, Membership, RootMount, UnifiedRoot};
+use dind::facts::netfilter::{LegacyPrograms, Netfilter};
+use dind::facts::network::{Networks, resolvers, routes};
+use dind::facts::{DataRoot, Facts, Filesystem, Programs};
+use dind::mountinfo::MountTable;
+use dind::plan::{self, Action, Inputs, Plan};
+use dind_fuzz::{environment, sections, words};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|text: &str| {
+    let sections = sections(text);
+    let section = |name: &str| sections.get(name).map_or("", String::as_str);
+    let set = |name: &str| -> BTreeSet<String> {
+        section(name)
+            .split_whitespace()
+            .map(str::to_owned)
+            .collect()
+    };
+    let mut arguments = words(section("arguments").as_bytes());
+    arguments.insert(0, "dind".into());
+    let Ok(config) = Config::read(arguments, environment(section("variables").as_bytes())) else {
+        return;
+    };
+    let Ok(Request::Start(start) | Request::Plan(start)) = contract::request(&config) else {
+        return;
+    };
+    let surroundings = Surroundings {
+        stdin: Stdin::Null,
+        cap_sys_admin: true,
+        socket: contract::socket_path(start.contract, &config),
+        socket_state: SocketState::Free,
+    };
+    let Ok(role) = contract::decide(&start, &config, &surroundings) else {
+        return;
+    };
+    let arguments = plan::user_arguments(&config, &role);
+    let file = Some(section("daemon.json")).filter(|text| !text.is_empty());
+    let file = file.map(|text| (Path::new("/etc/docker/daemon.json"), text));
+    let Ok(options) = DockerdOptions::read(&arguments, file) else {
+        return;
+    };
+    let mounts = MountTable::parse(section("/proc/self/mountinfo"));
+    let observed = section("observed");
+    let root = match observed {
+        _ if observed.contains("statfs /sys/fs/cgroup 63677270\n") => RootMount::Cgroup2,
+        _ if mounts.at(Path::new(CGROUP_ROOT)).is_some() => RootMount::Directory,
+        _ => RootMount::Nothing,
+    };
+    let entries = observed.lines().filter_map(|line| {
+        let path = line.split(' ').nth(1)?.strip_prefix("/sys/fs/cgroup/")?;
+        (!path.contains('/')).then(|| path.to_owned())
+    });
+    let (routes, _) = routes(section("/proc/net/route"));
+    let facts = Facts {
+        pid1: true,
+        cgroup: CgroupFacts {
+            memberships: Membership::parse(section("/proc/self/cgroup")),
+            root,
+            entries: entries.collect(),
+            unified: UnifiedRoot {
+                controllers: set("/sys/fs/cgroup/cgroup.controllers"),
+                enabled: set("/sys/fs/cgroup/cgroup.subtree_control"),
+            },
+        },
+        mounts,
+        security_directory: observed.contains("directory /sys/kernel/security\n"),
+        apparmor: section("/sys/module/apparmor/parameters/enabled").starts_with('Y'),
+        tmp_empty: !observed.contains("entry /tmp/"),
+        data_root: DataRoot {
+            path: options.data_root.clone(),
+            mode: Some(0o710),
+            filesystem: Filesystem::Other,
+        },
+        stale: Vec::new(),
+        running: None,
+        programs: Programs {
+            dockerd: Some("/usr/sbin/dockerd".into()),
+            containerd: Some("/usr/bin/containerd".into()),
+            dmsetup: None,
+            bash: None,
+        },
+        socket_group: None,
+        addresses: BTreeSet::new(),
+        host_names: set("/etc/hostname"),
+        networks: Networks {
+            routes,
+            resolvers: resolvers(section("/etc/resolv.conf")),
+            mtu: section("/sys/class/net/eth0/mtu").trim().parse().ok(),
+            default_network_opt: true,
+        },
+        netfilter: Netfilter {
+            legacy_in_use: !section("/proc/net/ip_tables_names").is_empty(),
+            nf_tables: true,
+            legacy_programs: LegacyPrograms::Suffixed("/usr/sbin".into()),
+        },
+        client: ClientFacts::default(),
+    };
+    let inputs = Inputs {
+        contract: start.contract,
+        config: &config,
+        surroundings: &surroundings,
+        options: &options,
+        facts: &facts,
+    };
+    let Ok(plan) = plan::plan(&role, inputs) else {
+        return;
+    };
+    stays_in_place(&plan, inputs);
+    lines_are_ours(&plan);
+});
+
+/// Everything is where dind has business, or where the user sent it.
+fn stays_in_place(plan: &Plan, inputs: Inputs<'_>) {
+    let is_below = |path: &Path, top: &str| {
+        let plain = path
+            .components()
+            .all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+        plain && path.starts_with(top)
+    };
+    let is_mounted = |path: &Path| inputs.facts.mounts.at(path).is_some();
+    for step in plan.changes() {
+        let fine = match &step.action {
+            Action::Mount { target, fstype, .. } => match fstype.as_str() {
+                "cgroup" | "cgroup2" => is_below(target, CGROUP_ROOT),
+                "tmpfs" => target == Path::new(CGROUP_ROOT) || target == Path::new("/tmp"),
+                _ => target == Path::new("/sys/kernel/security"),
+            },
+            Action::RemountWritable { target, .. } => {
+                is_mounted(target) && target.starts_with(CGROUP_ROOT)
+            }
+            Action::Symlink { link, .. } => {
+                is_below(link, CGROUP_ROOT) || is_below(link, "/run/dind")
+            }
+            Action::Delegate { root, .. } => root == Path::new(CGROUP_ROOT),
+            Action::Share { target } => target == Path::new("/"),
+            Action::Directory { path, .. } => {
+                is_below(path, CGROUP_ROOT)
+                    || is_below(path, "/run/dind")
+                    || path.starts_with(&inputs.options.data_root)
+                    || path.starts_with(&inputs.options.exec_root)
+            }
+            Action::Write { path, .. } => path.starts_with(&inputs.options.exec_root),
+            Action::Remove { path } => inputs.facts.stale.contains(path),
+            Action::Certificates { directory, .. } => {
+                inputs.config.tls_directory.as_ref() == Some(directory)
+            }
+            Action::LoadModule { .. } => true,
+        };
+        assert!(fine, "{step:?}");
+    }
+}
+
+fn lines_are_ours(plan: &Plan) {
+    const STARTS: &[&str] = &[
+        "contract: ",
+        "warning: ",
+        "note: ",
+        "listen: ",
+        "step: ",
+        "    # ",
+        "start: ",
+        "meanwhile: ",
+        "log: ",
+        "ready: ",
+        "then: ",
+        "stop: ",
+        "become: ",
+    ];
+    let text = plan.to_string();
+    for line in text.split('\n').filter(|line| !line.is_empty()) {
+        assert!(
+            STARTS.iter().any(|start| line.starts_with(start)),
+            "{line:?}"
+        );
+        assert!(!line.contains(char::is_control), "{line:?}");
+    }
+}

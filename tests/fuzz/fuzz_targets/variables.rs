@@ -1,0 +1,37 @@
+//! The variables, one `NAME=VALUE` a line; most of all the words of DOCKER_DAEMON_ARGS.
+
+#![no_main]
+
+use dind::config::Config;
+use dind_fuzz::environment;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| {
+    let text = String::from_utf8_lossy(data);
+    // Alone, with every character that a line cannot have.
+    let value = text.replace('\0', "");
+    let alone = [("DOCKER_DAEMON_ARGS".into(), value.clone().into())];
+    if let Ok(config) = Config::read([], alone) {
+        let words = config.daemon_arguments.iter();
+        let words: Option<Vec<&str>> = words.map(|word| word.to_str()).collect();
+        let words = words.unwrap_or_else(|| panic!("words of text are text"));
+        let length: usize = words.iter().map(|word| word.len()).sum();
+        assert!(length <= value.len());
+        // Quoted, they are the same words again, whatever is in them.
+        let joined = shlex::try_join(words.iter().copied());
+        let joined = joined.unwrap_or_else(|error| panic!("{error}"));
+        let again = [("DOCKER_DAEMON_ARGS".into(), joined.into())];
+        let again = Config::read([], again).map(|again| again.daemon_arguments);
+        assert_eq!(again.as_ref(), Ok(&config.daemon_arguments));
+    }
+    match Config::read(["dind".into()], environment(data)) {
+        Ok(config) => {
+            assert!((1..=86_400).contains(&config.stop_timeout.as_secs()));
+            assert!((1..=86_400).contains(&config.ready_timeout.as_secs()));
+        }
+        Err(fault) => {
+            assert_eq!(fault.status, 2);
+            assert!(!fault.message.contains(char::is_control), "{fault:?}");
+        }
+    }
+});

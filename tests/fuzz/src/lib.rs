@@ -1,0 +1,41 @@
+//! What several targets need: words and sections out of bytes.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+
+/// The lines of `data` as arguments: any bytes, but no NUL, which execve(2) cannot pass.
+pub fn words(data: &[u8]) -> Vec<OsString> {
+    data.split(|byte| *byte == b'\n')
+        .filter(|word| !word.is_empty())
+        .map(|word| word.split(|byte| *byte == 0).next().unwrap_or_default())
+        .map(|word| OsStr::from_bytes(word).to_owned())
+        .collect()
+}
+
+/// The lines `NAME=VALUE` of `data` as an environment.
+pub fn environment(data: &[u8]) -> Vec<(OsString, OsString)> {
+    words(data)
+        .iter()
+        .filter_map(|line| {
+            let bytes = line.as_bytes();
+            let equals = bytes.iter().position(|byte| *byte == b'=')?;
+            let (name, value) = bytes.split_at(equals);
+            let (name, value) = (OsStr::from_bytes(name), OsStr::from_bytes(&value[1..]));
+            Some((name.to_owned(), value.to_owned()))
+        })
+        .collect()
+}
+
+/// The text after each line `== NAME`, as tests/lab.d/facts.sh prints it.
+pub fn sections(text: &str) -> BTreeMap<&str, String> {
+    let mut sections: BTreeMap<&str, String> = BTreeMap::new();
+    let mut current = "";
+    for line in text.split_inclusive('\n') {
+        match line.strip_prefix("== ") {
+            Some(name) => current = name.trim_end(),
+            None => sections.entry(current).or_default().push_str(line),
+        }
+    }
+    sections
+}
