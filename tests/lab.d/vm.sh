@@ -134,7 +134,7 @@ vm_machine() {
     docker run --rm --privileged --volume "$volume:/var/lib/docker" --volume /disk --entrypoint sh \
         "$VM_IMAGE" -c "$VM_DISK" disk "$VM_INIT" | tar -x -C "$disk.part"
     docker volume rm "$volume" >/dev/null
-    sfdisk --quiet "$disk.part/machine.img" <<TEXT
+    sfdisk --quiet --wipe-partitions never "$disk.part/machine.img" <<TEXT
 label: dos
 label-id: 0x$VM_DISK_ID
 start=1MiB, type=83
