@@ -22,7 +22,7 @@ fuzz_target!(|data: &[u8]| {
     };
     let start = match contract::request(&config) {
         Ok(Request::Start(start) | Request::Plan(start)) => start,
-        Ok(Request::Help | Request::Version | Request::Health(_)) => return,
+        Ok(Request::Help | Request::Version | Request::Health(_) | Request::Nest(_)) => return,
         Err(fault) => return assert_eq!(fault.status, 2),
     };
     assert!(config.arguments.ends_with(&start.arguments));
@@ -50,7 +50,7 @@ fuzz_target!(|data: &[u8]| {
                         assert!(start.arguments.ends_with(&serve.arguments));
                         assert!(start.arguments.ends_with(&serve.ignored));
                     }
-                    Role::Session { command } => {
+                    Role::Session { command, .. } => {
                         assert!(cap_sys_admin && socket_state == SocketState::Free);
                         assert_eq!(command, start.arguments);
                     }

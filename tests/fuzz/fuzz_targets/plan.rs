@@ -154,6 +154,7 @@ fn stays_in_place(plan: &Plan, inputs: Inputs<'_>) {
                     || path.starts_with(&inputs.options.exec_root)
             }
             Action::Write { path, .. } => path.starts_with(&inputs.options.exec_root),
+            Action::Lock { path } => *path == inputs.facts.data_root.path,
             Action::Remove { path } => inputs.facts.stale.contains(path),
             Action::Certificates { directory, .. } => {
                 inputs.config.tls_directory.as_ref() == Some(directory)
