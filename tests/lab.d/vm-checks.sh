@@ -5,7 +5,7 @@
 #
 # These are made by hand, so that they can be made wrong: in the order in which
 # Docker does it for --privileged, PID 1 enters a cgroup with limits, gets its cgroup
-# namespace there, and a cgroup2 mount of that namespace.
+# namespace there, and a cgroup2 mount of that namespace. After them come podman's.
 #
 # On the console `ok NAME` and `FAIL NAME: REASON` are results, `== ` begins a
 # stage, `| ` is a line of a log, and the last line counts the results.
@@ -15,6 +15,9 @@ LAB=/lab
 CGROUPS=/sys/fs/cgroup
 OUTER=$CGROUPS/outer
 BUSYBOX=dind-lab/busybox
+
+# shellcheck source=tests/lab.d/vm-podman.sh
+. $LAB/podman
 
 # Unlike every limit that an inner container is given here, so that neither can be
 # taken for the other.
@@ -91,7 +94,7 @@ outside() {
     find $CGROUPS -type f \( -name cgroup.subtree_control -o -name cgroup.type -o -name '*.max' \) \
         -not -path "$OUTER/*" -exec grep -H '' {} + | sort
     # The container's own limits are set from outside.
-    find $OUTER -maxdepth 1 -type f -name '*.max' -exec grep -H '' {} + | sort
+    find "$OUTER" -maxdepth 1 -type f -name '*.max' -exec grep -H '' {} + | sort
     cat "/proc/$NEIGHBOUR/cgroup"
     grep -F " $CGROUPS " /proc/self/mountinfo
 }
@@ -349,6 +352,8 @@ checks() {
     echo "== hack-dind in the machine's cgroup namespace"
     outer_new
     watched hack-host host outside_hack hack-dind $LAB/checks inside_hack hack-host
+
+    podman_namespace
 }
 
 namespace_tests() {

@@ -5,9 +5,10 @@
 #
 # A machine has two disks. The large one is the image under test as its root file
 # system, with that image and busybox in its engine; it is kept for as long as the
-# image is the same. The small one is made anew for every machine, and has the init,
-# the kernel's modules and the checks. Neither is written to: qemu throws away what a
-# machine changes.
+# image is the same. It has a podman with the image, too, beside the root file system:
+# vm-podman.sh puts that over /usr where it is wanted. The small one is made anew for
+# every machine, and has the init, the kernel's modules and the checks. Neither is written
+# to: qemu throws away what a machine changes.
 
 VM_CACHE=$LAB_CACHE/vm
 VM_LAYOUTS=(v2 v1 hybrid)
@@ -103,7 +104,19 @@ tar -x
 docker load --quiet --input dind.tar
 docker load --quiet --input busybox.tar'
 
-# In a container of the image, with that volume: writes the disk, with nothing in it of
+# Podman as users of Debian have it: a container of this image fills the volume with the
+# image from standard input, and with podman itself. `podman load` would take the image
+# for one of the OCI's, and those have no HEALTHCHECK.
+VM_PODMAN_IMAGE=dind-lab/podman:latest
+VM_PODMAN_RECIPE='FROM debian:trixie-slim
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends crun netavark nftables podman \
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt/*
+CMD cat >/tmp/dind.tar \
+    && podman pull --quiet docker-archive:/tmp/dind.tar \
+    && cp -a /usr /etc /var/lib/containers/'
+
+# In a container of the image, with these volumes: writes the disk, with nothing in it of
 # what is mounted, and room for the partition table.
 # shellcheck disable=SC2016
 VM_DISK='set -e
@@ -112,28 +125,35 @@ mkdir /lab
 printf "%s\n" "$1" >/sbin/init
 chmod 0755 /sbin/init
 mount --bind / /mnt
+mkdir -p /mnt/var/lib/containers
 mount --bind /var/lib/docker /mnt/var/lib/docker
+mount --bind /var/lib/containers /mnt/var/lib/containers
 mkfs.ext4 -q -F -O ^has_journal -E offset=1048576 -d /mnt /disk/machine.img 12G >&2
 tar -c --sparse -C /disk machine.img'
 
 # Has the large disk in $VM_CACHE/machine.img.
 vm_machine() {
-    local disk=$VM_CACHE/machine.img volume=dind-lab-machine recipe
-    recipe="$(docker image inspect --format '{{.Id}}' "$VM_IMAGE" "$BUSYBOX_IMAGE") $VM_DISK_ID $VM_INIT $VM_FILL $VM_DISK"
+    local disk=$VM_CACHE/machine.img volume=dind-lab-machine podman=dind-lab-machine-podman recipe
+    recipe="$(docker image inspect --format '{{.Id}}' "$VM_IMAGE" "$BUSYBOX_IMAGE") $VM_DISK_ID $VM_INIT $VM_FILL $VM_PODMAN_RECIPE $VM_DISK"
     [ "$(cat "$disk.recipe" 2>/dev/null)" != "$recipe" ] || return 0
-    say "making the virtual machines' disk from $VM_IMAGE (2 GB, once for an image)"
+    say "making the virtual machines' disk from $VM_IMAGE (3 GB, once for an image)"
     rm -rf --one-file-system "$disk" "$disk.recipe" "$disk.part"
     mkdir -p "$disk.part"
-    docker volume rm --force "$volume" >/dev/null
+    docker_build --tag "$VM_PODMAN_IMAGE" - <<<"$VM_PODMAN_RECIPE"
+    docker volume rm --force "$volume" "$podman" >/dev/null
     docker volume create "$volume" >/dev/null
+    docker volume create "$podman" >/dev/null
     docker save --output "$disk.part/dind.tar" "$VM_IMAGE"
     cp "$BUSYBOX_TAR" "$disk.part/busybox.tar"
     tar -c -C "$disk.part" dind.tar busybox.tar |
         docker run --rm --interactive --privileged --volume "$volume:/var/lib/docker" \
             --env LOG=file --env DOCKER_TLS_CERTDIR= "$VM_IMAGE" sh -c "$VM_FILL" fill "$VM_IMAGES" >&2
-    docker run --rm --privileged --volume "$volume:/var/lib/docker" --volume /disk --entrypoint sh \
+    docker run --rm --interactive --privileged --volume "$podman:/var/lib/containers" \
+        "$VM_PODMAN_IMAGE" <"$disk.part/dind.tar" >&2
+    docker run --rm --privileged --volume "$volume:/var/lib/docker" --volume "$podman:/var/lib/containers" \
+        --volume /disk --entrypoint sh \
         "$VM_IMAGE" -c "$VM_DISK" disk "$VM_INIT" | tar -x -C "$disk.part"
-    docker volume rm "$volume" >/dev/null
+    docker volume rm "$volume" "$podman" >/dev/null
     sfdisk --quiet --wipe-partitions never "$disk.part/machine.img" <<TEXT
 label: dos
 label-id: 0x$VM_DISK_ID
@@ -151,6 +171,7 @@ vm_disk() {
     cp -a "$VM_CACHE/kernel-$(vm_suite "$layout")/modules" "$root/modules"
     install -m 0755 "$LAB_TOP/tests/lab.d/vm-init.sh" "$root/init"
     install -m 0755 "$LAB_TOP/tests/lab.d/vm-checks.sh" "$root/checks"
+    cp "$LAB_TOP/tests/lab.d/vm-podman.sh" "$root/podman"
     cp "$BUSYBOX_TAR" "$root/busybox.tar"
     [ -z "$tests" ] || cp "$tests" "$root/namespace"
     truncate -s 3G "$directory/lab.img"
