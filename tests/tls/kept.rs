@@ -18,6 +18,11 @@ fn nothing_is_made_again_without_a_reason() {
         assert!(outcome.to_string().ends_with(": kept"), "{outcome}");
     }
     assert_eq!(certificates.files(), before);
+    // A key that was put there by hand is shared with the clients all the same.
+    certificates.sh("chmod 600 client/key.pem");
+    let outcome = certificates.prepare(NAMES).unwrap();
+    assert!(outcome.to_string().ends_with(": kept"), "{outcome}");
+    assert_eq!(certificates.mode("client/key.pem"), 0o644);
 }
 
 #[test]

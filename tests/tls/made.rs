@@ -35,13 +35,14 @@ fn everything_is_made_as_docker_librarys_script_made_it() {
         assert_eq!(show("-nameopt RFC2253 -issuer"), "issuer=CN=docker:dind CA");
         let text = show("-text");
         assert!(text.contains("ASN1 OID: prime256v1"), "{text}");
+        const SIGNS: &str = "Key Usage: critical\n                Digital Signature\n";
         let usages: &[&str] = match directory {
             "ca" => &[
                 "Key Usage: critical\n                Digital Signature, Certificate Sign\n",
                 "Basic Constraints: critical\n                CA:TRUE\n",
             ],
-            "server" => &["TLS Web Server Authentication\n"],
-            _ => &["TLS Web Client Authentication\n"],
+            "server" => &[SIGNS, " TLS Web Server Authentication\n"],
+            _ => &[SIGNS, " TLS Web Client Authentication\n"],
         };
         for usage in usages {
             assert!(text.contains(usage), "{directory}: {usage:?} in {text}");
