@@ -11,12 +11,20 @@ use yasna::tags::TAG_GENERALIZEDTIME;
 use yasna::{ASN1Error, ASN1ErrorKind, ASN1Result, BERReader, Tag};
 
 use super::der;
+use super::issue::Purpose;
 use super::name::Name;
 
 const SUBJECT_KEY_IDENTIFIER: &[u64] = &[2, 5, 29, 14];
 const KEY_USAGE: &[u64] = &[2, 5, 29, 15];
 const SUBJECT_ALT_NAME: &[u64] = &[2, 5, 29, 17];
 const BASIC_CONSTRAINTS: &[u64] = &[2, 5, 29, 19];
+const NAME_CONSTRAINTS: &[u64] = &[2, 5, 29, 30];
+const EXTENDED_KEY_USAGE: &[u64] = &[2, 5, 29, 37];
+
+/// Purposes of an extended key usage: RFC 5280, 4.2.1.12.
+const ANY: &[u64] = &[2, 5, 29, 37, 0];
+const SERVER_AUTH: &[u64] = &[1, 3, 6, 1, 5, 5, 7, 3, 1];
+const CLIENT_AUTH: &[u64] = &[1, 3, 6, 1, 5, 5, 7, 3, 2];
 
 /// keyCertSign in the first byte of a key usage: RFC 5280, 4.2.1.3.
 const KEY_CERT_SIGN: u8 = 0x80 >> 5;
@@ -40,6 +48,54 @@ pub struct Certificate {
     pub key_identifier: Option<Vec<u8>>,
     is_ca: bool,
     is_key_for_certificates: bool,
+    /// The extended key usage: object identifiers; `None` where it says nothing.
+    usages: Option<Vec<Vec<u64>>>,
+    limits: Limits,
+}
+
+/// Name constraints (RFC 5280, 4.2.1.10) of the kinds that servers are reached by.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Limits {
+    permitted: Vec<Subtree>,
+    excluded: Vec<Subtree>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Subtree {
+    /// A domain with what is below it; with a dot in front only that.
+    Domain(String),
+    /// An address and its mask, in as many bytes as the address has.
+    Network(Vec<u8>, Vec<u8>),
+}
+
+impl Subtree {
+    /// Whether `name` is in it; `None` where it is of another kind.
+    fn contains(&self, name: &Name) -> Option<bool> {
+        match (self, name) {
+            (Self::Domain(domain), Name::Dns(name)) => {
+                let [domain, name] = [domain, name].map(|name| name.to_ascii_lowercase());
+                let name = name.trim_end_matches('.');
+                let below = name.strip_suffix(&domain);
+                let at_a_dot = |rest: &str| rest.ends_with('.') || domain.starts_with('.');
+                Some(
+                    below
+                        .is_some_and(|rest| domain.is_empty() || at_a_dot(rest) || rest.is_empty()),
+                )
+            }
+            (Self::Network(network, mask), Name::Ip(address)) => {
+                let bytes = match address {
+                    IpAddr::V4(address) => address.octets().to_vec(),
+                    IpAddr::V6(address) => address.octets().to_vec(),
+                };
+                let mut bits = bytes.iter().zip(network).zip(mask);
+                Some(
+                    bytes.len() == network.len()
+                        && bits.all(|((byte, network), mask)| byte & mask == network & mask),
+                )
+            }
+            _ => None,
+        }
+    }
 }
 
 impl Certificate {
@@ -66,6 +122,33 @@ impl Certificate {
     /// and the second only limits.
     pub fn may_sign(&self) -> bool {
         self.is_ca && self.is_key_for_certificates
+    }
+
+    /// Whether its extended key usage, if it has one, is for `purpose`. Go's rule is that
+    /// of every certificate in a chain, the authority's too (`checkChainForKeyUsage` in
+    /// crypto/x509).
+    pub fn is_for(&self, purpose: Purpose) -> bool {
+        let wanted = match purpose {
+            Purpose::Server => SERVER_AUTH,
+            Purpose::Client => CLIENT_AUTH,
+        };
+        self.usages
+            .as_ref()
+            .is_none_or(|usages| usages.iter().any(|usage| usage == wanted || usage == ANY))
+    }
+
+    /// The first of `names` that its name constraints forbid whatever it signs. Clients
+    /// reject the certificate then, by whichever of its names they have come.
+    pub fn forbidden<'a>(&self, names: &'a BTreeSet<Name>) -> Option<&'a Name> {
+        names.iter().find(|name| {
+            let verdicts = |subtrees: &[Subtree]| -> Vec<bool> {
+                let verdicts = subtrees.iter().filter_map(|tree| tree.contains(name));
+                verdicts.collect()
+            };
+            let permitted = verdicts(&self.limits.permitted);
+            verdicts(&self.limits.excluded).contains(&true)
+                || (!permitted.is_empty() && !permitted.contains(&true))
+        })
     }
 
     fn read(der: CertificateDer<'static>) -> Result<Self> {
@@ -108,6 +191,8 @@ fn certificate(reader: BERReader<'_, '_>) -> ASN1Result<Certificate> {
                 // Versions before 3, which is written as 2, have no way to say it.
                 is_ca: version.unwrap_or(0) < 2,
                 is_key_for_certificates: true,
+                usages: None,
+                limits: Limits::default(),
             };
             reader.read_optional(|reader| {
                 reader.read_tagged(Tag::context(3), |reader| {
@@ -155,6 +240,8 @@ fn extension(reader: BERReader<'_, '_>, certificate: &mut Certificate) -> ASN1Re
                 let first = usage.first().copied().unwrap_or(0);
                 certificate.is_key_for_certificates = first & KEY_CERT_SIGN != 0;
             }
+            EXTENDED_KEY_USAGE => certificate.usages = Some(inner(&value, usages)?),
+            NAME_CONSTRAINTS => certificate.limits = inner(&value, limits)?,
             _ => {}
         }
         Ok(())
@@ -172,6 +259,56 @@ fn is_ca(reader: BERReader<'_, '_>) -> ASN1Result<bool> {
         let is_ca = reader.read_optional(|reader| reader.read_bool())?;
         reader.read_optional(|reader| reader.read_der())?;
         Ok(is_ca.unwrap_or(false))
+    })
+}
+
+/// ExtKeyUsageSyntax: RFC 5280, 4.2.1.12.
+fn usages(reader: BERReader<'_, '_>) -> ASN1Result<Vec<Vec<u64>>> {
+    reader.collect_sequence_of(|reader| Ok(reader.read_oid()?.components().clone()))
+}
+
+/// NameConstraints: RFC 5280, 4.2.1.10.
+fn limits(reader: BERReader<'_, '_>) -> ASN1Result<Limits> {
+    reader.read_sequence(|reader| {
+        let mut of_kind = |kind| {
+            let read = |reader: BERReader<'_, '_>| {
+                reader.read_tagged_implicit(Tag::context(kind), |reader| {
+                    reader.collect_sequence_of(subtree)
+                })
+            };
+            let found = reader.read_optional(read)?.unwrap_or_default();
+            Ok(found.into_iter().flatten().collect())
+        };
+        Ok(Limits {
+            permitted: of_kind(0)?,
+            excluded: of_kind(1)?,
+        })
+    })
+}
+
+/// GeneralSubtree: RFC 5280, 4.2.1.10, which allows no other minimum and maximum than
+/// those that are left out.
+fn subtree(reader: BERReader<'_, '_>) -> ASN1Result<Option<Subtree>> {
+    reader.read_sequence(|reader| {
+        let base = reader.next();
+        let tag = base.lookahead_tag()?;
+        let found = match tag.tag_number {
+            2 => {
+                let domain = base.read_tagged_implicit(tag, |reader| reader.read_ia5_string())?;
+                Some(Subtree::Domain(domain))
+            }
+            7 => {
+                let bytes = base.read_tagged_implicit(tag, |reader| reader.read_bytes())?;
+                let (address, mask) = bytes.split_at(bytes.len() / 2);
+                Some(Subtree::Network(address.to_vec(), mask.to_vec()))
+            }
+            _ => {
+                base.read_der()?;
+                None
+            }
+        };
+        while reader.read_optional(|reader| reader.read_der())?.is_some() {}
+        Ok(found)
     })
 }
 

@@ -32,6 +32,13 @@ pub fn chain(
     if let Some(reason) = dates(leaf, now) {
         return Verdict::Bad(reason);
     }
+    let usage = match purpose {
+        Purpose::Server => "serverAuth",
+        Purpose::Client => "clientAuth",
+    };
+    if !leaf.is_for(purpose) {
+        return Verdict::Bad(format!("its extendedKeyUsage has no {usage}"));
+    }
     if authorities
         .iter()
         .any(|authority| authority.der == leaf.der)
@@ -39,11 +46,11 @@ pub fn chain(
         // One certificate for itself is its own chain, and no leaf to webpki.
         return Verdict::Good;
     }
-    let usage = match purpose {
-        Purpose::Server => KeyUsage::server_auth(),
-        Purpose::Client => KeyUsage::client_auth(),
-    };
-    let judged = |authorities: &[&Certificate]| -> Result<(), Error> {
+    let judged = |intermediates: &[Certificate], authorities: &[&Certificate]| {
+        let usage = match purpose {
+            Purpose::Server => KeyUsage::server_auth(),
+            Purpose::Client => KeyUsage::client_auth(),
+        };
         let (anchors, unusable): (Vec<_>, Vec<_>) = authorities
             .iter()
             .map(|authority| anchor_from_trusted_cert(&authority.der))
@@ -70,6 +77,17 @@ pub fn chain(
             (result, _) => result,
         }
     };
+    // Whether there is no chain without one of those that are not `fit`.
+    let needs_unfit = |authorities: &[&Certificate], fit: &dyn Fn(&Certificate) -> bool| {
+        let authorities: Vec<_> = authorities.iter().copied().filter(|one| fit(one)).collect();
+        let intermediates: Vec<_> = intermediates
+            .iter()
+            .filter(|one| fit(one))
+            .cloned()
+            .collect();
+        judged(&intermediates, &authorities) == Err(Error::UnknownIssuer)
+    };
+    let judged = |authorities: &[&Certificate]| judged(intermediates, authorities);
     // webpki does not look at an authority's dates and rights, and clients do.
     let (valid, expired): (Vec<&Certificate>, Vec<&Certificate>) = authorities
         .iter()
@@ -77,6 +95,9 @@ pub fn chain(
     let (able, unable): (Vec<&Certificate>, Vec<&Certificate>) = valid
         .into_iter()
         .partition(|authority| authority.may_sign());
+    let (able, misused): (Vec<&Certificate>, Vec<&Certificate>) = able
+        .into_iter()
+        .partition(|authority| authority.is_for(purpose));
     match judged(&able) {
         Ok(()) => Verdict::Good,
         Err(Error::UnknownIssuer) if judged(&expired).is_ok() => {
@@ -87,6 +108,9 @@ pub fn chain(
              basicConstraints with CA:TRUE, and keyCertSign where it has a keyUsage"
                 .into(),
         ),
+        Err(Error::UnknownIssuer) if judged(&misused).is_ok() => Verdict::Bad(format!(
+            "the extendedKeyUsage of the authority that has signed it has no {usage}"
+        )),
         Err(Error::UnknownIssuer) => Verdict::Bad("another authority has signed it".into()),
         Err(Error::InvalidSignatureForPublicKey) => {
             Verdict::Bad("the authority has not signed it".into())
@@ -94,6 +118,26 @@ pub fn chain(
         Err(Error::CertExpired { .. }) => Verdict::Bad("an intermediate has expired".into()),
         Err(Error::CertNotValidYet { .. }) => {
             Verdict::Bad("an intermediate is not valid yet".into())
+        }
+        // webpki rejects more than clients do: any purpose, and limits of other kinds.
+        Err(Error::RequiredEkuNotFoundContext(_))
+            if needs_unfit(&able, &|one| one.is_for(purpose)) =>
+        {
+            Verdict::Bad(format!(
+                "the extendedKeyUsage of an intermediate has no {usage}"
+            ))
+        }
+        Err(Error::NameConstraintViolation)
+            if needs_unfit(&able, &|one| one.forbidden(&leaf.names).is_none()) =>
+        {
+            let signers = able.iter().copied().chain(intermediates);
+            let name = signers
+                .flat_map(|signer| signer.forbidden(&leaf.names))
+                .next();
+            Verdict::Bad(format!(
+                "the nameConstraints of what has signed it forbid {}",
+                name.map(ToString::to_string).unwrap_or_default()
+            ))
         }
         Err(error) => Verdict::Unknown(format!("{error:?}")),
     }

@@ -186,11 +186,11 @@ odd() {
     openssl req -x509 -new -key ca.key -out ca.pem -days 1000 -config config
     rm config
 }
-# intermediate DAYS: mid.key and mid.pem, signed by ca
+# intermediate DAYS [EXTENSION]: mid.key and mid.pem, signed by ca
 intermediate() {
     ec mid.key
     openssl req -new -key mid.key -subj /CN=mid -out request
-    echo basicConstraints=critical,CA:TRUE >extensions
+    printf '%s\n' basicConstraints=critical,CA:TRUE "${2-}" >extensions
     openssl x509 -req -in request -CA ca.pem -CAkey ca.key -CAcreateserial -days "$1" \
         -out mid.pem -extfile extensions
 }

@@ -40,6 +40,10 @@ fn what_verifies_is_used() {
         r"odd 'basicConstraints=critical,CA:TRUE,pathlen:0\nkeyUsage=keyCertSign\nnameConstraints=critical,permitted;DNS:example.com\n'
         extensions='subjectAltName=DNS:a.example.com'; ec key.pem; leaf ca key.pem cert.pem"
             .to_owned(),
+        // For any purpose, or for this one among others, from top to bottom.
+        r"odd 'basicConstraints=critical,CA:TRUE\nextendedKeyUsage=anyExtendedKeyUsage\n'
+        extensions=extendedKeyUsage=clientAuth,serverAuth; ec key.pem; leaf ca key.pem cert.pem"
+            .to_owned(),
         // Version 1 has no extensions to say that it may sign.
         r"ec ca.key; openssl req -new -key ca.key -subj /CN=v1 -out request
         if openssl req -help 2>&1 | grep -q x509v1; then
@@ -105,6 +109,48 @@ fn what_does_not_verify_is_an_error_that_names_the_file() {
                 .to_owned(),
             "server/ca.pem: an intermediate has expired",
         ),
+        (
+            format!("{good}; extensions=extendedKeyUsage=clientAuth; leaf ca key.pem cert.pem"),
+            "server/ca.pem: its extendedKeyUsage has no serverAuth",
+        ),
+        (
+            "authority ca /CN=self -addext extendedKeyUsage=clientAuth; cp ca.pem cert.pem; mv ca.key key.pem"
+                .to_owned(),
+            "server/ca.pem: its extendedKeyUsage has no serverAuth",
+        ),
+        (
+            r"odd 'basicConstraints=critical,CA:TRUE\nextendedKeyUsage=clientAuth\n'
+            ec key.pem; leaf ca key.pem cert.pem"
+                .to_owned(),
+            "server/ca.pem: the extendedKeyUsage of the authority that has signed it has no serverAuth",
+        ),
+        (
+            chain_over("extendedKeyUsage=clientAuth"),
+            "server/ca.pem: the extendedKeyUsage of an intermediate has no serverAuth",
+        ),
+        (
+            limited("permitted;DNS:example.com", "DNS:example.com,DNS:anexample.com"),
+            "server/ca.pem: the nameConstraints of what has signed it forbid DNS:anexample.com",
+        ),
+        (
+            limited("excluded;DNS:a.example.com", "DNS:example.com,DNS:x.A.example.com"),
+            "forbid DNS:x.A.example.com",
+        ),
+        (
+            limited("permitted;IP:10.0.0.0/255.0.0.0", "IP:10.9.8.7,IP:11.9.8.7"),
+            "forbid IP:11.9.8.7",
+        ),
+        (
+            limited("excluded;IP:fe80:0:0:0:0:0:0:0/ffff:0:0:0:0:0:0:0", "IP:fe80::1,DNS:x"),
+            "forbid IP:fe80::1",
+        ),
+        (
+            format!(
+                "extensions=subjectAltName=DNS:docker; {}",
+                chain_over("nameConstraints=critical,permitted;DNS:example.com")
+            ),
+            "forbid DNS:docker",
+        ),
         (format!("{good}; cp key.pem cert.pem"), "server/cert.pem"),
         (format!("{good}; echo garbage >ca.pem"), "server/ca.pem"),
     ];
@@ -120,6 +166,22 @@ fn what_does_not_verify_is_an_error_that_names_the_file() {
             Err(error) => assert!(error.contains(reason), "{script}: {error}"),
         }
     }
+}
+
+/// A leaf under an intermediate that has these extensions, too.
+fn chain_over(extension: &str) -> String {
+    format!(
+        "authority ca /CN=ca; ec key.pem; intermediate 500 '{extension}'
+        leaf mid key.pem end.pem; cat end.pem mid.pem >cert.pem"
+    )
+}
+
+/// A leaf with these names under an authority with these name constraints.
+fn limited(limit: &str, names: &str) -> String {
+    format!(
+        r"odd 'basicConstraints=critical,CA:TRUE\nnameConstraints={limit}\n'
+        extensions=subjectAltName={names}; ec key.pem; leaf ca key.pem cert.pem"
+    )
 }
 
 /// webpki knows less than dockerd's Go does.
@@ -154,7 +216,16 @@ fn what_cannot_be_judged_is_left_to_dockerd_with_a_warning() {
             "server/key.pem has a private key other than",
         ),
         (
-            format!("{good}; extensions=extendedKeyUsage=clientAuth; leaf ca key.pem cert.pem"),
+            format!("{good}; extensions=extendedKeyUsage=anyExtendedKeyUsage; leaf ca key.pem cert.pem"),
+            "server/cert.pem cannot be verified here",
+        ),
+        (
+            chain_over("extendedKeyUsage=anyExtendedKeyUsage"),
+            "server/cert.pem cannot be verified here",
+        ),
+        // Mail addresses and the subject's own name keep nobody from a server.
+        (
+            limited("permitted;email:example.com", "email:a@b,DNS:x"),
             "server/cert.pem cannot be verified here",
         ),
     ];
