@@ -3,7 +3,7 @@
 use std::os::unix::net::UnixDatagram;
 
 use crate::daemons::{held_dockerd, wait_held};
-use crate::docker::{DEADLINE, Scratch, dind, unprivileged};
+use crate::docker::{Scratch, deadline, dind, unprivileged};
 
 /// 0 where the daemon answers, wherever it listens.
 #[test]
@@ -75,7 +75,7 @@ fn bad_arguments_are_named() {
 fn the_healthcheck_of_the_image_works() {
     let container = dind().flags(["--health-interval", "1s"]).ready(&[]);
     let word = "{{.State.Health.Status}}";
-    let by = std::time::Instant::now() + DEADLINE;
+    let by = std::time::Instant::now() + deadline();
     while container.inspect(word) != "healthy" {
         assert!(
             std::time::Instant::now() < by,
@@ -91,7 +91,9 @@ fn the_healthcheck_of_the_image_works() {
 fn whoever_waits_is_told() {
     let scratch = Scratch::new();
     let socket = UnixDatagram::bind(scratch.path.join("notify")).expect("a socket in /tmp");
-    socket.set_read_timeout(Some(DEADLINE)).expect("a deadline");
+    socket
+        .set_read_timeout(Some(deadline()))
+        .expect("a deadline");
     let container = dind()
         .flags(scratch.mounted_on("/notify"))
         .env("NOTIFY_SOCKET", "/notify/notify")

@@ -11,7 +11,7 @@ use std::time::Instant;
 use nix::pty::{Winsize, openpty};
 use nix::unistd::ttyname;
 
-use crate::docker::{Container, DEADLINE, Running, Spec, lab};
+use crate::docker::{Container, Running, Spec, deadline, lab};
 
 /// Ctrl-C.
 pub const INTERRUPT: &str = "\x03";
@@ -111,7 +111,7 @@ impl Pty {
     /// before it. What was typed is echoed: `text` must not be in it.
     #[track_caller]
     pub fn expect(&mut self, text: &str) -> String {
-        let by = Instant::now() + DEADLINE;
+        let by = Instant::now() + deadline();
         loop {
             if let Some(at) = self.seen[self.read..].find(text) {
                 let before = self.seen[self.read..self.read + at].to_owned();

@@ -7,7 +7,7 @@ use std::sync::mpsc;
 use std::thread;
 
 use crate::daemons::{held_dockerd, wait_held};
-use crate::docker::{BUSYBOX, Call, Container, DEADLINE, Scratch, Spec, dind, docker, lab};
+use crate::docker::{BUSYBOX, Call, Container, Scratch, Spec, deadline, dind, docker, lab};
 
 /// Without TLS, which has tests of its own.
 fn plain() -> Spec {
@@ -105,7 +105,7 @@ fn a_client_of_the_first_moment_is_answered() {
     });
     container.docker(&["start"]).exited(0);
     let answer = answers
-        .recv_timeout(DEADLINE)
+        .recv_timeout(deadline())
         .expect("an answer before the deadline")
         .expect("a client that finds the socket is not refused");
     assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
@@ -140,7 +140,7 @@ fn clients_are_held_until_dockerd_is_there() {
     container.sh("echo go >/gate");
     for _ in 0..2 {
         let answer = answers
-            .recv_timeout(DEADLINE)
+            .recv_timeout(deadline())
             .expect("an answer before the deadline")
             .expect("a connection that lasts");
         assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");

@@ -439,6 +439,7 @@ vm_test() {
     vm_ready "$directory" "$VM_READY_SECONDS"
     say "vm: end-to-end tests (after $SECONDS s)"
     DIND_LAB_IMAGE=$VM_IMAGE DIND_LAB_BUSYBOX=$BUSYBOX_TAR DIND_LAB_IMAGES=$VM_IMAGES \
+        DIND_LAB_DEADLINE=$VM_CHECKS_SECONDS \
         "$LAB_SCRATCH/e2e" --test-threads 2 "${filters[@]}" || status=1
     say "the virtual machine took $SECONDS s"
     vm_stop "$directory"
