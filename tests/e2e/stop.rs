@@ -83,6 +83,52 @@ fn the_stop_timeout_is_the_users() {
     ]);
 }
 
+/// A dockerd that does nothing any more is killed and named, and its containers with it;
+/// the next start finds everything in place.
+#[test]
+fn a_dockerd_that_hangs_does_not_hold_up_a_stop() {
+    let container = dind().ready(&[]);
+    container.load_busybox();
+    container.inner(&["-d", "--name", "inner"], &["sleep", "100001"]);
+    container.sh("pkill -STOP -x dockerd");
+    container.docker(&["stop"]).exited(0);
+    assert_eq!(container.inspect("{{.State.ExitCode}}"), "0");
+    container.logged(&["dind: warning: dockerd did not end in time and is killed"]);
+    container.docker(&["start"]).exited(0);
+    container.wait_ready_times(2);
+    assert_eq!(container.inner(&[], &["echo", "well"]), "well");
+}
+
+/// A stop while an image is being written is as any other, and leaves nothing that keeps
+/// the next daemon from its work.
+#[test]
+fn a_stop_in_the_middle_of_an_image_is_clean() {
+    let container = dind().ready(&[]);
+    container.sh("setsid sh -c 'cat /dev/zero | docker import - endless' >/dev/null 2>&1 &");
+    container.wait_until("[ $(du -sm /var/lib/docker | cut -f 1) -ge 50 ]");
+    container.docker(&["stop"]).exited(0);
+    assert_eq!(container.inspect("{{.State.ExitCode}}"), "0");
+    container.logged(&["Daemon shutdown complete"]);
+    container.docker(&["start"]).exited(0);
+    container.wait_ready_times(2);
+    container.load_busybox();
+    assert_eq!(container.inner(&[], &["echo", "well"]), "well");
+}
+
+/// Nor is a disk without room in the way.
+#[test]
+fn a_stop_with_a_full_disk_is_clean() {
+    let container = dind()
+        .flags(["--tmpfs=/var/lib/docker:size=100m"])
+        .ready(&[]);
+    container.load_busybox();
+    container.inner(&["-d"], &["sleep", "100001"]);
+    container.sh("! cat /dev/zero >/var/lib/docker/full 2>/dev/null");
+    container.docker(&["stop"]).exited(0);
+    assert_eq!(container.inspect("{{.State.ExitCode}}"), "0");
+    container.logged(&["Daemon shutdown complete"]);
+}
+
 /// dockerd gives up its clean-up at the third signal, so it gets one, however often
 /// the container is told.
 #[test]
