@@ -12,6 +12,7 @@ use dind::fault::Fault;
 use dind::plan::{self, Engine, Inputs, Outcome, Plan};
 use dind::supervise::Signals;
 use dind::{apply, cli, health, logging, nest, sockets, spawn, supervise, sys};
+use nix::sys::stat::{Mode, umask};
 use tracing::{error, info, warn};
 
 fn main() -> ExitCode {
@@ -103,10 +104,13 @@ fn supervise_engine(plan: &Plan, engine: &Engine, started: Instant) -> Result<u8
         ))
     })?;
     let signals = Signals::block()?;
+    // What dockerd sets for itself and so for its containerd (setDefaultUmask in moby's
+    // cmd/dockerd/daemon_unix.go): clients read what is made here, whatever the user's is.
+    let umask = umask(Mode::from_bits_truncate(0o022));
     let bound = sockets::bind_all(&engine.listeners)?;
     say(plan);
     apply::apply(&plan.steps)?;
-    supervise::run(engine, bound, signals, started)
+    supervise::run(engine, bound, signals, umask, started)
 }
 
 fn say(plan: &Plan) {

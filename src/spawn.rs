@@ -14,6 +14,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use nix::sys::stat::{Mode, umask};
 use nix::unistd::{ForkResult, Pid};
 
 use crate::facts;
@@ -57,6 +58,8 @@ pub struct Child<'a> {
     pub oom_score_adj: Option<i16>,
     /// The signal mask to run with: the one that this process was started with.
     pub mask: &'a SigSet,
+    /// The file mode creation mask to run with; this process's own where it is `None`.
+    pub umask: Option<Mode>,
 }
 
 /// Why a child did not start.
@@ -276,6 +279,9 @@ fn become_child(child: &Child<'_>, mut image: Image, above: RawFd) -> SpawnError
             image
                 .environment
                 .push(string(OsStr::new(&own)).map_err(prepare)?);
+        }
+        if let Some(mode) = child.umask {
+            umask(mode);
         }
         sys::default_action(Signal::SIGPIPE).map_err(prepare)?;
         sigprocmask(SigmaskHow::SIG_SETMASK, Some(child.mask), None).map_err(prepare)?;

@@ -17,6 +17,7 @@ use anyhow::{Context, Result};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::SigSet;
+use nix::sys::stat::Mode;
 use nix::unistd::{ForkResult, Pid};
 use tracing::{debug, error, info, warn};
 
@@ -74,6 +75,8 @@ struct Supervisor<'a> {
     addresses: Vec<String>,
     started: Instant,
     signals: Signals,
+    /// The user's file mode creation mask.
+    umask: Mode,
     notify: Notify,
     ping: Option<Ping>,
     /// Whether the API has answered.
@@ -86,12 +89,13 @@ struct Supervisor<'a> {
 }
 
 /// Starts the daemons of `engine`, which get the `bound` sockets, and returns the
-/// exit status of the container once everything has ended. `started` is when this
-/// program was.
+/// exit status of the container once everything has ended. The command has `umask`.
+/// `started` is when this program was.
 pub fn run(
     engine: &Engine,
     bound: Vec<Bound>,
     signals: Signals,
+    umask: Mode,
     started: Instant,
 ) -> Result<u8, Fault> {
     if std::process::id() != 1
@@ -123,6 +127,7 @@ pub fn run(
         addresses: bound.iter().map(|bound| bound.address.clone()).collect(),
         started,
         signals,
+        umask,
         notify: Notify::bind()?,
         ping: None,
         answered: false,
@@ -367,6 +372,7 @@ impl Supervisor<'_> {
             session: Session::Foreground(self.terminal),
             oom_score_adj: None,
             mask: self.signals.original(),
+            umask: Some(self.umask),
         })
         .map_err(|error| error.fault(path.as_os_str()))
     }
@@ -442,6 +448,7 @@ fn begin_daemon(
         session: Session::Own,
         oom_score_adj: Some(program.oom_score_adj),
         mask,
+        umask: None,
     })
     .map_err(|error| error.fault(program.path.as_os_str()))
 }

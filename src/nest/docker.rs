@@ -127,6 +127,7 @@ impl<'a> Docker<'a> {
             session: Session::Own,
             oom_score_adj: None,
             mask: self.signals.original(),
+            umask: None,
         })
         .map_err(|error| error.fault(self.path.as_os_str()))?;
         let running = Running {

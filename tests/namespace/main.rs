@@ -481,6 +481,7 @@ fn spawned(script: &str, descriptors: usize, oom_score_adj: Option<i16>) -> Stri
         session: Session::Own,
         oom_score_adj,
         mask: &SigSet::empty(),
+        umask: None,
     })
     .unwrap();
     let status = nix::sys::wait::waitpid(pid, None).unwrap();
@@ -588,6 +589,7 @@ fn a_program_that_cannot_run_has_the_shells_status() {
                 session: Session::Own,
                 oom_score_adj: None,
                 mask: &SigSet::empty(),
+                umask: None,
             })
             .unwrap_err();
             assert_eq!(error.status(), status, "{name}: {error}");
