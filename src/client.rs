@@ -82,6 +82,8 @@ pub struct ClientFacts {
     /// Whether `ca.pem`, `cert.pem` and `key.pem` in `DOCKER_TLS_CERTDIR/client` have
     /// something in them.
     pub certificates: bool,
+    /// Whether this user may not look there.
+    pub certificates_hidden: bool,
     /// Whether these are where `DOCKER_CERT_PATH` points, else in `DOCKER_CONFIG`.
     pub own_certificates: bool,
 }
@@ -131,6 +133,26 @@ pub fn environment(config: &Config, facts: &ClientFacts) -> Vec<(OsString, OsStr
         set(&mut environment, "DOCKER_CERT_PATH", directory.as_os_str());
     }
     environment
+}
+
+/// What the user should know where the certificates are not used. The script, which looked
+/// for them in the same way, said nothing, and docker then speaks of a daemon that is not
+/// there.
+pub fn warning(config: &Config, facts: &ClientFacts) -> Option<String> {
+    let directory = client_directory(config.tls_directory.as_deref()?);
+    let own = config.certificate_path.is_some();
+    let is_tcp = |(name, value): &(OsString, OsString)| {
+        name == "DOCKER_HOST" && value.as_encoded_bytes().starts_with(b"tcp:")
+    };
+    let is_needed =
+        facts.certificates_hidden && !own && environment(config, facts).iter().any(is_tcp);
+    is_needed.then(|| {
+        format!(
+            "this user may not read the certificates in {}; going on without them: \
+             give that directory mode 755, or use another --user",
+            directory.display()
+        )
+    })
 }
 
 /// Where the client's files are below `DOCKER_TLS_CERTDIR`.
@@ -198,6 +220,36 @@ mod tests {
             assert_eq!(shown(words, &facts), expected);
         }
         assert_eq!(shown("ps", &ClientFacts::default()), "ps");
+    }
+
+    #[test]
+    fn certificates_that_are_hidden_are_said_where_they_are_missed() -> Result<(), Fault> {
+        let hidden = ClientFacts {
+            certificates_hidden: true,
+            ..facts(&[])
+        };
+        let socket = ClientFacts {
+            socket: true,
+            ..hidden.clone()
+        };
+        let directory = ("DOCKER_TLS_CERTDIR", "/certs");
+        for (given, facts, expected) in [
+            (&[directory][..], &hidden, true),
+            (&[directory, ("DOCKER_HOST", "tcp://a:1")], &socket, true),
+            (&[directory], &facts(&[]), false),
+            (&[directory], &socket, false),
+            (&[directory, ("DOCKER_CERT_PATH", "/own")], &hidden, false),
+            (&[directory, ("DOCKER_HOST", "ssh://a")], &hidden, false),
+            (&[], &hidden, false),
+        ] {
+            let variables = given
+                .iter()
+                .map(|(name, value)| (OsString::from(name), OsString::from(value)));
+            let config = Config::read([OsString::from("docker-entrypoint.sh")], variables)?;
+            let warning = warning(&config, facts);
+            assert_eq!(warning.is_some(), expected, "{given:?}: {warning:?}");
+        }
+        Ok(())
     }
 
     #[test]

@@ -7,6 +7,7 @@ pub mod network;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs;
+use std::io;
 use std::net::IpAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
@@ -308,6 +309,10 @@ fn client(config: &Config) -> ClientFacts {
             .iter()
             .all(|name| fs::metadata(directory.join(name)).is_ok_and(|found| found.len() > 0))
     };
+    let is_hidden = |directory: &Path| {
+        fs::metadata(directory.join("ca.pem"))
+            .is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+    };
     let ours = config.tls_directory.as_deref().map(client_directory);
     let own = config.certificate_path.as_deref();
     ClientFacts {
@@ -315,6 +320,7 @@ fn client(config: &Config) -> ClientFacts {
         plugins: plugins(config),
         socket: fs::metadata(DOCKER_SOCKET).is_ok_and(|found| found.file_type().is_socket()),
         certificates: ours.as_deref().is_some_and(has_all),
+        certificates_hidden: ours.as_deref().is_some_and(is_hidden),
         own_certificates: own.or(config.docker_config.as_deref()).is_some_and(has_all),
     }
 }

@@ -380,6 +380,7 @@ fn client(command: &[OsString], inputs: Inputs<'_>) -> Plan {
     };
     let is_dockerd = command.first().is_some_and(|first| first == "dockerd");
     let mut plan = unprepared(command, environment, inputs);
+    plan.warnings.extend(client::warning(inputs.config, facts));
     if is_dockerd {
         plan.warnings.push(
             "docker-entrypoint.sh prepares nothing for a dockerd; start the image without --entrypoint".into(),
