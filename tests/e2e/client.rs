@@ -1,7 +1,7 @@
 //! A container that is a client: of the daemon whose socket is mounted, of the one that
 //! `DOCKER_HOST` names, or of none. No daemon is started and nothing is said.
 
-use crate::docker::{BUSYBOX, Call, Output, dind, docker, lab, unprivileged};
+use crate::docker::{BUSYBOX, Call, Network, Output, dind, docker, lab, unprivileged};
 use crate::pty::Pty;
 
 /// The output of a client, which has nothing of dind's in it.
@@ -101,6 +101,31 @@ fn docker_host_elsewhere_is_used() {
             "{{.Name}}",
         ]);
         assert_eq!(silent(by_variable), "daemon-of-this-test");
+    }
+}
+
+/// The official recipe without TLS: a network, the alias `docker`, and nothing else, or
+/// `DOCKER_HOST`; whoever the client's user is.
+#[test]
+fn a_plain_daemon_is_found_over_a_network() {
+    let network = Network::new();
+    let on_it = ["--network", network.name.as_str()];
+    let _daemon = dind()
+        .env("DOCKER_TLS_CERTDIR", "")
+        .flags(on_it)
+        .flags(["--network-alias", "docker", "--hostname", "over-a-network"])
+        .ready(&[]);
+    let client = unprivileged().flags(on_it);
+    for spec in [
+        client.clone(),
+        client
+            .clone()
+            .flags(["--entrypoint", "docker-entrypoint.sh"]),
+        client.clone().env("DOCKER_HOST", "tcp://docker:2375"),
+        client.flags(["--user", "1000"]),
+    ] {
+        let name = spec.run(&["info", "--format", "{{.Name}}"]);
+        assert_eq!(silent(name), "over-a-network");
     }
 }
 

@@ -185,6 +185,63 @@ fn tls_files_of_ones_own_are_used() {
     }
 }
 
+/// TLS without paths to any certificate, in the file or turned off among the flags: with a
+/// certificate directory it is on all the same, and `tlsverify` decides who is let in.
+#[test]
+fn tls_switches_do_what_they_do_to_dockerd() {
+    const TLS: &str = "docker -H tcp://localhost:2376";
+    for (json, words, is_mutual) in [
+        (r#"{"tls": true}"#, &[][..], true),
+        (r#"{"tlsverify": true}"#, &[], true),
+        (r#"{"tlsverify": false}"#, &[], false),
+        ("{}", &["--tls=0"], true),
+        ("{}", &["--tlsverify=false"], false),
+    ] {
+        let container = with_json(json).ready(words);
+        container.sh(&format!(
+            "DOCKER_TLS_VERIFY=1 DOCKER_CERT_PATH=/certs/client {TLS} version"
+        ));
+        container
+            .exec(&["sh", "-c", &format!("{TLS} version")])
+            .exited(1)
+            .says(&["HTTP request to an HTTPS server"]);
+        let stranger = format!("{TLS} --tlsverify --tlscacert /certs/server/ca.pem version");
+        let stranger = container.exec(&["sh", "-c", &stranger]);
+        let warning = &["dind: warning:", ":2376 asks no client for a certificate"];
+        if is_mutual {
+            stranger.exited(1).says(&["certificate required"]);
+            container.not_logged(warning);
+        } else {
+            stranger.exited(0);
+            container.logged(warning);
+        }
+    }
+}
+
+/// Without a directory there are no certificates, and dockerd says what it says alone.
+#[test]
+fn tls_without_certificates_is_dockerds_error() {
+    for (json, words) in [
+        (r#"{"tls": true}"#, &[][..]),
+        (r#"{"tlsverify": true}"#, &[]),
+        (r#"{"tlsverify": false}"#, &[]),
+        ("{}", &["--tlsverify=false"]),
+    ] {
+        let ours = with_json(json).env("DOCKER_TLS_CERTDIR", "");
+        let theirs = dind().shell(&format!(
+            "mkdir /etc/docker; echo '{json}' >/etc/docker/daemon.json
+             exec dockerd -H tcp://127.0.0.1:2375 \"$@\""
+        ));
+        for spec in [ours, theirs] {
+            let output = spec.run(words).exited(1);
+            output.says(&["invalid TLS configuration"]);
+        }
+    }
+    let container = dind().env("DOCKER_TLS_CERTDIR", "").ready(&["--tls=0"]);
+    container.logged(&["dind: warning: tcp://0.0.0.0:2375 has no TLS"]);
+    container.text(&["docker", "-H", "tcp://localhost:2375", "version"]);
+}
+
 /// With `hosts` in the file the command's docker still finds the daemon.
 #[test]
 fn the_files_hosts_are_the_commands_too() {

@@ -304,6 +304,32 @@ fn the_socket_is_for_root_and_the_group_docker() {
     );
 }
 
+/// Without that group the socket is root's: one line says so, and the daemon works.
+#[test]
+fn without_its_group_the_socket_is_roots() {
+    for (spec, words, group) in [
+        (dind(), &["--group", "nosuch"][..], "\"nosuch\""),
+        (dind().prelude("groupdel docker"), &[], "\"docker\""),
+    ] {
+        let container = spec.ready(words);
+        let logs = container.logs();
+        let said = logs.lines().filter(|line| line.contains("no group"));
+        let said: Vec<&str> = said.collect();
+        assert!(
+            said.len() == 1 && said[0].starts_with("dind: warning:") && said[0].contains(group),
+            "{said:?}"
+        );
+        let socket = container.text(&["stat", "-c", "%a %U:%G", "/var/run/docker.sock"]);
+        assert_eq!(socket, "660 root:root");
+        info(&container, "{{.ServerVersion}}");
+        container
+            .exec_call(&["--user", "1000:1000"], &["docker", "version"])
+            .finish()
+            .exited(1)
+            .says(&["permission denied"]);
+    }
+}
+
 /// `LOG=file` sends the daemons' output to wrapdocker's file, and nowhere else.
 #[test]
 fn log_file_takes_the_daemons_output() {

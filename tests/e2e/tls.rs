@@ -65,6 +65,96 @@ fn a_client_finds_the_daemon_and_its_certificates() {
     drop(daemon);
 }
 
+/// Every name of the container is in the certificate, the host name in full and in short,
+/// and no other; a client that verifies comes by any of them.
+#[test]
+fn the_certificate_has_the_containers_names() {
+    let certificates = Volume::new();
+    let network = Network::new();
+    let on_it = ["--network", network.name.as_str()];
+    let daemon = dind()
+        .flags(certificates.on("/certs/client"))
+        .flags(on_it)
+        .flags(["--hostname", "a.b.example", "--network-alias", "a"])
+        .flags(["--network-alias", "a.b.example", "--network-alias", "alias"])
+        .flags(["--network-alias", "in-the-file"])
+        .prelude("echo in-the-file >/etc/hostname")
+        .ready(&[]);
+    let names = daemon.sh(
+        "openssl x509 -noout -ext subjectAltName -in /certs/server/cert.pem |
+         grep -o 'DNS:[^,]*' | sort | xargs",
+    );
+    assert_eq!(
+        names,
+        "DNS:a DNS:a.b.example DNS:docker DNS:in-the-file DNS:localhost"
+    );
+    let by = |name: &str| {
+        client(&certificates)
+            .flags(on_it)
+            .env("DOCKER_HOST", &format!("tcp://{name}:2376"))
+            .run(&["version", "--format", "{{.Server.Version}}"])
+    };
+    for name in ["a.b.example", "a", "in-the-file"] {
+        by(name).exited(0);
+    }
+    by("alias")
+        .exited(1)
+        .says(&["alias", "certificate is valid for"]);
+}
+
+/// The client's key is there for every user of a client's container. Where one may not
+/// look there, that is said, and not only that there is no daemon.
+#[test]
+fn a_client_need_not_be_root() {
+    let certificates = Volume::new();
+    let daemon = dind()
+        .flags(certificates.on("/certs/client"))
+        .flags(["--hostname", "for-everybody"])
+        .ready(&[]);
+    let link = format!("{}:docker", daemon.name);
+    let user = client(&certificates).flags(["--link", &link, "--user", "1000"]);
+    let name = user.run(NAME);
+    assert_eq!(name.stderr, "");
+    assert_eq!(name.text(), "for-everybody");
+    daemon.text(&["chmod", "600", "/certs/client/key.pem"]);
+    user.run(&["version"])
+        .exited(1)
+        .says(&["/certs/client/key.pem: permission denied"]);
+    daemon.text(&["chmod", "700", "/certs/client"]);
+    user.run(&["version"])
+        .exited(1)
+        .says(&["dind: warning: this user may not read", "/certs/client"]);
+}
+
+/// With whatever umask the container starts, clients can read what is for them, and the
+/// command has that umask.
+#[test]
+fn the_umask_changes_no_mode_but_the_commands() {
+    let modes = "stat -c '%a %n' /own/certs /own/certs/* /own/certs/*/* /run/docker/containerd /run/dir /run/dir/*";
+    let spec = |umask: &str| {
+        dind()
+            .env("DOCKER_TLS_CERTDIR", "/own/certs")
+            .env("DOCKER_HOST", "unix:///run/dir/docker.sock")
+            .prelude(&format!("umask {umask}"))
+    };
+    let [usual, closed] = ["022", "077"].map(|umask| spec(umask).ready(&[]));
+    let found = closed.sh(modes);
+    assert_eq!(found, usual.sh(modes));
+    for line in [
+        "755 /own/certs",
+        "755 /own/certs/client",
+        "644 /own/certs/client/ca.pem",
+    ] {
+        assert!(found.lines().any(|found| found == line), "{line}: {found}");
+    }
+    for daemon in ["dockerd", "containerd"] {
+        let umask = closed.sh(&format!("grep Umask /proc/$(pgrep -x {daemon})/status"));
+        assert_eq!(umask, "Umask:\t0022", "{daemon}");
+    }
+    let command = spec("077").run(&["sh", "-c", "umask"]);
+    assert_eq!(command.text(), "0077");
+}
+
 /// `docker run -d -it`: somebody may attach to the shell, and linked clients are served.
 #[test]
 fn a_detached_shell_serves_linked_clients() {
