@@ -27,15 +27,21 @@ const SWITCHES: &[&str] = &["--debug", "--tls", "--tlsverify"];
 
 /// Long flags that are read here and take the next word, whatever it begins with.
 const VALUED: &[&str] = &[
+    "--bip",
+    "--bip6",
+    "--bridge",
     "--config-file",
     "--containerd",
     "--data-root",
     "--default-address-pool",
+    "--default-network-opt",
     "--exec-root",
+    "--fixed-cidr",
     "--graph",
     "--group",
     "--host",
     "--log-level",
+    "--mtu",
     "--pidfile",
     "--shutdown-timeout",
     "--tlscacert",
@@ -464,6 +470,26 @@ mod tests {
         // Any value of this one turns TLS on.
         assert!(read("", r#"{"tlsverify": false}"#)?.tls.is_on());
         assert!(!read("", r#"{"tls": false}"#)?.tls.is_on());
+        Ok(())
+    }
+
+    #[test]
+    fn a_flag_that_is_read_takes_the_next_word_whatever_that_is() -> Result<(), Fault> {
+        let flags = [
+            "--bip",
+            "--bip6",
+            "--bridge",
+            "--fixed-cidr",
+            "--default-address-pool",
+        ];
+        for flag in flags {
+            let options = read(&format!("{flag} -Hunix:///a -D"), "")?;
+            assert!(options.addresses_set && options.hosts.is_empty(), "{flag}");
+        }
+        for flag in ["--mtu", "--default-network-opt"] {
+            let options = read(&format!("{flag} -Hunix:///a -D"), "")?;
+            assert!(options.mtu_set && options.hosts.is_empty(), "{flag}");
+        }
         Ok(())
     }
 
