@@ -6,6 +6,7 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
@@ -247,6 +248,64 @@ pub struct Spec {
 /// The image under test, privileged.
 pub fn dind() -> Spec {
     unprivileged().flags(["--privileged"])
+}
+
+/// The words for a shell's `docker run` inside that let the container be an engine, too:
+/// `--privileged`, where the engine under test can do that.
+///
+/// Before 23.0 it asks for every capability of the kernel's, not only for those that it
+/// may have (moby#42933), and a host may lack some: CAP_SYS_RESOURCE, in CI. Then it is
+/// the capabilities that there are, and what else a privileged container has but for the
+/// host's devices.
+#[track_caller]
+pub fn privileges() -> &'static str {
+    static PRIVILEGES: OnceLock<String> = OnceLock::new();
+    PRIVILEGES.get_or_init(|| {
+        let container = dind().ready(&[]);
+        container.load_busybox();
+        let output = container.exec(&["docker", "run", "--rm", "--privileged", BUSYBOX, "true"]);
+        if output.status == 0 {
+            return "--privileged".into();
+        }
+        output.says(&["unable to apply caps: operation not permitted"]);
+        let drops = container.sh(
+            "bounding=$(setpriv --dump | sed -n 's/^Capability bounding set: //p')
+             for name in $(setpriv --list-caps); do
+                 case ,$bounding, in *,$name,*) ;; *) echo --cap-drop=$name ;; esac
+             done",
+        );
+        assert_ne!(drops, "", "no capability is missing");
+        let drops = drops.replace('\n', " ");
+        format!(
+            "--cap-add=ALL {drops} --security-opt=seccomp=unconfined \
+             --security-opt=apparmor=unconfined --security-opt=systempaths=unconfined \
+             '--device-cgroup-rule=a *:* rwm'"
+        )
+    })
+}
+
+/// The image under test, privileged, with a docker that gives [`privileges`] where it is
+/// asked for `--privileged`. So have images that are made of the root file system.
+#[track_caller]
+pub fn nestable() -> Spec {
+    let privileges = privileges();
+    if privileges == "--privileged" {
+        return dind();
+    }
+    let docker = format!(
+        r#"#!/bin/bash
+words=()
+for word; do
+    case $word in
+    --privileged) words+=({privileges}) ;;
+    *) words+=("$word") ;;
+    esac
+done
+exec /usr/bin/docker "${{words[@]}}""#
+    );
+    dind().prelude(&format!(
+        "cat >/usr/local/sbin/docker <<'TEXT'\n{docker}\nTEXT\nchmod 0755 /usr/local/sbin/docker"
+    ))
 }
 
 /// The image under test as any other image is started.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::docker::{BUSYBOX, Container, Output, Scratch, dind, lab, line_with};
+use crate::docker::{BUSYBOX, Container, Output, Scratch, dind, lab, line_with, nestable};
 use crate::pty::{INTERRUPT, Pty, SIZE};
 
 const DEPTH: usize = 5;
@@ -49,7 +49,7 @@ impl Levels {
 /// A container that runs the nest and has the small image in its root file system, and so
 /// has every level.
 fn nest_with_busybox(command: &[&str]) -> Container {
-    let container = dind().create(command);
+    let container = nestable().create(command);
     container.copy_in(Path::new(&lab("DIND_LAB_BUSYBOX")), "/busybox.tar");
     container.docker(&["start"]).exited(0);
     container
@@ -98,7 +98,7 @@ fn five_levels_reach_all_above() {
 /// innermost alone. `exit` falls through level by level.
 #[test]
 fn a_terminal_reaches_the_innermost_of_five() {
-    let mut pty = Pty::run(&dind(), &["nest", "5"]);
+    let mut pty = Pty::run(&nestable(), &["nest", "5"]);
     pty.expect("level 2 of 5: ");
     // Progress stands on one line, which is then gone.
     pty.expect(" MB\x1b[K\r");
@@ -123,7 +123,7 @@ fn a_terminal_reaches_the_innermost_of_five() {
 #[test]
 fn a_stop_ends_all_levels_in_order() {
     let script = "trap '' TERM; echo all levels are there; while :; do sleep 0.1; done";
-    let container = dind().start(&["nest", "5", "--", "sh", "-c", script]);
+    let container = nestable().start(&["nest", "5", "--", "sh", "-c", script]);
     container.wait_log("all levels are there", 1);
     container.docker(&["stop"]).exited(0);
     container.logged(&["the command did not end in time and is killed"]);
@@ -135,7 +135,8 @@ fn a_stop_ends_all_levels_in_order() {
 /// Without a terminal a signal goes from level to level, and its status comes back.
 #[test]
 fn a_signal_reaches_the_innermost() {
-    let container = dind().start(&["nest", "3", "--", "sh", "-c", "echo there; exec sleep 1000"]);
+    let container =
+        nestable().start(&["nest", "3", "--", "sh", "-c", "echo there; exec sleep 1000"]);
     container.wait_log("there", 1);
     container.signal("INT");
     assert_eq!(container.wait(), 130, "128 + SIGINT");
@@ -152,7 +153,7 @@ fn the_image_of_a_level_is_its_root_file_system() {
     let prepare = "ln /etc/passwd /etc/passwd-too && mkfifo -m 0601 /etc/fifo \
         && mknod -m 0602 /etc/null c 1 3 && touch -d 1999-09-09 /etc/old && chmod 4711 /etc/old \
         && mkdir -p /opt/$(printf %0200d 1)/$(printf %0200d 2) && echo 7 >/opt/$(printf %0200d 1)/$(printf %0200d 2)/long";
-    let container = dind().ready(&[]);
+    let container = nestable().ready(&[]);
     container.sh(prepare);
     let own = container.sh(list);
     assert!(own.contains("/etc/old 4711 0 0 0 936835200 "), "{own}");
@@ -177,7 +178,7 @@ fn the_image_of_a_level_is_its_root_file_system() {
 /// not work for users.
 #[test]
 fn a_programs_capabilities_reach_the_next_level() {
-    let container = dind().ready(&[]);
+    let container = nestable().ready(&[]);
     let scratch = Scratch::new();
     let grep = scratch.path.join("grep");
     container.copy_out("/usr/bin/grep", &grep);

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::docker::{BUSYBOX, Scratch, dind, docker, lab};
+use crate::docker::{BUSYBOX, Scratch, dind, docker, lab, privileges};
 use crate::pty::{self, Pty};
 
 /// Files with the image under test and the small one.
@@ -89,7 +89,8 @@ fn three_levels_and_the_way_back_up() {
         servers.push(web_server(&mut pty));
         assert_eq!(pty.ask("docker load -qi /images/dind.tar >/dev/null").1, 0);
         pty.type_line(&format!(
-            "docker run -it --rm --privileged -v /images:/images -e LEVEL={level} {}; {}",
+            "docker run -it --rm {} -v /images:/images -e LEVEL={level} {}; {}",
+            privileges(),
             lab("DIND_LAB_IMAGE"),
             // On this line: what is typed after an exit may still go down there.
             pty::SHOW_STATUS
@@ -121,17 +122,11 @@ fn a_stop_with_an_engine_inside_is_in_time() {
     let images = Images::new();
     let container = dind().flags(images.mounted()).ready(&[]);
     container.text(&["docker", "load", "-qi", "/images/dind.tar"]);
-    container.text(&[
-        "docker",
-        "run",
-        "-d",
-        "--name",
-        "inner",
-        "--privileged",
-        "-v",
-        "/images:/images",
-        &lab("DIND_LAB_IMAGE"),
-    ]);
+    container.sh(&format!(
+        "docker run -d --name inner {} -v /images:/images {}",
+        privileges(),
+        lab("DIND_LAB_IMAGE")
+    ));
     container.wait_until("docker logs inner 2>&1 | grep -q 'docker is ready after'");
     container.text(&[
         "docker",
