@@ -22,13 +22,15 @@ pub const TLS_PORT: u16 = 2376;
 
 /// Plugins of containerd that dockerd has no use for. dockerd's own configuration
 /// turns off the first. With the others containerd is up in half the time: those that
-/// Kubernetes talks to, the restarter of containers that `ctr` made, and snapshotters
-/// that do nothing unless they are configured. A name that a version of containerd
-/// does not have is no error to it.
+/// Kubernetes talks to and what in 2.1 fails to load without these, the restarter of
+/// containers that `ctr` made, and snapshotters that do nothing unless they are
+/// configured. A name that a version of containerd does not have is no error to it.
 const DISABLED_PLUGINS: &[&str] = &[
     "io.containerd.grpc.v1.cri",
     "io.containerd.cri.v1.images",
     "io.containerd.cri.v1.runtime",
+    "io.containerd.podsandbox.controller.v1.podsandbox",
+    "io.containerd.grpc.v1.sandbox-controllers",
     "io.containerd.nri.v1.nri",
     "io.containerd.internal.v1.restart",
     "io.containerd.monitor.container.v1.restart",

@@ -224,6 +224,13 @@ fn a_containerd_of_the_users_is_left_alone() {
     assert_eq!(container.inner(&[], &["echo", "inside"]), "inside");
 }
 
+/// What containerd is told not to load is missed by nothing that it does load.
+#[test]
+fn every_plugin_of_containerd_loads() {
+    let container = dind().ready(&[]);
+    container.not_logged(&["failed to load plugin"]);
+}
+
 /// With a data root that is no volume, one warning names the flag that makes it one.
 #[test]
 fn a_data_root_without_a_volume_is_warned_of() {
