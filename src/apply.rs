@@ -14,6 +14,7 @@ use tracing::{debug, info, warn};
 
 use crate::data_root;
 use crate::delegate::delegate;
+use crate::facts::host::Confinement;
 use crate::facts::netfilter::load_module;
 use crate::fault::Fault;
 use crate::plan::{Action, OnFailure, Step};
@@ -179,7 +180,7 @@ fn in_cgroup_namespace(mount: impl FnOnce() -> nix::Result<()>) -> nix::Result<(
 /// An error of mount(2) with the way out that its number suggests.
 fn explained(action: &Action, errno: Errno) -> anyhow::Error {
     let hint = match errno {
-        Errno::EACCES if is_confined() => {
+        Errno::EACCES if matches!(Confinement::read(), Confinement::AppArmor(_)) => {
             "AppArmor denies it to this container; start it with --privileged or with \
              --security-opt apparmor=unconfined"
         }
@@ -192,12 +193,6 @@ fn explained(action: &Action, errno: Errno) -> anyhow::Error {
         _ => "see mount(2)",
     };
     anyhow::anyhow!("{action}: {}; {hint}", errno.desc())
-}
-
-/// Whether a profile of AppArmor's is enforced on this process: apparmor(7).
-fn is_confined() -> bool {
-    fs::read_to_string("/proc/self/attr/current")
-        .is_ok_and(|profile| profile.trim_end().ends_with("(enforce)"))
 }
 
 fn directory(path: &Path, mode: u32) -> io::Result<()> {

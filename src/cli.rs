@@ -41,6 +41,16 @@ fn command() -> Command {
                 ),
         )
         .subcommand(
+            Command::new("doctor")
+                .about("Say what is wrong with this host or this container for dind, and what to do")
+                .arg(
+                    Arg::new("json")
+                        .long("json")
+                        .num_args(0)
+                        .help("As JSON, for programs"),
+                ),
+        )
+        .subcommand(
             Command::new("nest")
                 .about("Docker in Docker, DEPTH containers deep; in the innermost what 'dind ARG...' does")
                 .override_usage("dind nest DEPTH [-- ARG...]"),

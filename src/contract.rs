@@ -83,6 +83,8 @@ pub enum Request {
     Plan(Start),
     /// Ask the daemon of this container whether it answers.
     Health(Health),
+    /// Say what is wrong with this host or this container.
+    Doctor(Report),
     /// Make the next level of nesting, beside the daemon of this one.
     Nest(Nest),
     /// Start.
@@ -94,6 +96,15 @@ pub enum Request {
 pub struct Health {
     /// How long to wait for the answer, and whether to wait for the daemon too.
     pub wait: Option<Duration>,
+}
+
+/// How to report what was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Report {
+    /// One line a finding, for people.
+    Text,
+    /// One JSON object, for programs.
+    Json,
 }
 
 /// A contract and the arguments that it is started with.
@@ -138,9 +149,9 @@ pub fn request(config: &Config) -> Result<Request, Fault> {
         Some("health") if named_dind => {
             health(start.arguments.get(1..).unwrap_or_default()).map(Request::Health)
         }
-        Some("doctor") if named_dind => Err(Fault::usage(
-            "'dind doctor' is not in this version; to run a program of that name, give its path",
-        )),
+        Some("doctor") if named_dind => {
+            doctor(start.arguments.get(1..).unwrap_or_default()).map(Request::Doctor)
+        }
         Some("nest") if named_dind => {
             let start = start.nested(config)?;
             Ok(match start.nest {
@@ -176,6 +187,18 @@ fn health(arguments: &[OsString]) -> Result<Health, Fault> {
         None => Err(Fault::usage(format!(
             "health: --wait {seconds:?} is not valid; allowed: {}",
             config::SECONDS
+        ))),
+    }
+}
+
+/// The arguments of `doctor`: `--json`.
+fn doctor(arguments: &[OsString]) -> Result<Report, Fault> {
+    match arguments {
+        [] => Ok(Report::Text),
+        [word] if word == "--json" => Ok(Report::Json),
+        words => Err(Fault::usage(format!(
+            "doctor: {:?} is not valid; allowed: nothing, or --json",
+            words.join(" ".as_ref()).to_string_lossy()
         ))),
     }
 }
@@ -349,20 +372,32 @@ pub fn decide(start: &Start, config: &Config, surroundings: &Surroundings) -> Re
             return Ok(Role::Inform { arguments });
         }
     }
-    if !surroundings.cap_sys_admin {
-        return Err(match start.contract {
-            // Others search logs for these words of the old script.
-            Contract::Wrapdocker => {
-                Fault::failure("Could not make a tmpfs mount. Did you use --privileged?")
-            }
-            _ => Fault::failure(
-                "this container has no CAP_SYS_ADMIN, so no daemon can run in it; start it with --privileged",
-            ),
-        });
+    if let Some(fault) = unprivileged(start.contract, surroundings) {
+        return Err(fault);
     }
     let starts_daemon = matches!(role, Role::Serve(_) | Role::Session { .. });
+    match socket_taken(config, surroundings) {
+        Some(fault) if starts_daemon => Err(fault),
+        Some(_) | None => Ok(role),
+    }
+}
+
+/// What stops everything but a client in a container without privileges.
+pub fn unprivileged(contract: Contract, surroundings: &Surroundings) -> Option<Fault> {
+    let message = match contract {
+        // Others search logs for these words of the old script.
+        Contract::Wrapdocker => "Could not make a tmpfs mount. Did you use --privileged?",
+        _ => {
+            "this container has no CAP_SYS_ADMIN, so no daemon can run in it; start it with --privileged"
+        }
+    };
+    (!surroundings.cap_sys_admin).then(|| Fault::failure(message))
+}
+
+/// What stops a daemon whose socket is somebody else's.
+pub fn socket_taken(config: &Config, surroundings: &Surroundings) -> Option<Fault> {
     match surroundings.socket_state {
-        SocketState::Mounted { live } if starts_daemon => Err(Fault::failure(format!(
+        SocketState::Mounted { live } => Some(Fault::failure(format!(
             "{} is mounted from outside and cannot be replaced; drop that mount to run a daemon here{}",
             surroundings.socket.display(),
             match (live, config.port) {
@@ -371,11 +406,11 @@ pub fn decide(start: &Start, config: &Config, surroundings: &Surroundings) -> Re
                 (true, Some(_)) => ", or drop PORT and give a command to use the daemon behind it",
             }
         ))),
-        SocketState::Live if starts_daemon => Err(Fault::failure(format!(
+        SocketState::Live => Some(Fault::failure(format!(
             "a daemon already answers on {}; stop it first, or use it by running docker itself",
             surroundings.socket.display()
         ))),
-        SocketState::Free | SocketState::Mounted { .. } | SocketState::Live => Ok(role),
+        SocketState::Free => None,
     }
 }
 

@@ -23,7 +23,7 @@ const DEFAULT_GROUP: &str = "docker";
 const SHORT_SWITCHES: &[char] = &['D', 'h', 'v'];
 
 /// Long switches that are read here.
-const SWITCHES: &[&str] = &["--debug", "--tls", "--tlsverify"];
+const SWITCHES: &[&str] = &["--debug", "--iptables", "--tls", "--tlsverify"];
 
 /// Long flags that are read here and take the next word, whatever it begins with.
 const VALUED: &[&str] = &[
@@ -77,6 +77,10 @@ pub struct DockerdOptions {
     pub addresses_set: bool,
     /// Whether the user chose an MTU.
     pub mtu_set: bool,
+    /// Whether the user named resolvers for containers.
+    pub dns_set: bool,
+    /// Whether the user told dockerd to leave iptables alone.
+    pub iptables_off: bool,
     /// Whether the user asked for debug output, by `--debug` or `--log-level`.
     pub debug: bool,
 }
@@ -230,6 +234,10 @@ impl DockerdOptions {
                 "default-address-pools",
             ]) || last(&flags, &["-b"]).is_some(),
             mtu_set: is_set(&["mtu", "default-network-opt", "default-network-opts"]),
+            dns_set: is_set(&["dns"]),
+            iptables_off: last_switch(&flags, &["--iptables"])
+                .or_else(|| json.get("iptables").and_then(Value::as_bool))
+                == Some(false),
             debug: debug_level
                 || debug_flag
                     .unwrap_or_else(|| json.get("debug").and_then(Value::as_bool).unwrap_or(false)),

@@ -1,6 +1,7 @@
 //! Everything that planning needs to know of the system. Reads, changes nothing.
 
 pub mod cgroup;
+pub mod host;
 pub mod netfilter;
 pub mod network;
 

@@ -48,8 +48,8 @@ pub fn check(config: &Config, how: Health) -> Result<(), Fault> {
     }
 }
 
-/// The sockets on which the daemon may listen, the likeliest first.
-fn sockets(config: &Config) -> Result<Vec<PathBuf>, Fault> {
+/// dockerd's options by PID 1's arguments, the environment and daemon.json.
+pub fn options(config: &Config) -> Result<DockerdOptions, Fault> {
     let arguments: Vec<OsString> = config
         .daemon_arguments
         .iter()
@@ -61,7 +61,12 @@ fn sockets(config: &Config) -> Result<Vec<PathBuf>, Fault> {
     let (path, _) = DockerdOptions::config_file(&arguments);
     let text = facts::daemon_json(&path, false)?;
     let file = text.as_deref().map(|text| (path.as_path(), text));
-    let options = DockerdOptions::read(&arguments, file)?;
+    DockerdOptions::read(&arguments, file)
+}
+
+/// The sockets on which the daemon may listen, the likeliest first.
+fn sockets(config: &Config) -> Result<Vec<PathBuf>, Fault> {
+    let options = options(config)?;
     let named = options.addresses().filter_map(|address| {
         let path = address.strip_prefix("unix://")?;
         (!path.is_empty()).then(|| PathBuf::from(path))

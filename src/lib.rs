@@ -10,7 +10,8 @@
 //! [`mod@tls::decide`] and [`supervise::machine`] make no system call. Effects are in
 //! [`sockets`], [`apply`] (with [`delegate`], [`data_root`] and [`tls`]), [`spawn`], [`supervise`] and
 //! [`terminal`]; what is unsafe is in `sys`. The order of the phases is `main`'s.
-//! [`health`] and [`nest`] are programs of their own, which run beside PID 1.
+//! [`doctor`], [`health`] and [`nest`] are programs of their own, which run beside PID 1;
+//! what the first finds is shown too when dockerd does not start.
 
 pub mod apply;
 pub mod cli;
@@ -20,8 +21,10 @@ pub mod contract;
 pub mod data_root;
 pub mod delegate;
 pub mod dockerd_options;
+pub mod doctor;
 pub mod facts;
 pub mod fault;
+pub mod finding;
 pub mod health;
 pub mod logging;
 pub mod mountinfo;

@@ -11,7 +11,7 @@ use dind::facts::{self, Facts};
 use dind::fault::Fault;
 use dind::plan::{self, Engine, Inputs, Outcome, Plan};
 use dind::supervise::Signals;
-use dind::{apply, cli, health, logging, nest, sockets, spawn, supervise, sys};
+use dind::{apply, cli, doctor, health, logging, nest, sockets, spawn, supervise, sys};
 use nix::sys::stat::{Mode, umask};
 use tracing::{error, info, warn};
 
@@ -41,6 +41,10 @@ fn run(started: Instant) -> Result<u8, Fault> {
                 fault.status
             )),
         },
+        Request::Doctor(how) => {
+            let (text, status) = doctor::report(&doctor::examine(&config, true)?, how);
+            print(&text).map(|_| status)
+        }
         Request::Health(how) => health::check(&config, how).map(|()| 0),
         Request::Nest(nest) => nest::run(&nest, &config).map(|never| match never {}),
         Request::Start(start) => {
@@ -84,7 +88,7 @@ fn make_plan(config: &Config, start: &Start) -> Result<Plan, Fault> {
 
 fn carry_out(plan: &Plan, config: &Config, started: Instant) -> Result<u8, Fault> {
     match &plan.outcome {
-        Outcome::Supervise(engine) => supervise_engine(plan, engine, started),
+        Outcome::Supervise(engine) => supervise_engine(plan, engine, config, started),
         Outcome::Become {
             command,
             environment,
@@ -96,7 +100,12 @@ fn carry_out(plan: &Plan, config: &Config, started: Instant) -> Result<u8, Fault
     }
 }
 
-fn supervise_engine(plan: &Plan, engine: &Engine, started: Instant) -> Result<u8, Fault> {
+fn supervise_engine(
+    plan: &Plan,
+    engine: &Engine,
+    config: &Config,
+    started: Instant,
+) -> Result<u8, Fault> {
     // A command that this process becomes may be waiting for some of them.
     sys::close_inherited_descriptors().map_err(|error| {
         Fault::failure(format!(
@@ -110,7 +119,7 @@ fn supervise_engine(plan: &Plan, engine: &Engine, started: Instant) -> Result<u8
     let bound = sockets::bind_all(&engine.listeners)?;
     say(plan);
     apply::apply(&plan.steps)?;
-    supervise::run(engine, bound, signals, umask, started)
+    supervise::run(engine, config, bound, signals, umask, started)
 }
 
 fn say(plan: &Plan) {

@@ -25,12 +25,14 @@ use crate::config::{Config, LOG_FILE, Log};
 use crate::contract::{Contract, Role, Serve, Stdin, Surroundings};
 use crate::dockerd_options::DockerdOptions;
 use crate::facts::Facts;
-use crate::facts::cgroup::Layout;
+use crate::facts::cgroup::{CGROUP_ROOT, Layout};
 use crate::fault::Fault;
+use crate::finding::Finding;
 use crate::logging;
 use crate::nest;
 use crate::secrets;
 use crate::tls::name::Name;
+pub use daemons::CLIENT_VARIABLES;
 
 /// One change to the container.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -412,9 +414,8 @@ pub fn user_arguments(config: &Config, role: &Role) -> Vec<OsString> {
 fn prepare(command: &[OsString], inputs: Inputs<'_>) -> Plan {
     let Inputs { config, facts, .. } = inputs;
     let mut steps = mounts::plan(facts);
-    let mut warnings = Vec::new();
     if facts.cgroup.layout() == Layout::Unified {
-        (steps, warnings) = joined(steps, warnings, cgroups::plan(facts));
+        steps.extend(cgroups::plan(facts));
     }
     steps.extend(mounts::last(config, facts));
     let mut environment = config.environment.clone();
@@ -422,7 +423,7 @@ fn prepare(command: &[OsString], inputs: Inputs<'_>) -> Plan {
     environment.push(("container".into(), "docker".into()));
     Plan {
         contract: inputs.contract,
-        warnings,
+        warnings: Vec::new(),
         notes: Vec::new(),
         steps,
         outcome: Outcome::Become {
@@ -432,16 +433,45 @@ fn prepare(command: &[OsString], inputs: Inputs<'_>) -> Plan {
     }
 }
 
-type StepsAndWarnings = (Vec<Step>, Vec<String>);
+/// What the user should know of a daemon in this container, whatever else is asked for.
+pub fn warnings(serve: Option<&Serve>, inputs: Inputs<'_>) -> Vec<Finding> {
+    let (listeners, _) = daemons::listeners(serve, inputs);
+    let daemons = daemons::warnings(serve, inputs, &listeners);
+    daemons
+        .into_iter()
+        .chain(storage::warning(inputs.facts))
+        .chain(host_warnings(inputs.facts))
+        .collect()
+}
 
-fn joined(
-    mut steps: Vec<Step>,
-    mut warnings: Vec<String>,
-    more: StepsAndWarnings,
-) -> StepsAndWarnings {
-    steps.extend(more.0);
-    warnings.extend(more.1);
-    (steps, warnings)
+/// What of it is the same in every container of this host.
+pub fn host_warnings(facts: &Facts) -> Vec<Finding> {
+    cgroups::warnings(facts)
+}
+
+/// The mounts of cgroup hierarchies that a start would make, and those that it would make
+/// writable.
+pub fn cgroup_mounts(facts: &Facts) -> (Vec<PathBuf>, Vec<PathBuf>) {
+    let steps = mounts::plan(facts).into_iter().chain(cgroups::plan(facts));
+    let (mut made, mut writable) = (Vec::new(), Vec::new());
+    for step in steps {
+        match step.action {
+            Action::Mount { target, .. } if target.starts_with(CGROUP_ROOT) => made.push(target),
+            Action::RemountWritable { target, .. } => writable.push(target),
+            _ => {}
+        }
+    }
+    (made, writable)
+}
+
+/// The backend of iptables that a start would choose, and why.
+pub fn iptables_note(inputs: Inputs<'_>) -> String {
+    iptables::plan(inputs.config, &inputs.facts.netfilter).note
+}
+
+/// Whether no addresses are left for inner networks, and the user has chosen none.
+pub fn addresses_exhausted(inputs: Inputs<'_>) -> bool {
+    !inputs.options.addresses_set && network::block(&inputs.facts.networks).is_none()
 }
 
 fn engine(
@@ -458,11 +488,8 @@ fn engine(
         ..
     } = inputs;
     let dockerd = find_dockerd(inputs)?;
-    if let Some((path, pid)) = &facts.running {
-        return Err(Fault::failure(format!(
-            "a daemon already runs here with pid {pid}, says {}; stop it first, or start a container of its own",
-            path.display()
-        )));
+    if let Some(fault) = already_running(facts) {
+        return Err(fault);
     }
     let (listeners, tls) = daemons::listeners(serve, inputs);
     let iptables = iptables::plan(config, &facts.netfilter);
@@ -474,11 +501,12 @@ fn engine(
                 .into(),
         );
     }
-    warnings.extend(daemons::warnings(serve, inputs, &listeners));
+    let more = self::warnings(serve, inputs);
+    warnings.extend(more.iter().map(Finding::to_string));
     // First the lock: where it is somebody else's, nothing else is done.
-    let (mut steps, warnings) = joined(Vec::new(), warnings, storage::plan(facts));
+    let mut steps = storage::plan(facts);
     steps.extend(mounts::plan(facts));
-    let (mut steps, warnings) = joined(steps, warnings, cgroups::plan(facts));
+    steps.extend(cgroups::plan(facts));
     steps.extend(mounts::last(config, facts));
     let meanwhile = steps.extract_if(.., cgroups::can_wait).collect();
     let containerd = daemons::containerd(inputs).map(|(program, configuration)| {
@@ -561,7 +589,17 @@ fn logs_to_file(foreground: &Foreground, inputs: Inputs<'_>) -> bool {
     }
 }
 
-fn find_dockerd(inputs: Inputs<'_>) -> Result<PathBuf, Fault> {
+/// What stops a start where a daemon runs.
+pub fn already_running(facts: &Facts) -> Option<Fault> {
+    let (path, pid) = facts.running.as_ref()?;
+    Some(Fault::failure(format!(
+        "a daemon already runs here with pid {pid}, says {}; stop it first, or start a container of its own",
+        path.display()
+    )))
+}
+
+/// Where dockerd is, or what stops a start without.
+pub fn find_dockerd(inputs: Inputs<'_>) -> Result<PathBuf, Fault> {
     inputs.facts.programs.dockerd.clone().ok_or_else(|| {
         Fault::not_found(format!(
             "no dockerd in PATH ({}); use an image with a Docker engine, or add its directory to PATH",

@@ -22,9 +22,12 @@ use nix::unistd::{ForkResult, Pid};
 use tracing::{debug, error, info, warn};
 
 use crate::apply;
+use crate::config::Config;
 use crate::data_root;
+use crate::doctor;
 use crate::facts;
 use crate::fault::{FAILURE, Fault};
+use crate::finding::Severity;
 use crate::ping::{Ping, Progress};
 use crate::plan::{Engine, Foreground, Program, Readiness};
 use crate::sockets::Bound;
@@ -71,6 +74,7 @@ impl Children {
 /// The supervisor.
 struct Supervisor<'a> {
     engine: &'a Engine,
+    config: &'a Config,
     /// What dockerd listens on by our doing.
     addresses: Vec<String>,
     started: Instant,
@@ -90,9 +94,11 @@ struct Supervisor<'a> {
 
 /// Starts the daemons of `engine`, which get the `bound` sockets, and returns the
 /// exit status of the container once everything has ended. The command has `umask`.
-/// `started` is when this program was.
+/// `started` is when this program was; by `config` it is looked for what is wrong where
+/// dockerd does not start.
 pub fn run(
     engine: &Engine,
+    config: &Config,
     bound: Vec<Bound>,
     signals: Signals,
     umask: Mode,
@@ -124,6 +130,7 @@ pub fn run(
     });
     let mut supervisor = Supervisor {
         engine,
+        config,
         addresses: bound.iter().map(|bound| bound.address.clone()).collect(),
         started,
         signals,
@@ -324,6 +331,7 @@ impl Supervisor<'_> {
             Effect::Say(Level::Warn, message) => warn!("{message}"),
             Effect::Say(Level::Error, message) => error!("{message}"),
             Effect::ShowLog => self.show_log(),
+            Effect::Diagnose => diagnose(self.config),
             Effect::AnnounceReady => self.announce_ready(),
             Effect::StartCommand => match self.command() {
                 Ok(pid) => self.children.command = Some(pid),
@@ -423,6 +431,16 @@ impl Supervisor<'_> {
             for line in log.tail() {
                 error!("| {line}");
             }
+        }
+    }
+}
+
+/// Says what `dind doctor` would, but for its notes.
+fn diagnose(config: &Config) {
+    for finding in doctor::diagnosis(config) {
+        match finding.severity {
+            Severity::Error => error!("{finding} ({})", finding.link),
+            Severity::Warning | Severity::Note => warn!("{finding} ({})", finding.link),
         }
     }
 }

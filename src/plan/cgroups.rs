@@ -10,6 +10,7 @@ use super::mounts::kept_flags;
 use super::{Action, OnFailure, Step};
 use crate::facts::Facts;
 use crate::facts::cgroup::{CGROUP_ROOT, Hierarchy, LEAF, Layout, Membership};
+use crate::finding::Finding;
 use crate::mountinfo::Mount;
 
 /// How systemd mounts them.
@@ -20,11 +21,19 @@ const FLAGS: MsFlags = MsFlags::MS_NOSUID
 /// Where systemd has the version 2 hierarchy of a hybrid host.
 const UNIFIED_DIRECTORY: &str = "unified";
 
-/// The steps, and the warnings about what cannot be put right from here.
-pub fn plan(facts: &Facts) -> (Vec<Step>, Vec<String>) {
+/// The steps.
+pub fn plan(facts: &Facts) -> Vec<Step> {
     match facts.cgroup.layout() {
-        Layout::Legacy | Layout::Hybrid => (hierarchies(facts), devices_warnings(facts)),
+        Layout::Legacy | Layout::Hybrid => hierarchies(facts),
         Layout::Unified => delegation(facts),
+    }
+}
+
+/// What cannot be put right from here.
+pub fn warnings(facts: &Facts) -> Vec<Finding> {
+    match facts.cgroup.layout() {
+        Layout::Legacy | Layout::Hybrid => devices_warning(facts).into_iter().collect(),
+        Layout::Unified => Vec::new(),
     }
 }
 
@@ -182,7 +191,8 @@ fn alias(directory: &Path, name: &Path) -> Option<Step> {
 }
 
 /// wrapdocker's warnings, in its words.
-fn devices_warnings(facts: &Facts) -> Vec<String> {
+fn devices_warning(facts: &Facts) -> Option<Finding> {
+    const LINK: &str = "https://man7.org/linux/man-pages/man7/cgroups.7.html";
     let devices =
         facts
             .cgroup
@@ -195,16 +205,17 @@ fn devices_warnings(facts: &Facts) -> Vec<String> {
                     .then_some(controllers),
                 Hierarchy::Named(_) | Hierarchy::Unified => None,
             });
-    match devices {
+    let words = match devices {
         Some(controllers) if controllers.len() > 1 => {
-            vec!["the 'devices' cgroup should be in its own hierarchy.".into()]
+            "the 'devices' cgroup should be in its own hierarchy."
         }
-        Some(_) => Vec::new(),
-        None => vec!["it looks like the 'devices' cgroup is not mounted.".into()],
-    }
+        Some(_) => return None,
+        None => "it looks like the 'devices' cgroup is not mounted.",
+    };
+    Some(Finding::warning("devices-cgroup", words, LINK))
 }
 
-fn delegation(facts: &Facts) -> (Vec<Step>, Vec<String>) {
+fn delegation(facts: &Facts) -> Vec<Step> {
     let unified = &facts.cgroup.unified;
     let root = Path::new(CGROUP_ROOT);
     // In the host's namespace, as Kubernetes gives it, what is mounted is the host's.
@@ -220,7 +231,7 @@ fn delegation(facts: &Facts) -> (Vec<Step>, Vec<String>) {
     // A hierarchy that this plan is yet to mount shows no controllers now.
     let unknown = unified.controllers.is_empty() && !facts.cgroup.entries.contains("cgroup.procs");
     if missing.is_empty() && !unknown && remount.is_none() {
-        return (Vec::new(), Vec::new());
+        return Vec::new();
     }
     let step = Step {
         action: Action::Delegate {
@@ -233,5 +244,5 @@ fn delegation(facts: &Facts) -> (Vec<Step>, Vec<String>) {
               cgroup-v2.rst, No Internal Process Constraint"
             .into(),
     };
-    (vec![step], Vec::new())
+    vec![step]
 }

@@ -10,6 +10,7 @@ use super::{Action, Inputs, Listener, OnFailure, Program, Protection, Step};
 use crate::config::Config;
 use crate::contract::{Contract, DOCKER_SOCKET, Serve};
 use crate::dockerd_options::{DockerdOptions, without_hosts};
+use crate::finding::Finding;
 
 /// As docker.service and containerd.service of the packages have them: when memory
 /// runs out, a container goes before dockerd, and dockerd before containerd.
@@ -39,14 +40,20 @@ const DISABLED_PLUGINS: &[&str] = &[
 ];
 
 /// Variables for clients, which dockerd reads all the same and fails on
-/// (cmd/dockerd/options.go), and those of the protocols that this process speaks
-/// with its own children.
-const KEPT_FROM_DAEMONS: &[&str] = &[
+/// (cmd/dockerd/options.go).
+pub const CLIENT_VARIABLES: &[&str] = &[
     "DOCKER_HOST",
     "DOCKER_TLS",
     "DOCKER_TLS_VERIFY",
     "DOCKER_CERT_PATH",
     "DOCKER_CONFIG",
+];
+
+/// Where the variables are described.
+const README_VARIABLES: &str = "README.md#variables";
+
+/// The variables of the protocols that this process speaks with its own children.
+const KEPT_FROM_DAEMONS: &[&str] = &[
     "LISTEN_FDS",
     "LISTEN_PID",
     "LISTEN_FDNAMES",
@@ -99,7 +106,7 @@ pub fn listeners(serve: Option<&Serve>, inputs: Inputs<'_>) -> (Vec<Listener>, T
 }
 
 /// What the user should know of how the daemon is reached.
-pub fn warnings(serve: Option<&Serve>, inputs: Inputs<'_>, listeners: &[Listener]) -> Vec<String> {
+pub fn warnings(serve: Option<&Serve>, inputs: Inputs<'_>, listeners: &[Listener]) -> Vec<Finding> {
     let Inputs {
         contract,
         config,
@@ -122,35 +129,49 @@ pub fn warnings(serve: Option<&Serve>, inputs: Inputs<'_>, listeners: &[Listener
             Protection::Encrypted => "asks no client for a certificate",
             Protection::None => "has no TLS and no password",
         };
-        warnings.push(format!(
-            "tcp://{address} {lacks}: WHOEVER REACHES THIS PORT IS ROOT ON THE HOST; \
-             publish it on 127.0.0.1 or a private network only"
-        ));
+        let seen =
+            format!("tcp://{address} {lacks}: WHOEVER REACHES THIS PORT IS ROOT ON THE HOST");
+        warnings.push(
+            Finding::warning(
+                "tcp-without-tls",
+                seen,
+                "https://docs.docker.com/engine/security/protect-access/",
+            )
+            .remedy("publish it on 127.0.0.1 or a private network only"),
+        );
     }
     let ignored = serve
         .map(|serve| serve.ignored.as_slice())
         .unwrap_or_default();
     if !ignored.is_empty() {
-        warnings.push(format!(
+        let seen = format!(
             "PORT is set, so the daemon is served and this command is not run: {}",
             super::quoted(ignored)
-        ));
+        );
+        warnings.push(Finding::warning("port-and-command", seen, README_VARIABLES));
     }
     let silent = listeners
         .iter()
         .all(|listener| matches!(listener, Listener::Unix { .. }));
     if let (Some(group), None) = (options.socket_group(), facts.socket_group) {
-        warnings.push(format!(
-            "there is no group {group:?}, so only root may use the Unix socket; add the group, or name another with --group"
-        ));
+        let seen = format!("there is no group {group:?}, so only root may use the Unix socket");
+        warnings.push(
+            Finding::warning(
+                "socket-group",
+                seen,
+                "https://docs.docker.com/engine/install/linux-postinstall/",
+            )
+            .remedy("add the group, or name another with --group"),
+        );
     }
     if let (true, Some(port)) = (
         silent && contract != Contract::DockerdEntrypoint,
         config.port,
     ) {
-        warnings.push(format!(
+        let seen = format!(
             "PORT={port} is not used: the addresses come from dockerd's own arguments or its configuration file"
-        ));
+        );
+        warnings.push(Finding::warning("port-unused", seen, README_VARIABLES));
     }
     warnings
 }
@@ -300,7 +321,10 @@ pub fn environment(inputs: Inputs<'_>, first: Option<&Path>) -> Vec<(OsString, O
     let mut environment: Vec<_> = config
         .environment
         .iter()
-        .filter(|(name, _)| !KEPT_FROM_DAEMONS.iter().any(|kept| name == kept))
+        .filter(|(name, _)| {
+            let mut kept = CLIENT_VARIABLES.iter().chain(KEPT_FROM_DAEMONS);
+            !kept.any(|kept| name == kept)
+        })
         .filter(|(name, _)| name != "PATH")
         .cloned()
         .collect();

@@ -55,7 +55,7 @@ pub fn arguments(inputs: Inputs<'_>) -> Vec<OsString> {
 /// The levels above have taken theirs in the same order, so theirs come before the one that
 /// this container is in, and stay reachable although they are out of sight. The same routes
 /// give the same block at each restart. `None` where all are taken.
-fn block(networks: &Networks) -> Option<Network> {
+pub fn block(networks: &Networks) -> Option<Network> {
     let routes: Vec<Network> = networks
         .routes
         .iter()

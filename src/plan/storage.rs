@@ -5,13 +5,14 @@ use std::path::Path;
 use super::{Action, Emptied, OnFailure, Step};
 use crate::config::Config;
 use crate::facts::{Facts, Filesystem};
+use crate::finding::Finding;
 
 /// What dockerd gives its data root: the owner, and search for the group of a
 /// remapped root (`setupDaemonRoot` in moby's daemon_unix.go).
 const DATA_ROOT_MODE: u32 = 0o710;
 
-/// The steps, and the warnings about where the data is.
-pub fn plan(facts: &Facts) -> (Vec<Step>, Vec<String>) {
+/// The steps.
+pub fn plan(facts: &Facts) -> Vec<Step> {
     let root = &facts.data_root;
     let mut steps = Vec::new();
     // Of a directory that is there only what would lock out or let in is changed.
@@ -48,7 +49,7 @@ pub fn plan(facts: &Facts) -> (Vec<Step>, Vec<String>) {
             .into(),
     }
     }));
-    (steps, warning(facts).into_iter().collect())
+    steps
 }
 
 /// The data root, where it is to be emptied at the end.
@@ -60,22 +61,23 @@ pub fn emptied(config: &Config, facts: &Facts) -> Option<Emptied> {
     })
 }
 
-/// One warning for two causes with one cure.
-fn warning(facts: &Facts) -> Option<String> {
+/// What there is to know of where the data is: one warning for two causes with one cure.
+pub fn warning(facts: &Facts) -> Option<Finding> {
+    const LINK: &str = "https://docs.docker.com/engine/storage/drivers/select-storage-driver/";
     let root = &facts.data_root;
     let path = root.path.display();
     let flag = format!("give it a volume: docker run -v NAME:{path}");
     if let Filesystem::Unsuitable(name) = root.filesystem {
-        return Some(format!(
-            "{path} is on {name}, which overlay2 cannot use, so dockerd takes a slower storage driver; {flag}"
-        ));
+        let seen = format!(
+            "{path} is on {name}, which overlay2 cannot use, so dockerd takes a slower storage driver"
+        );
+        return Some(Finding::warning("data-root-filesystem", seen, LINK).remedy(flag));
     }
     let own_mount = root
         .path
         .ancestors()
         .take_while(|ancestor| *ancestor != Path::new("/"))
         .any(|ancestor| facts.mounts.at(ancestor).is_some());
-    (!own_mount).then(|| {
-        format!("{path} is not a mount of its own, so its data ends with this container; {flag}")
-    })
+    let seen = format!("{path} is not a mount of its own, so its data ends with this container");
+    (!own_mount).then(|| Finding::warning("data-root-volume", seen, LINK).remedy(flag))
 }

@@ -140,7 +140,11 @@ impl Start<'_> {
         )?;
         match contract::request(&config)? {
             Request::Start(start) | Request::Plan(start) => Ok((config, start)),
-            Request::Help | Request::Version | Request::Health(_) | Request::Nest(_) => {
+            Request::Help
+            | Request::Version
+            | Request::Health(_)
+            | Request::Doctor(_)
+            | Request::Nest(_) => {
                 panic!("not a start")
             }
         }

@@ -99,6 +99,8 @@ pub enum Effect {
     Say(Level, String),
     /// Show the last lines of the daemons' log.
     ShowLog,
+    /// Say what is wrong with this host or this container.
+    Diagnose,
     /// Say that the API answers.
     AnnounceReady,
     /// Start the command.
@@ -414,6 +416,7 @@ impl Machine {
                 "dockerd {end} before it was ready; its last lines say why, and 'dind plan' shows what was prepared for it"
             ),
         ));
+        effects.push(Effect::Diagnose);
         if self.settings.command && self.settings.terminal {
             self.run(effects);
         } else {

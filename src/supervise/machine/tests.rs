@@ -249,7 +249,12 @@ fn dockerd_dead_before_ready_ends_the_container_but_not_a_shell_on_a_terminal() 
         let effects = life(settings, &[exited(Dockerd, 0), exited(Containerd, 0)]);
         assert_eq!(
             effects,
-            [Effect::ShowLog, send(Containerd, SIGTERM), Effect::Exit(1)]
+            [
+                Effect::ShowLog,
+                Effect::Diagnose,
+                send(Containerd, SIGTERM),
+                Effect::Exit(1)
+            ]
         );
     }
     let effects = life(
@@ -264,6 +269,7 @@ fn dockerd_dead_before_ready_ends_the_container_but_not_a_shell_on_a_terminal() 
         effects,
         [
             Effect::ShowLog,
+            Effect::Diagnose,
             Effect::StartCommand,
             send(Containerd, SIGTERM),
             Effect::Exit(0)

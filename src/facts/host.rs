@@ -1,0 +1,364 @@
+//! What no plan follows from, and `dind doctor` looks at: limits, room, confinement,
+//! modules, the clock.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use nix::sys::statvfs::{FsFlags, statvfs};
+
+use super::cgroup::{CGROUP_ROOT, CgroupFacts, Hierarchy};
+use super::{Facts, search};
+use crate::config::Config;
+use crate::mountinfo::MountTable;
+
+/// The inode of the first pid namespace: `PROC_PID_INIT_INO` in linux/proc_ns.h.
+const FIRST_PID_NAMESPACE: &str = "pid:[4026531836]";
+
+/// What container engines leave in their containers: Docker, and podman.
+const CONTAINER_MARKS: [&str; 2] = ["/.dockerenv", "/run/.containerenv"];
+
+/// The facts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Host {
+    /// Whether this process is in a container.
+    pub in_container: bool,
+    /// The effective user id.
+    pub user: u32,
+    /// What `/proc/self/status` says.
+    pub status: Status,
+    /// Which security module confines this process.
+    pub confinement: Confinement,
+    /// Whether user ids are those of a user namespace: user_namespaces(7).
+    pub user_namespace: bool,
+    /// What is left where the data root is or will be.
+    pub room: Option<Room>,
+    /// The quotas of the kernel's.
+    pub quotas: Quotas,
+    /// The lowest limit of processes that this process is under.
+    pub processes: Option<Processes>,
+    /// What the kernel has loaded.
+    pub modules: Modules,
+    /// The clock.
+    pub clock: Clock,
+    /// Whether there is an `iptables` in `PATH`.
+    pub iptables: bool,
+    /// Whether AppArmor's parser is where dockerd looks for it.
+    pub apparmor_parser: bool,
+    /// The engine's programs and what they call their version, where they were asked.
+    pub versions: Vec<(String, String)>,
+}
+
+/// Of `/proc/PID/status`: proc_pid_status(5).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Status {
+    /// Whether exec can give no privileges: `NoNewPrivs`.
+    pub no_new_privileges: bool,
+    /// Whether system calls are filtered: `Seccomp: 2`.
+    pub seccomp_filter: bool,
+    /// Whether CAP_NET_ADMIN is effective, without which nf_tables answers nobody.
+    pub network_admin: bool,
+}
+
+/// A security module that confines this process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Confinement {
+    /// None.
+    None,
+    /// AppArmor enforces this profile.
+    AppArmor(String),
+    /// SELinux, with this context.
+    Selinux(String),
+}
+
+/// What is left on a file system: statvfs(3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// Bytes for those who are not root.
+    pub bytes: u64,
+    /// Inodes, where the file system counts them.
+    pub inodes: Option<u64>,
+    /// Whether it is mounted read-only.
+    pub read_only: bool,
+}
+
+/// The kernel's quotas, `None` where they cannot be read: inotify(7), keyrings(7).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Quotas {
+    /// `fs.inotify.max_user_instances`.
+    pub inotify_instances: Option<u64>,
+    /// `fs.inotify.max_user_watches`.
+    pub inotify_watches: Option<u64>,
+    /// `kernel.keys.maxkeys`.
+    pub keys: Option<u64>,
+}
+
+/// A limit of processes and threads: the pids controller.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Processes {
+    /// The limit.
+    pub limit: u64,
+    /// Whose it is.
+    pub cgroup: PathBuf,
+}
+
+/// Parts of the kernel that may be modules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Modules {
+    /// Whether overlay is among `/proc/filesystems`.
+    pub overlay: bool,
+    /// Whether bridged packets can be filtered: br_netfilter.
+    pub bridge_filter: bool,
+    /// Whether the legacy tables are there: ip_tables.
+    pub ip_tables: bool,
+}
+
+/// The clock, in seconds since 1970.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Clock {
+    /// Now.
+    pub now: u64,
+    /// When this program's file was written, which was in the past.
+    pub written: Option<u64>,
+}
+
+impl Host {
+    /// Reads them. What cannot be read is taken to be in order.
+    pub fn read(facts: &Facts, config: &Config) -> Self {
+        let text = |path: &str| fs::read_to_string(path).unwrap_or_default();
+        let number = |path: &str| text(path).trim().parse().ok();
+        let exists = |path: &str| Path::new(path).exists();
+        let filesystems = text("/proc/filesystems");
+        Self {
+            in_container: is_container(
+                fs::read_link("/proc/self/ns/pid").ok().as_deref(),
+                CONTAINER_MARKS.into_iter().any(exists),
+                &facts.mounts,
+            ),
+            user: nix::unistd::geteuid().as_raw(),
+            status: Status::parse(&text("/proc/self/status")),
+            confinement: Confinement::read(),
+            user_namespace: is_user_namespace(&text("/proc/self/uid_map")),
+            room: room(&facts.data_root.path),
+            quotas: Quotas {
+                inotify_instances: number("/proc/sys/fs/inotify/max_user_instances"),
+                inotify_watches: number("/proc/sys/fs/inotify/max_user_watches"),
+                keys: number("/proc/sys/kernel/keys/maxkeys"),
+            },
+            processes: processes(&facts.cgroup, &facts.mounts),
+            modules: Modules {
+                overlay: filesystems.split_whitespace().any(|name| name == "overlay"),
+                bridge_filter: exists("/proc/sys/net/bridge"),
+                ip_tables: exists("/proc/net/ip_tables_names"),
+            },
+            clock: Clock {
+                now: seconds(SystemTime::now()),
+                written: fs::metadata("/proc/self/exe")
+                    .and_then(|file| file.modified())
+                    .ok()
+                    .map(seconds),
+            },
+            iptables: search("iptables", &config.search_path).is_some(),
+            // Where containerd and dockerd look (containerd's pkg/apparmor).
+            apparmor_parser: exists("/sbin/apparmor_parser"),
+            versions: Vec::new(),
+        }
+    }
+}
+
+/// Whether this is a container: it has a pid namespace of its own; or, as with
+/// `--pid=host`, an engine's mark and a root that is a layer. A virtual machine whose disk
+/// was an image once has the mark alone.
+fn is_container(pid_namespace: Option<&Path>, marked: bool, mounts: &MountTable) -> bool {
+    let layer = mounts.at(Path::new("/")).is_some_and(|root| {
+        root.root != Path::new("/")
+            || matches!(
+                root.fstype.as_str(),
+                "overlay" | "fuse.fuse-overlayfs" | "zfs" | "aufs"
+            )
+    });
+    pid_namespace.is_some_and(|namespace| namespace != Path::new(FIRST_PID_NAMESPACE))
+        || (marked && layer)
+}
+
+impl Status {
+    /// Parses the text of `/proc/PID/status`.
+    pub fn parse(text: &str) -> Self {
+        const CAP_NET_ADMIN: u32 = 12;
+        let field = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name));
+            line.unwrap_or_default().trim().to_owned()
+        };
+        let capabilities = u64::from_str_radix(&field("CapEff:"), 16).unwrap_or(0);
+        Self {
+            no_new_privileges: field("NoNewPrivs:") == "1",
+            seccomp_filter: field("Seccomp:") == "2",
+            network_admin: capabilities & (1 << CAP_NET_ADMIN) != 0,
+        }
+    }
+}
+
+impl Confinement {
+    /// This process's.
+    pub fn read() -> Self {
+        Self::parse(&fs::read_to_string("/proc/self/attr/current").unwrap_or_default())
+    }
+
+    /// Parses `/proc/PID/attr/current`: AppArmor writes `PROFILE (MODE)`, apparmor(7);
+    /// SELinux `USER:ROLE:TYPE:LEVEL`, of which the types named here confine nobody.
+    pub fn parse(text: &str) -> Self {
+        const FREE: [&str; 2] = ["spc_t", "unconfined_t"];
+        let label = text.trim_end_matches(['\0', '\n']);
+        if let Some(profile) = label.strip_suffix(" (enforce)") {
+            return Self::AppArmor(profile.to_owned());
+        }
+        match label.split(':').collect::<Vec<_>>().as_slice() {
+            [_, _, kind, ..] if !FREE.contains(kind) => Self::Selinux(label.to_owned()),
+            _ => Self::None,
+        }
+    }
+}
+
+/// Whether the map of user ids is not the whole one: user_namespaces(7).
+fn is_user_namespace(uid_map: &str) -> bool {
+    let mut words = uid_map.split_whitespace();
+    let first: Vec<&str> = words.by_ref().take(3).collect();
+    !first.is_empty() && first != ["0", "0", "4294967295"]
+}
+
+fn room(path: &Path) -> Option<Room> {
+    let existing = path.ancestors().find(|ancestor| ancestor.exists())?;
+    let found = statvfs(existing).ok()?;
+    Some(Room {
+        bytes: found
+            .blocks_available()
+            .saturating_mul(found.fragment_size()),
+        // btrfs and its kin have as many as they like, and say 0.
+        inodes: (found.files() > 0).then(|| found.files_available()),
+        read_only: found.flags().contains(FsFlags::ST_RDONLY),
+    })
+}
+
+/// The lowest `pids.max` between this process's cgroup and the top of what is in sight.
+fn processes(cgroup: &CgroupFacts, mounts: &MountTable) -> Option<Processes> {
+    let counts = |hierarchy: &Hierarchy| match hierarchy {
+        Hierarchy::Controllers(names) => names.iter().any(|name| name == "pids"),
+        Hierarchy::Named(_) => false,
+        Hierarchy::Unified => true,
+    };
+    let directories = cgroup
+        .memberships
+        .iter()
+        .filter(|membership| counts(&membership.hierarchy))
+        .filter_map(|membership| {
+            let mount = mounts.mounts.iter().find(|mount| {
+                mount.target.starts_with(CGROUP_ROOT)
+                    && match membership.hierarchy {
+                        Hierarchy::Unified => mount.fstype == "cgroup2",
+                        _ => mount.super_options.iter().any(|option| option == "pids"),
+                    }
+            })?;
+            // Without a cgroup namespace the path is the host's, and the mount shows
+            // the part of it below its own root.
+            let path = Path::new(&membership.path);
+            let below = path.strip_prefix(&mount.root);
+            let below = below.or_else(|_| path.strip_prefix("/")).ok()?;
+            let directory = match below.as_os_str() {
+                same if same.is_empty() => mount.target.clone(),
+                _ => mount.target.join(below),
+            };
+            Some((mount.target.clone(), directory))
+        });
+    directories
+        .flat_map(|(top, directory)| {
+            let all: Vec<PathBuf> = directory
+                .ancestors()
+                .take_while(|ancestor| ancestor.starts_with(&top))
+                .map(Path::to_owned)
+                .collect();
+            all
+        })
+        .filter_map(|directory| {
+            let limit = fs::read_to_string(directory.join("pids.max")).ok()?;
+            Some(Processes {
+                limit: limit.trim().parse().ok()?,
+                cgroup: directory,
+            })
+        })
+        .min_by_key(|found| found.limit)
+}
+
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_confines_a_process() {
+        for (text, expected) in [
+            ("unconfined\n", Confinement::None),
+            ("", Confinement::None),
+            (
+                "docker-default (enforce)\n",
+                Confinement::AppArmor("docker-default".into()),
+            ),
+            ("docker-default (complain)\n", Confinement::None),
+            ("system_u:system_r:spc_t:s0\0", Confinement::None),
+            (
+                "system_u:system_r:container_t:s0:c1,c2\0",
+                Confinement::Selinux("system_u:system_r:container_t:s0:c1,c2".into()),
+            ),
+        ] {
+            assert_eq!(Confinement::parse(text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn reads_the_status_of_a_process() {
+        let status = Status::parse(
+            "Name:\tx\nCapEff:\t00000000a80435fb\nNoNewPrivs:\t1\nSeccomp:\t2\nSeccomp_filters:\t1\n",
+        );
+        let all = Status {
+            no_new_privileges: true,
+            seccomp_filter: true,
+            network_admin: true,
+        };
+        assert_eq!(status, all);
+        let none = Status::parse("CapEff:\t00000000a80425fb\nNoNewPrivs:\t0\nSeccomp:\t0\n");
+        assert_eq!(none, Status::default());
+        assert_eq!(Status::parse("odd"), Status::default());
+    }
+
+    #[test]
+    fn a_container_has_its_own_pids_or_a_mark_on_a_layer() {
+        let own = Path::new("pid:[4026532179]");
+        let first = Path::new(FIRST_PID_NAMESPACE);
+        let disk = MountTable::parse("1 0 8:1 / / rw - ext4 /dev/sda rw\n");
+        let overlay = MountTable::parse("1 0 0:9 / / rw - overlay overlay rw\n");
+        let vfs = MountTable::parse("1 0 8:1 /docker/vfs/dir/1 / rw - ext4 /dev/sda rw\n");
+        for (namespace, marked, mounts, expected) in [
+            (Some(own), false, &disk, true),
+            (Some(first), false, &overlay, false),
+            (Some(first), true, &overlay, true),
+            (Some(first), true, &vfs, true),
+            (Some(first), true, &disk, false),
+            (None, true, &overlay, true),
+            (None, false, &disk, false),
+        ] {
+            let found = is_container(namespace, marked, mounts);
+            assert_eq!(found, expected, "{namespace:?} {marked} {mounts:?}");
+        }
+    }
+
+    #[test]
+    fn a_part_of_the_user_ids_is_a_user_namespace() {
+        assert!(!is_user_namespace("         0          0 4294967295\n"));
+        assert!(is_user_namespace("0 100000 65536\n"));
+        assert!(is_user_namespace("0 1000 1\n1 100000 65536\n"));
+        assert!(!is_user_namespace(""));
+    }
+}
