@@ -25,6 +25,7 @@ mod daemon_json;
 mod daemons;
 mod data_root;
 mod descriptors;
+mod doctor;
 mod hack_dind;
 mod health;
 mod host;
