@@ -79,6 +79,7 @@ fn output(program: &Path, config: &Config) -> Option<String> {
         session: Session::Own,
         oom_score_adj: None,
         mask: &SigSet::thread_get_mask().ok()?,
+        umask: None,
     })
     .ok()?;
     drop(writer);
