@@ -22,7 +22,13 @@ fuzz_target!(|data: &[u8]| {
     };
     let start = match contract::request(&config) {
         Ok(Request::Start(start) | Request::Plan(start)) => start,
-        Ok(Request::Help | Request::Version | Request::Health(_) | Request::Nest(_)) => return,
+        Ok(
+            Request::Help
+            | Request::Version
+            | Request::Health(_)
+            | Request::Doctor(_)
+            | Request::Nest(_),
+        ) => return,
         Err(fault) => return assert_eq!(fault.status, 2),
     };
     assert!(config.arguments.ends_with(&start.arguments));
