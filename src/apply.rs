@@ -19,6 +19,7 @@ use crate::facts::netfilter::load_module;
 use crate::fault::Fault;
 use crate::plan::{Action, OnFailure, Step};
 use crate::tls;
+use crate::write;
 
 /// Carries out `steps` in order. A step whose failure is fatal ends it; the fault
 /// then says what was done by then and is left so.
@@ -104,7 +105,7 @@ fn carry_out(action: &Action) -> Result<()> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             result => result.context(action.to_string()),
         },
-        Action::Write { path, content } => fs::write(path, content).context(action.to_string()),
+        Action::Write { path, content } => write(path, content).context(action.to_string()),
         Action::Delegate {
             remount,
             root,
@@ -201,6 +202,15 @@ fn directory(path: &Path, mode: u32) -> io::Result<()> {
         .mode(0o755)
         .create(path)?;
     fs::set_permissions(path, fs::Permissions::from_mode(mode))
+}
+
+/// Below the directory of `path`, which the plan has named and may be a link: what is
+/// there may be somebody else's, as where `/run` is mounted from outside.
+fn write(path: &Path, content: &str) -> io::Result<()> {
+    let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(Errno::EINVAL.into());
+    };
+    write::replace(&File::open(directory)?, name, 0o644, content.as_bytes())
 }
 
 /// A mount's own flag needs MS_BIND, its superblock's must go without: mount(2).

@@ -8,14 +8,15 @@ pub mod network;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::net::IpAddr;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
+use nix::libc;
 use nix::sys::stat::{major, minor};
 use nix::sys::statfs::{self, FsType};
 
@@ -153,6 +154,16 @@ pub fn surroundings(socket: PathBuf) -> Result<Surroundings> {
         cap_sys_admin: effective_capabilities()? & (1 << CAP_SYS_ADMIN) != 0,
         socket_state: socket_state(&socket, &mounts()?),
         socket,
+    })
+}
+
+/// Whether `directory` is on the container's own root file system, and on none that is
+/// mounted into it: what is there, nobody outside has put there.
+pub fn is_own(directory: &Path) -> bool {
+    let directory = resolve(directory);
+    mounts().is_ok_and(|mounts| {
+        let mut inside = directory.ancestors();
+        inside.find(|part| mounts.at(part).is_some()) == Some(Path::new("/"))
     })
 }
 
@@ -452,12 +463,14 @@ fn leftovers(options: &DockerdOptions) -> (Vec<PathBuf>, Option<(PathBuf, i32)>)
             }
         });
     }
-    let pid_file = resolve(&options.pid_file);
-    if pid_file.is_file() && !found.contains(&pid_file) {
+    let pid_file = resolve_directory(&options.pid_file);
+    let is_left =
+        fs::symlink_metadata(&pid_file).is_ok_and(|found| found.is_file() || found.is_symlink());
+    if is_left && !found.contains(&pid_file) {
         found.push(pid_file);
     }
     let running = found.iter().find_map(|path| {
-        let pid: i32 = fs::read_to_string(path).ok()?.trim().parse().ok()?;
+        let pid: i32 = pid_in(path)?;
         matches!(process_name(pid).as_str(), "dockerd" | "containerd").then(|| (path.clone(), pid))
     });
     // Only below containerd's own directory: `plugins` beside it holds sockets that
@@ -473,6 +486,27 @@ fn leftovers(options: &DockerdOptions) -> (Vec<PathBuf>, Option<(PathBuf, i32)>)
         },
     );
     (found, running)
+}
+
+/// The pid in a pid file; a file of a few bytes, or it is none. A pipe is not waited for.
+fn pid_in(path: &Path) -> Option<i32> {
+    let file = fs::File::options()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)
+        .ok()?;
+    let mut text = String::new();
+    file.take(32).read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
+}
+
+/// `path` with the symbolic links before its last part resolved: that one itself is what is
+/// meant, be it a link.
+fn resolve_directory(path: &Path) -> PathBuf {
+    match (path.parent(), path.file_name()) {
+        (Some(directory), Some(name)) => resolve(directory).join(name),
+        (Some(_) | None, _) => path.to_owned(),
+    }
 }
 
 /// docker-library's entrypoint deletes `docker*.pid` in any case; containerd's is

@@ -38,3 +38,4 @@ pub mod supervise;
 pub mod sys;
 pub mod terminal;
 pub mod tls;
+pub mod write;

@@ -1,16 +1,18 @@
 //! The files below `DOCKER_TLS_CERTDIR`: reading, locking, writing.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::io::{self, Read};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
+use nix::fcntl::{OFlag, openat};
 use nix::libc;
+use nix::sys::stat::Mode;
 
-use crate::sys;
+use crate::{sys, write};
 
 /// How long another daemon may take to make certificates; that is done in milliseconds,
 /// unless its disk has stopped.
@@ -128,13 +130,17 @@ fn content(path: &Path) -> Result<Content> {
 }
 
 /// Lets everybody read the client's key, where that is possible: there may be another
-/// owner, or a link, which might lead to anywhere.
+/// owner, or a link of either kind, which might lead to anywhere.
 pub fn share_client_key(top: &Path) {
-    let opened = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW)
-        .open(top.join(Directory::Client.name()).join("key.pem"));
-    if let Ok(file) = opened {
+    let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let Ok(directory) = write::open_directory(&top.join(Directory::Client.name())) else {
+        return;
+    };
+    let Ok(opened) = openat(&directory, "key.pem", flags, Mode::empty()) else {
+        return;
+    };
+    let file = File::from(opened);
+    if file.metadata().is_ok_and(|found| found.nlink() == 1) {
         let _ = file.set_permissions(fs::Permissions::from_mode(CLIENT_KEY_MODE));
     }
 }
@@ -164,20 +170,23 @@ pub enum Change {
 
 /// The three directories, made where they were missing and locked against other daemons
 /// on the same volume until this value goes. The locks are flock(2)'s on the directories
-/// themselves: they leave nothing behind, and go with whoever is killed.
+/// themselves: they leave nothing behind, and go with whoever is killed. None of them may be
+/// a symbolic link, since clients can write to theirs and what is beside it: keys are
+/// written to no place that one of them has chosen.
 #[derive(Debug)]
 pub struct Locked {
     top: PathBuf,
     /// What could not be locked, and why.
     pub warnings: Vec<String>,
-    _locks: Vec<File>,
+    /// In the order of [`Directory::ALL`].
+    directories: Vec<(Directory, File)>,
 }
 
 impl Locked {
     /// Makes and locks them. Each may be a volume of its own.
     pub fn open(top: &Path) -> Result<Self> {
         let mut warnings = Vec::new();
-        let mut locks = Vec::new();
+        let mut directories = Vec::new();
         for directory in Directory::ALL {
             let path = top.join(directory.name());
             fs::DirBuilder::new()
@@ -185,7 +194,7 @@ impl Locked {
                 .mode(0o755)
                 .create(&path)
                 .with_context(|| cannot("make", &path))?;
-            let opened = File::open(&path).with_context(|| cannot("open", &path))?;
+            let opened = write::open_directory(&path).with_context(|| cannot("open", &path))?;
             match sys::lock(&opened, PATIENCE) {
                 Ok(()) => {}
                 Err(Errno::EINTR) => bail!(
@@ -199,12 +208,12 @@ impl Locked {
                     errno.desc()
                 )),
             }
-            locks.push(opened);
+            directories.push((directory, opened));
         }
         Ok(Self {
             top: top.to_owned(),
             warnings,
-            _locks: locks,
+            directories,
         })
     }
 
@@ -214,23 +223,21 @@ impl Locked {
     }
 
     fn change(&self, change: &Change) -> Result<()> {
-        let path = |directory: &Directory, name: &str| self.top.join(directory.name()).join(name);
+        let (Change::Write {
+            directory, name, ..
+        }
+        | Change::Remove { directory, name }) = change;
+        let path = self.top.join(directory.name()).join(name);
+        let mut directories = self.directories.iter();
+        let opened = directories.find(|(opened, _)| opened == directory);
+        let (_, opened) = opened.with_context(|| format!("{} is not open", path.display()))?;
         match change {
-            Change::Write {
-                directory,
-                name,
-                mode,
-                content,
-            } => {
-                let path = path(directory, name);
-                replace(&path, *mode, content).with_context(|| cannot("write", &path))
+            Change::Write { mode, content, .. } => {
+                write::replace(opened, name.as_ref(), *mode, content)
+                    .with_context(|| cannot("write", &path))
             }
-            Change::Remove { directory, name } => {
-                let path = path(directory, name);
-                match fs::remove_file(&path) {
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-                    result => result.with_context(|| cannot("remove", &path)),
-                }
+            Change::Remove { .. } => {
+                write::remove(opened, name.as_ref()).with_context(|| cannot("remove", &path))
             }
         }
     }
@@ -241,30 +248,4 @@ fn cannot(what: &str, path: &Path) -> String {
         "cannot {what} {}; mount it writable, or put complete and valid certificates there",
         path.display()
     )
-}
-
-/// Writes a file beside and moves it into place, so that nobody reads half of it. What a
-/// killed start has left is overwritten.
-fn replace(path: &Path, mode: u32, content: &[u8]) -> io::Result<()> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let beside = path.with_file_name(format!(".dind-{name}"));
-    match fs::remove_file(&beside) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .custom_flags(libc::O_NOFOLLOW)
-        .open(&beside)?;
-    let written = file
-        .write_all(content)
-        .and_then(|()| file.set_permissions(fs::Permissions::from_mode(mode)))
-        .and_then(|()| fs::rename(&beside, path));
-    if written.is_err() {
-        // The first error is the one to tell.
-        let _ = fs::remove_file(&beside);
-    }
-    written
 }

@@ -32,6 +32,7 @@ mod host;
 mod image;
 mod iptables;
 mod limits;
+mod links;
 mod nest;
 mod nesting;
 mod orphans;

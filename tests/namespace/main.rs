@@ -139,6 +139,32 @@ fn mounts_and_links_are_what_the_plan_says() {
 }
 
 #[test]
+fn a_file_is_written_in_the_place_of_a_link_and_not_through_it() {
+    inside(
+        "a_file_is_written_in_the_place_of_a_link_and_not_through_it",
+        || {
+            let top = scratch();
+            let (target, link) = (top.join("target"), top.join("file"));
+            fs::write(&target, "mine").unwrap();
+            for planted in [&link, &top.join(".dind-file")] {
+                std::os::unix::fs::symlink(&target, planted).unwrap();
+            }
+            apply(&[step(Action::Write {
+                path: link.clone(),
+                content: "text".into(),
+            })])
+            .unwrap();
+            assert_eq!(fs::read_to_string(&target).unwrap(), "mine");
+            assert_eq!(fs::read_to_string(&link).unwrap(), "text");
+            assert!(fs::symlink_metadata(&link).unwrap().is_file());
+            let mode = fs::metadata(&link).unwrap().permissions().mode();
+            assert_eq!(mode & 0o7777, 0o644);
+            assert_eq!(fs::read_dir(&top).unwrap().count(), 2);
+        },
+    );
+}
+
+#[test]
 fn a_read_only_mount_becomes_writable_and_keeps_its_flags() {
     inside(
         "a_read_only_mount_becomes_writable_and_keeps_its_flags",

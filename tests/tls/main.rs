@@ -10,6 +10,7 @@
 )]
 
 mod kept;
+mod links;
 mod made;
 mod together;
 mod users;
