@@ -65,6 +65,16 @@ fn proxies() -> Vec<String> {
     .collect()
 }
 
+/// The Debian suite of the image under test, as a build argument.
+#[track_caller]
+fn suite() -> String {
+    let show = ". /etc/os-release; echo SUITE=$VERSION_CODENAME";
+    unprivileged()
+        .flags(["--entrypoint", "sh"])
+        .run(&["-c", show])
+        .text()
+}
+
 /// The image with an engine of one's own: it comes first in PATH, and dind starts it.
 #[track_caller]
 fn own_engine_comes_first(image: &Image) {
@@ -80,7 +90,16 @@ fn own_engine_comes_first(image: &Image) {
 fn it_builds_with_the_legacy_builder_and_an_engine_of_ones_own() {
     let context = context();
     let image = Image(unique_name());
-    let words = ["build", "--build-arg", "ENGINE=own", "--tag", &image.0];
+    let suite = suite();
+    let words = [
+        "build",
+        "--build-arg",
+        &suite,
+        "--build-arg",
+        "ENGINE=own",
+        "--tag",
+        &image.0,
+    ];
     let words = words.into_iter().map(str::to_owned).chain(proxies());
     Call::new(words.chain([context.path.display().to_string()]))
         .env("DOCKER_BUILDKIT", "0")
@@ -94,9 +113,12 @@ fn it_builds_with_the_legacy_builder_and_an_engine_of_ones_own() {
 fn it_builds_with_buildkit_and_an_engine_of_ones_own() {
     let context = context();
     let image = Image(unique_name());
+    let suite = suite();
     let words = [
         "build",
         "--load",
+        "--build-arg",
+        &suite,
         "--build-arg",
         "ENGINE=own",
         "--tag",
