@@ -22,7 +22,7 @@ VM_IMAGES=dind-lab-images
 # Against hanging. A minute is usual where the processor is emulated, and other work
 # beside it makes several of one.
 VM_READY_SECONDS=600
-VM_CHECKS_SECONDS=1500
+VM_CHECKS_SECONDS=1800
 VM_KVM_SECONDS=20
 
 # known_layout COMMAND LAYOUT
