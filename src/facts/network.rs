@@ -1,9 +1,11 @@
 //! The networks that are in sight: routes, resolvers, and the MTU towards the outside.
 
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Seek, SeekFrom};
 use std::net::Ipv4Addr;
 use std::path::Path;
+
+use memchr::memmem::Finder;
 
 /// An IPv4 network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -111,24 +113,64 @@ pub fn resolvers(text: &str) -> Vec<Ipv4Addr> {
         .collect()
 }
 
-/// Whether a file has `wanted` in it. Read in parts: dockerd has 100 MB.
+/// Where a program has its constants, and how many bytes: in the last part that can only be
+/// read, behind the code (elf(5), Elf64_Phdr). Of every file of another kind, all.
+fn constants(file: &mut fs::File) -> (u64, u64) {
+    const HEADER: usize = 56;
+    const LOAD: u32 = 1;
+    const READ: u32 = 4;
+    let mut begin = [0; 4096];
+    let count = file.read(&mut begin).unwrap_or(0);
+    let begin = begin.get(..count).unwrap_or_default();
+    let number = |at: usize, length: usize| -> Option<u64> {
+        let bytes = begin.get(at..at.checked_add(length)?)?;
+        let digits = bytes.iter().rev();
+        Some(digits.fold(0, |number, byte| number << 8 | u64::from(*byte)))
+    };
+    let last = || {
+        let table = usize::try_from(number(32, 8)?).ok()?;
+        let headers = (0..number(56, 2)?).filter_map(|index| {
+            let at = usize::try_from(index).ok()?.checked_mul(HEADER)?;
+            let at = at.checked_add(table)?;
+            let kind = (number(at, 4)?, number(at.checked_add(4)?, 4)?);
+            let place = (
+                number(at.checked_add(8)?, 8)?,
+                number(at.checked_add(32)?, 8)?,
+            );
+            (kind == (u64::from(LOAD), u64::from(READ))).then_some(place)
+        });
+        headers.max()
+    };
+    let is_elf = begin.starts_with(b"\x7fELF\x02\x01");
+    is_elf.then(last).flatten().unwrap_or((0, u64::MAX))
+}
+
+/// Whether a file has `wanted` in it; a program, among its constants. Read in parts:
+/// dockerd has 100 MB.
 fn has_text(path: &Path, wanted: &[u8]) -> bool {
-    const PART: usize = 1 << 20;
+    const PART: usize = 1 << 18;
     let Ok(mut file) = fs::File::open(path) else {
         return false;
     };
-    let mut window: Vec<u8> = Vec::with_capacity(PART + wanted.len());
+    let (start, length) = constants(&mut file);
+    if file.seek(SeekFrom::Start(start)).is_err() {
+        return false;
+    }
+    let mut file = file.take(length);
+    let wanted = Finder::new(wanted);
+    let length = wanted.needle().len();
+    let mut window: Vec<u8> = Vec::with_capacity(PART + length);
     let mut part = vec![0; PART];
     loop {
         match file.read(&mut part) {
             Ok(0) | Err(_) => return false,
             Ok(count) => window.extend(part.iter().take(count)),
         }
-        if window.windows(wanted.len()).any(|found| found == wanted) {
+        if wanted.find(&window).is_some() {
             return true;
         }
         // What may be the beginning of it stays.
-        window.drain(..window.len().saturating_sub(wanted.len()));
+        window.drain(..window.len().saturating_sub(length));
     }
 }
 
@@ -189,6 +231,9 @@ mod tests {
         let found = [has_text(&path, b"needle"), has_text(&path, b"noodle")];
         fs::remove_file(&path)?;
         assert_eq!(found, [true, false]);
+        // Of a program the constants, as that text is one of this.
+        let program = std::env::current_exe()?;
+        assert!(has_text(&program, b"Iface\tDestination\tGateway"));
         Ok(())
     }
 
