@@ -121,20 +121,16 @@ fn remove_content(path: &Path) -> Result<Vec<(CString, Errno)>> {
             }
             continue;
         };
-        let at = level.directory.as_fd();
-        if !matches!(kind, Some(Type::Directory) | None) {
-            remove(
-                &level.directory,
-                &name,
-                UnlinkatFlags::NoRemoveDir,
-                &mut left,
-            );
-            continue;
-        }
-        match openat2(at, name.as_c_str(), inside) {
+        let opened = match kind {
+            Some(Type::Directory) | None => {
+                openat2(level.directory.as_fd(), name.as_c_str(), inside)
+            }
+            Some(_) => Err(Errno::ENOTDIR),
+        };
+        match opened {
             Ok(directory) => levels.push(Level::open(directory, name)?),
             Err(Errno::EXDEV) => left.push((name, Errno::EBUSY)),
-            // No directory, where the file system does not tell its kind.
+            // No directory, which some file systems do not tell beforehand.
             Err(Errno::ENOTDIR | Errno::ELOOP) => {
                 remove(
                     &level.directory,

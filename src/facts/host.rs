@@ -139,7 +139,7 @@ impl Host {
             status: Status::parse(&text("/proc/self/status")),
             confinement: Confinement::read(),
             user_namespace: is_user_namespace(&text("/proc/self/uid_map")),
-            room: room(&facts.data_root.path),
+            room: Room::read(&facts.data_root.path),
             quotas: Quotas {
                 inotify_instances: number("/proc/sys/fs/inotify/max_user_instances"),
                 inotify_watches: number("/proc/sys/fs/inotify/max_user_watches"),
@@ -226,17 +226,20 @@ fn is_user_namespace(uid_map: &str) -> bool {
     !first.is_empty() && first != ["0", "0", "4294967295"]
 }
 
-fn room(path: &Path) -> Option<Room> {
-    let existing = path.ancestors().find(|ancestor| ancestor.exists())?;
-    let found = statvfs(existing).ok()?;
-    Some(Room {
-        bytes: found
-            .blocks_available()
-            .saturating_mul(found.fragment_size()),
-        // btrfs and its kin have as many as they like, and say 0.
-        inodes: (found.files() > 0).then(|| found.files_available()),
-        read_only: found.flags().contains(FsFlags::ST_RDONLY),
-    })
+impl Room {
+    /// Of the file system that `path` is on, or will be.
+    pub fn read(path: &Path) -> Option<Self> {
+        let existing = path.ancestors().find(|ancestor| ancestor.exists())?;
+        let found = statvfs(existing).ok()?;
+        Some(Self {
+            bytes: found
+                .blocks_available()
+                .saturating_mul(found.fragment_size()),
+            // btrfs and its kin have as many as they like, and say 0.
+            inodes: (found.files() > 0).then(|| found.files_available()),
+            read_only: found.flags().contains(FsFlags::ST_RDONLY),
+        })
+    }
 }
 
 /// The lowest `pids.max` between this process's cgroup and the top of what is in sight.

@@ -8,11 +8,10 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::statvfs::statvfs;
 use nix::unistd::ForkResult;
 
-use crate::facts::Filesystem;
 use crate::facts::cgroup::CGROUP_ROOT;
+use crate::facts::{Filesystem, host};
 use crate::fault::Fault;
 use crate::sys;
 
@@ -48,8 +47,8 @@ pub struct Room {
     pub tasks: Option<u64>,
     /// Bytes on the file system of the data root.
     pub disk: u64,
-    /// Files on it; 0 where it has no such limit.
-    pub files: u64,
+    /// Files on it.
+    pub files: Option<u64>,
     /// `cgroup.max.depth`.
     pub cgroup_depth: Option<u64>,
     /// `cgroup.max.descendants`.
@@ -117,7 +116,7 @@ pub fn check(depth: u32, image: Image, room: Room) -> Result<(), Fault> {
         ),
         (
             "files (inodes) of the data root",
-            Some(room.files).filter(|files| *files > 0),
+            room.files,
             image.files.saturating_mul(image.copies),
             |count| count.to_string(),
             "give it a volume with more",
@@ -168,18 +167,16 @@ pub fn check(depth: u32, image: Image, room: Room) -> Result<(), Fault> {
 impl Room {
     /// Looks at this container, and at the file system that `data_root` is on, or will be.
     pub fn read(data_root: &Path) -> Result<Self> {
-        let there = data_root.ancestors().find(|path| path.exists());
-        let there = there.unwrap_or(Path::new("/"));
-        let disk = statvfs(there)
-            .with_context(|| format!("cannot look at {}; check it", there.display()))?;
+        let disk = host::Room::read(data_root)
+            .with_context(|| format!("cannot look at {}; check it", data_root.display()))?;
         let root = Path::new(CGROUP_ROOT);
         let unified = |name: &str| number(&root.join(name));
         Ok(Self {
             pid_namespaces: pid_namespaces()?,
             memory: memory(root),
             tasks: tasks(root).or_else(|| tasks(&root.join("pids"))),
-            disk: disk.blocks_available().saturating_mul(disk.fragment_size()),
-            files: disk.files_available(),
+            disk: disk.bytes,
+            files: disk.inodes,
             cgroup_depth: unified("cgroup.max.depth"),
             cgroups: unified("cgroup.max.descendants"),
         })
@@ -267,7 +264,7 @@ mod tests {
         memory: Some(u64::MAX),
         tasks: None,
         disk: u64::MAX,
-        files: 0,
+        files: None,
         cgroup_depth: None,
         cgroups: None,
     };
@@ -300,7 +297,7 @@ mod tests {
             (
                 3,
                 Room {
-                    files: 19_999,
+                    files: Some(19_999),
                     ..PLENTY
                 },
                 "files (inodes) of the data root: 20000 needed, 19999 there",
