@@ -10,12 +10,13 @@
     reason = "a benchmark is no PID 1: it runs docker, reads its environment and may wait"
 )]
 
-use std::error::Error;
+mod docker;
+
 use std::io::{BufRead, BufReader};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
 
-type Result<T> = std::result::Result<T, Box<dyn Error>>;
+use docker::{Result, docker};
 
 /// Deeper than any kernel nests pid namespaces: MAX_PID_NS_LEVEL is 32.
 const TOO_DEEP: usize = 40;
@@ -203,13 +204,4 @@ fn row(what: &str, levels: &[Level], figure: fn(&Level) -> f64) -> Result<()> {
         "{what:<8} of the last {LAST} levels (median) against the second {ratio:>6.2}  must reach {FLAT}  {verdict}"
     );
     Ok(())
-}
-
-fn docker(arguments: &[&str]) -> Result<String> {
-    let output = Command::new("docker").args(arguments).output()?;
-    if !output.status.success() {
-        let error = String::from_utf8_lossy(&output.stderr).into_owned();
-        return Err(format!("docker {}: {}", arguments.join(" "), error.trim()).into());
-    }
-    Ok(String::from_utf8(output.stdout)?)
 }

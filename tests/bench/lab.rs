@@ -11,7 +11,8 @@
     reason = "a benchmark is no PID 1: it runs docker, reads its environment and may wait"
 )]
 
-use std::error::Error;
+mod docker;
+
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -19,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-type Result<T> = std::result::Result<T, Box<dyn Error>>;
+use docker::{Result, docker};
 
 /// Counted rounds; one more comes first and is thrown away.
 const ROUNDS: usize = 11;
@@ -387,13 +388,4 @@ fn stop(name: &str) -> Result<Duration> {
 
 fn now() -> Result<Duration> {
     Ok(SystemTime::now().duration_since(UNIX_EPOCH)?)
-}
-
-fn docker(arguments: &[&str]) -> Result<String> {
-    let output = Command::new("docker").args(arguments).output()?;
-    if !output.status.success() {
-        let error = String::from_utf8_lossy(&output.stderr).into_owned();
-        return Err(format!("docker {}: {}", arguments.join(" "), error.trim()).into());
-    }
-    Ok(String::from_utf8(output.stdout)?)
 }
