@@ -77,6 +77,8 @@ struct Supervisor<'a> {
     config: &'a Config,
     /// What dockerd listens on by our doing.
     addresses: Vec<String>,
+    /// The sockets, until dockerd has them.
+    bound: Vec<Bound>,
     started: Instant,
     signals: Signals,
     /// The user's file mode creation mask.
@@ -128,10 +130,15 @@ pub fn run(
         command_patience: engine.command_patience,
         ephemeral: engine.emptied.is_some(),
     });
+    let sockets: Vec<PathBuf> = bound
+        .iter()
+        .filter_map(|bound| bound.path.clone())
+        .collect();
     let mut supervisor = Supervisor {
         engine,
         config,
         addresses: bound.iter().map(|bound| bound.address.clone()).collect(),
+        bound,
         started,
         signals,
         umask,
@@ -144,24 +151,20 @@ pub fn run(
         log,
         exit: None,
     };
-    let sockets: Vec<PathBuf> = bound
-        .iter()
-        .filter_map(|bound| bound.path.clone())
-        .collect();
-    let status = supervisor.start(bound).map(|()| supervisor.supervise());
+    let status = supervisor.supervise();
     for path in sockets {
         if let Err(error) = fs::remove_file(&path) {
             debug!("cannot remove {}: {error}, ignoring", path.display());
         }
     }
-    status
+    Ok(status)
 }
 
 impl Supervisor<'_> {
     /// Starts dockerd and containerd at once, and closes this process's copies of the
     /// sockets: when dockerd is gone, clients are refused and not kept waiting. dockerd
     /// is first, because everybody waits for it; it looks for containerd much later.
-    fn start(&mut self, bound: Vec<Bound>) -> Result<(), Fault> {
+    fn start_daemons(&mut self) -> Result<(), Fault> {
         let null =
             File::open("/dev/null").context("cannot open /dev/null; the container needs a /dev")?;
         let (stdout, stderr) = (std::io::stdout(), std::io::stderr());
@@ -172,24 +175,15 @@ impl Supervisor<'_> {
             (None, Foreground::Daemon) => [null.as_fd(), stdout.as_fd(), stderr.as_fd()],
         };
         let mask = self.signals.original();
+        let bound = std::mem::take(&mut self.bound);
         let descriptors: Vec<BorrowedFd<'_>> = bound.iter().map(AsFd::as_fd).collect();
         let dockerd = &self.engine.dockerd;
         let containerd = self.engine.containerd.as_ref();
         let begun = begin_daemon(dockerd, stdio, &descriptors, Some(&self.notify), mask)?;
-        self.children.dockerd = Some(begun.pid);
         let beside = containerd.map(|program| begin_daemon(program, stdio, &[], None, mask));
-        let started = finish_daemon(dockerd, begun).and_then(|()| match (containerd, beside) {
-            (Some(program), Some(begun)) => {
-                let begun = begun?;
-                self.children.containerd = Some(begun.pid);
-                finish_daemon(program, begun)
-            }
-            (_, _) => Ok(()),
-        });
-        if let Err(fault) = started {
-            self.send(Process::Dockerd, libc::SIGTERM);
-            self.send(Process::Containerd, libc::SIGTERM);
-            return Err(fault);
+        self.children.dockerd = Some(finish_daemon(dockerd, begun)?);
+        if let (Some(program), Some(begun)) = (containerd, beside) {
+            self.children.containerd = Some(finish_daemon(program, begun?)?);
         }
         if let Some(program) = &self.engine.dmsetup {
             // Nobody waits for what it has to say.
@@ -206,7 +200,7 @@ impl Supervisor<'_> {
 
     /// The loop. Every wait is in its `poll`, which ends at the machine's deadline.
     fn supervise(&mut self) -> u8 {
-        let mut events = VecDeque::new();
+        let mut events = VecDeque::from([Event::Begin]);
         let mut unreaped = false;
         loop {
             while let Some(event) = events.pop_front() {
@@ -333,11 +327,22 @@ impl Supervisor<'_> {
             Effect::ShowLog => self.show_log(),
             Effect::Diagnose => diagnose(self.config),
             Effect::AnnounceReady => self.announce_ready(),
+            Effect::StartDaemons => {
+                if let Err(fault) = self.start_daemons() {
+                    error!("{fault}");
+                    let missing = [Process::Dockerd, Process::Containerd]
+                        .into_iter()
+                        .filter(|process| self.children.slot(*process).is_none())
+                        .map(|process| Event::NotStarted(process, fault.status));
+                    events.extend(missing);
+                    events.push_back(Event::Failed(fault.status));
+                }
+            }
             Effect::StartCommand => match self.command() {
                 Ok(pid) => self.children.command = Some(pid),
                 Err(fault) => {
                     error!("{fault}");
-                    events.push_back(Event::NotStarted(fault.status));
+                    events.push_back(Event::NotStarted(Process::Command, fault.status));
                 }
             },
             Effect::Send(process, signal) => self.send(process, signal),
@@ -471,10 +476,9 @@ fn begin_daemon(
     .map_err(|error| error.fault(program.path.as_os_str()))
 }
 
-fn finish_daemon(program: &Program, begun: Begun) -> Result<(), Fault> {
+fn finish_daemon(program: &Program, begun: Begun) -> Result<Pid, Fault> {
     begun
         .finish()
-        .map(drop)
         .map_err(|error| error.fault(program.path.as_os_str()))
 }
 

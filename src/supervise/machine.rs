@@ -68,6 +68,8 @@ impl std::fmt::Display for End {
 /// What happens to the supervisor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
+    /// The loop begins.
+    Begin,
     /// A signal reached this process. A plain number, as everywhere here: nix has no
     /// names for the real-time signals.
     Signal(i32),
@@ -75,8 +77,11 @@ pub enum Event {
     Ended(Process, End),
     /// The API answers.
     Ready,
-    /// The command could not be started; the shell's status for that.
-    NotStarted(u8),
+    /// A child could not be started, and why has been said; the shell's status for that.
+    NotStarted(Process, u8),
+    /// Something that the daemons need could not be done, and why has been said; the status
+    /// to end with.
+    Failed(u8),
     /// A deadline may have passed.
     Tick,
 }
@@ -101,6 +106,8 @@ pub enum Effect {
     ShowLog,
     /// Say what is wrong with this host or this container.
     Diagnose,
+    /// Start both daemons.
+    StartDaemons,
     /// Say that the API answers.
     AnnounceReady,
     /// Start the command.
@@ -195,13 +202,13 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// The state when both daemons have just been started.
+    /// The state before anything has been started.
     pub fn new(settings: Settings) -> Self {
         Self {
             settings,
             phase: Phase::Starting,
-            containerd: settings.containerd,
-            dockerd: true,
+            containerd: false,
+            dockerd: false,
             command: false,
             to_empty: settings.ephemeral,
             asked: false,
@@ -241,13 +248,14 @@ impl Machine {
     pub fn step(&mut self, event: Event, now: Duration) -> Vec<Effect> {
         let mut effects = Vec::new();
         match event {
+            Event::Begin => self.start(&mut effects),
             Event::Signal(signal) => self.signal(signal, now, &mut effects),
             Event::Ended(process, end) => self.ended(process, end, now, &mut effects),
             Event::Ready => self.ready(&mut effects),
-            Event::NotStarted(status) => {
-                let end = End::Exited(status);
-                self.ended(Process::Command, end, now, &mut effects);
+            Event::NotStarted(process, status) => {
+                self.not_started(process, status, now, &mut effects);
             }
+            Event::Failed(status) => self.stop(status, now, &mut effects),
             Event::Tick => self.tick(now, &mut effects),
         }
         effects
@@ -271,6 +279,38 @@ impl Machine {
             Process::Command => self.command,
             // Never from outside of its own stage.
             Process::Sweeper => false,
+        }
+    }
+
+    fn start(&mut self, effects: &mut Vec<Effect>) {
+        self.containerd = self.settings.containerd;
+        self.dockerd = true;
+        effects.push(Effect::StartDaemons);
+    }
+
+    fn not_started(
+        &mut self,
+        process: Process,
+        status: u8,
+        now: Duration,
+        effects: &mut Vec<Effect>,
+    ) {
+        let end = End::Exited(status);
+        match process {
+            Process::Containerd | Process::Dockerd if self.phase == Phase::Starting => {
+                self.forget(process);
+                self.stop(status, now, effects);
+            }
+            process => self.ended(process, end, now, effects),
+        }
+    }
+
+    fn forget(&mut self, process: Process) {
+        match process {
+            Process::Containerd => self.containerd = false,
+            Process::Dockerd => self.dockerd = false,
+            Process::Command => self.command = false,
+            Process::Sweeper => {}
         }
     }
 
@@ -344,12 +384,7 @@ impl Machine {
     }
 
     fn ended(&mut self, process: Process, end: End, now: Duration, effects: &mut Vec<Effect>) {
-        match process {
-            Process::Containerd => self.containerd = false,
-            Process::Dockerd => self.dockerd = false,
-            Process::Command => self.command = false,
-            Process::Sweeper => {}
-        }
+        self.forget(process);
         match (self.phase, process) {
             (Phase::Stopping { stage, .. }, _) => {
                 // A stop that was asked for ends well unless dockerd says otherwise. What

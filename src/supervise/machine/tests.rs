@@ -38,9 +38,17 @@ const fn send(process: Process, signal: i32) -> Effect {
     Effect::Send(process, signal)
 }
 
+/// The state when both daemons have just been started.
+fn begun(settings: Settings) -> Machine {
+    let mut machine = Machine::new(settings);
+    let effects = machine.step(Event::Begin, Duration::ZERO);
+    assert_eq!(effects, [Effect::StartDaemons]);
+    machine
+}
+
 /// Feeds events, all in the first second, and returns the effects that are not said.
 fn life(settings: Settings, events: &[Event]) -> Vec<Effect> {
-    let mut machine = Machine::new(settings);
+    let mut machine = begun(settings);
     events
         .iter()
         .flat_map(|event| machine.step(*event, SECOND))
@@ -219,7 +227,7 @@ fn a_command_that_cannot_start_has_the_shells_status() {
         COMMAND,
         &[
             Event::Ready,
-            Event::NotStarted(127),
+            Event::NotStarted(Command, 127),
             exited(Dockerd, 0),
             exited(Containerd, 0),
         ],
@@ -235,7 +243,7 @@ fn a_command_that_cannot_start_after_a_stop_began_ends_the_stop_too() {
         &[
             Event::Ready,
             Event::Signal(SIGTERM),
-            Event::NotStarted(126),
+            Event::NotStarted(Command, 126),
             exited(Dockerd, 0),
             exited(Containerd, 0),
         ],
@@ -292,7 +300,7 @@ fn containerds_end_ends_serve_and_is_said_to_a_command() {
             Effect::Exit(1)
         ]
     );
-    let mut machine = Machine::new(COMMAND);
+    let mut machine = begun(COMMAND);
     machine.step(Event::Ready, SECOND);
     let effects = machine.step(killed(Containerd, SIGKILL), SECOND);
     assert!(
@@ -302,7 +310,7 @@ fn containerds_end_ends_serve_and_is_said_to_a_command() {
 
 #[test]
 fn a_time_out_is_said_in_wrapdockers_words_and_the_command_runs() {
-    let mut machine = Machine::new(COMMAND);
+    let mut machine = begun(COMMAND);
     assert_eq!(machine.step(Event::Tick, SERVE.ready_by - SECOND), []);
     let effects = machine.step(Event::Tick, SERVE.ready_by);
     assert_eq!(
@@ -326,7 +334,7 @@ fn a_time_out_is_said_in_wrapdockers_words_and_the_command_runs() {
 /// the stop timeout.
 #[test]
 fn what_does_not_end_is_killed_in_order_and_in_time() {
-    let mut machine = Machine::new(SHELL);
+    let mut machine = begun(SHELL);
     machine.step(Event::Ready, SECOND);
     let began = 10 * SECOND;
     machine.step(Event::Signal(SIGTERM), began);
@@ -354,7 +362,7 @@ fn what_does_not_end_is_killed_in_order_and_in_time() {
 /// A process in an uninterruptible sleep does not go by SIGKILL either.
 #[test]
 fn what_cannot_be_killed_is_left_behind_in_time() {
-    let mut machine = Machine::new(SERVE);
+    let mut machine = begun(SERVE);
     machine.step(Event::Ready, SECOND);
     machine.step(Event::Signal(SIGTERM), SECOND);
     let mut effects = Vec::new();
@@ -371,7 +379,7 @@ fn what_cannot_be_killed_is_left_behind_in_time() {
 }
 
 fn any_event() -> impl Strategy<Value = Event> {
-    let process = prop_oneof![Just(Containerd), Just(Dockerd), Just(Command)];
+    let process = || prop_oneof![Just(Containerd), Just(Dockerd), Just(Command)];
     let end = prop_oneof![
         any::<u8>().prop_map(End::Exited),
         (1..65).prop_map(End::Signaled)
@@ -379,9 +387,10 @@ fn any_event() -> impl Strategy<Value = Event> {
     prop_oneof![
         prop_oneof![Just(SIGTERM), Just(SIGINT), Just(SIGHUP), Just(SIGUSR1)]
             .prop_map(Event::Signal),
-        (process, end).prop_map(|(process, end)| Event::Ended(process, end)),
+        (process(), end).prop_map(|(process, end)| Event::Ended(process, end)),
         Just(Event::Ready),
-        any::<u8>().prop_map(Event::NotStarted),
+        (process(), any::<u8>()).prop_map(|(process, status)| Event::NotStarted(process, status)),
+        any::<u8>().prop_map(Event::Failed),
         Just(Event::Tick),
     ]
 }
@@ -390,8 +399,9 @@ fn any_event() -> impl Strategy<Value = Event> {
 fn possible(machine: &Machine, event: Event) -> bool {
     match event {
         Event::Ended(process, _) => machine.runs(process),
-        Event::NotStarted(_) => machine.command,
-        Event::Signal(_) | Event::Ready | Event::Tick => true,
+        Event::NotStarted(process, _) => machine.runs(process),
+        Event::Signal(_) | Event::Ready | Event::Failed(_) | Event::Tick => true,
+        Event::Begin => false,
     }
 }
 
@@ -406,7 +416,7 @@ proptest! {
         containerd in any::<bool>(),
         events in proptest::collection::vec((any_event(), 0_u64..5_000), 0..40),
     ) {
-        let mut machine = Machine::new(Settings { command, terminal, containerd, ..SERVE });
+        let mut machine = begun(Settings { command, terminal, containerd, ..SERVE });
         let mut effects = Vec::new();
         let mut now = Duration::ZERO;
         for (event, wait) in events {
@@ -470,7 +480,7 @@ fn the_data_root_is_emptied_when_all_daemons_have_ended() {
 
 #[test]
 fn emptying_takes_as_long_as_nobody_waits_for_it() {
-    let mut machine = Machine::new(EPHEMERAL);
+    let mut machine = begun(EPHEMERAL);
     for event in [
         Event::Ready,
         exited(Process::Command, 0),
@@ -493,7 +503,7 @@ fn emptying_takes_as_long_as_nobody_waits_for_it() {
 
 #[test]
 fn a_stop_from_outside_leaves_what_it_has_no_time_to_empty() {
-    let mut machine = Machine::new(Settings {
+    let mut machine = begun(Settings {
         ephemeral: true,
         ..SERVE
     });
