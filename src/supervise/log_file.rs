@@ -14,7 +14,7 @@ use crate::facts;
 
 /// How much of the log is shown when dockerd dies, and read for that.
 const LINES: usize = 12;
-const BYTES: u64 = 16 * 1024;
+const BYTES: u64 = 128 * 1024;
 
 /// The daemons' log file and where this start's part of it begins.
 pub struct LogFile {
@@ -83,18 +83,61 @@ impl LogFile {
             Ok(bytes)
         };
         let bytes = read().unwrap_or_default();
-        let text = String::from_utf8_lossy(&bytes);
-        let lines: Vec<&str> = text.lines().collect();
-        lines
-            .iter()
-            .skip(lines.len().saturating_sub(LINES))
-            .map(|line| (*line).to_owned())
-            .collect()
+        last_words(&String::from_utf8_lossy(&bytes))
     }
+}
+
+/// The last lines, without those that hide the reason: what `--debug` adds, most of it
+/// containerd's, and the 200 lines of usage after "Status: unknown flag: ..." since Docker 28.
+fn last_words(text: &str) -> Vec<String> {
+    let mut in_usage = false;
+    let telling: Vec<&str> = text
+        .lines()
+        .filter(|line| {
+            // Between these two, with the colon at the beginning of a line.
+            in_usage |= line.starts_with("Usage:");
+            let is_usage = in_usage;
+            in_usage &= !line.starts_with(", Code: ");
+            !is_usage && !line.is_empty() && !line.contains(" level=debug ")
+        })
+        .collect();
+    let first = telling.len().saturating_sub(LINES);
+    telling.into_iter().skip(first).map(str::to_owned).collect()
 }
 
 impl AsFd for LogFile {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_words_say_why() {
+        let mut text = "time=\"…\" level=info msg=\"Starting up\"\n\
+            Status: unknown flag: --no-such-flag\n\
+            See 'dockerd --help'.\n\n\
+            Usage:\tdockerd [OPTIONS]\n"
+            .to_owned();
+        text.extend((0..200).map(|number| format!("      --flag-{number}   is one\n")));
+        text.push_str(", Code: 125\n");
+        text.extend((0..50).map(|_| "time=\"…\" level=debug msg=\"containerd's\"\n"));
+        assert_eq!(
+            last_words(&text),
+            [
+                "time=\"…\" level=info msg=\"Starting up\"",
+                "Status: unknown flag: --no-such-flag",
+                "See 'dockerd --help'."
+            ]
+        );
+        let many: String = (0..100).map(|number| format!("{number}\n")).collect();
+        let last = last_words(&many);
+        assert_eq!(
+            (last.len(), last.last().map(String::as_str)),
+            (LINES, Some("99"))
+        );
     }
 }
