@@ -25,6 +25,51 @@ pub enum Log {
     Stdio,
 }
 
+/// What holds the data: `DIND_STORAGE`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Storage {
+    /// What is best where the data root is.
+    Auto,
+    /// An ext4 image on a loop device.
+    Loop,
+    /// A tmpfs.
+    Tmpfs,
+    /// The storage driver of that name.
+    FuseOverlayfs,
+    /// The storage driver of that name.
+    Vfs,
+    /// What dockerd makes of the data root.
+    None,
+}
+
+impl Storage {
+    const ALL: [Self; 6] = [
+        Self::Auto,
+        Self::Loop,
+        Self::Tmpfs,
+        Self::FuseOverlayfs,
+        Self::Vfs,
+        Self::None,
+    ];
+
+    /// The variable's word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Loop => "loop",
+            Self::Tmpfs => "tmpfs",
+            Self::FuseOverlayfs => "fuse-overlayfs",
+            Self::Vfs => "vfs",
+            Self::None => "none",
+        }
+    }
+
+    /// dockerd's storage driver, where it is one.
+    pub fn driver(self) -> Option<&'static str> {
+        matches!(self, Self::FuseOverlayfs | Self::Vfs).then(|| self.name())
+    }
+}
+
 /// The file that `LOG=file` writes; the path is wrapdocker's.
 pub const LOG_FILE: &str = "/var/log/docker.log";
 
@@ -54,6 +99,12 @@ pub struct Config {
     pub tmpfs: bool,
     /// `DIND_EPHEMERAL`: whether the data root is emptied at the end.
     pub ephemeral: bool,
+    /// `DIND_STORAGE`.
+    pub storage: Storage,
+    /// `DIND_STORAGE_SIZE`: the bytes of an image or a tmpfs.
+    pub storage_size: Option<u64>,
+    /// `DOCKER_DRIVER`: dockerd's own variable for its storage driver.
+    pub docker_driver: Option<String>,
     /// `DIND_STOP_TIMEOUT`: everything has ended this long after a stop began.
     pub stop_timeout: Duration,
     /// `DIND_READY_TIMEOUT`: how long the API may take.
@@ -127,6 +178,17 @@ impl Config {
                     _ => None,
                 })?
                 .unwrap_or(false),
+            storage: variables
+                .parse(
+                    "DIND_STORAGE",
+                    "auto, loop, tmpfs, fuse-overlayfs, vfs, none",
+                    |text| Storage::ALL.into_iter().find(|known| known.name() == text),
+                )?
+                .unwrap_or(Storage::Auto),
+            storage_size: variables.parse("DIND_STORAGE_SIZE", SIZE, size)?,
+            docker_driver: variables.parse("DOCKER_DRIVER", "a storage driver", |text| {
+                Some(text.to_owned())
+            })?,
             stop_timeout: variables.seconds("DIND_STOP_TIMEOUT", DEFAULT_STOP_TIMEOUT)?,
             ready_timeout: variables.seconds("DIND_READY_TIMEOUT", DEFAULT_READY_TIMEOUT)?,
             docker_host: variables
@@ -169,6 +231,26 @@ pub fn seconds(text: &str) -> Option<Duration> {
     (0.1..=86_400.0)
         .contains(&seconds)
         .then(|| Duration::from_secs_f64(seconds))
+}
+
+/// What [`size`] allows, in words.
+const SIZE: &str = "bytes, or a number with K, M, G or T, 256M to 1024T";
+
+/// Bytes, as truncate(1) takes them.
+fn size(text: &str) -> Option<u64> {
+    const LEAST: u64 = 256 << 20;
+    const MOST: u64 = 1 << 50;
+    let (digits, shift) = match text.strip_suffix(['K', 'M', 'G', 'T']) {
+        None => (text, 0),
+        Some(digits) if text.ends_with('K') => (digits, 10),
+        Some(digits) if text.ends_with('M') => (digits, 20),
+        Some(digits) if text.ends_with('G') => (digits, 30),
+        Some(digits) => (digits, 40),
+    };
+    let plain = digits.bytes().all(|byte| byte.is_ascii_digit());
+    let number: u64 = plain.then(|| digits.parse().ok())??;
+    let bytes = number.checked_mul(1 << shift)?;
+    (LEAST..=MOST).contains(&bytes).then_some(bytes)
 }
 
 struct Variables<'a>(&'a [(OsString, OsString)]);
@@ -245,6 +327,11 @@ mod tests {
             ("DIND_CONTRACT", "dnd", "wrapdocker"),
             ("DIND_TMPFS", "maybe", "on, off"),
             ("DIND_EPHEMERAL", "yes", "1, 0"),
+            ("DIND_STORAGE", "overlay2", "auto, loop"),
+            ("DIND_STORAGE_SIZE", "20", "256M to"),
+            ("DIND_STORAGE_SIZE", "20GB", "a number with"),
+            ("DIND_STORAGE_SIZE", "99999999999T", "256M to"),
+            ("DIND_STORAGE_SIZE", "+1G", "a number with"),
         ] {
             let fault = fault(name, value);
             assert_eq!(fault.status, 2, "{name}={value}");
@@ -267,6 +354,9 @@ mod tests {
             ("DIND_CONTRACT", ""),
             ("DIND_TMPFS", ""),
             ("DIND_EPHEMERAL", ""),
+            ("DIND_STORAGE", ""),
+            ("DIND_STORAGE_SIZE", ""),
+            ("DOCKER_DRIVER", ""),
             ("DIND_STOP_TIMEOUT", ""),
             ("DIND_READY_TIMEOUT", ""),
             ("DOCKER_HOST", ""),
@@ -279,6 +369,23 @@ mod tests {
         };
         assert_eq!(with, read(&[])?);
         Ok(())
+    }
+
+    #[test]
+    fn a_size_has_a_unit_or_none() {
+        for (text, bytes) in [
+            ("268435456", Some(256 << 20)),
+            ("262144K", Some(256 << 20)),
+            ("256M", Some(256 << 20)),
+            ("3G", Some(3 << 30)),
+            ("1024T", Some(1 << 50)),
+            ("1025T", None),
+            ("255M", None),
+            ("G", None),
+            ("", None),
+        ] {
+            assert_eq!(size(text), bytes, "{text}");
+        }
     }
 
     #[test]

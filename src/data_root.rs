@@ -1,5 +1,7 @@
 //! dockerd's data root: whose it is, and its end.
 
+pub mod image;
+
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
@@ -39,6 +41,12 @@ pub fn lock(path: &Path) -> Result<()> {
 /// killed left mounted is unmounted first.
 pub fn empty(emptied: &Emptied) {
     let path = emptied.path.display();
+    if let Some(image) = &emptied.image
+        && let Err(error) = image::remove(image, &emptied.path)
+    {
+        warn!("{path} is not emptied: {error:#}; remove it");
+        return;
+    }
     match facts::mounts() {
         Ok(mounts) => {
             // The innermost first.

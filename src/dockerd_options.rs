@@ -44,6 +44,7 @@ const VALUED: &[&str] = &[
     "--mtu",
     "--pidfile",
     "--shutdown-timeout",
+    "--storage-driver",
     "--tlscacert",
     "--tlscert",
     "--tlskey",
@@ -73,6 +74,8 @@ pub struct DockerdOptions {
     pub containerd: bool,
     /// Whether the user set `--shutdown-timeout`.
     pub shutdown_timeout: bool,
+    /// `--storage-driver`.
+    pub storage_driver: Option<String>,
     /// Whether the user chose addresses for the default bridge or for networks.
     pub addresses_set: bool,
     /// Whether the user chose an MTU.
@@ -225,6 +228,7 @@ impl DockerdOptions {
             containerd: text(&["--containerd"], "containerd").is_some(),
             shutdown_timeout: last(&flags, &["--shutdown-timeout"]).is_some()
                 || json.get("shutdown-timeout").is_some(),
+            storage_driver: text(&["-s", "--storage-driver"], "storage-driver"),
             addresses_set: is_set(&[
                 "bip",
                 "bip6",

@@ -4,6 +4,7 @@ pub mod cgroup;
 pub mod host;
 pub mod netfilter;
 pub mod network;
+pub mod storage;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -18,10 +19,10 @@ use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::stat::{major, minor};
-use nix::sys::statfs::{self, FsType};
+use nix::sys::statfs;
 
 use crate::client::{ClientFacts, client_directory};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::contract::{DOCKER_SOCKET, SocketState, Stdin, Surroundings};
 use crate::dockerd_options::DockerdOptions;
 use crate::mountinfo::MountTable;
@@ -29,6 +30,7 @@ use crate::sockets;
 use cgroup::{CGROUP_ROOT, CgroupFacts, Membership, RootMount, UnifiedRoot};
 use netfilter::Netfilter;
 use network::Networks;
+use storage::{DataRoot, Means};
 
 /// CAP_SYS_ADMIN and CAP_MAC_ADMIN in linux/capability.h.
 const CAP_SYS_ADMIN: u32 = 21;
@@ -77,26 +79,6 @@ pub struct Facts {
     pub client: ClientFacts,
 }
 
-/// What is known of the data root.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DataRoot {
-    /// Its path, symbolic links resolved as far as it exists.
-    pub path: PathBuf,
-    /// Its permission bits, if it exists.
-    pub mode: Option<u32>,
-    /// The file system that it is or will be on.
-    pub filesystem: Filesystem,
-}
-
-/// A file system type, by the magic number of statfs(2).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Filesystem {
-    /// One that overlay2 refuses as its upper directory, by name.
-    Unsuitable(&'static str),
-    /// Any other.
-    Other,
-}
-
 /// Where programs are; `None` where they are not.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Programs {
@@ -120,13 +102,13 @@ impl Facts {
         Ok(Self {
             pid1: std::process::id() == 1,
             cgroup: cgroup_facts(&mounts)?,
+            data_root: data_root(&options.data_root, &mounts, config),
             mounts,
             apparmor: fs::read("/sys/module/apparmor/parameters/enabled")
                 .is_ok_and(|enabled| enabled.starts_with(b"Y"))
                 && effective_capabilities()? & (1 << CAP_MAC_ADMIN) != 0,
             security_directory: Path::new("/sys/kernel/security").is_dir(),
             tmp_empty: fs::read_dir("/tmp").is_ok_and(|mut entries| entries.next().is_none()),
-            data_root: data_root(&options.data_root),
             stale,
             running,
             programs: Programs {
@@ -413,38 +395,18 @@ fn device_mapper() -> bool {
     })
 }
 
-fn data_root(path: &Path) -> DataRoot {
+fn data_root(path: &Path, mounts: &MountTable, config: &Config) -> DataRoot {
     let path = resolve(path);
-    let existing = path.ancestors().find(|ancestor| ancestor.exists());
+    let filesystem = storage::filesystem(&path);
+    let to_choose = filesystem != storage::Filesystem::Other
+        || config.storage != config::Storage::Auto
+        || storage::has_image(&path, mounts);
     DataRoot {
         mode: fs::metadata(&path).ok().map(|found| found.mode() & 0o7777),
-        filesystem: existing
-            .and_then(|existing| statfs::statfs(existing).ok())
-            .map_or(Filesystem::Other, |stat| filesystem(stat.filesystem_type())),
+        means: to_choose.then(|| Means::read(&path, mounts, &config.search_path)),
+        filesystem,
         path,
     }
-}
-
-/// The file systems that overlay2 does not take as its upper directory: moby's
-/// overlay2 driver (`Init` in overlay2/overlay.go) refuses the first five by name,
-/// and the kernel the others for lack of what overlayfs.rst asks of an upper one.
-fn filesystem(magic: FsType) -> Filesystem {
-    const AUFS: i64 = 0x6175_6673;
-    const VFAT: i64 = 0x4d44;
-    const ZFS: i64 = 0x2fc1_2fc1;
-    let names = [
-        (statfs::OVERLAYFS_SUPER_MAGIC, "overlay"),
-        (FsType(AUFS as _), "aufs"),
-        (statfs::ECRYPTFS_SUPER_MAGIC, "ecryptfs"),
-        (statfs::NFS_SUPER_MAGIC, "nfs"),
-        (FsType(ZFS as _), "zfs"),
-        (statfs::FUSE_SUPER_MAGIC, "fuse"),
-        (FsType(VFAT as _), "vfat"),
-    ];
-    names
-        .into_iter()
-        .find(|(known, _)| *known == magic)
-        .map_or(Filesystem::Other, |(_, name)| Filesystem::Unsuitable(name))
 }
 
 /// The stale pid files and sockets of dockerd and containerd, and a daemon that is

@@ -73,9 +73,6 @@ fn make_plan(config: &Config, start: &Start) -> Result<Plan, Fault> {
         }
     };
     let facts = Facts::read(&options, config)?;
-    if let Some(nest) = &start.nest {
-        nest::check(nest, config, &facts.data_root)?;
-    }
     let inputs = Inputs {
         contract: start.contract,
         config,
@@ -83,6 +80,14 @@ fn make_plan(config: &Config, start: &Start) -> Result<Plan, Fault> {
         options: &options,
         facts: &facts,
     };
+    if let Some(nest) = &start.nest {
+        nest::check(
+            nest,
+            config,
+            &facts.data_root.path,
+            plan::image_copies(inputs),
+        )?;
+    }
     plan::plan(&role, inputs)
 }
 

@@ -209,6 +209,28 @@ pub struct Program {
     pub oom_score_adj: i16,
 }
 
+/// An ext4 image that is mounted over the data root, before the daemons start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DataImage {
+    /// The image.
+    pub path: PathBuf,
+    /// The data root.
+    pub target: PathBuf,
+    /// How it is made, where there is none.
+    pub new: Option<NewImage>,
+    /// Whether a start without it is of no use: the user has asked for it, or it has data.
+    pub required: bool,
+}
+
+/// An image that is to be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewImage {
+    /// Its bytes, of which it takes those that are used.
+    pub size: u64,
+    /// `mkfs.ext4`.
+    pub mkfs: PathBuf,
+}
+
 /// How it is known that the API answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Readiness {
@@ -230,6 +252,8 @@ pub enum Foreground {
 /// A start with daemons.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Engine {
+    /// What holds the data, where that is not the data root itself.
+    pub image: Option<DataImage>,
     /// The sockets that dockerd gets.
     pub listeners: Vec<Listener>,
     /// containerd, where dockerd is not left to start its own.
@@ -269,6 +293,8 @@ pub struct Emptied {
     pub path: PathBuf,
     /// The user's mounts below it, which stay as they are.
     pub mounts: Vec<PathBuf>,
+    /// The image that is mounted on it, which goes.
+    pub image: Option<PathBuf>,
 }
 
 /// What becomes of this process.
@@ -439,7 +465,7 @@ pub fn warnings(serve: Option<&Serve>, inputs: Inputs<'_>) -> Vec<Finding> {
     let daemons = daemons::warnings(serve, inputs, &listeners);
     daemons
         .into_iter()
-        .chain(storage::warning(inputs.facts))
+        .chain(storage::warning(inputs))
         .chain(host_warnings(inputs.facts))
         .collect()
 }
@@ -462,6 +488,11 @@ pub fn cgroup_mounts(facts: &Facts) -> (Vec<PathBuf>, Vec<PathBuf>) {
         }
     }
     (made, writable)
+}
+
+/// How many times an image of Docker's is stored that a container is made of.
+pub fn image_copies(inputs: Inputs<'_>) -> u64 {
+    storage::copies(inputs)
 }
 
 /// The backend of iptables that a start would choose, and why.
@@ -492,6 +523,7 @@ fn engine(
         return Err(fault);
     }
     let (listeners, tls) = daemons::listeners(serve, inputs);
+    let storage = storage::plan(inputs)?;
     let iptables = iptables::plan(config, &facts.netfilter);
     let mut warnings = Vec::new();
     if !facts.pid1 {
@@ -504,7 +536,7 @@ fn engine(
     let more = self::warnings(serve, inputs);
     warnings.extend(more.iter().map(Finding::to_string));
     // First the lock: where it is somebody else's, nothing else is done.
-    let mut steps = storage::plan(facts);
+    let mut steps = storage.steps;
     steps.extend(mounts::plan(facts));
     steps.extend(cgroups::plan(facts));
     steps.extend(mounts::last(config, facts));
@@ -529,7 +561,7 @@ fn engine(
             config,
             options,
             &listeners,
-            [tls.flags, network::arguments(inputs)].concat(),
+            [tls.flags, storage.arguments, network::arguments(inputs)].concat(),
             containerd.is_some(),
         ),
         environment: environment.clone(),
@@ -542,6 +574,7 @@ fn engine(
         oom_score_adj: 0,
     });
     let engine = Engine {
+        image: storage.image,
         containerd,
         dockerd,
         dmsetup,
@@ -559,12 +592,12 @@ fn engine(
             0 => config.stop_timeout.saturating_mul(4) / 9,
             _ => nest::patience(config.stop_timeout, levels_below),
         },
-        emptied: storage::emptied(config, facts),
+        emptied: storage.emptied,
     };
     Ok(Plan {
         contract,
         warnings,
-        notes: vec![iptables.note],
+        notes: storage.note.into_iter().chain([iptables.note]).collect(),
         steps,
         outcome: Outcome::Supervise(Box::new(engine)),
     })
@@ -744,8 +777,23 @@ impl fmt::Display for Plan {
     }
 }
 
+impl fmt::Display for DataImage {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = self.path.display();
+        if let Some(NewImage { size, mkfs }) = &self.new {
+            let mkfs = mkfs.display();
+            write!(formatter, "truncate -s {size} {path}; {mkfs} {path}; ")?;
+        }
+        let target = self.target.display();
+        write!(formatter, "mount -t ext4 -o loop,discard {path} {target}")
+    }
+}
+
 impl fmt::Display for Engine {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(image) = &self.image {
+            line(formatter, format_args!("prepare: {image}"))?;
+        }
         let beside = [&self.containerd, &self.dmsetup];
         for program in std::iter::once(&self.dockerd).chain(beside.into_iter().flatten()) {
             let words = std::iter::once(program.path.as_os_str())

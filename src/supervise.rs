@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::SigSet;
+use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::sys::stat::Mode;
 use nix::unistd::{ForkResult, Pid};
 use tracing::{debug, error, info, warn};
@@ -35,7 +35,7 @@ use crate::spawn::{self, Begun, Child, Session};
 use crate::sys;
 use crate::terminal::{self, Terminal};
 use log_file::LogFile;
-use machine::{Effect, End, Event, Level, Machine, Process, Settings};
+use machine::{Effect, End, Event, Image, Level, Machine, Process, Settings};
 use notify::Notify;
 pub use signals::Signals;
 
@@ -49,6 +49,7 @@ struct Children {
     containerd: Option<Pid>,
     dockerd: Option<Pid>,
     command: Option<Pid>,
+    mounter: Option<Pid>,
     sweeper: Option<Pid>,
 }
 
@@ -58,14 +59,15 @@ impl Children {
             Process::Containerd => &mut self.containerd,
             Process::Dockerd => &mut self.dockerd,
             Process::Command => &mut self.command,
+            Process::Mounter => &mut self.mounter,
             Process::Sweeper => &mut self.sweeper,
         }
     }
 
     /// Which child a pid is; it is forgotten by that, for the pid may come again.
     fn take(&mut self, pid: Pid) -> Option<Process> {
-        use Process::{Command, Containerd, Dockerd, Sweeper};
-        [Containerd, Dockerd, Command, Sweeper]
+        use Process::{Command, Containerd, Dockerd, Mounter, Sweeper};
+        [Containerd, Dockerd, Command, Mounter, Sweeper]
             .into_iter()
             .find(|process| self.slot(*process).take_if(|known| *known == pid).is_some())
     }
@@ -125,6 +127,11 @@ pub fn run(
         command: has_command,
         terminal: terminal != Terminal::None,
         containerd: engine.containerd.is_some(),
+        image: match &engine.image {
+            None => Image::None,
+            Some(image) if image.required => Image::Required,
+            Some(_) => Image::Wanted,
+        },
         ready_by: started.elapsed().saturating_add(engine.ready_timeout),
         stop_timeout: engine.stop_timeout,
         command_patience: engine.command_patience,
@@ -347,13 +354,8 @@ impl Supervisor<'_> {
             },
             Effect::Send(process, signal) => self.send(process, signal),
             Effect::KillContainers => kill_containers(),
-            Effect::Empty => match self.sweeper() {
-                Ok(pid) => self.children.sweeper = Some(pid),
-                Err(errno) => {
-                    warn!("the data root is not emptied: fork: {}", errno.desc());
-                    events.push_back(Event::Ended(Process::Sweeper, End::Exited(FAILURE)));
-                }
-            },
+            Effect::MountImage => self.fork(Process::Mounter, events),
+            Effect::Empty => self.fork(Process::Sweeper, events),
             Effect::Exit(status) => self.exit = Some(status),
         }
     }
@@ -390,17 +392,45 @@ impl Supervisor<'_> {
         .map_err(|error| error.fault(path.as_os_str()))
     }
 
-    /// A child of this program's own, so that signals and deadlines are looked at meanwhile.
-    fn sweeper(&self) -> nix::Result<Pid> {
-        match sys::fork()? {
-            ForkResult::Parent { child } => Ok(child),
-            ForkResult::Child => {
-                if let Some(emptied) = &self.engine.emptied {
-                    data_root::empty(emptied);
-                }
-                sys::exit_child(0)
+    /// Has a part of this program run in a child, so that signals and deadlines are looked
+    /// at meanwhile.
+    fn fork(&mut self, process: Process, events: &mut VecDeque<Event>) {
+        match sys::fork() {
+            Ok(ForkResult::Parent { child }) => *self.children.slot(process) = Some(child),
+            Ok(ForkResult::Child) => {
+                let done = match process {
+                    Process::Mounter => self.mount_image(),
+                    _ => self.empty_data_root(),
+                };
+                sys::exit_child(i32::from(!done))
+            }
+            Err(errno) => {
+                error!(
+                    "{} cannot run: fork: {}; raise the container's pids limit",
+                    process.name(),
+                    errno.desc()
+                );
+                events.push_back(Event::Ended(process, End::Exited(FAILURE)));
             }
         }
+    }
+
+    fn mount_image(&self) -> bool {
+        let mask = self.signals.original();
+        // So that a stop ends it, wherever it waits.
+        let unblocked = sigprocmask(SigmaskHow::SIG_SETMASK, Some(mask), None);
+        let image = self.engine.image.as_ref();
+        let mounted = unblocked.map_err(anyhow::Error::from).and_then(|()| {
+            image.map_or(Ok(()), |image| data_root::image::put_in_place(image, mask))
+        });
+        mounted.inspect_err(|error| error!("{error:#}")).is_ok()
+    }
+
+    fn empty_data_root(&self) -> bool {
+        if let Some(emptied) = &self.engine.emptied {
+            data_root::empty(emptied);
+        }
+        true
     }
 
     fn announce_ready(&self) {

@@ -7,11 +7,12 @@ use serde_json::Value;
 use super::*;
 use crate::client::ClientFacts;
 use crate::contract::{Stdin, Surroundings};
+use crate::facts::Programs;
 use crate::facts::cgroup::{CGROUP_ROOT, CgroupFacts, Membership, RootMount, UnifiedRoot};
 use crate::facts::host::{Clock, Confinement, Modules, Processes, Quotas, Room, Status};
 use crate::facts::netfilter::{LegacyPrograms, Netfilter};
 use crate::facts::network::{Network, Networks, Route};
-use crate::facts::{DataRoot, Filesystem, Programs};
+use crate::facts::storage::{DataRoot, Filesystem, Means};
 use crate::mountinfo::MountTable;
 
 /// A container and its host.
@@ -78,6 +79,7 @@ fn machine(layout: &str, name: &str) -> Machine {
             path: "/var/lib/docker".into(),
             mode: Some(0o710),
             filesystem: Filesystem::Other,
+            means: None,
         },
         stale: Vec::new(),
         running: None,
@@ -367,11 +369,27 @@ fn the_data_root_is_judged_by_what_is_left_and_by_what_it_lies_on() -> Result<()
     );
     let mut overlay = sound();
     overlay.facts.data_root.filesystem = Filesystem::Unsuitable("overlay");
+    overlay.facts.data_root.means = Some(Means {
+        occupied: false,
+        vfs: false,
+        image: "/var/lib/dind/data-root.ext4".into(),
+        made: false,
+        free: 0,
+        mkfs: Some("/usr/sbin/mkfs.ext4".into()),
+        loop_devices: true,
+        fuse_overlayfs: false,
+        zfs: false,
+    });
     says(
         &overlay,
         "data-root-filesystem",
         Severity::Warning,
-        &["is on overlay", "-v NAME:"],
+        &[
+            "is on overlay",
+            "only 0 MiB are free",
+            "FULL COPY",
+            "-v NAME:",
+        ],
     );
     let mut inside = sound();
     let volume = Path::new("/var/lib/docker");

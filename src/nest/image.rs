@@ -9,6 +9,7 @@ use super::docker::Docker;
 use super::tree::Tree;
 use crate::config::{Config, LOG_FILE};
 use crate::facts;
+use crate::facts::storage::IN_CONTAINER;
 use crate::fault::Fault;
 
 /// Where the images are in a daemon. The tag is the tree's fingerprint, so that a tree that
@@ -22,6 +23,7 @@ fn left_out(config: &Config, data_root: &Path) -> Vec<PathBuf> {
         PathBuf::from("/run"),
         PathBuf::from("/.dockerenv"),
         PathBuf::from(LOG_FILE),
+        PathBuf::from(IN_CONTAINER),
         data_root.to_owned(),
     ];
     paths.extend(config.tls_directory.clone());

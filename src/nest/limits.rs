@@ -11,7 +11,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::ForkResult;
 
 use crate::facts::cgroup::CGROUP_ROOT;
-use crate::facts::{Filesystem, host};
+use crate::facts::host;
 use crate::fault::Fault;
 use crate::sys;
 
@@ -65,18 +65,6 @@ pub struct Image {
     /// How many times they are stored: the layer, and with a storage driver that cannot
     /// share it the container's copies of it.
     pub copies: u64,
-}
-
-impl Image {
-    /// How many times an image is stored where the data root is on `filesystem`. Where
-    /// overlay2 cannot be, vfs copies a layer for a container, and for the one that dockerd
-    /// makes before it (`-init`).
-    pub fn copies(filesystem: &Filesystem) -> u64 {
-        match filesystem {
-            Filesystem::Unsuitable(_) => 3,
-            _ => 1,
-        }
-    }
 }
 
 /// Checks that there is room for `depth` levels, of which the first is there already. The

@@ -1,30 +1,30 @@
 //! One level makes the next: the image, and `docker run`.
 
 use std::ffi::{OsStr, OsString};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::docker::Docker;
 use super::limits::{self, Image, Room};
 use super::{Nest, image};
 use crate::config::Config;
-use crate::facts::{self, DataRoot};
+use crate::facts;
 use crate::fault::Fault;
 use crate::spawn;
 use crate::supervise::Signals;
 
 /// Looks, in the outermost level and before anything is begun, whether there is room for
-/// all of them.
-pub fn check(nest: &Nest, config: &Config, data_root: &DataRoot) -> Result<(), Fault> {
+/// all of them. An image is stored `copies` times for a container.
+pub fn check(nest: &Nest, config: &Config, data_root: &Path, copies: u64) -> Result<(), Fault> {
     if nest.level > 1 {
         return Ok(());
     }
-    let tree = image::tree(config, &data_root.path)?;
+    let tree = image::tree(config, data_root)?;
     let image = Image {
         bytes: tree.bytes(),
         files: tree.files(),
-        copies: Image::copies(&data_root.filesystem),
+        copies,
     };
-    limits::check(nest.depth, image, Room::read(&data_root.path)?)
+    limits::check(nest.depth, image, Room::read(data_root)?)
 }
 
 /// Makes the level inside this one and becomes the docker CLI that waits for it.

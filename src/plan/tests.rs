@@ -11,12 +11,13 @@ use proptest::prelude::*;
 use super::*;
 use crate::client::ClientFacts;
 use crate::contract::{self, Request, SocketState};
+use crate::facts::Programs;
 use crate::facts::cgroup::{
     CGROUP_ROOT, CgroupFacts, Hierarchy, LEAF, Membership, RootMount, UnifiedRoot,
 };
 use crate::facts::netfilter::{LegacyPrograms, Netfilter};
 use crate::facts::network::Networks;
-use crate::facts::{DataRoot, Filesystem, Programs};
+use crate::facts::storage::{DataRoot, Filesystem, Means};
 use crate::fault::NOT_FOUND;
 use crate::mountinfo::{Mount, MountTable};
 
@@ -51,6 +52,7 @@ fn facts(mountinfo: &str, memberships: &str, root: RootMount) -> Facts {
             path: "/var/lib/docker".into(),
             mode: Some(0o710),
             filesystem: Filesystem::Other,
+            means: None,
         },
         stale: Vec::new(),
         running: None,
@@ -521,12 +523,232 @@ fn storage_warns_once_and_names_the_volume_flag() -> Result<(), Fault> {
         warnings.len() == 1 && warnings[0].contains("-v NAME:/var/lib/docker"),
         "{warnings:?}"
     );
-    inside.data_root.filesystem = Filesystem::Unsuitable("overlay");
-    let warnings = storage(&inside)?;
+    for means in [MEANS, NO_MEANS] {
+        inside.data_root.filesystem = Filesystem::Unsuitable("overlay");
+        inside.data_root.means = Some(means());
+        let warnings = storage(&inside)?;
+        assert!(
+            warnings.len() == 1 && warnings[0].contains("-v NAME:/var/lib/docker"),
+            "{warnings:?}"
+        );
+    }
+    Ok(())
+}
+
+/// What a container of this image has where its data root is on no volume.
+const MEANS: fn() -> Means = || Means {
+    occupied: false,
+    vfs: false,
+    image: "/var/lib/dind/data-root.ext4".into(),
+    made: false,
+    free: 100 << 30,
+    mkfs: Some("/usr/sbin/mkfs.ext4".into()),
+    loop_devices: true,
+    fuse_overlayfs: true,
+    zfs: false,
+};
+
+/// An image without any of these programs, in a container without devices.
+const NO_MEANS: fn() -> Means = || Means {
+    mkfs: None,
+    loop_devices: false,
+    fuse_overlayfs: false,
+    ..MEANS()
+};
+
+/// The data root on the container's overlay.
+fn on_overlay(means: Means) -> Facts {
+    let mut facts = bare_v1();
+    facts.data_root.filesystem = Filesystem::Unsuitable("overlay");
+    facts.data_root.means = Some(means);
+    facts
+}
+
+#[test]
+fn storage_is_the_best_that_there_is() -> Result<(), Fault> {
+    let made = || Means {
+        made: true,
+        mkfs: None,
+        ..MEANS()
+    };
+    let occupied = || Means {
+        occupied: true,
+        ..MEANS()
+    };
+    let vfs = || Means {
+        vfs: true,
+        ..occupied()
+    };
+    let zfs = || Means {
+        zfs: true,
+        ..MEANS()
+    };
+    let small = || Means {
+        free: 256 << 20,
+        ..MEANS()
+    };
+    let fuse = || Means {
+        loop_devices: false,
+        ..MEANS()
+    };
+    let zfs_root = |means| {
+        let mut facts = on_overlay(means);
+        facts.data_root.filesystem = Filesystem::Unsuitable("zfs");
+        facts
+    };
+    for (facts, image, note) in [
+        (
+            on_overlay(MEANS()),
+            true,
+            "an ext4 image of 92160 MiB at /var/lib/dind/data-root.ext4, since /var/lib/docker is on overlay",
+        ),
+        (on_overlay(made()), true, "an earlier start has made it"),
+        (on_overlay(occupied()), false, ""),
+        (on_overlay(vfs()), false, ""),
+        (
+            on_overlay(small()),
+            false,
+            "fuse-overlayfs, since /var/lib/docker is on overlay, which overlay2 cannot use, and only 230 MiB",
+        ),
+        (on_overlay(fuse()), false, "fuse-overlayfs, since"),
+        (on_overlay(NO_MEANS()), false, "vfs, since"),
+        (zfs_root(zfs()), false, "dockerd's zfs driver"),
+        (zfs_root(MEANS()), true, "on zfs"),
+    ] {
+        let plan = DAEMON.plan(&facts)?;
+        let notes: Vec<&String> = plan
+            .notes
+            .iter()
+            .filter(|note| note.starts_with("storage: "))
+            .collect();
+        match (note, notes.as_slice()) {
+            ("", []) => {}
+            (expected, [found]) => assert!(found.contains(expected), "{found}, not {expected}"),
+            (_, found) => panic!("{found:?}"),
+        }
+        let Outcome::Supervise(engine) = &plan.outcome else {
+            panic!("{plan}");
+        };
+        assert_eq!(engine.image.is_some(), image, "{plan}");
+        assert_eq!(plan.to_string().contains("\nprepare: "), image, "{plan}");
+        let told = engine
+            .dockerd
+            .arguments
+            .contains(&"--storage-driver=vfs".into());
+        let vfs = facts
+            .data_root
+            .means
+            .as_ref()
+            .is_some_and(|means| means.vfs);
+        assert_eq!(told, vfs || note.starts_with("vfs"), "{plan}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_storage_driver_of_the_users_stays() -> Result<(), Fault> {
+    let told = |variables: &'static [(&'static str, &'static str)], json, arguments| Start {
+        variables,
+        json,
+        arguments,
+        ..DAEMON
+    };
+    const PLAIN: &[&str] = &["dind"];
+    for (start, image) in [
+        (told(&[("DOCKER_DRIVER", "vfs")], "", PLAIN), false),
+        (told(&[("DOCKER_DRIVER", "overlay2")], "", PLAIN), true),
+        (told(&[], r#"{"storage-driver": "btrfs"}"#, PLAIN), false),
+        (told(&[], r#"{"storage-driver": "overlay2"}"#, PLAIN), true),
+        (told(&[], "", &["dind", "-s", "vfs"]), false),
+        (
+            told(&[("DOCKER_DRIVER", "overlay2")], "", &["dind", "-s", "vfs"]),
+            true,
+        ),
+        (told(&[("DIND_STORAGE", "none")], "", PLAIN), false),
+        (
+            told(
+                &[("DIND_STORAGE", "loop"), ("DOCKER_DRIVER", "overlay2")],
+                "",
+                PLAIN,
+            ),
+            true,
+        ),
+    ] {
+        assert_eq!(
+            start.engine(&on_overlay(MEANS()))?.image.is_some(),
+            image,
+            "{:?} {}",
+            start.variables,
+            start.json
+        );
+    }
+    for variables in [
+        &[("DIND_STORAGE", "loop"), ("DOCKER_DRIVER", "vfs")],
+        &[("DIND_STORAGE", "vfs"), ("DOCKER_DRIVER", "overlay2")],
+    ] {
+        let start = Start {
+            variables,
+            ..DAEMON
+        };
+        let fault = start.fault(&on_overlay(MEANS()));
+        assert!(
+            fault.status == 2 && fault.message.contains("exclude each other"),
+            "{fault}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn storage_that_is_asked_for_is_had_or_refused() -> Result<(), Fault> {
+    fn asked(variables: &'static [(&'static str, &'static str)]) -> Start<'static> {
+        Start {
+            variables,
+            ..DAEMON
+        }
+    }
+    let facts = on_overlay(MEANS());
+    let image = asked(&[("DIND_STORAGE", "loop"), ("DIND_STORAGE_SIZE", "20G")])
+        .engine(&facts)?
+        .image;
+    let size = image.and_then(|image| image.new).map(|new| new.size);
+    assert_eq!(size, Some(20 << 30));
+    let tmpfs = asked(&[("DIND_STORAGE", "tmpfs"), ("DIND_STORAGE_SIZE", "1G")]).plan(&facts)?;
     assert!(
-        warnings.len() == 1 && warnings[0].contains("-v NAME:/var/lib/docker"),
-        "{warnings:?}"
+        commands(&tmpfs)
+            .contains(&"mount -t tmpfs -o mode=0710,size=1073741824 tmpfs /var/lib/docker".into())
     );
+    for driver in ["vfs", "fuse-overlayfs"] {
+        let variables = [("DIND_STORAGE", driver)];
+        let engine = Start {
+            variables: &variables,
+            ..DAEMON
+        }
+        .engine(&facts)?;
+        let flag = OsString::from(format!("--storage-driver={driver}"));
+        assert!(engine.image.is_none() && engine.dockerd.arguments.contains(&flag));
+    }
+    let occupied = on_overlay(Means {
+        occupied: true,
+        ..MEANS()
+    });
+    for storage in [&[("DIND_STORAGE", "loop")], &[("DIND_STORAGE", "tmpfs")]] {
+        let fault = asked(storage).fault(&occupied);
+        assert!(
+            fault.status == 1
+                && fault
+                    .message
+                    .contains("would hide what is in /var/lib/docker"),
+            "{fault}"
+        );
+    }
+    let fault = asked(&[("DIND_STORAGE", "loop")]).fault(&on_overlay(NO_MEANS()));
+    assert!(fault.message.contains("/dev/loop-control"), "{fault}");
+    let fault = asked(&[("DIND_STORAGE", "loop")]).fault(&on_overlay(Means {
+        mkfs: None,
+        ..MEANS()
+    }));
+    assert!(fault.message.contains("no mkfs.ext4"), "{fault}");
     Ok(())
 }
 

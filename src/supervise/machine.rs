@@ -18,6 +18,8 @@ pub enum Process {
     Dockerd,
     /// The command or the shell.
     Command,
+    /// What mounts an image over the data root, before the daemons start.
+    Mounter,
     /// What empties the data root at the end.
     Sweeper,
 }
@@ -29,6 +31,7 @@ impl Process {
             Self::Containerd => "containerd",
             Self::Dockerd => "dockerd",
             Self::Command => "the command",
+            Self::Mounter => "what mounts the data root's image",
             Self::Sweeper => "what empties the data root",
         }
     }
@@ -106,6 +109,8 @@ pub enum Effect {
     ShowLog,
     /// Say what is wrong with this host or this container.
     Diagnose,
+    /// Mount the data root's image.
+    MountImage,
     /// Start both daemons.
     StartDaemons,
     /// Say that the API answers.
@@ -133,6 +138,8 @@ pub struct Settings {
     pub terminal: bool,
     /// Whether containerd is a child of this process.
     pub containerd: bool,
+    /// Whether an image is to be mounted over the data root.
+    pub image: Image,
     /// When the API must answer.
     pub ready_by: Duration,
     /// How long a stop may take.
@@ -143,8 +150,21 @@ pub struct Settings {
     pub ephemeral: bool,
 }
 
+/// An image that is mounted before the daemons start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Image {
+    /// There is none.
+    None,
+    /// Without it dockerd finds another way.
+    Wanted,
+    /// Without it the start has failed.
+    Required,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
+    /// The daemons have not been started.
+    Preparing,
     /// The API does not answer yet.
     Starting,
     /// It answers, or is no longer waited for.
@@ -189,6 +209,7 @@ pub struct Machine {
     containerd: bool,
     dockerd: bool,
     command: bool,
+    mounter: bool,
     /// Whether the data root is still to be emptied.
     to_empty: bool,
     /// Whether somebody outside asked for a stop, and waits for it.
@@ -206,10 +227,11 @@ impl Machine {
     pub fn new(settings: Settings) -> Self {
         Self {
             settings,
-            phase: Phase::Starting,
+            phase: Phase::Preparing,
             containerd: false,
             dockerd: false,
             command: false,
+            mounter: false,
             to_empty: settings.ephemeral,
             asked: false,
             announced: false,
@@ -221,7 +243,7 @@ impl Machine {
     /// When [`Event::Tick`] is due next.
     pub fn deadline(&self) -> Option<Duration> {
         match self.phase {
-            Phase::Starting => Some(self.settings.ready_by),
+            Phase::Preparing | Phase::Starting => Some(self.settings.ready_by),
             Phase::Running => None,
             Phase::Stopping {
                 stage,
@@ -234,7 +256,7 @@ impl Machine {
                 }
                 let part = match (stage, killed) {
                     (_, Killed::Stage) => END_PART,
-                    (Process::Command, _) => 0,
+                    (Process::Mounter | Process::Command, _) => 0,
                     (Process::Dockerd, Killed::Nothing) => CONTAINERS_PART,
                     (Process::Dockerd, Killed::Containers) => DOCKERD_PART,
                     (Process::Containerd | Process::Sweeper, _) => CONTAINERD_PART,
@@ -248,7 +270,11 @@ impl Machine {
     pub fn step(&mut self, event: Event, now: Duration) -> Vec<Effect> {
         let mut effects = Vec::new();
         match event {
-            Event::Begin => self.start(&mut effects),
+            Event::Begin if self.settings.image == Image::None => self.start(&mut effects),
+            Event::Begin => {
+                self.mounter = true;
+                effects.push(Effect::MountImage);
+            }
             Event::Signal(signal) => self.signal(signal, now, &mut effects),
             Event::Ended(process, end) => self.ended(process, end, now, &mut effects),
             Event::Ready => self.ready(&mut effects),
@@ -277,12 +303,14 @@ impl Machine {
             Process::Containerd => self.containerd,
             Process::Dockerd => self.dockerd,
             Process::Command => self.command,
+            Process::Mounter => self.mounter,
             // Never from outside of its own stage.
             Process::Sweeper => false,
         }
     }
 
     fn start(&mut self, effects: &mut Vec<Effect>) {
+        self.phase = Phase::Starting;
         self.containerd = self.settings.containerd;
         self.dockerd = true;
         effects.push(Effect::StartDaemons);
@@ -310,6 +338,7 @@ impl Machine {
             Process::Containerd => self.containerd = false,
             Process::Dockerd => self.dockerd = false,
             Process::Command => self.command = false,
+            Process::Mounter => self.mounter = false,
             Process::Sweeper => {}
         }
     }
@@ -402,11 +431,11 @@ impl Machine {
                     self.advance(stage, now, effects);
                 }
             }
-            (Phase::Starting | Phase::Running, Process::Command) => {
-                self.stop(end.status(), now, effects);
-            }
-            // Started in its own stage only.
-            (Phase::Starting | Phase::Running, Process::Sweeper) => {}
+            (Phase::Preparing, Process::Mounter) => self.mounted(end, now, effects),
+            (_, Process::Command) => self.stop(end.status(), now, effects),
+            // Never outside of their own phases.
+            (_, Process::Mounter | Process::Sweeper) => {}
+            (Phase::Preparing, Process::Dockerd | Process::Containerd) => {}
             (Phase::Starting, Process::Dockerd) => self.dead_before_ready(end, now, effects),
             (Phase::Running, Process::Dockerd) if self.settings.command => {
                 effects.push(Effect::Say(
@@ -443,6 +472,21 @@ impl Machine {
         }
     }
 
+    /// What mounts the image has ended, and has said why where it failed.
+    fn mounted(&mut self, end: End, now: Duration, effects: &mut Vec<Effect>) {
+        match (end, self.settings.image) {
+            (End::Exited(0), _) => self.start(effects),
+            (_, Image::Required) => self.stop(FAILURE, now, effects),
+            (_, _) => {
+                effects.push(Effect::Say(
+                    Level::Warn,
+                    "the data root has no image; going on without, so dockerd takes a slower storage driver".into(),
+                ));
+                self.start(effects);
+            }
+        }
+    }
+
     fn dead_before_ready(&mut self, end: End, now: Duration, effects: &mut Vec<Effect>) {
         effects.push(Effect::ShowLog);
         effects.push(Effect::Say(
@@ -465,8 +509,8 @@ impl Machine {
         if matches!(self.phase, Phase::Stopping { .. }) {
             return;
         }
-        self.begin(Process::Command, now);
-        self.advance(Process::Command, now, effects);
+        self.begin(Process::Mounter, now);
+        self.advance(Process::Mounter, now, effects);
     }
 
     fn begin(&mut self, stage: Process, now: Duration) {
@@ -483,7 +527,12 @@ impl Machine {
             return;
         };
         let later: &[Process] = match stage {
-            Process::Command => &[Process::Command, Process::Dockerd, Process::Containerd],
+            Process::Mounter | Process::Command => &[
+                Process::Mounter,
+                Process::Command,
+                Process::Dockerd,
+                Process::Containerd,
+            ],
             Process::Dockerd => &[Process::Containerd],
             Process::Containerd | Process::Sweeper => &[],
         };
@@ -512,6 +561,16 @@ impl Machine {
             return;
         }
         match self.phase {
+            Phase::Preparing => {
+                effects.push(Effect::Say(
+                    Level::Error,
+                    format!(
+                        "{} has not ended in time; a longer DIND_READY_TIMEOUT gives it more",
+                        Process::Mounter.name()
+                    ),
+                ));
+                self.stop(FAILURE, now, effects);
+            }
             Phase::Starting => {
                 // wrapdocker's words, which others search logs for.
                 effects.push(Effect::Say(

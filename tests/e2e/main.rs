@@ -43,5 +43,6 @@ mod restart;
 mod serve;
 mod session;
 mod stop;
+mod storage;
 mod terminal;
 mod tls;

@@ -12,6 +12,7 @@ const SERVE: Settings = Settings {
     command: false,
     terminal: false,
     containerd: true,
+    image: Image::None,
     ready_by: Duration::from_secs(60),
     stop_timeout: Duration::from_secs(9),
     command_patience: Duration::from_secs(4),
@@ -517,4 +518,61 @@ fn a_stop_from_outside_leaves_what_it_has_no_time_to_empty() {
     }
     let deadline = machine.deadline().expect("a deadline");
     assert!(deadline < SECOND + SERVE.stop_timeout);
+}
+
+#[test]
+fn the_daemons_wait_for_the_image() {
+    let with = |image| Settings { image, ..SERVE };
+    let mounted = |settings, end| {
+        let mut machine = Machine::new(settings);
+        assert_eq!(machine.step(Event::Begin, SECOND), [Effect::MountImage]);
+        assert_eq!(machine.deadline(), Some(SERVE.ready_by));
+        machine.step(Event::Ended(Process::Mounter, end), SECOND)
+    };
+    for image in [Image::Wanted, Image::Required] {
+        let effects = mounted(with(image), End::Exited(0));
+        assert_eq!(effects, [Effect::StartDaemons]);
+    }
+    let effects = mounted(with(Image::Required), End::Exited(1));
+    assert_eq!(effects, [Effect::Exit(FAILURE)]);
+    let effects = mounted(with(Image::Wanted), End::Signaled(SIGKILL));
+    assert!(
+        matches!(
+            &effects[..],
+            [Effect::Say(Level::Warn, _), Effect::StartDaemons]
+        ),
+        "{effects:?}"
+    );
+}
+
+#[test]
+fn a_stop_ends_what_mounts_the_image() {
+    let mut machine = Machine::new(Settings {
+        image: Image::Required,
+        ..SERVE
+    });
+    machine.step(Event::Begin, SECOND);
+    let effects = machine.step(Event::Signal(SIGTERM), SECOND);
+    assert_eq!(effects, [send(Process::Mounter, SIGTERM)]);
+    let late = machine.deadline().expect("a deadline");
+    let effects = machine.step(Event::Tick, late);
+    assert!(effects.contains(&send(Process::Mounter, SIGKILL)));
+    let effects = machine.step(killed(Process::Mounter, SIGKILL), late);
+    assert_eq!(effects, [Effect::Exit(0)]);
+}
+
+#[test]
+fn an_image_that_cannot_be_had_is_not_waited_for_for_ever() {
+    let mut machine = Machine::new(Settings {
+        image: Image::Required,
+        ..COMMAND
+    });
+    machine.step(Event::Begin, SECOND);
+    let effects = machine.step(Event::Tick, COMMAND.ready_by);
+    assert!(
+        effects.contains(&send(Process::Mounter, SIGTERM)),
+        "{effects:?}"
+    );
+    let effects = machine.step(killed(Process::Mounter, SIGTERM), COMMAND.ready_by);
+    assert_eq!(effects, [Effect::Exit(FAILURE)]);
 }

@@ -15,7 +15,8 @@ use dind::dockerd_options::DockerdOptions;
 use dind::facts::cgroup::{CGROUP_ROOT, CgroupFacts, Membership, RootMount, UnifiedRoot};
 use dind::facts::netfilter::{LegacyPrograms, Netfilter};
 use dind::facts::network::{Networks, resolvers, routes};
-use dind::facts::{DataRoot, Facts, Filesystem, Programs};
+use dind::facts::storage::{DataRoot, Filesystem};
+use dind::facts::{Facts, Programs};
 use dind::mountinfo::MountTable;
 use dind::plan::{self, Action, Inputs, Plan};
 use dind_fuzz::{environment, sections, words};
@@ -84,6 +85,7 @@ fuzz_target!(|text: &str| {
             path: options.data_root.clone(),
             mode: Some(0o710),
             filesystem: Filesystem::Other,
+            means: None,
         },
         stale: Vec::new(),
         running: None,
@@ -173,6 +175,7 @@ fn lines_are_ours(plan: &Plan) {
         "listen: ",
         "step: ",
         "    # ",
+        "prepare: ",
         "start: ",
         "meanwhile: ",
         "log: ",

@@ -1,0 +1,192 @@
+//! Where the data would be: the file system of the data root, and what there is to take
+//! its place.
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use nix::dir::Dir;
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
+use nix::sys::statfs::{self, FsType};
+
+use super::{host, search};
+use crate::mountinfo::MountTable;
+
+/// What an image is called that lies where its own file system is mounted: on a volume.
+const ON_VOLUME: &str = "dind.ext4";
+/// Where it is when the data root is on no volume.
+pub const IN_CONTAINER: &str = "/var/lib/dind/data-root.ext4";
+
+/// What is known of the data root.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DataRoot {
+    /// Its path, symbolic links resolved as far as it exists.
+    pub path: PathBuf,
+    /// Its permission bits, if it exists.
+    pub mode: Option<u32>,
+    /// The file system that it is or will be on.
+    pub filesystem: Filesystem,
+    /// What could be used instead. Looked at only where there is something to choose.
+    pub means: Option<Means>,
+}
+
+/// A file system type, by the magic number of statfs(2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Filesystem {
+    /// One that overlay2 refuses as its upper directory, by name.
+    Unsuitable(&'static str),
+    /// Any other.
+    Other,
+}
+
+/// What there is for a data root on an unsuitable file system.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Means {
+    /// Whether the data root has something in it, which a mount would hide.
+    pub occupied: bool,
+    /// Whether that is data of the vfs driver, with which dockerd goes on only when it is
+    /// told to (`New` in moby's daemon/graphdriver/driver.go).
+    pub vfs: bool,
+    /// Where an image of a file system is or would be.
+    pub image: PathBuf,
+    /// Whether it is there.
+    pub made: bool,
+    /// How many bytes it could have.
+    pub free: u64,
+    /// `mkfs.ext4`.
+    pub mkfs: Option<PathBuf>,
+    /// Whether loop devices can be had: loop(4).
+    pub loop_devices: bool,
+    /// Whether there is a fuse-overlayfs, and a `/dev/fuse` that can be opened.
+    pub fuse_overlayfs: bool,
+    /// Whether dockerd's driver for zfs would work: it calls `zfs`, which needs `/dev/zfs`.
+    pub zfs: bool,
+}
+
+impl Means {
+    /// Looks at what there is for `data_root`.
+    pub fn read(data_root: &Path, mounts: &MountTable, search_path: &OsStr) -> Self {
+        let image = image_path(data_root, mounts);
+        let opens = |device: &str| {
+            fs::File::options()
+                .read(true)
+                .write(true)
+                .open(device)
+                .is_ok()
+        };
+        let ours = [
+            ON_VOLUME.into(),
+            new_name(Path::new(ON_VOLUME)),
+            "lost+found".into(),
+        ];
+        let is_ours = |name: OsString| ours.contains(&PathBuf::from(name));
+        Self {
+            occupied: fs::read_dir(data_root).is_ok_and(|mut entries| {
+                entries.any(|entry| !entry.is_ok_and(|entry| is_ours(entry.file_name())))
+            }),
+            vfs: data_root.join("image/vfs").is_dir() && !data_root.join("image/overlay2").exists(),
+            made: has_image(data_root, mounts),
+            free: host::Room::read(&image).map_or(0, |room| room.bytes),
+            image,
+            mkfs: search("mkfs.ext4", search_path),
+            loop_devices: opens("/dev/loop-control"),
+            fuse_overlayfs: search("fuse-overlayfs", search_path).is_some() && opens("/dev/fuse"),
+            zfs: search("zfs", search_path).is_some() && Path::new("/dev/zfs").exists(),
+        }
+    }
+}
+
+/// What an image is called until it has a file system in it.
+pub fn new_name(image: &Path) -> PathBuf {
+    let mut name = image.as_os_str().to_owned();
+    name.push(".new");
+    PathBuf::from(name)
+}
+
+/// Where an image for `data_root` is: on the volume that the user has given for the data, so
+/// that it lasts as long; else in the container, outside of the data root.
+fn image_path(data_root: &Path, mounts: &MountTable) -> PathBuf {
+    if is_on_volume(data_root, mounts) {
+        data_root.join(ON_VOLUME)
+    } else {
+        PathBuf::from(IN_CONTAINER)
+    }
+}
+
+/// Whether there is an image for `data_root`.
+pub fn has_image(data_root: &Path, mounts: &MountTable) -> bool {
+    fs::symlink_metadata(image_path(data_root, mounts)).is_ok()
+}
+
+/// Whether `path` is on anything but the container's own root file system.
+pub fn is_on_volume(path: &Path, mounts: &MountTable) -> bool {
+    path.ancestors()
+        .take_while(|ancestor| *ancestor != Path::new("/"))
+        .any(|ancestor| mounts.at(ancestor).is_some())
+}
+
+/// What overlay2 does not take as its upper directory: moby's driver (`Init` in
+/// overlay2/overlay.go) refuses the first five by name, and the kernel the others for lack
+/// of what overlayfs.rst asks of an upper one.
+const UNSUITABLE: &[(FsType, &str)] = &[
+    (statfs::OVERLAYFS_SUPER_MAGIC, "overlay"),
+    (FsType(0x6175_6673), "aufs"),
+    (statfs::ECRYPTFS_SUPER_MAGIC, "ecryptfs"),
+    (statfs::NFS_SUPER_MAGIC, "nfs"),
+    (FsType(0x2fc1_2fc1), "zfs"),
+    (statfs::FUSE_SUPER_MAGIC, "fuse"),
+    (FsType(0x4d44), "vfat"),
+];
+
+/// The file system that `path` is on, or will be.
+pub fn filesystem(path: &Path) -> Filesystem {
+    let existing = path.ancestors().find(|ancestor| ancestor.exists());
+    let Some((existing, found)) =
+        existing.and_then(|existing| Some((existing, statfs::statfs(existing).ok()?)))
+    else {
+        return Filesystem::Other;
+    };
+    let magic = found.filesystem_type();
+    match UNSUITABLE.iter().find(|(known, _)| *known == magic) {
+        Some((_, name)) => Filesystem::Unsuitable(name),
+        None if magic == statfs::XFS_SUPER_MAGIC && !tells_types(existing) => {
+            Filesystem::Unsuitable("xfs without ftype")
+        }
+        None => Filesystem::Other,
+    }
+}
+
+/// Whether a listing of `directory` says what each entry is, which overlayfs depends on:
+/// `d_type` in readdir(3).
+fn tells_types(directory: &Path) -> bool {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let Ok(mut listing) = Dir::open(directory, flags, Mode::empty()) else {
+        return true;
+    };
+    let first = listing.iter().find_map(Result::ok);
+    first.is_none_or(|entry| entry.file_type().is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_lasts_as_long_as_the_data_would() {
+        let mounts = MountTable::parse(
+            "1 0 0:1 / / rw - overlay overlay rw\n\
+             2 1 0:2 / /data rw - nfs server:/data rw\n",
+        );
+        for (data_root, expected) in [
+            ("/var/lib/docker", IN_CONTAINER),
+            ("/data", "/data/dind.ext4"),
+            ("/data/docker", "/data/docker/dind.ext4"),
+        ] {
+            assert_eq!(
+                image_path(Path::new(data_root), &mounts),
+                Path::new(expected)
+            );
+        }
+    }
+}

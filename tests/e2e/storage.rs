@@ -1,0 +1,277 @@
+//! What holds the data where overlay2 cannot be on the data root.
+
+use crate::docker::{Container, Spec, Volume, dind};
+
+const DATA_ROOT: &str = "/var/lib/docker";
+const IMAGE: &str = "/var/lib/dind/data-root.ext4";
+
+/// Without the volume that the image declares: the data root is on the container's overlay.
+const NO_VOLUME: &str = "umount /var/lib/docker";
+
+/// Leaves a container with a file.
+const KEEP: &str = "docker run --name=kept dind-lab/busybox sh -c 'echo kept >/file; sync'";
+
+fn without_volume() -> Spec {
+    dind().prelude(NO_VOLUME)
+}
+
+#[track_caller]
+fn driver(container: &Container) -> String {
+    container.text(&["docker", "info", "--format", "{{.Driver}}"])
+}
+
+/// An image takes the place of the volume, and what is in it is there again after a
+/// restart, also one that nobody was asked about.
+#[test]
+fn without_a_volume_an_image_holds_the_data() {
+    let container = without_volume().ready(&[]);
+    container.logged(&[
+        "dind: storage: an ext4 image of",
+        IMAGE,
+        "/var/lib/docker is on overlay, which overlay2 cannot use",
+    ]);
+    assert_eq!(driver(&container), "overlay2");
+    container.load_busybox();
+    container.sh(KEEP);
+    assert_eq!(
+        container.text(&["findmnt", "--noheadings", "--output", "FSTYPE", DATA_ROOT]),
+        "ext4"
+    );
+    for (end, starts) in [("restart", 2), ("kill", 3)] {
+        container.docker(&[end]).exited(0);
+        if end == "kill" {
+            container.docker(&["start"]).exited(0);
+        }
+        container.wait_ready_times(starts);
+        let script = "docker cp kept:/file - | tar xO; stat -c %b /var/lib/dind/*";
+        let found = container.sh(script);
+        assert!(found.starts_with("kept\n"), "{found}");
+    }
+    container.logged(&["storage: the ext4 image at", "an earlier start has made it"]);
+}
+
+/// Sparse: it takes what is used, and gives back what is removed.
+#[test]
+fn an_image_takes_what_is_used() {
+    let container = without_volume().env("DIND_STORAGE_SIZE", "3G").ready(&[]);
+    let apparent = format!("stat -c %s {IMAGE}");
+    assert_eq!(container.sh(&apparent), (3_u64 << 30).to_string());
+    let used = || -> u64 {
+        let mib = container.sh(&format!("sync -f {DATA_ROOT}; du -m {IMAGE} | cut -f1"));
+        mib.parse().unwrap_or_else(|_| panic!("du printed {mib:?}"))
+    };
+    let empty = used();
+    assert!(empty < 100, "{empty} MiB");
+    container.sh("head -c 300M /dev/zero >/var/lib/docker/large");
+    assert!(used() >= empty + 300);
+    container.sh("rm /var/lib/docker/large");
+    // The kernel discards when it has time.
+    container.wait_until(&format!(
+        "sync -f {DATA_ROOT}; [ $(du -m {IMAGE} | cut -f1) -lt {} ]",
+        empty + 200
+    ));
+}
+
+/// What is asked for is what holds the data, on a volume too.
+#[test]
+fn storage_can_be_chosen() {
+    for (storage, expected, filesystem) in [
+        ("loop", "overlay2", "ext2/ext3"),
+        ("tmpfs", "overlay2", "tmpfs"),
+        ("vfs", "vfs", ""),
+        ("fuse-overlayfs", "fuse-overlayfs", ""),
+    ] {
+        let container = dind()
+            .env("DIND_STORAGE", storage)
+            .env("DIND_STORAGE_SIZE", "512M")
+            .ready(&[]);
+        assert_eq!(driver(&container), expected, "{storage}");
+        let asks = format!("since DIND_STORAGE={storage} asks for it");
+        container.logged(&["dind: storage: ", &asks]);
+        container.load_busybox();
+        assert_eq!(container.inner(&[], &["echo", "it runs"]), "it runs");
+        if !filesystem.is_empty() {
+            let found = container.sh(&format!("stat -f -c %T {DATA_ROOT}"));
+            assert_eq!(found, filesystem);
+            let mib = container.sh(&format!("df -m --output=size {DATA_ROOT} | tail -1"));
+            let mib: u64 = mib.trim().parse().unwrap_or_default();
+            assert!((400..=512).contains(&mib), "{storage}: {mib} MiB");
+        }
+    }
+}
+
+/// Where there are no loop devices the next best takes their place, and it is said.
+#[test]
+fn without_loop_devices_another_driver_is_taken() {
+    for (removed, expected, words) in [
+        ("/dev/loop-control", "fuse-overlayfs", "is slower"),
+        ("/dev/loop-control /dev/fuse", "vfs", "FULL COPY"),
+    ] {
+        let container = dind()
+            .prelude(&format!("{NO_VOLUME}; rm {removed}"))
+            .ready(&[]);
+        assert_eq!(driver(&container), expected);
+        container.logged(&[
+            "dind: warning: ",
+            "/dev/loop-control cannot be opened",
+            words,
+            "docker run -v NAME:/var/lib/docker",
+        ]);
+        container.load_busybox();
+        assert_eq!(container.inner(&[], &["echo", "it runs"]), "it runs");
+    }
+}
+
+/// An image that cannot be made is no reason to have no daemon.
+#[test]
+fn an_image_that_fails_is_gone_without() {
+    let broken = "printf '#!/bin/sh\\nexit 9\\n' >/usr/local/sbin/mkfs.ext4; \
+                  chmod +x /usr/local/sbin/mkfs.ext4";
+    let container = dind().prelude(&format!("{NO_VOLUME}; {broken}")).ready(&[]);
+    container.logged(&["dind: error: /usr/local/sbin/mkfs.ext4", "failed"]);
+    container.logged(&["dind: warning: the data root has no image; going on without"]);
+    assert_ne!(driver(&container), "overlay2");
+    // Whoever asked for it wants no other.
+    dind()
+        .prelude(broken)
+        .env("DIND_STORAGE", "loop")
+        .run(&[])
+        .exited(1)
+        .says(&["dind: error: /usr/local/sbin/mkfs.ext4", "failed"]);
+}
+
+/// Data that is there is never hidden, and an image is never made anew.
+#[test]
+fn data_that_is_there_stays() {
+    let container = dind()
+        .prelude(&format!(
+            "{NO_VOLUME}; if [ -e /vfs ]; then unset DIND_STORAGE; fi; touch /vfs"
+        ))
+        .env("DIND_STORAGE", "vfs")
+        .ready(&[]);
+    container.load_busybox();
+    container.docker(&["restart"]).exited(0);
+    container.wait_ready_times(2);
+    container.logged(&["dind: warning: ", "dockerd goes on with the driver of that"]);
+    assert_eq!(driver(&container), "vfs");
+    assert_eq!(
+        container.inner(&[], &["echo", "still there"]),
+        "still there"
+    );
+    let volume = Volume::new();
+    let vfs = dind()
+        .env("DIND_STORAGE", "vfs")
+        .flags(volume.on(DATA_ROOT))
+        .ready(&[]);
+    vfs.load_busybox();
+    drop(vfs);
+    for storage in ["loop", "tmpfs"] {
+        dind()
+            .env("DIND_STORAGE", storage)
+            .flags(volume.on(DATA_ROOT))
+            .run(&[])
+            .exited(1)
+            .says(&["would hide what is in /var/lib/docker already"]);
+    }
+    let garbage = Volume::new();
+    let spec = dind().flags(garbage.on(DATA_ROOT));
+    spec.clone()
+        .prelude("echo precious >/var/lib/docker/dind.ext4")
+        .run(&[])
+        .exited(1)
+        .says(&["cannot mount /var/lib/docker/dind.ext4", "fsck.ext4"]);
+    let kept = spec.shell("cat /var/lib/docker/dind.ext4").run(&[]);
+    assert_eq!(kept.text(), "precious");
+}
+
+/// An image on a volume is one container's at a time, and the next one has it as soon as
+/// the kernel has let go of it, however the first one ended.
+#[test]
+fn an_image_on_a_volume_goes_from_container_to_container() {
+    let volume = Volume::new();
+    let spec = dind()
+        .env("DIND_STORAGE", "loop")
+        .env("DIND_STORAGE_SIZE", "1G")
+        .flags(volume.on(DATA_ROOT));
+    let first = spec.ready(&[]);
+    first.load_busybox();
+    first.inner(&["-d"], &["sleep", "1000"]);
+    first.sh(KEEP);
+    spec.run(&[]).exited(1).says(&["the data root is in use"]);
+    first.docker(&["kill"]).exited(0);
+    // The variable is not needed again.
+    let second = dind().flags(volume.on(DATA_ROOT)).ready(&[]);
+    assert_eq!(second.sh("docker cp kept:/file - | tar xO"), "kept");
+}
+
+/// `DIND_EPHEMERAL=1` leaves no image.
+#[test]
+fn an_ephemeral_image_goes() {
+    let volume = Volume::new();
+    let container = dind()
+        .env("DIND_EPHEMERAL", "1")
+        .env("DIND_STORAGE", "loop")
+        .flags(volume.on(DATA_ROOT))
+        .ready(&[]);
+    container.load_busybox();
+    container.docker(&["stop"]).exited(0);
+    container.logged(&["/var/lib/docker is empty, as DIND_EPHEMERAL asks"]);
+    let left = dind().flags(volume.on("/volume")).shell("ls -A /volume");
+    assert_eq!(left.run(&[]).text(), "");
+}
+
+/// The file systems of the table in the README that can be had here, as a volume.
+#[test]
+fn every_file_system_has_a_driver() {
+    let block = |mkfs: &str| {
+        format!(
+            "truncate -s 2G /volume.img; {mkfs} /volume.img >&2
+             {NO_VOLUME}; mount -o loop /volume.img {DATA_ROOT}"
+        )
+    };
+    let fuse = format!(
+        "{NO_VOLUME}; mkdir -p /l /u /w
+         mount -t tmpfs tmpfs /u; mkdir /u/u /u/w
+         fuse-overlayfs -o lowerdir=/l,upperdir=/u/u,workdir=/u/w {DATA_ROOT}"
+    );
+    let tmpfs = format!("{NO_VOLUME}; mount -t tmpfs tmpfs {DATA_ROOT}");
+    for (prelude, image) in [
+        (block("mkfs.ext4 -q"), false),
+        (block("mkfs.xfs -q"), false),
+        (block("mkfs.btrfs -q"), false),
+        (tmpfs, false),
+        (fuse, true),
+    ] {
+        let container = dind().prelude(&prelude).ready(&[]);
+        let has_image = container.sh(&format!(
+            "findmnt -n -o SOURCE,FSTYPE {DATA_ROOT} | tail -1"
+        ));
+        let plan = container.logs();
+        assert_eq!(
+            plan.contains("dind: storage: an ext4 image"),
+            image,
+            "{has_image}"
+        );
+        // dockerd 20.10 prefers its own driver for btrfs.
+        let driver = driver(&container);
+        assert!(
+            matches!(driver.as_str(), "overlay2" | "btrfs"),
+            "{prelude}: {driver}"
+        );
+        container.load_busybox();
+        assert_eq!(container.inner(&[], &["echo", "it runs"]), "it runs");
+    }
+}
+
+/// The plan shows it, and does nothing.
+#[test]
+fn the_plan_shows_the_image() {
+    let output = without_volume().run(&["plan"]);
+    let text = output.text();
+    assert!(text.contains("\nnote: storage: an ext4 image of"), "{text}");
+    assert!(text.contains("\nprepare: truncate -s"), "{text}");
+    let left = dind().shell(&format!(
+        "{NO_VOLUME}; dind plan >/dev/null; ls -A /var/lib/docker; ls -d /var/lib/dind || echo nothing"
+    ));
+    assert_eq!(left.run(&[]).text(), "nothing");
+}
