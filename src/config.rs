@@ -99,6 +99,8 @@ pub struct Config {
     pub tmpfs: bool,
     /// `DIND_EPHEMERAL`: whether the data root is emptied at the end.
     pub ephemeral: bool,
+    /// `DIND_RESTART`: how many times in a row a daemon that has failed is started again.
+    pub restarts: u32,
     /// `DIND_STORAGE`.
     pub storage: Storage,
     /// `DIND_STORAGE_SIZE`: the bytes of an image or a tmpfs.
@@ -178,6 +180,9 @@ impl Config {
                     _ => None,
                 })?
                 .unwrap_or(false),
+            restarts: variables
+                .parse("DIND_RESTART", "no, on-failure, on-failure:N", restarts)?
+                .unwrap_or(0),
             storage: variables
                 .parse(
                     "DIND_STORAGE",
@@ -231,6 +236,18 @@ pub fn seconds(text: &str) -> Option<Duration> {
     (0.1..=86_400.0)
         .contains(&seconds)
         .then(|| Duration::from_secs_f64(seconds))
+}
+
+/// docker's words for `--restart`, but for those that would outlive the container.
+fn restarts(text: &str) -> Option<u32> {
+    match text.split_once(':') {
+        None if text == "no" => Some(0),
+        None if text == "on-failure" => Some(u32::MAX),
+        Some(("on-failure", limit)) if limit.bytes().all(|byte| byte.is_ascii_digit()) => {
+            limit.parse().ok()
+        }
+        _ => None,
+    }
 }
 
 /// What [`size`] allows, in words.
@@ -327,6 +344,10 @@ mod tests {
             ("DIND_CONTRACT", "dnd", "wrapdocker"),
             ("DIND_TMPFS", "maybe", "on, off"),
             ("DIND_EPHEMERAL", "yes", "1, 0"),
+            ("DIND_RESTART", "always", "on-failure:N"),
+            ("DIND_RESTART", "on-failure:", "on-failure:N"),
+            ("DIND_RESTART", "on-failure:-1", "on-failure:N"),
+            ("DIND_RESTART", "no:1", "on-failure:N"),
             ("DIND_STORAGE", "overlay2", "auto, loop"),
             ("DIND_STORAGE_SIZE", "20", "256M to"),
             ("DIND_STORAGE_SIZE", "20GB", "a number with"),
@@ -354,6 +375,7 @@ mod tests {
             ("DIND_CONTRACT", ""),
             ("DIND_TMPFS", ""),
             ("DIND_EPHEMERAL", ""),
+            ("DIND_RESTART", ""),
             ("DIND_STORAGE", ""),
             ("DIND_STORAGE_SIZE", ""),
             ("DOCKER_DRIVER", ""),
@@ -369,6 +391,19 @@ mod tests {
         };
         assert_eq!(with, read(&[])?);
         Ok(())
+    }
+
+    #[test]
+    fn restarts_are_counted_as_docker_counts_them() {
+        for (text, expected) in [
+            ("no", Some(0)),
+            ("on-failure", Some(u32::MAX)),
+            ("on-failure:3", Some(3)),
+            ("on-failure:0", Some(0)),
+            ("unless-stopped", None),
+        ] {
+            assert_eq!(restarts(text), expected, "{text}");
+        }
     }
 
     #[test]

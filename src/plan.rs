@@ -282,6 +282,8 @@ pub struct Engine {
     pub stop_timeout: Duration,
     /// How much of that the command may take.
     pub command_patience: Duration,
+    /// How many times in a row a daemon that has failed is started again.
+    pub restarts: u32,
     /// What is emptied at the end.
     pub emptied: Option<Emptied>,
 }
@@ -592,6 +594,7 @@ fn engine(
             0 => config.stop_timeout.saturating_mul(4) / 9,
             _ => nest::patience(config.stop_timeout, levels_below),
         },
+        restarts: config.restarts,
         emptied: storage.emptied,
     };
     Ok(Plan {
@@ -824,6 +827,14 @@ impl fmt::Display for Engine {
             Foreground::Command(command) => {
                 line(formatter, format_args!("then: run {}", quoted(command)))?;
             }
+        }
+        match self.restarts {
+            0 => {}
+            u32::MAX => line(formatter, format_args!("restart: a daemon that fails"))?,
+            limit => line(
+                formatter,
+                format_args!("restart: a daemon that fails, {limit} times in a row"),
+            )?,
         }
         let emptied = match &self.emptied {
             Some(emptied) => format!(", and empty {}", emptied.path.display()),

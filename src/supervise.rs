@@ -79,7 +79,7 @@ struct Supervisor<'a> {
     config: &'a Config,
     /// What dockerd listens on by our doing.
     addresses: Vec<String>,
-    /// The sockets, until dockerd has them.
+    /// The sockets, until dockerd has them; and as long as there may be another dockerd.
     bound: Vec<Bound>,
     started: Instant,
     signals: Signals,
@@ -135,6 +135,7 @@ pub fn run(
         ready_by: started.elapsed().saturating_add(engine.ready_timeout),
         stop_timeout: engine.stop_timeout,
         command_patience: engine.command_patience,
+        restarts: engine.restarts,
         ephemeral: engine.emptied.is_some(),
     });
     let sockets: Vec<PathBuf> = bound
@@ -168,12 +169,58 @@ pub fn run(
 }
 
 impl Supervisor<'_> {
-    /// Starts dockerd and containerd at once, and closes this process's copies of the
-    /// sockets: when dockerd is gone, clients are refused and not kept waiting. dockerd
-    /// is first, because everybody waits for it; it looks for containerd much later.
+    /// Starts dockerd and containerd at once. dockerd is first, because everybody waits for
+    /// it; it looks for containerd much later.
     fn start_daemons(&mut self) -> Result<(), Fault> {
-        let null =
-            File::open("/dev/null").context("cannot open /dev/null; the container needs a /dev")?;
+        let engine = self.engine;
+        let dockerd = self.begin_daemon(Process::Dockerd, &engine.dockerd)?;
+        let containerd = engine.containerd.as_ref();
+        let containerd = containerd.map(|program| {
+            let begun = self.begin_daemon(Process::Containerd, program);
+            begun.map(|begun| (program, begun))
+        });
+        self.children.dockerd = Some(finish_daemon(&engine.dockerd, dockerd)?);
+        if let Some((program, begun)) = containerd.transpose()? {
+            self.children.containerd = Some(finish_daemon(program, begun)?);
+        }
+        if engine.restarts == 0 {
+            // When dockerd is gone, clients are refused and not kept waiting.
+            self.bound.clear();
+        }
+        if let Some(program) = &engine.dmsetup {
+            // Nobody waits for what it has to say.
+            let null = null()?;
+            let silent = [null.as_fd(); 3];
+            if let Err(fault) = begin_daemon(program, silent, &[], None, self.signals.original()) {
+                warn!("{fault}; going on without");
+            }
+        }
+        apply::apply(&engine.meanwhile)?;
+        self.ask();
+        Ok(())
+    }
+
+    /// Starts one of them again, with the sockets that the one before had.
+    fn restart(&mut self, process: Process) -> Result<(), Fault> {
+        let engine = self.engine;
+        let program = match process {
+            Process::Containerd => engine.containerd.as_ref(),
+            _ => Some(&engine.dockerd),
+        };
+        let Some(program) = program else {
+            return Ok(());
+        };
+        let begun = self.begin_daemon(process, program)?;
+        *self.children.slot(process) = Some(finish_daemon(program, begun)?);
+        if process == Process::Dockerd {
+            self.answered = false;
+            self.ask();
+        }
+        Ok(())
+    }
+
+    fn begin_daemon(&self, process: Process, program: &Program) -> Result<Begun, Fault> {
+        let null = null()?;
         let (stdout, stderr) = (std::io::stdout(), std::io::stderr());
         let stdio = match (&self.log, &self.engine.foreground) {
             (Some(log), _) => [null.as_fd(), log.as_fd(), log.as_fd()],
@@ -182,27 +229,11 @@ impl Supervisor<'_> {
             (None, Foreground::Daemon) => [null.as_fd(), stdout.as_fd(), stderr.as_fd()],
         };
         let mask = self.signals.original();
-        let bound = std::mem::take(&mut self.bound);
-        let descriptors: Vec<BorrowedFd<'_>> = bound.iter().map(AsFd::as_fd).collect();
-        let dockerd = &self.engine.dockerd;
-        let containerd = self.engine.containerd.as_ref();
-        let begun = begin_daemon(dockerd, stdio, &descriptors, Some(&self.notify), mask)?;
-        let beside = containerd.map(|program| begin_daemon(program, stdio, &[], None, mask));
-        self.children.dockerd = Some(finish_daemon(dockerd, begun)?);
-        if let (Some(program), Some(begun)) = (containerd, beside) {
-            self.children.containerd = Some(finish_daemon(program, begun?)?);
+        if process != Process::Dockerd {
+            return begin_daemon(program, stdio, &[], None, mask);
         }
-        if let Some(program) = &self.engine.dmsetup {
-            // Nobody waits for what it has to say.
-            let silent = [null.as_fd(); 3];
-            if let Err(fault) = begin_daemon(program, silent, &[], None, mask) {
-                warn!("{fault}; going on without");
-            }
-        }
-        drop(bound);
-        apply::apply(&self.engine.meanwhile)?;
-        self.ask();
-        Ok(())
+        let descriptors: Vec<BorrowedFd<'_>> = self.bound.iter().map(AsFd::as_fd).collect();
+        begin_daemon(program, stdio, &descriptors, Some(&self.notify), mask)
     }
 
     /// The loop. Every wait is in its `poll`, which ends at the machine's deadline.
@@ -345,6 +376,13 @@ impl Supervisor<'_> {
                     events.push_back(Event::Failed(fault.status));
                 }
             }
+            Effect::Restart(process) => {
+                if let Err(fault) = self.restart(process) {
+                    error!("{fault}");
+                    events.push_back(Event::NotStarted(process, fault.status));
+                }
+            }
+            Effect::CloseSockets => self.bound.clear(),
             Effect::StartCommand => match self.command() {
                 Ok(pid) => self.children.command = Some(pid),
                 Err(fault) => {
@@ -478,6 +516,10 @@ fn diagnose(config: &Config) {
             Severity::Warning | Severity::Note => warn!("{finding} ({})", finding.link),
         }
     }
+}
+
+fn null() -> Result<File> {
+    File::open("/dev/null").context("cannot open /dev/null; the container needs a /dev")
 }
 
 /// Starts a daemon in a session of its own.

@@ -113,6 +113,10 @@ pub enum Effect {
     MountImage,
     /// Start both daemons.
     StartDaemons,
+    /// Start one of them again.
+    Restart(Process),
+    /// Close the sockets that are kept for a dockerd to come: there will be none.
+    CloseSockets,
     /// Say that the API answers.
     AnnounceReady,
     /// Start the command.
@@ -140,6 +144,8 @@ pub struct Settings {
     pub containerd: bool,
     /// Whether an image is to be mounted over the data root.
     pub image: Image,
+    /// How many times in a row a daemon that has failed is started again.
+    pub restarts: u32,
     /// When the API must answer.
     pub ready_by: Duration,
     /// How long a stop may take.
@@ -201,13 +207,40 @@ const END_PART: u32 = 19;
 /// end: slow disks remove some hundred files a second.
 const SWEEP_PATIENCE: Duration = Duration::from_secs(600);
 
+/// After a failure a daemon waits so long for its next start, and twice as long after each
+/// further one, as docker has it for containers with `--restart`.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// A daemon that has run so long has not failed in a row.
+const STEADY: Duration = Duration::from_secs(60);
+
+/// A daemon's life.
+#[derive(Debug, Clone, Copy, Default)]
+struct Daemon {
+    runs: bool,
+    started: Duration,
+    /// How many times it has failed in a row.
+    failures: u32,
+    /// When it is started again.
+    due: Option<Duration>,
+}
+
+impl Daemon {
+    fn start(&mut self, now: Duration) {
+        self.runs = true;
+        self.started = now;
+        self.due = None;
+    }
+}
+
 /// The state.
 #[derive(Debug, Clone)]
 pub struct Machine {
     settings: Settings,
     phase: Phase,
-    containerd: bool,
-    dockerd: bool,
+    containerd: Daemon,
+    dockerd: Daemon,
     command: bool,
     mounter: bool,
     /// Whether the data root is still to be emptied.
@@ -216,6 +249,8 @@ pub struct Machine {
     asked: bool,
     /// Whether the ready line has been said.
     announced: bool,
+    /// Whether the API answers, as far as is known.
+    answers: bool,
     /// Signals for dockerd that came before it can take them.
     held: Vec<i32>,
     /// The status to end with, once it is known.
@@ -228,13 +263,14 @@ impl Machine {
         Self {
             settings,
             phase: Phase::Preparing,
-            containerd: false,
-            dockerd: false,
+            containerd: Daemon::default(),
+            dockerd: Daemon::default(),
             command: false,
             mounter: false,
             to_empty: settings.ephemeral,
             asked: false,
             announced: false,
+            answers: false,
             held: Vec::new(),
             status: None,
         }
@@ -242,6 +278,12 @@ impl Machine {
 
     /// When [`Event::Tick`] is due next.
     pub fn deadline(&self) -> Option<Duration> {
+        let restarts = [self.dockerd.due, self.containerd.due];
+        let all = restarts.into_iter().chain([self.phase_deadline()]);
+        all.flatten().min()
+    }
+
+    fn phase_deadline(&self) -> Option<Duration> {
         match self.phase {
             Phase::Preparing | Phase::Starting => Some(self.settings.ready_by),
             Phase::Running => None,
@@ -270,7 +312,9 @@ impl Machine {
     pub fn step(&mut self, event: Event, now: Duration) -> Vec<Effect> {
         let mut effects = Vec::new();
         match event {
-            Event::Begin if self.settings.image == Image::None => self.start(&mut effects),
+            Event::Begin if self.settings.image == Image::None => {
+                self.start(now, &mut effects);
+            }
             Event::Begin => {
                 self.mounter = true;
                 effects.push(Effect::MountImage);
@@ -300,8 +344,8 @@ impl Machine {
 
     fn runs(&self, process: Process) -> bool {
         match process {
-            Process::Containerd => self.containerd,
-            Process::Dockerd => self.dockerd,
+            Process::Containerd => self.containerd.runs,
+            Process::Dockerd => self.dockerd.runs,
             Process::Command => self.command,
             Process::Mounter => self.mounter,
             // Never from outside of its own stage.
@@ -309,10 +353,12 @@ impl Machine {
         }
     }
 
-    fn start(&mut self, effects: &mut Vec<Effect>) {
+    fn start(&mut self, now: Duration, effects: &mut Vec<Effect>) {
         self.phase = Phase::Starting;
-        self.containerd = self.settings.containerd;
-        self.dockerd = true;
+        self.dockerd.start(now);
+        if self.settings.containerd {
+            self.containerd.start(now);
+        }
         effects.push(Effect::StartDaemons);
     }
 
@@ -335,8 +381,11 @@ impl Machine {
 
     fn forget(&mut self, process: Process) {
         match process {
-            Process::Containerd => self.containerd = false,
-            Process::Dockerd => self.dockerd = false,
+            Process::Containerd => self.containerd.runs = false,
+            Process::Dockerd => {
+                self.dockerd.runs = false;
+                self.answers = false;
+            }
             Process::Command => self.command = false,
             Process::Mounter => self.mounter = false,
             Process::Sweeper => {}
@@ -344,11 +393,16 @@ impl Machine {
     }
 
     fn ready(&mut self, effects: &mut Vec<Effect>) {
-        if self.announced || matches!(self.phase, Phase::Stopping { .. }) {
+        if self.answers || matches!(self.phase, Phase::Stopping { .. }) {
             return;
         }
-        self.announced = true;
-        effects.push(Effect::AnnounceReady);
+        self.answers = true;
+        if self.announced {
+            effects.push(Effect::Say(Level::Info, "docker answers again".into()));
+        } else {
+            self.announced = true;
+            effects.push(Effect::AnnounceReady);
+        }
         effects.extend(
             self.held
                 .drain(..)
@@ -404,7 +458,7 @@ impl Machine {
             self.stop(0, now, effects);
         } else if matches!(signal, libc::SIGHUP | libc::SIGUSR1) {
             // Before the API answers dockerd has no handlers, and would die of these.
-            if self.announced {
+            if self.answers {
                 effects.push(Effect::Send(Process::Dockerd, signal));
             } else if !self.held.contains(&signal) {
                 self.held.push(signal);
@@ -414,6 +468,9 @@ impl Machine {
 
     fn ended(&mut self, process: Process, end: End, now: Duration, effects: &mut Vec<Effect>) {
         self.forget(process);
+        if self.starts_again(process, end, now, effects) {
+            return;
+        }
         match (self.phase, process) {
             (Phase::Stopping { stage, .. }, _) => {
                 // A stop that was asked for ends well unless dockerd says otherwise. What
@@ -472,17 +529,58 @@ impl Machine {
         }
     }
 
+    /// Whether a daemon that has just ended gets another life. A dockerd that has never been
+    /// ready and says no itself says it again, so it gets none.
+    fn starts_again(
+        &mut self,
+        process: Process,
+        end: End,
+        now: Duration,
+        effects: &mut Vec<Effect>,
+    ) -> bool {
+        let Settings { restarts, .. } = self.settings;
+        let daemon = match (self.phase, process) {
+            (Phase::Starting | Phase::Running, Process::Dockerd) => &mut self.dockerd,
+            (Phase::Starting | Phase::Running, Process::Containerd) => &mut self.containerd,
+            _ => return false,
+        };
+        let refuses = process == Process::Dockerd && !self.announced;
+        if restarts == 0 || end == End::Exited(0) {
+            return false;
+        }
+        if now.saturating_sub(daemon.started) >= STEADY {
+            daemon.failures = 0;
+        }
+        if daemon.failures >= restarts || (refuses && matches!(end, End::Exited(_))) {
+            effects.push(Effect::CloseSockets);
+            return false;
+        }
+        let doubled = FIRST_PAUSE.saturating_mul(1 << daemon.failures.min(16));
+        let pause = doubled.min(LONGEST_PAUSE);
+        daemon.failures += 1;
+        daemon.due = Some(now.saturating_add(pause));
+        effects.push(Effect::Say(
+            Level::Warn,
+            format!(
+                "{} {end}; it is started again in {} s, and clients wait",
+                process.name(),
+                pause.as_secs_f64()
+            ),
+        ));
+        true
+    }
+
     /// What mounts the image has ended, and has said why where it failed.
     fn mounted(&mut self, end: End, now: Duration, effects: &mut Vec<Effect>) {
         match (end, self.settings.image) {
-            (End::Exited(0), _) => self.start(effects),
+            (End::Exited(0), _) => self.start(now, effects),
             (_, Image::Required) => self.stop(FAILURE, now, effects),
             (_, _) => {
                 effects.push(Effect::Say(
                     Level::Warn,
                     "the data root has no image; going on without, so dockerd takes a slower storage driver".into(),
                 ));
-                self.start(effects);
+                self.start(now, effects);
             }
         }
     }
@@ -514,6 +612,8 @@ impl Machine {
     }
 
     fn begin(&mut self, stage: Process, now: Duration) {
+        self.dockerd.due = None;
+        self.containerd.due = None;
         self.phase = Phase::Stopping {
             stage,
             began: now,
@@ -557,7 +657,17 @@ impl Machine {
     }
 
     fn tick(&mut self, now: Duration, effects: &mut Vec<Effect>) {
-        if self.deadline().is_none_or(|deadline| now < deadline) {
+        for process in [Process::Containerd, Process::Dockerd] {
+            let daemon = match process {
+                Process::Containerd => &mut self.containerd,
+                _ => &mut self.dockerd,
+            };
+            if daemon.due.is_some_and(|due| due <= now) {
+                daemon.start(now);
+                effects.push(Effect::Restart(process));
+            }
+        }
+        if self.phase_deadline().is_none_or(|deadline| now < deadline) {
             return;
         }
         match self.phase {

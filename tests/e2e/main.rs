@@ -21,6 +21,7 @@ mod bad_input;
 mod client;
 mod clients;
 mod compose;
+mod crash;
 mod daemon_json;
 mod daemons;
 mod data_root;

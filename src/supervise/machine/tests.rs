@@ -13,6 +13,7 @@ const SERVE: Settings = Settings {
     terminal: false,
     containerd: true,
     image: Image::None,
+    restarts: 0,
     ready_by: Duration::from_secs(60),
     stop_timeout: Duration::from_secs(9),
     command_patience: Duration::from_secs(4),
@@ -415,9 +416,10 @@ proptest! {
         command in any::<bool>(),
         terminal in any::<bool>(),
         containerd in any::<bool>(),
+        restarts in 0_u32..4,
         events in proptest::collection::vec((any_event(), 0_u64..5_000), 0..40),
     ) {
-        let mut machine = begun(Settings { command, terminal, containerd, ..SERVE });
+        let mut machine = begun(Settings { command, terminal, containerd, restarts, ..SERVE });
         let mut effects = Vec::new();
         let mut now = Duration::ZERO;
         for (event, wait) in events {
@@ -575,4 +577,99 @@ fn an_image_that_cannot_be_had_is_not_waited_for_for_ever() {
     );
     let effects = machine.step(killed(Process::Mounter, SIGTERM), COMMAND.ready_by);
     assert_eq!(effects, [Effect::Exit(FAILURE)]);
+}
+
+const RESTARTED: Settings = Settings {
+    restarts: 2,
+    ..SERVE
+};
+
+#[test]
+fn a_daemon_that_fails_is_started_again_after_a_pause() {
+    for process in [Dockerd, Containerd] {
+        let mut machine = begun(RESTARTED);
+        machine.step(Event::Ready, SECOND);
+        let effects = machine.step(killed(process, SIGKILL), SECOND);
+        assert!(
+            matches!(&effects[..], [Effect::Say(Level::Warn, text)] if text.contains("again in 0.1 s")),
+            "{effects:?}"
+        );
+        let due = machine.deadline().expect("a deadline");
+        assert_eq!(due, SECOND + FIRST_PAUSE);
+        assert_eq!(machine.step(Event::Tick, SECOND), []);
+        assert_eq!(machine.step(Event::Tick, due), [Effect::Restart(process)]);
+        assert_eq!(machine.deadline(), None);
+        if process == Dockerd {
+            // It has no handlers yet.
+            assert_eq!(machine.step(Event::Signal(SIGHUP), due), []);
+            let effects = machine.step(Event::Ready, due);
+            assert!(
+                matches!(
+                    &effects[..],
+                    [Effect::Say(Level::Info, _), Effect::Send(Dockerd, SIGHUP)]
+                ),
+                "{effects:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn failures_in_a_row_are_counted() {
+    let fail = |machine: &mut Machine, now| {
+        let effects = machine.step(killed(Dockerd, SIGKILL), now);
+        machine
+            .deadline()
+            .map(|due| {
+                assert!(
+                    machine
+                        .step(Event::Tick, due)
+                        .contains(&Effect::Restart(Dockerd))
+                );
+                due.saturating_sub(now)
+            })
+            .ok_or(effects)
+    };
+    let mut machine = begun(RESTARTED);
+    machine.step(Event::Ready, SECOND);
+    assert_eq!(fail(&mut machine, SECOND), Ok(FIRST_PAUSE));
+    assert_eq!(fail(&mut machine, SECOND * 2), Ok(FIRST_PAUSE * 2));
+    // A minute later it is another matter.
+    assert_eq!(fail(&mut machine, SECOND * 63), Ok(FIRST_PAUSE));
+    assert_eq!(fail(&mut machine, SECOND * 64), Ok(FIRST_PAUSE * 2));
+    let effects = machine.step(killed(Dockerd, SIGKILL), SECOND * 65);
+    assert_eq!(effects.first(), Some(&Effect::CloseSockets));
+    assert_eq!(effects.last(), Some(&send(Containerd, SIGTERM)));
+    assert_eq!(
+        machine.step(exited(Containerd, 0), SECOND * 65),
+        [Effect::Exit(137)]
+    );
+}
+
+#[test]
+fn what_dockerd_refuses_at_once_it_refuses_again() {
+    let mut machine = begun(RESTARTED);
+    let effects = machine.step(exited(Dockerd, 1), SECOND);
+    assert!(effects.contains(&Effect::ShowLog), "{effects:?}");
+    // But whoever kills it at once may not do so again.
+    let mut machine = begun(RESTARTED);
+    machine.step(killed(Dockerd, SIGKILL), SECOND);
+    assert_eq!(machine.deadline(), Some(SECOND + FIRST_PAUSE));
+    // Where it ends well, somebody wanted that.
+    let mut machine = begun(RESTARTED);
+    machine.step(Event::Ready, SECOND);
+    let effects = machine.step(exited(Dockerd, 0), SECOND);
+    assert_eq!(effects.last(), Some(&send(Containerd, SIGTERM)));
+}
+
+#[test]
+fn a_stop_ends_all_thoughts_of_another_start() {
+    let mut machine = begun(RESTARTED);
+    machine.step(Event::Ready, SECOND);
+    machine.step(killed(Dockerd, SIGKILL), SECOND);
+    let effects = machine.step(Event::Signal(SIGTERM), SECOND);
+    assert_eq!(effects, [send(Containerd, SIGTERM)]);
+    let late = SECOND + FIRST_PAUSE * 2;
+    assert_eq!(machine.step(Event::Tick, late), []);
+    assert_eq!(machine.step(exited(Containerd, 0), late), [Effect::Exit(0)]);
 }

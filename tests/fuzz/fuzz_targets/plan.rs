@@ -181,6 +181,7 @@ fn lines_are_ours(plan: &Plan) {
         "log: ",
         "ready: ",
         "then: ",
+        "restart: ",
         "stop: ",
         "become: ",
     ];
