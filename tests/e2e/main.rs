@@ -34,6 +34,7 @@ mod image;
 mod iptables;
 mod limits;
 mod links;
+mod load;
 mod nest;
 mod nesting;
 mod orphans;

@@ -67,6 +67,37 @@ fn a_stop_with_containers_inside_is_in_time_and_clean() {
     assert_eq!(statuses, "3\n137\n137");
 }
 
+/// Fifty containers get their stop signal in time, and each has the time that it needs.
+#[test]
+fn every_container_of_fifty_gets_its_stop_signal() {
+    let container = dind().env("DIND_STOP_TIMEOUT", "200").ready(&[]);
+    container.load_busybox();
+    let script = "trap 'sleep 1; echo ended >/files/$(hostname); exit 3' TERM
+                  echo armed >/files/$(hostname)
+                  while :; do sleep 0.2; done";
+    container.sh("mkdir /var/lib/docker/files");
+    let run = format!(
+        r#"seq 50 | xargs -P 4 -I NUMBER docker run --detach --name inner-NUMBER \
+               --hostname inner-NUMBER --network none -v /var/lib/docker/files:/files \
+               {BUSYBOX} sh -c "$1""#
+    );
+    container.text(&["sh", "-c", &run, "run", script]);
+    container.wait_until("[ $(cat /var/lib/docker/files/* | grep -c armed) = 50 ]");
+    container.docker(&["stop", "-t", "250"]).exited(0);
+    assert_eq!(container.inspect("{{.State.ExitCode}}"), "0");
+    container.not_logged(&["did not end in time"]);
+    container.not_logged(&["killed"]);
+    container.logged(&["Daemon shutdown complete"]);
+
+    container.docker(&["start"]).exited(0);
+    container.wait_ready_times(2);
+    let files = container.sh("cat /var/lib/docker/files/* | uniq -c");
+    assert_eq!(files.trim(), "50 ended");
+    let statuses =
+        container.sh("docker ps -aq | xargs docker inspect -f '{{.State.ExitCode}}' | uniq -c");
+    assert_eq!(statuses.trim(), "50 3");
+}
+
 /// `DIND_STOP_TIMEOUT` is how long a stop may take, and no more of dockerd's own
 /// patience is left than fits in it.
 #[test]
