@@ -87,15 +87,17 @@ pub fn lock(file: &File, patience: Duration) -> nix::Result<()> {
     let before = unsafe { sigaction(Signal::SIGALRM, &noted) }?;
     let mut mask = SigSet::empty();
     let alarm = SigSet::from(Signal::SIGALRM);
-    let result = sigprocmask(SigmaskHow::SIG_UNBLOCK, Some(&alarm), Some(&mut mask))
-        .and_then(|()| set_timer(patience))
-        .and_then(|()| {
-            // SAFETY: a plain system call on a descriptor that is open.
-            Errno::result(unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX) }).map(drop)
+    let result =
+        sigprocmask(SigmaskHow::SIG_UNBLOCK, Some(&alarm), Some(&mut mask)).and_then(|()| {
+            let locked = set_timer(patience).and_then(|()| {
+                // SAFETY: a plain system call on a descriptor that is open.
+                Errno::result(unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX) }).map(drop)
+            });
+            // These cannot fail after what they undo has not.
+            let _ = set_timer(Duration::ZERO);
+            let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&mask), None);
+            locked
         });
-    // These cannot fail after what they undo has not.
-    let _ = set_timer(Duration::ZERO);
-    let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&mask), None);
     // SAFETY: the action that was there before.
     let _ = unsafe { sigaction(Signal::SIGALRM, &before) };
     result
