@@ -10,7 +10,6 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sys::socket::{
     self, AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, UnixAddr, setsockopt, sockopt,
@@ -82,19 +81,22 @@ pub fn bind(listener: &Listener) -> Result<Bound> {
             ..
         } => {
             let address = SockaddrIn::from(*address);
-            let socket = stream(AddressFamily::Inet)?;
-            setsockopt(&socket, sockopt::ReuseAddr, &true)?;
-            socket::bind(socket.as_raw_fd(), &address)
-                .and_then(|()| listen(&socket))
-                .with_context(|| {
-                    let hint = match protection {
-                        Protection::None => "set PORT to one that is free",
-                        Protection::Encrypted | Protection::Mutual => {
-                            "set DOCKER_TLS_CERTDIR= to go without, or free that port"
-                        }
-                    };
-                    format!("cannot listen on {listener}; {hint}")
-                })?;
+            let listening = || -> nix::Result<OwnedFd> {
+                let socket = stream(AddressFamily::Inet)?;
+                setsockopt(&socket, sockopt::ReuseAddr, &true)?;
+                socket::bind(socket.as_raw_fd(), &address)?;
+                listen(&socket)?;
+                Ok(socket)
+            };
+            let socket = listening().with_context(|| {
+                let hint = match protection {
+                    Protection::None => "set PORT to one that is free",
+                    Protection::Encrypted | Protection::Mutual => {
+                        "set DOCKER_TLS_CERTDIR= to go without, or free that port"
+                    }
+                };
+                format!("cannot listen on {listener}; {hint}")
+            })?;
             Ok(Bound {
                 socket,
                 address: listener.to_string(),
@@ -163,6 +165,6 @@ fn stream(family: AddressFamily) -> nix::Result<OwnedFd> {
     socket::socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)
 }
 
-fn listen(socket: &OwnedFd) -> Result<(), Errno> {
+fn listen(socket: &OwnedFd) -> nix::Result<()> {
     socket::listen(socket, Backlog::MAXCONN)
 }
