@@ -113,7 +113,18 @@ impl fmt::Display for SpawnError {
             }
             (Step::Exec, _) => write!(formatter, "{errno}"),
             (Step::Fork, _) => write!(formatter, "fork: {errno}; raise the container's pids limit"),
-            (Step::Prepare, _) => write!(formatter, "{errno}; check its words for a NUL byte"),
+            (Step::Prepare, Errno::EINVAL) => {
+                write!(formatter, "{errno}; check its words for a NUL byte")
+            }
+            (Step::Prepare, Errno::EMFILE | Errno::ENFILE) => {
+                write!(formatter, "{errno}; raise the limit of open files")
+            }
+            (Step::Prepare, _) => {
+                write!(
+                    formatter,
+                    "{errno}; see whether a seccomp profile forbids something"
+                )
+            }
         }
     }
 }
