@@ -3,7 +3,6 @@
 pub mod image;
 
 use std::ffi::{CStr, CString};
-use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
@@ -19,14 +18,18 @@ use tracing::{info, warn};
 use crate::facts;
 use crate::plan::Emptied;
 
-/// Locks a directory until this process ends, however it ends. A file system that cannot
-/// lock is no reason not to start.
+/// Locks a directory until this process ends, however it ends. One that cannot be opened, or
+/// whose file system cannot lock, is no reason not to start.
 pub fn lock(path: &Path) -> Result<()> {
-    let directory = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-    match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
+    let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+    let locked = nix::fcntl::open(path, flags, Mode::empty()).and_then(|directory| {
+        let locked = Flock::lock(directory, FlockArg::LockExclusiveNonblock);
+        locked.map_err(|(_, errno)| errno)
+    });
+    match locked {
         Ok(held) => std::mem::forget(held),
-        Err((_, Errno::EWOULDBLOCK)) => anyhow::bail!("{} is locked", path.display()),
-        Err((_, errno)) => warn!(
+        Err(Errno::EWOULDBLOCK) => anyhow::bail!("{} is locked", path.display()),
+        Err(errno) => warn!(
             "{} cannot be locked ({}), so nothing keeps a second daemon from it; give it to no \
              other container",
             path.display(),
