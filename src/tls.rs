@@ -74,6 +74,8 @@ pub fn prepare(directory: &Path, names: &BTreeSet<Name>, now: SystemTime) -> Res
         .duration_since(UNIX_EPOCH)
         .context("the clock is before 1970; set it")?;
     let context = || format!("the certificates in {}", directory.display());
+    // Without any, rcgen panics over a key that it reads.
+    issue::random(&mut [0]).with_context(context)?;
     let look = |names: &BTreeSet<Name>, left: Duration| -> Result<(Files, Decision)> {
         let files = Files::read(directory)?;
         let decision = decide(&files, names, now, left).with_context(context)?;

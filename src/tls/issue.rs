@@ -173,12 +173,17 @@ fn params(common_name: &str, now: Duration) -> Result<CertificateParams> {
     Ok(params)
 }
 
+/// Fills `bytes` with random ones: getrandom(2), which a seccomp profile may forbid.
+pub fn random(bytes: &mut [u8]) -> Result<()> {
+    SystemRandom::new()
+        .fill(bytes)
+        .map_err(|_| anyhow!("the kernel gives no random numbers; allow getrandom(2)"))
+}
+
 /// Sixteen random bytes, positive and with no zero in front: RFC 5280, 4.1.2.2.
 fn serial_number() -> Result<SerialNumber> {
     let mut bytes = [0_u8; 16];
-    SystemRandom::new()
-        .fill(&mut bytes)
-        .map_err(|_| anyhow!("the kernel gives no random numbers; allow getrandom(2)"))?;
+    random(&mut bytes)?;
     let first = bytes.first_mut().context("no serial number")?;
     *first = *first & 0x7f | 0x40;
     Ok(SerialNumber::from_slice(&bytes))
