@@ -27,6 +27,7 @@ mod daemons;
 mod data_root;
 mod descriptors;
 mod doctor;
+mod faults;
 mod hack_dind;
 mod health;
 mod host;

@@ -75,8 +75,9 @@ lab_test() {
     known_suite test "$suite"
     lab_environment "$suite"
     clients_image
+    strace_image "$DIND_LAB_IMAGE" "$suite"
     bollard_client
-    export DIND_LAB_CLIENTS=$CLIENTS_IMAGE DIND_LAB_BOLLARD
+    export DIND_LAB_CLIENTS=$CLIENTS_IMAGE DIND_LAB_BOLLARD DIND_LAB_STRACE=$STRACE_IMAGE
     # Every end-to-end test runs daemons of its own.
     export RUST_TEST_THREADS=${RUST_TEST_THREADS:-2}
     cargo test --locked "$@"

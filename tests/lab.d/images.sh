@@ -65,6 +65,18 @@ clients_image() {
     docker_build "${options[@]}" --tag "$CLIENTS_IMAGE" - <<<"$CLIENTS_RECIPE"
 }
 
+# strace_image IMAGE SUITE: one of dind's with strace, so that system calls can fail in it.
+strace_image() {
+    STRACE_IMAGE=dind-lab/strace:$2
+    say "building $STRACE_IMAGE"
+    docker_build --tag "$STRACE_IMAGE" - <<TEXT
+FROM $1
+RUN apt-get update \\
+    && apt-get install -y --no-install-recommends strace \\
+    && rm -rf /var/lib/apt/lists/*
+TEXT
+}
+
 # pip_setting NAME: what pip.conf has for it, and nothing where it or pip is missing. A list
 # has a value a line there, and \n between them in pip's answer.
 pip_setting() {
