@@ -65,6 +65,7 @@ fn command() -> Command {
              DOCKER_TLS_SAN      more names for the certificate: DNS:NAME,IP:ADDRESS\n  \
              DIND_CONTRACT       the contract, whatever the program's name\n  \
              DIND_TMPFS          off: no tmpfs on an empty /tmp\n  \
+             DIND_DNS            off: resolvers on loopback stay out of reach inside\n  \
              DIND_EPHEMERAL      1: empty the data root at the end\n  \
              DIND_READY_TIMEOUT  seconds until the API must answer (60)\n  \
              DIND_STOP_TIMEOUT   seconds until everything has ended (9)\n\n\

@@ -97,6 +97,8 @@ pub struct Config {
     pub daemon_arguments: Vec<OsString>,
     /// `DIND_TMPFS`: whether `/tmp` may get a tmpfs.
     pub tmpfs: bool,
+    /// `DIND_DNS`: whether resolvers on loopback are made reachable for inner containers.
+    pub dns: bool,
     /// `DIND_EPHEMERAL`: whether the data root is emptied at the end.
     pub ephemeral: bool,
     /// `DIND_RESTART`: how many times in a row a daemon that has failed is started again.
@@ -166,13 +168,8 @@ impl Config {
                 .into_iter()
                 .map(OsString::from)
                 .collect(),
-            tmpfs: variables
-                .parse("DIND_TMPFS", "on, off", |text| match text {
-                    "on" => Some(true),
-                    "off" => Some(false),
-                    _ => None,
-                })?
-                .unwrap_or(true),
+            tmpfs: variables.switch("DIND_TMPFS")?,
+            dns: variables.switch("DIND_DNS")?,
             ephemeral: variables
                 .parse("DIND_EPHEMERAL", "1, 0", |text| match text {
                     "1" => Some(true),
@@ -298,6 +295,16 @@ impl<'a> Variables<'a> {
         }
     }
 
+    /// A switch that is on unless it is turned off.
+    fn switch(&self, name: &str) -> Result<bool, Fault> {
+        let on = self.parse(name, "on, off", |text| match text {
+            "on" => Some(true),
+            "off" => Some(false),
+            _ => None,
+        })?;
+        Ok(on.unwrap_or(true))
+    }
+
     fn seconds(&self, name: &str, default: Duration) -> Result<Duration, Fault> {
         Ok(self.parse(name, SECONDS, seconds)?.unwrap_or(default))
     }
@@ -343,6 +350,7 @@ mod tests {
             ),
             ("DIND_CONTRACT", "dnd", "wrapdocker"),
             ("DIND_TMPFS", "maybe", "on, off"),
+            ("DIND_DNS", "1", "on, off"),
             ("DIND_EPHEMERAL", "yes", "1, 0"),
             ("DIND_RESTART", "always", "on-failure:N"),
             ("DIND_RESTART", "on-failure:", "on-failure:N"),
@@ -374,6 +382,7 @@ mod tests {
             ("DOCKER_DAEMON_ARGS", ""),
             ("DIND_CONTRACT", ""),
             ("DIND_TMPFS", ""),
+            ("DIND_DNS", ""),
             ("DIND_EPHEMERAL", ""),
             ("DIND_RESTART", ""),
             ("DIND_STORAGE", ""),

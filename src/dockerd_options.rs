@@ -6,6 +6,7 @@
 //! are not named here are left to dockerd unread.
 
 use std::ffi::{OsStr, OsString};
+use std::net::Ipv4Addr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -35,6 +36,9 @@ const VALUED: &[&str] = &[
     "--data-root",
     "--default-address-pool",
     "--default-network-opt",
+    "--dns",
+    "--dns-opt",
+    "--dns-search",
     "--exec-root",
     "--fixed-cidr",
     "--graph",
@@ -78,10 +82,16 @@ pub struct DockerdOptions {
     pub storage_driver: Option<String>,
     /// Whether the user chose addresses for the default bridge or for networks.
     pub addresses_set: bool,
+    /// The address that the user chose for the default bridge: `--bip`.
+    pub bridge_address: Option<Ipv4Addr>,
     /// Whether the user chose an MTU.
     pub mtu_set: bool,
     /// Whether the user named resolvers for containers.
     pub dns_set: bool,
+    /// Whether the user chose options for them: `--dns-opt`.
+    pub dns_options_set: bool,
+    /// Whether the user chose search domains for them: `--dns-search`.
+    pub dns_search_set: bool,
     /// Whether the user told dockerd to leave iptables alone.
     pub iptables_off: bool,
     /// Whether the user asked for debug output, by `--debug` or `--log-level`.
@@ -239,6 +249,10 @@ impl DockerdOptions {
             ]) || last(&flags, &["-b"]).is_some(),
             mtu_set: is_set(&["mtu", "default-network-opt", "default-network-opts"]),
             dns_set: is_set(&["dns"]),
+            dns_search_set: is_set(&["dns-search"]),
+            dns_options_set: is_set(&["dns-opt", "dns-opts"]),
+            bridge_address: text(&["--bip"], "bip")
+                .and_then(|network| network.split('/').next()?.parse().ok()),
             iptables_off: last_switch(&flags, &["--iptables"])
                 .or_else(|| json.get("iptables").and_then(Value::as_bool))
                 == Some(false),

@@ -8,8 +8,8 @@
 //!
 //! Decisions are values: [`contract`], [`client`], [`dockerd_options`], [`plan`],
 //! [`mod@tls::decide`] and [`supervise::machine`] make no system call. Effects are in
-//! [`sockets`], [`apply`] (with [`delegate`], [`data_root`] and [`tls`]), [`spawn`], [`supervise`] and
-//! [`terminal`]; what is unsafe is in `sys`. The order of the phases is `main`'s.
+//! [`sockets`], [`apply`] (with [`delegate`], [`data_root`] and [`tls`]), [`spawn`], [`supervise`],
+//! [`forwarder`] and [`terminal`]; what is unsafe is in `sys`. The order of the phases is `main`'s.
 //! [`doctor`], [`health`] and [`nest`] are programs of their own, which run beside PID 1;
 //! what the first finds is shown too when dockerd does not start.
 
@@ -25,6 +25,7 @@ pub mod doctor;
 pub mod facts;
 pub mod fault;
 pub mod finding;
+pub mod forwarder;
 pub mod health;
 pub mod logging;
 pub mod mountinfo;

@@ -8,6 +8,7 @@ mod daemons;
 mod iptables;
 mod mounts;
 mod network;
+mod resolver;
 mod storage;
 mod tls;
 
@@ -32,7 +33,8 @@ use crate::logging;
 use crate::nest;
 use crate::secrets;
 use crate::tls::name::Name;
-pub use daemons::CLIENT_VARIABLES;
+pub use daemons::{CLIENT_VARIABLES, DOCKERD_OOM_SCORE};
+pub use resolver::Forwarder;
 
 /// One change to the container.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -260,6 +262,8 @@ pub struct Engine {
     pub containerd: Option<Program>,
     /// dockerd.
     pub dockerd: Program,
+    /// What forwards the DNS queries of inner containers, where it has to.
+    pub forwarder: Option<Forwarder>,
     /// `dmsetup mknodes`, where there is a dmsetup and a device mapper.
     pub dmsetup: Option<Program>,
     /// What is done to the container while they start: nothing that they need by then.
@@ -507,6 +511,11 @@ pub fn addresses_exhausted(inputs: Inputs<'_>) -> bool {
     !inputs.options.addresses_set && network::block(&inputs.facts.networks).is_none()
 }
 
+/// Whether inner containers reach no resolver of this container's, and get public ones.
+pub fn resolvers_out_of_reach(inputs: Inputs<'_>) -> bool {
+    resolver::is_out_of_reach(inputs)
+}
+
 fn engine(
     serve: Option<&Serve>,
     foreground: Foreground,
@@ -527,6 +536,7 @@ fn engine(
     let (listeners, tls) = daemons::listeners(serve, inputs);
     let storage = storage::plan(inputs)?;
     let iptables = iptables::plan(config, &facts.netfilter);
+    let resolver = resolver::plan(inputs);
     let mut warnings = Vec::new();
     if !facts.pid1 {
         warnings.push(
@@ -563,7 +573,13 @@ fn engine(
             config,
             options,
             &listeners,
-            [tls.flags, storage.arguments, network::arguments(inputs)].concat(),
+            [
+                tls.flags,
+                storage.arguments,
+                network::arguments(inputs),
+                resolver.arguments,
+            ]
+            .concat(),
             containerd.is_some(),
         ),
         environment: environment.clone(),
@@ -579,6 +595,7 @@ fn engine(
         image: storage.image,
         containerd,
         dockerd,
+        forwarder: resolver.forwarder,
         dmsetup,
         meanwhile,
         notify_socket: config.notify_socket.clone(),
@@ -600,7 +617,12 @@ fn engine(
     Ok(Plan {
         contract,
         warnings,
-        notes: storage.note.into_iter().chain([iptables.note]).collect(),
+        notes: storage
+            .note
+            .into_iter()
+            .chain([iptables.note])
+            .chain(resolver.note)
+            .collect(),
         steps,
         outcome: Outcome::Supervise(Box::new(engine)),
     })
@@ -802,6 +824,9 @@ impl fmt::Display for Engine {
             let words = std::iter::once(program.path.as_os_str())
                 .chain(program.arguments.iter().map(OsString::as_os_str));
             line(formatter, format_args!("start: {}", quoted(words)))?;
+        }
+        if let Some(forwarder) = &self.forwarder {
+            line(formatter, format_args!("forward: {forwarder}"))?;
         }
         steps(formatter, "meanwhile", &self.meanwhile)?;
         match &self.log_file {

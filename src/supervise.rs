@@ -16,9 +16,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+use nix::sys::prctl;
+use nix::sys::signal::{SigSet, Signal};
 use nix::sys::stat::Mode;
-use nix::unistd::{ForkResult, Pid};
+use nix::unistd::{ForkResult, Pid, setsid};
 use tracing::{debug, error, info, warn};
 
 use crate::apply;
@@ -28,8 +29,9 @@ use crate::doctor;
 use crate::facts;
 use crate::fault::{FAILURE, Fault};
 use crate::finding::Severity;
+use crate::forwarder;
 use crate::ping::{Ping, Progress};
-use crate::plan::{Engine, Foreground, Program, Readiness};
+use crate::plan::{DOCKERD_OOM_SCORE, Engine, Foreground, Program, Readiness};
 use crate::sockets::Bound;
 use crate::spawn::{self, Begun, Child, Session};
 use crate::sys;
@@ -42,6 +44,9 @@ pub use signals::Signals;
 /// Children reaped in one turn of the loop, so that a flood of orphans cannot keep
 /// signals and deadlines waiting.
 const REAPED_A_TURN: usize = 256;
+
+/// A forwarder that ends sooner than this is not started again.
+const FORWARDER_LIFE: Duration = Duration::from_secs(1);
 
 /// The pids of the children that matter.
 #[derive(Default)]
@@ -90,6 +95,8 @@ struct Supervisor<'a> {
     /// Whether the API has answered.
     answered: bool,
     children: Children,
+    /// What forwards DNS queries, and when it was started. It goes with this process.
+    forwarder: Option<(Pid, Duration)>,
     machine: Machine,
     terminal: Terminal,
     log: Option<LogFile>,
@@ -154,6 +161,7 @@ pub fn run(
         ping: None,
         answered: false,
         children: Children::default(),
+        forwarder: None,
         machine,
         terminal,
         log,
@@ -195,6 +203,7 @@ impl Supervisor<'_> {
                 warn!("{fault}; going on without");
             }
         }
+        self.forward();
         apply::apply(&engine.meanwhile)?;
         self.ask();
         Ok(())
@@ -314,6 +323,9 @@ impl Supervisor<'_> {
             };
             match self.children.take(pid) {
                 Some(process) => events.push_back(Event::Ended(process, end)),
+                None if self.forwarder.is_some_and(|(known, _)| known == pid) => {
+                    self.forwarder_ended(end);
+                }
                 None => debug!("reaped {pid}: it {end}"),
             }
         }
@@ -454,12 +466,12 @@ impl Supervisor<'_> {
     }
 
     fn mount_image(&self) -> bool {
-        let mask = self.signals.original();
-        // So that a stop ends it, wherever it waits.
-        let unblocked = sigprocmask(SigmaskHow::SIG_SETMASK, Some(mask), None);
         let image = self.engine.image.as_ref();
-        let mounted = unblocked.map_err(anyhow::Error::from).and_then(|()| {
-            image.map_or(Ok(()), |image| data_root::image::put_in_place(image, mask))
+        // A stop ends it, wherever it waits.
+        let mounted = become_helper(&self.signals).and_then(|()| {
+            image.map_or(Ok(()), |image| {
+                data_root::image::put_in_place(image, self.signals.original())
+            })
         });
         mounted.inspect_err(|error| error!("{error:#}")).is_ok()
     }
@@ -469,6 +481,46 @@ impl Supervisor<'_> {
             data_root::empty(emptied);
         }
         true
+    }
+
+    /// Starts what forwards DNS queries, where it has to: a child of this program's own, too.
+    fn forward(&mut self) {
+        let Some(forwarder) = &self.engine.forwarder else {
+            return;
+        };
+        match sys::fork() {
+            Ok(ForkResult::Parent { child }) => {
+                self.forwarder = Some((child, self.started.elapsed()));
+            }
+            Ok(ForkResult::Child) => {
+                let Err(error) =
+                    become_helper(&self.signals).and_then(|()| forwarder::run(forwarder));
+                error!("{error:#}");
+                sys::exit_child(FAILURE.into())
+            }
+            Err(errno) => warn!(
+                "DNS queries of inner containers are not forwarded: fork: {}",
+                errno.desc()
+            ),
+        }
+    }
+
+    /// Who killed it wanted the memory, or did not know what it is: it starts again. What it
+    /// ended by itself for, it has said.
+    fn forwarder_ended(&mut self, end: End) {
+        let lived = self
+            .forwarder
+            .take()
+            .map(|(_, started)| self.started.elapsed().saturating_sub(started));
+        match end {
+            End::Signaled(_) if lived > Some(FORWARDER_LIFE) => {
+                warn!("what forwards DNS queries of inner containers {end}, and is started again");
+                self.forward();
+            }
+            _ => error!(
+                "what forwards DNS queries of inner containers {end}: they find no names any more; start the container again"
+            ),
+        }
     }
 
     fn announce_ready(&self) {
@@ -520,6 +572,19 @@ fn diagnose(config: &Config) {
 
 fn null() -> Result<File> {
     File::open("/dev/null").context("cannot open /dev/null; the container needs a /dev")
+}
+
+/// What a child of this program's own is before anything else: out of reach of the
+/// terminal's signals, with none of its parent's descriptors, among them the sockets of the
+/// daemons, and never alive without its parent.
+fn become_helper(signals: &Signals) -> Result<()> {
+    prctl::set_pdeathsig(Signal::SIGKILL)?;
+    setsid()?;
+    signals.restore()?;
+    sys::close_inherited_descriptors()?;
+    // Refused without CAP_SYS_RESOURCE, and no reason not to run.
+    let _ = fs::write("/proc/self/oom_score_adj", DOCKERD_OOM_SCORE.to_string());
+    Ok(())
 }
 
 /// Starts a daemon in a session of its own.

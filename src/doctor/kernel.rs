@@ -156,11 +156,8 @@ pub fn networks(case: Case<'_>) -> Vec<Finding> {
     let Inputs { options, facts, .. } = case.inputs;
     let networks = &facts.networks;
     let mut found = Vec::new();
-    let loopback = networks
-        .resolvers
-        .iter()
-        .all(std::net::Ipv4Addr::is_loopback);
-    if let (Some(first), true, false) = (networks.resolvers.first(), loopback, options.dns_set)
+    if let Some(first) = networks.resolvers.first()
+        && plan::resolvers_out_of_reach(case.inputs)
         && case.host.in_container
     {
         let seen = format!(
@@ -168,7 +165,7 @@ pub fn networks(case: Case<'_>) -> Vec<Finding> {
         );
         found.push(
             Finding::warning("resolver-on-loopback", seen, DNS)
-                .remedy("name one that they reach: dockerd's --dns ADDRESS"),
+                .remedy("set DIND_DNS=on, or name one that they reach: dockerd's --dns ADDRESS"),
         );
     }
     if plan::addresses_exhausted(case.inputs) {

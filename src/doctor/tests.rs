@@ -502,6 +502,8 @@ fn resolvers_addresses_and_mtu() -> Result<(), Fault> {
     let mut machine = sound();
     machine.facts.networks.resolvers = vec![[127, 0, 0, 11].into()];
     let code = "resolver-on-loopback";
+    assert_eq!(machine.coded(code)?, []);
+    machine.variables = vec![("DIND_DNS", "off")];
     says(&machine, code, Severity::Warning, &["127.0.0.11", "--dns"]);
     for arguments in ["--dns 10.0.0.1", "--dns=10.0.0.1"] {
         machine.arguments = arguments;

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Seek, SeekFrom};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
 use memchr::memmem::Finder;
@@ -39,8 +39,12 @@ pub struct Route {
 pub struct Networks {
     /// The routes, without default ones.
     pub routes: Vec<Route>,
-    /// The name servers that have IPv4 addresses.
-    pub resolvers: Vec<Ipv4Addr>,
+    /// The name servers of resolv.conf(5), in its order.
+    pub resolvers: Vec<IpAddr>,
+    /// The words of its `options`.
+    pub resolver_options: Vec<String>,
+    /// The words of its `search`.
+    pub search_domains: Vec<String>,
     /// The MTU of the default route's interface, in bytes.
     pub mtu: Option<u32>,
     /// Whether dockerd has `--default-network-opt`, which 24.0 brought. Looked for only
@@ -60,9 +64,12 @@ impl Networks {
             let mtu = text(&format!("/sys/class/net/{interface}/mtu"));
             mtu.trim().parse().ok()
         });
+        let resolv_conf = text("/etc/resolv.conf");
         Self {
             routes,
-            resolvers: resolvers(&text("/etc/resolv.conf")),
+            resolvers: resolvers(&resolv_conf),
+            resolver_options: resolver_words(&resolv_conf, "options"),
+            search_domains: resolver_words(&resolv_conf, "search"),
             mtu,
             default_network_opt: mtu.is_some_and(|mtu| mtu != USUAL_MTU)
                 && dockerd.is_some_and(|path| has_text(path, b"default-network-opt")),
@@ -105,12 +112,25 @@ fn hex(text: &str) -> Option<Ipv4Addr> {
     Some(Ipv4Addr::from(number.to_ne_bytes()))
 }
 
-/// The `nameserver` lines of resolv.conf(5).
-pub fn resolvers(text: &str) -> Vec<Ipv4Addr> {
+/// The `nameserver` lines of resolv.conf(5). One with a scope is nobody's but this
+/// network's, and left out.
+pub fn resolvers(text: &str) -> Vec<IpAddr> {
     text.lines()
         .filter_map(|line| line.trim().strip_prefix("nameserver"))
         .filter_map(|address| address.trim().parse().ok())
         .collect()
+}
+
+/// The words of the last line of resolv.conf(5) with this keyword, which is the one that
+/// dockerd takes (`GetOptions` and its kin in libnetwork's resolvconf).
+pub fn resolver_words(text: &str, keyword: &str) -> Vec<String> {
+    let mut lines = text.lines().rev();
+    let last = lines.find_map(|line| {
+        let words = line.trim_start().strip_prefix(keyword)?;
+        words.starts_with([' ', '\t']).then_some(words)
+    });
+    let words = last.unwrap_or_default().split_whitespace();
+    words.map(str::to_owned).collect()
 }
 
 /// Where a program has its constants, and how many bytes: in the last part that can only be
@@ -177,6 +197,8 @@ fn has_text(path: &Path, wanted: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::Ipv6Addr;
+
     use proptest::prelude::*;
 
     #[test]
@@ -203,10 +225,15 @@ mod tests {
     fn reads_resolv_conf() {
         let text =
             "# nameserver 1.1.1.1\nnameserver 10.0.0.2\nnameserver ::1\n nameserver\t127.0.0.11\n";
-        assert_eq!(
-            resolvers(text),
-            [Ipv4Addr::new(10, 0, 0, 2), Ipv4Addr::new(127, 0, 0, 11)]
-        );
+        let expected: [IpAddr; 3] = [
+            [10, 0, 0, 2].into(),
+            Ipv6Addr::LOCALHOST.into(),
+            [127, 0, 0, 11].into(),
+        ];
+        assert_eq!(resolvers(text), expected);
+        assert_eq!(resolver_words(text, "options"), Vec::<String>::new());
+        let text = "options rotate\noptional x\n options\tedns0  ndots:0 \n#options a\n";
+        assert_eq!(resolver_words(text, "options"), ["edns0", "ndots:0"]);
     }
 
     #[test]
@@ -242,6 +269,7 @@ mod tests {
         fn never_panics(text in ".*") {
             let _ = routes(&text);
             let _ = resolvers(&text);
+            let _ = resolver_words(&text, "options");
         }
     }
 }

@@ -2,7 +2,7 @@
 //! than the way out takes.
 
 use std::ffi::OsString;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::Inputs;
 use crate::facts::network::{Network, Networks, USUAL_MTU};
@@ -28,7 +28,7 @@ pub fn arguments(inputs: Inputs<'_>) -> Vec<OsString> {
     if !inputs.options.addresses_set
         && let Some(block) = block(networks)
     {
-        let bridge = Ipv4Addr::from_bits(block.address.to_bits() | 1);
+        let bridge = bridge_address(block);
         arguments.push(format!("--bip={bridge}/{NETWORK_PREFIX}").into());
         arguments.push(
             format!(
@@ -51,6 +51,11 @@ pub fn arguments(inputs: Inputs<'_>) -> Vec<OsString> {
     arguments
 }
 
+/// The default bridge's address in a block: the first.
+pub fn bridge_address(block: Network) -> Ipv4Addr {
+    Ipv4Addr::from_bits(block.address.to_bits() | 1)
+}
+
 /// The block for this level: the first after every block that a route or a resolver is in.
 /// The levels above have taken theirs in the same order, so theirs come before the one that
 /// this container is in, and stay reachable although they are out of sight. The same routes
@@ -64,10 +69,16 @@ pub fn block(networks: &Networks) -> Option<Network> {
         .filter(|route| route.interface != "docker0" && !route.interface.starts_with("br-"))
         .map(|route| route.network)
         .collect();
-    let resolvers = networks.resolvers.iter().map(|resolver| Network {
-        address: *resolver,
-        prefix: 32,
-    });
+    let resolvers = networks
+        .resolvers
+        .iter()
+        .filter_map(|resolver| match resolver {
+            IpAddr::V4(address) => Some(Network {
+                address: *address,
+                prefix: 32,
+            }),
+            IpAddr::V6(_) => None,
+        });
     let in_sight: Vec<Network> = resolvers.chain(routes.iter().copied()).collect();
     let is_taken = |block: &Network| in_sight.iter().any(|network| block.overlaps(*network));
     let blocks: Vec<Network> = blocks().collect();
@@ -127,9 +138,9 @@ mod tests {
             assert_eq!(base(&networks), Some(expected.into()), "{networks:?}");
         }
         let mut resolver = seen(&[([172, 17, 0, 0], 16)]);
-        resolver.resolvers = vec![Ipv4Addr::new(172, 18, 0, 53)];
+        resolver.resolvers = vec![[172, 18, 0, 53].into()];
         assert_eq!(base(&resolver), Some(Ipv4Addr::new(172, 19, 0, 0)));
-        resolver.resolvers = vec![Ipv4Addr::new(10, 255, 255, 53)];
+        resolver.resolvers = vec![[10, 255, 255, 53].into()];
         assert_eq!(base(&resolver), Some(Ipv4Addr::new(172, 18, 0, 0)));
         assert_eq!(base(&seen(&[([128, 0, 0, 0], 1), ([0, 0, 0, 0], 1)])), None);
     }

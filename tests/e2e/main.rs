@@ -26,6 +26,7 @@ mod daemon_json;
 mod daemons;
 mod data_root;
 mod descriptors;
+mod dns;
 mod doctor;
 mod faults;
 mod hack_dind;

@@ -6,7 +6,7 @@ use crate::docker::{BUSYBOX, Scratch, dind, docker, lab, privileges};
 use crate::pty::{self, Pty};
 
 /// Files with the image under test and the small one.
-struct Images {
+pub struct Images {
     /// Of a mount: a directory, or a volume of the engine's.
     source: String,
     _scratch: Option<Scratch>,
@@ -15,7 +15,7 @@ struct Images {
 impl Images {
     /// An engine on another machine sees no directory of this one. `tests/lab vm-test`
     /// has given its engine a volume with the files, and names it.
-    fn new() -> Self {
+    pub fn new() -> Self {
         if let Ok(volume) = std::env::var("DIND_LAB_IMAGES") {
             return Self {
                 source: volume,
@@ -40,7 +40,7 @@ impl Images {
     }
 
     /// The words for `docker run`.
-    fn mounted(&self) -> [String; 2] {
+    pub fn mounted(&self) -> [String; 2] {
         ["-v".into(), format!("{}:/images", self.source)]
     }
 }

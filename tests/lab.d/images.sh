@@ -38,11 +38,12 @@ busybox_image() {
 }
 
 # What talks to a daemon under test from another container, or is put into its own: a
-# registry, the Python client of the API, compose.
+# registry, the Python client of the API, compose, buildx, a resolver.
 CLIENTS_IMAGE=dind-lab/clients:latest
 CLIENTS_RECIPE='FROM debian:trixie-slim
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends docker-compose docker-registry python3-venv \
+    && apt-get install -y --no-install-recommends \
+        dnsmasq-base docker-buildx docker-compose docker-registry python3-venv \
     && rm -rf /var/lib/apt/lists/*
 ENV PIP_CERT=/etc/ssl/certs/ca-certificates.crt
 ARG PIP_INDEX_URL

@@ -1,6 +1,8 @@
 //! What users of `docker:dind` and `docker:cli` expect: roles, TLS, iptables, and an
 //! environment that breaks nothing.
 
+use std::net::IpAddr;
+
 use super::*;
 use crate::config::Config;
 
@@ -409,6 +411,94 @@ fn addresses_and_mtu_are_the_users_where_they_chose() -> Result<(), Fault> {
     }
     let json = r#"{"mtu": 1300}"#;
     assert!(!given(&Start { json, ..DAEMON })?.contains("--mtu"));
+    Ok(())
+}
+
+#[test]
+fn resolvers_on_loopback_are_asked_from_an_address_that_containers_reach() -> Result<(), Fault> {
+    let mut facts = bare_v1();
+    facts.networks.resolver_options = vec!["ndots:0".into()];
+    let outcome = |facts: &Facts, start: &Start<'_>| -> Result<_, Fault> {
+        let engine = start.engine(facts)?;
+        let arguments = engine.dockerd.arguments.into_iter();
+        let dns: Vec<String> = arguments
+            .filter_map(|word| word.into_string().ok())
+            .filter(|word| word.starts_with("--dns"))
+            .collect();
+        let forwarder = engine.forwarder.map(|forwarder| forwarder.to_string());
+        Ok((forwarder, dns.join(" ")))
+    };
+    let with = |flag: &'static str, json: &'static str| Start {
+        arguments: Box::leak(Box::new(["dind", flag])),
+        json,
+        ..DAEMON
+    };
+    let resolvers = |addresses: &[&str]| -> Vec<IpAddr> {
+        let addresses = addresses.iter().map(|address| address.parse());
+        addresses.filter_map(Result::ok).collect()
+    };
+    for (addresses, forwarder, dns) in [
+        (&["10.0.0.53", "2001:db8::53"] as &[&str], None, ""),
+        (&[], None, ""),
+        (
+            &["127.0.0.11"],
+            Some("DNS queries to 172.17.0.1 go to 127.0.0.11"),
+            "--dns=172.17.0.1 --dns-opt=attempts:2",
+        ),
+        (
+            &["127.0.0.53", "10.0.0.53", "::1"],
+            Some("DNS queries to 172.17.0.1 go to 127.0.0.53, then ::1"),
+            "--dns=172.17.0.1 --dns=10.0.0.53 --dns-opt=attempts:2",
+        ),
+    ] {
+        facts.networks.resolvers = resolvers(addresses);
+        let expected = (forwarder.map(str::to_owned), dns.to_owned());
+        assert_eq!(outcome(&facts, &DAEMON)?, expected, "{addresses:?}");
+    }
+    facts.networks.resolvers = resolvers(&["127.0.0.11"]);
+    let off = Start {
+        variables: &[("DIND_DNS", "off")],
+        ..DAEMON
+    };
+    assert_eq!(outcome(&facts, &off)?, (None, String::new()));
+    for (flag, json, dns) in [
+        ("--dns=10.0.0.1", "", "--dns=10.0.0.1"),
+        ("-D", r#"{"dns": ["10.0.0.1"]}"#, ""),
+    ] {
+        let expected = (None, dns.to_owned());
+        assert_eq!(outcome(&facts, &with(flag, json))?, expected, "{flag}");
+    }
+    for (flag, json, address) in [
+        ("--bip=10.1.1.1/24", "", "10.1.1.1"),
+        ("-D", r#"{"bip": "10.2.2.1/24"}"#, "10.2.2.1"),
+        ("-b=none", "", "172.17.0.2"),
+        ("-D", r#"{"default-address-pools": []}"#, "172.17.0.2"),
+    ] {
+        let (forwarder, dns) = outcome(&facts, &with(flag, json))?;
+        let expected = format!("DNS queries to {address} go to 127.0.0.11");
+        assert_eq!(forwarder, Some(expected), "{flag} {json}");
+        assert!(dns.starts_with(&format!("--dns={address} ")), "{dns}");
+    }
+    // Everybody might ask there.
+    facts.addresses = BTreeSet::from([[192, 0, 2, 1].into()]);
+    let nowhere = outcome(&facts, &with("-b=none", ""))?;
+    assert_eq!(nowhere, (None, String::new()));
+    // What else the file says stays, and so does what the user says.
+    let options = ["ndots:0", "edns0"].map(str::to_owned);
+    facts.networks.resolver_options = options.into();
+    let (_, dns) = outcome(&facts, &DAEMON)?;
+    assert_eq!(dns, "--dns=172.17.0.1 --dns-opt=edns0");
+    let (_, dns) = outcome(&facts, &with("--dns-opt=rotate", ""))?;
+    assert_eq!(dns, "--dns=172.17.0.1 --dns-opt=rotate");
+    facts.networks.resolver_options = vec!["ndots:2".into()];
+    facts.networks.search_domains = ["here", "not_here", "."].map(str::to_owned).into();
+    assert_eq!(outcome(&facts, &DAEMON)?.1, "--dns=172.17.0.1");
+    // For systemd's address dockerd looks into another file.
+    facts.networks.resolvers = resolvers(&["127.0.0.53"]);
+    let (_, dns) = outcome(&facts, &DAEMON)?;
+    assert_eq!(dns, "--dns=172.17.0.1 --dns-opt=ndots:2 --dns-search=here");
+    let (_, dns) = outcome(&facts, &with("--dns-search=there", ""))?;
+    assert_eq!(dns, "--dns=172.17.0.1 --dns-opt=ndots:2 --dns-search=there");
     Ok(())
 }
 

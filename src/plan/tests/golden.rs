@@ -9,7 +9,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use super::*;
-use crate::facts::network::{Networks, resolvers, routes};
+use crate::facts::network::{Networks, resolver_words, resolvers, routes};
 
 /// The layouts, and in each the containers in dind's place.
 const LAYOUTS: [&str; 3] = ["v1", "hybrid", "v2"];
@@ -85,6 +85,8 @@ impl Fixture {
         Networks {
             routes,
             resolvers: resolvers(self.text("/etc/resolv.conf")),
+            resolver_options: resolver_words(self.text("/etc/resolv.conf"), "options"),
+            search_domains: resolver_words(self.text("/etc/resolv.conf"), "search"),
             mtu: mtu.and_then(|path| self.text(&path).trim().parse().ok()),
             default_network_opt: true,
         }

@@ -14,7 +14,7 @@ use dind::contract::{self, Request, SocketState, Stdin, Surroundings};
 use dind::dockerd_options::DockerdOptions;
 use dind::facts::cgroup::{CGROUP_ROOT, CgroupFacts, Membership, RootMount, UnifiedRoot};
 use dind::facts::netfilter::{LegacyPrograms, Netfilter};
-use dind::facts::network::{Networks, resolvers, routes};
+use dind::facts::network::{Networks, resolver_words, resolvers, routes};
 use dind::facts::storage::{DataRoot, Filesystem};
 use dind::facts::{Facts, Programs};
 use dind::mountinfo::MountTable;
@@ -101,6 +101,8 @@ fuzz_target!(|text: &str| {
         networks: Networks {
             routes,
             resolvers: resolvers(section("/etc/resolv.conf")),
+            resolver_options: resolver_words(section("/etc/resolv.conf"), "options"),
+            search_domains: resolver_words(section("/etc/resolv.conf"), "search"),
             mtu: section("/sys/class/net/eth0/mtu").trim().parse().ok(),
             default_network_opt: true,
         },
@@ -177,6 +179,7 @@ fn lines_are_ours(plan: &Plan) {
         "    # ",
         "prepare: ",
         "start: ",
+        "forward: ",
         "meanwhile: ",
         "log: ",
         "ready: ",

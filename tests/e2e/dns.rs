@@ -1,0 +1,266 @@
+//! Names that only a resolver on loopback knows, looked up by inner containers: Docker's own
+//! 127.0.0.11 of a network outside, and a dnsmasq beside dind.
+
+use crate::docker::{BUSYBOX, Container, Network, Spec, dind, lab, privileges, unprivileged};
+use crate::nesting::Images;
+
+/// Prints the page of the server `web`. A static busybox finds names by `nslookup` alone.
+const FETCH: &str = r#"address=$(nslookup web | awk '/^Name/ {named = 1} named && /^Address/ {print $NF; exit}')
+printf 'GET / HTTP/1.0\r\n\r\n' | nc $address 80 | tail -n 1"#;
+
+/// What forwards queries: the only dind that PID 1 starts.
+const FORWARDER: &str = "pgrep -P 1 -x dind";
+
+/// A network outside with a web server in it.
+struct Outside {
+    _web: Container,
+    network: Network,
+}
+
+impl Outside {
+    fn new() -> Self {
+        let network = Network::new();
+        let web = unprivileged()
+            .image(BUSYBOX)
+            .flags(["--network", &network.name, "--network-alias", "web"])
+            .start(&[
+                "sh",
+                "-c",
+                "mkdir /www; echo a page outside >/www/index.html; exec httpd -f -h /www",
+            ]);
+        Self { _web: web, network }
+    }
+
+    /// The daemon under test in that network, with the small image.
+    fn daemon(&self, spec: Spec) -> Container {
+        let daemon = spec.flags(["--network", &self.network.name]).ready(&[]);
+        daemon.load_busybox();
+        daemon
+    }
+}
+
+#[track_caller]
+fn fetches(daemon: &Container, flags: &[&str]) {
+    let page = daemon.inner(flags, &["sh", "-c", FETCH]);
+    assert_eq!(page, "a page outside", "{flags:?}");
+}
+
+/// On the default bridge and on a network of its own, by name and without asking anybody
+/// else; with either backend of iptables.
+#[test]
+fn services_outside_are_found_by_containers_inside() {
+    let outside = Outside::new();
+    for legacy in ["", "1"] {
+        let daemon = outside.daemon(dind().env("DOCKER_IPTABLES_LEGACY", legacy));
+        daemon.logged(&["dind: dns: inner containers ask", "127.0.0.11"]);
+        daemon.text(&["docker", "network", "create", "inside"]);
+        fetches(&daemon, &[]);
+        fetches(&daemon, &["--network", "inside"]);
+        fetches(&daemon, &["--network", "host"]);
+        let text = daemon.inner(&[], &["cat", "/etc/resolv.conf"]);
+        let servers = text.lines().filter(|line| line.starts_with("nameserver"));
+        assert_eq!(servers.count(), 1, "{text}");
+        let unknown = daemon.exec(&["docker", "run", "--rm", BUSYBOX, "nslookup", "no.such.web"]);
+        assert_ne!(unknown.status, 0, "{unknown:?}");
+    }
+}
+
+/// In a build, by either builder.
+#[test]
+fn services_outside_are_found_by_builds_inside() {
+    let outside = Outside::new();
+    let daemon = outside.daemon(dind());
+    let scratch = crate::docker::Scratch::new();
+    let plugin = scratch.path.join("docker-buildx");
+    unprivileged()
+        .image(&lab("DIND_LAB_CLIENTS"))
+        .create(&[])
+        .copy_out("/usr/libexec/docker/cli-plugins/docker-buildx", &plugin);
+    daemon.sh("mkdir -p /usr/libexec/docker/cli-plugins /build");
+    daemon.copy_in(&plugin, "/usr/libexec/docker/cli-plugins/docker-buildx");
+    daemon.copy_in(&scratch.file("fetch", FETCH), "/build/fetch");
+    daemon.copy_in(
+        &scratch.file(
+            "Dockerfile",
+            &format!(
+                "FROM {BUSYBOX}\nCOPY fetch /fetch\nRUN test \"$(sh /fetch)\" = 'a page outside'"
+            ),
+        ),
+        "/build/Dockerfile",
+    );
+    for builder in ["0", "1"] {
+        daemon
+            .exec_call(
+                &["-e", &format!("DOCKER_BUILDKIT={builder}")],
+                &["docker", "build", "--no-cache", "/build"],
+            )
+            .finish()
+            .exited(0);
+    }
+}
+
+/// In an engine inside, wherever that is: its own resolver is this level's forwarder, or
+/// this level's 127.0.0.11, which asks that.
+#[test]
+fn services_outside_are_found_two_levels_down() {
+    let outside = Outside::new();
+    let images = Images::new();
+    let daemon = outside.daemon(dind().flags(images.mounted()));
+    daemon.text(&["docker", "load", "-qi", "/images/dind.tar"]);
+    daemon.text(&["docker", "network", "create", "inside"]);
+    for network in ["bridge", "inside"] {
+        let image = lab("DIND_LAB_IMAGE");
+        daemon.sh(&format!(
+            "docker run -d --name {network} --network {network} {} -v /images:/images {image}",
+            privileges()
+        ));
+        daemon.wait_until(&format!(
+            "docker logs {network} 2>&1 | grep -q 'docker is ready after'"
+        ));
+        let inside = ["docker", "exec", network, "docker"];
+        let run = |words: &[&str]| daemon.text(&[&inside, words].concat());
+        run(&["load", "-qi", "/images/busybox.tar"]);
+        run(&["network", "create", "deep"]);
+        for deep in ["bridge", "deep"] {
+            let page = run(&["run", "--rm", "--network", deep, BUSYBOX, "sh", "-c", FETCH]);
+            assert_eq!(page, "a page outside", "{network}, {deep}");
+        }
+    }
+}
+
+/// Turned off, named by the user, or not on loopback: dockerd does what it always did.
+#[test]
+fn nothing_is_done_where_nothing_is_to_be_done() {
+    let network = Network::new();
+    let named = ["--network", &network.name];
+    let off = dind().flags(named).env("DIND_DNS", "off");
+    let theirs = dind()
+        .flags(named)
+        .env("DOCKER_DAEMON_ARGS", "--dns 192.0.2.53");
+    let elsewhere = dind().flags(["--dns", "192.0.2.53"]);
+    for (spec, expected) in [
+        (off, "nameserver 8.8.8.8"),
+        (theirs, "nameserver 192.0.2.53"),
+        (elsewhere, "nameserver 192.0.2.53"),
+    ] {
+        let plan = spec.run(&["plan"]).text();
+        assert!(!plan.contains("forward:"), "{plan}");
+        assert!(!plan.contains("note: dns"), "{plan}");
+        let daemon = spec.ready(&[]);
+        daemon.load_busybox();
+        let text = daemon.inner(&[], &["cat", "/etc/resolv.conf"]);
+        assert!(text.contains(expected), "{text}");
+        assert_eq!(daemon.exec(&["sh", "-c", FORWARDER]).stdout, "");
+        daemon.not_logged(&["dind: dns:"]);
+    }
+}
+
+/// A dnsmasq on loopback in the daemon's network namespace, as systemd's is on a host. It
+/// knows `name.here`, and `large.here` with more text than a datagram of 512 bytes takes.
+fn dnsmasq(daemon: &Container, address: &str) -> Container {
+    let text = vec!["x".repeat(200); 20].join(",");
+    let container = unprivileged()
+        .image(&lab("DIND_LAB_CLIENTS"))
+        .flags(["--network", &format!("container:{}", daemon.name)])
+        .flags(["--cap-add", "NET_ADMIN"])
+        .start(&[
+            "dnsmasq",
+            "--keep-in-foreground",
+            "--log-facility=-",
+            "--no-resolv",
+            "--no-hosts",
+            "--local=/here/",
+            "--bind-interfaces",
+            &format!("--listen-address={address}"),
+            "--host-record=name.here,192.0.2.7",
+            &format!("--txt-record=large.here,{text}"),
+        ]);
+    container.wait_log("started, version", 1);
+    container
+}
+
+/// The daemon under test with these lines in its `/etc/resolv.conf`.
+fn resolving(lines: &str) -> Container {
+    let write = format!("printf '{lines}' >/etc/resolv.conf");
+    let daemon = dind().prelude(&write).ready(&[]);
+    daemon.load_busybox();
+    daemon
+}
+
+#[track_caller]
+fn finds(daemon: &Container) {
+    let found = daemon.inner(&[], &["nslookup", "name.here"]);
+    assert!(found.contains("192.0.2.7"), "{found}");
+}
+
+/// A query for the text of `large.here`, in the escapes of printf: RFC 1035, 4.1.
+const QUERY: &str =
+    r"\022\064\001\000\000\001\000\000\000\000\000\000\005large\004here\000\000\020\000\001";
+
+/// Systemd's address; the second of two, of which the first refuses; and one of IPv6.
+/// Answers of every size come back, and what else resolv.conf says is kept.
+#[test]
+fn a_resolver_on_loopback_is_asked() {
+    for (lines, address) in [
+        ("nameserver 127.0.0.53\\n", "127.0.0.53"),
+        (
+            "nameserver 127.0.0.7\\nnameserver 127.0.0.53\\n",
+            "127.0.0.53",
+        ),
+        ("nameserver ::1\\n", "::1"),
+    ] {
+        let daemon = resolving(&format!("search here\\noptions edns0\\n{lines}"));
+        let _dnsmasq = dnsmasq(&daemon, address);
+        finds(&daemon);
+        let text = daemon.inner(&[], &["cat", "/etc/resolv.conf"]);
+        for line in ["search here", "options edns0", "nameserver "] {
+            assert!(text.contains(line), "{text}");
+        }
+        assert!(!text.contains("8.8.8.8"), "{text}");
+        // The length comes first: RFC 1035, 4.2.2.
+        let ask = format!(
+            "server=$(sed -n 's/^nameserver //p' /etc/resolv.conf)
+             printf '\\000\\034{QUERY}' | nc $server 53 | wc -c"
+        );
+        let length: usize = daemon
+            .inner(&[], &["sh", "-c", &ask])
+            .parse()
+            .expect("wc prints a number");
+        assert!(length > 20 * 200, "{address}: {length} bytes");
+    }
+}
+
+/// Thousands of queries without an answer take no more than there is for them, and when
+/// the resolver is back so are the names. One that was killed is replaced.
+#[test]
+fn the_forwarder_lives_through_floods_and_is_replaced() {
+    let daemon = resolving("nameserver 127.0.0.53\\n");
+    let dnsmasq = dnsmasq(&daemon, "127.0.0.53");
+    finds(&daemon);
+    let first = daemon.sh(FORWARDER);
+    dnsmasq.docker(&["pause"]).exited(0);
+    daemon.text(&[
+        "bash",
+        "-c",
+        &format!(
+            "server=$(docker run --rm {BUSYBOX} sed -n 's/^nameserver //p' /etc/resolv.conf)
+             for count in {{1..3000}}; do printf '{QUERY}' >/dev/udp/$server/53; done
+             for count in {{1..200}}; do exec {{held}}<>/dev/tcp/$server/53; done"
+        ),
+    ]);
+    let open = daemon.sh(&format!("ls /proc/{first}/fd | wc -l"));
+    let open: usize = open.parse().expect("wc prints a number");
+    assert!((100..1000).contains(&open), "{open} descriptors");
+    dnsmasq.docker(&["unpause"]).exited(0);
+    finds(&daemon);
+    assert_eq!(daemon.sh(FORWARDER), first);
+    daemon.sh(&format!("kill -KILL {first}"));
+    daemon.wait_log(
+        "what forwards DNS queries of inner containers was ended by SIGKILL",
+        1,
+    );
+    daemon.wait_until(&format!("test -n \"$({FORWARDER})\""));
+    finds(&daemon);
+    daemon.docker(&["stop"]).exited(0);
+    assert_eq!(daemon.inspect("{{.State.ExitCode}}"), "0");
+}
