@@ -17,6 +17,7 @@
 mod docker;
 mod pty;
 
+mod arm64;
 mod bad_input;
 mod client;
 mod clients;

@@ -77,6 +77,7 @@ lab_test() {
     clients_image
     strace_image "$DIND_LAB_IMAGE" "$suite"
     bollard_client
+    arm64_binary
     export DIND_LAB_CLIENTS=$CLIENTS_IMAGE DIND_LAB_BOLLARD DIND_LAB_STRACE=$STRACE_IMAGE
     # Every end-to-end test runs daemons of its own.
     export RUST_TEST_THREADS=${RUST_TEST_THREADS:-2}
