@@ -76,9 +76,11 @@ lab_test() {
     lab_environment "$suite"
     clients_image
     strace_image "$DIND_LAB_IMAGE" "$suite"
+    tools_image
     bollard_client
     arm64_binary
-    export DIND_LAB_CLIENTS=$CLIENTS_IMAGE DIND_LAB_BOLLARD DIND_LAB_STRACE=$STRACE_IMAGE
+    export DIND_LAB_CLIENTS=$CLIENTS_IMAGE DIND_LAB_STRACE=$STRACE_IMAGE
+    export DIND_LAB_TOOLS=$TOOLS_IMAGE DIND_LAB_BOLLARD
     # Every end-to-end test runs daemons of its own.
     export RUST_TEST_THREADS=${RUST_TEST_THREADS:-2}
     cargo test --locked "$@"

