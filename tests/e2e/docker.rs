@@ -610,6 +610,11 @@ impl Volume {
         Self(name)
     }
 
+    /// One that something else has made.
+    pub fn adopt(name: String) -> Self {
+        Self(name)
+    }
+
     /// The words that mount it for `docker run`.
     pub fn on(&self, target: &str) -> [String; 2] {
         ["-v".into(), format!("{}:{target}", self.0)]

@@ -42,6 +42,7 @@ mod nest;
 mod nesting;
 mod orphans;
 mod plan;
+mod recipes;
 mod refusals;
 mod registry;
 mod restart;
