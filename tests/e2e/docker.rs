@@ -611,8 +611,8 @@ impl Volume {
     }
 
     /// One that something else has made.
-    pub fn adopt(name: String) -> Self {
-        Self(name)
+    pub fn adopt(name: &str) -> Self {
+        Self(name.to_owned())
     }
 
     /// The words that mount it for `docker run`.

@@ -5,6 +5,7 @@
 //! and Gitea's jobs, and every pod. All but the devcontainer and the two values files are
 //! held against their format's published schema, too.
 
+use std::mem::ManuallyDrop;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -483,7 +484,17 @@ impl Drop for Workspace {
         let filter = format!("label={}", self.label);
         let left = docker(["ps", "--all", "--quiet", "--filter", &filter]).text();
         for container in left.lines() {
-            docker(["rm", "--force", "--volumes", container]).exited(0);
+            let volumes = "{{range .Mounts}}{{if eq .Type \"volume\"}}{{.Name}} {{end}}{{end}}";
+            let volumes = docker(["inspect", "--format", volumes, container]).text();
+            if thread::panicking() {
+                let logs = docker(["logs", container]);
+                eprintln!("--- {container}\n{}{}---", logs.stdout, logs.stderr);
+            }
+            let removed = docker(["rm", "--force", "--volumes", container]);
+            let _volumes: Vec<_> = volumes.split_whitespace().map(Volume::adopt).collect();
+            if removed.status != 0 {
+                eprintln!("{container} is left behind: {}", removed.stderr);
+            }
         }
     }
 }
@@ -494,11 +505,10 @@ fn a_devcontainer_has_an_engine_of_its_own() {
     let up = workspace.devcontainer("up", &[]).text();
     let up: Value = serde_json::from_str(&up).expect("the CLI writes JSON");
     assert_eq!(up["outcome"], "success", "{up}");
-    let format =
-        "{{range .Mounts}}{{if eq .Destination \"/var/lib/docker\"}}{{.Name}}{{end}}{{end}}";
-    let id = text(&up, "/containerId");
-    let _volume = Volume::adopt(docker(["inspect", "--format", format, id]).text());
-    let container = Container { name: id.into() };
+    // The workspace takes it away, with its volume.
+    let container = ManuallyDrop::new(Container {
+        name: text(&up, "/containerId").into(),
+    });
     load_busybox(&container, SOCKET);
     let run = workspace.devcontainer("exec", &JOB);
     assert_eq!(run.text(), PRINTED);
