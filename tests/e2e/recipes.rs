@@ -217,6 +217,43 @@ fn what_one_runner_has_pulled_is_kept_for_the_other() {
     assert_ne!(volumes[0], volumes[1]);
 }
 
+/// A layer that is new whenever it is built is the same on both runners, for the second one
+/// has it from the first one's push.
+#[test]
+fn a_runner_builds_with_the_layers_of_another() {
+    let network = Network::new();
+    let registry = unprivileged()
+        .image(&lab("DIND_LAB_CLIENTS"))
+        .flags(["--network", &network.name, "--network-alias", "registry"])
+        .start(&["sh", "-c", REGISTRY]);
+    registry.wait_log("listening on", 1);
+    let scratch = Scratch::new();
+    scratch.file(
+        "Dockerfile",
+        "FROM busybox\nRUN head -c 16 /dev/urandom | md5sum >/random\n",
+    );
+    scratch.file("build.sh", include_str!("../recipes/build-cache.sh"));
+    let image = "registry:5000/app:1";
+    let random = [0, 1].map(|_| {
+        let runner = dind()
+            .flags(["--network", &network.name])
+            .env("DOCKER_TLS_CERTDIR", "")
+            // With the scheme, or the BuildKit of 20.10 tries nothing but TLS
+            // (RegistryHosts in its daemon/daemon.go).
+            .ready(&["--insecure-registry=http://registry:5000"]);
+        load_busybox(&runner, SOCKET);
+        unprivileged()
+            .image(&lab("DIND_LAB_TOOLS"))
+            .flags(["--network", &network.name])
+            .flags(scratch.mounted_on("/app"))
+            .env("DOCKER_HOST", &format!("tcp://{}:2375", runner.name))
+            .run(&["sh", "/app/build.sh", image, "/app"])
+            .exited(0);
+        runner.text(&["docker", "run", "--rm", image, "cat", "/random"])
+    });
+    assert_eq!(random[0], random[1]);
+}
+
 /// Three managers, three tasks. One node is killed: what it ran runs on the others. It comes
 /// back as who it was.
 #[test]

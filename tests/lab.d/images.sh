@@ -57,13 +57,13 @@ clients_image() {
     pip_build "$CLIENTS_IMAGE" "$CLIENTS_RECIPE"
 }
 
-# What the recipes of tests/recipes are for, and what knows their formats: the CLI of
-# devcontainers, the schemas of Compose, GitLab, GitHub and Kubernetes. Node comes as a
+# What the recipes of tests/recipes are for, and what knows their formats: buildx, the CLI
+# of devcontainers, the schemas of Compose, GitLab, GitHub and Kubernetes. Node comes as a
 # Python package, since Debian has npm as 400 packages.
 TOOLS_IMAGE=dind-lab/tools:latest
 TOOLS_RECIPE='FROM debian:trixie-slim
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends docker-cli python3-venv \
+    && apt-get install -y --no-install-recommends docker-buildx docker-cli python3-venv \
     && rm -rf /var/lib/apt/lists/*
 ENV PATH=/opt/node/bin:/opt/python/bin:/usr/bin:/bin
 ENV PIP_CERT=/etc/ssl/certs/ca-certificates.crt NODE_EXTRA_CA_CERTS=/etc/ssl/certs/ca-certificates.crt
