@@ -149,14 +149,34 @@ pub fn is_own(directory: &Path) -> bool {
     })
 }
 
-/// The text of daemon.json. A missing file is no error unless it was `asked` for.
+/// More than any daemon.json has, and little enough to be read.
+const DAEMON_JSON_BYTES: u64 = 16 << 20;
+
+/// The text of daemon.json. A missing file is no error unless it was `asked` for. What is no
+/// file is not waited for: dockerd reads it later, and would find a pipe empty.
 pub fn daemon_json(path: &Path, asked: bool) -> Result<Option<String>> {
-    match fs::read_to_string(path) {
+    let read = || -> io::Result<String> {
+        let file = fs::File::options()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(path)?;
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            return Err(io::Error::other("it is no file"));
+        }
+        if metadata.len() > DAEMON_JSON_BYTES {
+            return Err(io::Error::other("it is larger than 16 MiB"));
+        }
+        let mut text = String::new();
+        file.take(DAEMON_JSON_BYTES).read_to_string(&mut text)?;
+        Ok(text)
+    };
+    match read() {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound && !asked => Ok(None),
         Err(error) => Err(error).with_context(|| {
             format!(
-                "cannot read {}; correct --config-file or the file's mode",
+                "cannot read {}; correct --config-file or the file",
                 path.display()
             )
         }),

@@ -284,3 +284,22 @@ fn what_dockerd_prints_and_checks_it_does() {
         .run(&["-D"])
         .exited(1);
 }
+
+/// What is no file, or none that anybody has written, is neither waited for nor read.
+#[test]
+fn a_daemon_json_is_a_file_of_some_size() {
+    for (made, words) in [
+        ("mkfifo", "it is no file"),
+        ("mkdir", "it is no file"),
+        ("ln -s /dev/zero", "it is no file"),
+        ("truncate -s 1T", "larger than 16 MiB"),
+    ] {
+        dind()
+            .prelude(&format!(
+                "mkdir -p /etc/docker; {made} /etc/docker/daemon.json"
+            ))
+            .run(&[])
+            .exited(1)
+            .says(&["dind: error: cannot read /etc/docker/daemon.json", words]);
+    }
+}
