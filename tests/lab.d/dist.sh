@@ -13,6 +13,32 @@ need_cyclonedx() {
     mv -T "$CYCLONEDX.part" "$CYCLONEDX"
 }
 
+# The crates that are in the binaries, as CycloneDX; no crate is in one alone. What cargo
+# metadata lists, and cargo-cyclonedx with it, are also optional crates that nobody asked
+# for (rust-lang/cargo#10801); `cargo tree` does not. Git believes no directory of somebody
+# else's, and root may be here for apt alone.
+dist_sbom() {
+    local tree
+    tree=$(cargo tree --locked --edges normal --prefix none --target "$ARM64_TARGET" |
+        sed 's/ (.*//' | sort -u)
+    scratch
+    # It is written beside Cargo.toml.
+    SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH-$(git -c safe.directory="$LAB_TOP" log -1 --format=%ct)} \
+        "$CYCLONEDX/bin/cargo-cyclonedx" cyclonedx --quiet --format json --target "$ARM64_TARGET" \
+        --no-build-deps --override-filename dind-sbom >&2
+    mv dind-sbom.json "$LAB_SCRATCH/sbom.json"
+    jq --arg tree "$tree" '
+        ($tree | split("\n")) as $crates
+        | .components |= map(select("\(.name) v\(.version)" | IN($crates[])))
+        | [.metadata.component."bom-ref", .components[]."bom-ref"] as $known
+        | .dependencies |= map(select(.ref | IN($known[])) | .dependsOn |= map(select(IN($known[])))?)
+        | if ($known | length) == ($crates | length) then . else error("a crate is missing") end
+        # Where it was built is nobody else'"'"'s matter.
+        | walk(if type == "string" then sub("path[+]file://[^#]*#"; "") else . end)' \
+        "$LAB_SCRATCH/sbom.json" ||
+        die "the list of crates does not hold: see 'cargo tree', and what is said above"
+}
+
 # lab_dist [DIRECTORY]
 lab_dist() {
     local directory=${1-dist} binary
@@ -24,6 +50,7 @@ lab_dist() {
     [ -z "$(ls -A "$directory")" ] || die "$directory is not empty: remove what is in it, or name another"
     arm64_binary
     need_cyclonedx
+    need_tool jq jq
     say "building the binary for amd64"
     binary=$(cargo build --release --locked --message-format=json-render-diagnostics |
         sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1)
@@ -36,12 +63,7 @@ lab_dist() {
         ! readelf --program-headers "$binary" | grep -q INTERP ||
             die "$binary is not static: see .cargo/config.toml, which asks for it"
     done
-    # One for both: no crate is used on one alone. It is written beside Cargo.toml. Git
-    # believes no directory of somebody else's, and root may be here for apt alone.
-    SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH-$(git -c safe.directory="$LAB_TOP" log -1 --format=%ct)} \
-        "$CYCLONEDX/bin/cargo-cyclonedx" cyclonedx --quiet --format json --target "$ARM64_TARGET" \
-        --override-filename dind-sbom >&2
-    mv dind-sbom.json "$directory/dind-sbom.cdx.json"
+    dist_sbom >"$directory/dind-sbom.cdx.json"
     (cd "$directory" && sha256sum -- * >SHA256SUMS.part && mv SHA256SUMS.part SHA256SUMS)
     say "$directory:"
     cat "$directory/SHA256SUMS" >&2
