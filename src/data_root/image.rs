@@ -17,13 +17,15 @@ use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::sys::wait::{WaitStatus, waitpid};
 use tracing::info;
 
-use crate::facts::storage::new_name;
+use crate::facts::storage::{LOOP_CONTROL, new_name};
 use crate::plan::{DataImage, NewImage};
 use crate::spawn::{self, Child, Session};
 use crate::sys;
 
-/// The major number of loop devices: devices.txt of the kernel.
+/// The numbers of loop devices and of what gives them: devices.txt of the kernel.
 const LOOP_MAJOR: u64 = 7;
+const MISC_MAJOR: u64 = 10;
+const LOOP_CONTROL_MINOR: u64 = 237;
 
 /// How often another process may take the loop device that the kernel has just offered.
 const ATTEMPTS: u32 = 64;
@@ -155,22 +157,20 @@ fn format(path: &Path, mkfs: &Path, mask: &SigSet) -> Result<()> {
 /// Attaches an image to a free loop device, which lets go of it with its last mount, and
 /// returns that, by its path and open: loop(4). The kernel makes no node in a container's `/dev`.
 fn attach(image: &File) -> Result<(String, File)> {
-    const CONTROL: &str = "/dev/loop-control";
     let writable = |path: &str| File::options().read(true).write(true).open(path);
-    let control = writable(CONTROL).with_context(|| format!("cannot open {CONTROL}"))?;
+    let make = |path: &str, kind, major, minor| {
+        let mode = Mode::from_bits_truncate(0o600);
+        match mknod(path, kind, mode, makedev(major, minor)) {
+            Ok(()) | Err(Errno::EEXIST) => Ok(()),
+            Err(errno) => Err(errno).with_context(|| format!("cannot make {path}")),
+        }
+    };
+    make(LOOP_CONTROL, SFlag::S_IFCHR, MISC_MAJOR, LOOP_CONTROL_MINOR)?;
+    let control = writable(LOOP_CONTROL).with_context(|| format!("cannot open {LOOP_CONTROL}"))?;
     for _ in 0..ATTEMPTS {
         let number = sys::free_loop_device(&control).context("no loop device is free")?;
         let path = format!("/dev/loop{number}");
-        let node = makedev(LOOP_MAJOR, u64::from(number));
-        match mknod(
-            path.as_str(),
-            SFlag::S_IFBLK,
-            Mode::from_bits_truncate(0o600),
-            node,
-        ) {
-            Ok(()) | Err(Errno::EEXIST) => {}
-            Err(errno) => return Err(errno).with_context(|| format!("cannot make {path}")),
-        }
+        make(&path, SFlag::S_IFBLK, LOOP_MAJOR, u64::from(number))?;
         let device = writable(&path).with_context(|| format!("cannot open {path}"))?;
         match sys::attach_loop_device(&device, image) {
             Ok(()) => return Ok((path, device)),

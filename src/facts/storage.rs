@@ -3,6 +3,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use nix::dir::Dir;
@@ -15,6 +16,8 @@ use crate::mountinfo::MountTable;
 
 /// What an image is called that lies where its own file system is mounted: on a volume.
 const ON_VOLUME: &str = "dind.ext4";
+/// What gives loop devices.
+pub const LOOP_CONTROL: &str = "/dev/loop-control";
 /// Where it is when the data root is on no volume.
 pub const IN_CONTAINER: &str = "/var/lib/dind/data-root.ext4";
 
@@ -56,7 +59,8 @@ pub struct Means {
     pub free: u64,
     /// `mkfs.ext4`.
     pub mkfs: Option<PathBuf>,
-    /// Whether loop devices can be had: loop(4).
+    /// Whether loop devices can be had, as far as is known: loop(4). Their control device may
+    /// be missing, where the kernel has not loaded the module: it does for who opens it.
     pub loop_devices: bool,
     /// Whether there is a fuse-overlayfs, and a `/dev/fuse` that can be opened.
     pub fuse_overlayfs: bool,
@@ -68,13 +72,7 @@ impl Means {
     /// Looks at what there is for `data_root`.
     pub fn read(data_root: &Path, mounts: &MountTable, search_path: &OsStr) -> Self {
         let image = image_path(data_root, mounts);
-        let opens = |device: &str| {
-            fs::File::options()
-                .read(true)
-                .write(true)
-                .open(device)
-                .is_ok()
-        };
+        let open = |device: &str| fs::File::options().read(true).write(true).open(device);
         let ours = [
             ON_VOLUME.into(),
             new_name(Path::new(ON_VOLUME)),
@@ -90,8 +88,10 @@ impl Means {
             free: host::Room::read(&image).map_or(0, |room| room.bytes),
             image,
             mkfs: search("mkfs.ext4", search_path),
-            loop_devices: opens("/dev/loop-control"),
-            fuse_overlayfs: search("fuse-overlayfs", search_path).is_some() && opens("/dev/fuse"),
+            loop_devices: open(LOOP_CONTROL)
+                .map_or_else(|error| error.kind() == io::ErrorKind::NotFound, |_| true),
+            fuse_overlayfs: search("fuse-overlayfs", search_path).is_some()
+                && open("/dev/fuse").is_ok(),
             zfs: search("zfs", search_path).is_some() && Path::new("/dev/zfs").exists(),
         }
     }

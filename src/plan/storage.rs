@@ -8,7 +8,7 @@ use nix::mount::MsFlags;
 use super::{Action, DataImage, Emptied, Inputs, NewImage, OnFailure, Step};
 use crate::config::{Config, Storage};
 use crate::facts::Facts;
-use crate::facts::storage::{DataRoot, Filesystem, Means, is_on_volume};
+use crate::facts::storage::{DataRoot, Filesystem, LOOP_CONTROL, Means, is_on_volume};
 use crate::fault::Fault;
 use crate::finding::Finding;
 
@@ -328,7 +328,7 @@ fn image(
     required: bool,
 ) -> Result<DataImage, String> {
     if !means.loop_devices {
-        return Err("/dev/loop-control cannot be opened".into());
+        return Err(format!("{LOOP_CONTROL} cannot be opened"));
     }
     let new = if means.made {
         None
