@@ -191,6 +191,21 @@ impl Call {
         }
     }
 
+    /// Starts it. Its standard output comes line by line.
+    #[track_caller]
+    pub fn stream(mut self) -> Stream {
+        let mut running = self.spawn();
+        let (sender, lines) = mpsc::channel();
+        read_lines(running.0.stdout.take().expect("stdout is piped"), sender);
+        // Somebody has to, or it would wait.
+        drop(collect(running.0.stderr.take().expect("stderr is piped")));
+        Stream {
+            command: self.shown(),
+            lines,
+            _running: running,
+        }
+    }
+
     /// Waits for the `times`th line with `part` in it, and ends the command.
     #[track_caller]
     fn wait_line(mut self, part: &str, times: usize) {
@@ -215,6 +230,25 @@ impl Call {
                     }
                 ),
             }
+        }
+    }
+}
+
+/// A call of which the standard output is read while it runs.
+pub struct Stream {
+    command: String,
+    lines: Receiver<String>,
+    _running: Running,
+}
+
+impl Stream {
+    /// The next line; `None` at its end.
+    #[track_caller]
+    pub fn next_line(&self) -> Option<String> {
+        match self.lines.recv_timeout(deadline()) {
+            Ok(line) => Some(line),
+            Err(mpsc::RecvTimeoutError::Disconnected) => None,
+            Err(mpsc::RecvTimeoutError::Timeout) => panic!("{} hangs", self.command),
         }
     }
 }

@@ -48,6 +48,7 @@ mod registry;
 mod restart;
 mod serve;
 mod session;
+mod soak;
 mod stop;
 mod storage;
 mod terminal;

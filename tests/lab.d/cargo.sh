@@ -98,3 +98,22 @@ lab_bench() {
     lab_environment "$suite"
     cargo bench --locked --bench "$bench" -- "$suite"
 }
+
+lab_soak() {
+    local kills=100 seed=
+    while [ $# -gt 0 ]; do
+        case $1 in
+        --kills | --seed)
+            [[ ${2-} =~ ^[0-9]+$ ]] || usage_error "soak: $1 needs a number"
+            [ "$1" = --kills ] && kills=$2 || seed=$2
+            shift
+            ;;
+        *) usage_error "soak: takes --kills N and --seed N, not '$1'" ;;
+        esac
+        shift
+    done
+    lab_environment trixie
+    DIND_LAB_SOAK_KILLS=$kills DIND_LAB_SOAK_SEED=$seed \
+        cargo test --locked --test e2e -- --exact --nocapture soak::a_kill_loses_nothing_that_was_acknowledged ||
+        die "something acknowledged was lost, or an engine did not come up: see above"
+}
