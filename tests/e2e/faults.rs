@@ -48,10 +48,12 @@ start() {
     echo "== $number $? $(grep -c '(INJECTED)$' "/trace.$number")"
     sed 's/^/out: /' "/out.$number"
     sed 's/^/err: /' "/err.$number"
-    # What there was not before, in a directory that all starts share.
-    ls -A /sys/fs/cgroup | grep -vxF "$before" | while read -r name; do
-        rm -f "/sys/fs/cgroup/$name" || rmdir "/sys/fs/cgroup/$name"
-    done
+    # What is new in the tmpfs of cgroup v1, which all starts share.
+    if [ ! -e /sys/fs/cgroup/cgroup.controllers ]; then
+        ls -A /sys/fs/cgroup | grep -vxF "$before" | while read -r name; do
+            rm -f "/sys/fs/cgroup/$name" || rmdir "/sys/fs/cgroup/$name"
+        done
+    fi
 }
 before=$(ls -A /sys/fs/cgroup)
 "#;
@@ -175,13 +177,20 @@ impl Calls {
     }
 }
 
-/// A container to start dind in, which has no daemons of its own.
+/// A container to start dind in, which has no daemons of its own. On cgroup v2 it has been
+/// prepared: from their pid namespace the starts could not move its processes out of the way.
+#[track_caller]
 fn container() -> Container {
-    dind()
+    let container = dind()
         .image(&lab("DIND_LAB_STRACE"))
         .flags(["--no-healthcheck", "--tmpfs=/var/lib/docker"])
-        .shell("exec sleep infinity")
-        .start(&[])
+        .shell(
+            "[ ! -e /sys/fs/cgroup/cgroup.controllers ] || exec dind hack-dind sleep infinity
+             exec sleep infinity",
+        )
+        .start(&[]);
+    container.wait_until("pgrep -x sleep >/dev/null");
+    container
 }
 
 /// Makes each call of this name fail.
