@@ -150,15 +150,39 @@ fn work(container: &Container, round: u64, time: Duration) -> Objects {
     objects
 }
 
-/// Which of these objects are not there, or not as they were.
+/// Which of these objects are not there, or not as they were. By a few hundred at a time:
+/// the deadline is one command's.
 #[track_caller]
 fn lost(container: &Container, objects: &Objects) -> Vec<(String, String)> {
+    let objects: Vec<_> = objects.iter().collect();
+    let mut lost = Vec::new();
+    for some in objects.chunks(200) {
+        let found = look(container, some);
+        let is_there = |object: &(String, String), content: &str| match found.get(object) {
+            Some(found) if object.0 == "lines" => {
+                let number = |text: &str| text.parse::<u64>().expect("a number of lines");
+                number(found) >= number(content)
+            }
+            Some(found) => found == content,
+            None => false,
+        };
+        let missing = some
+            .iter()
+            .filter(|(object, content)| !is_there(object, content));
+        lost.extend(missing.map(|(object, _)| (*object).clone()));
+    }
+    lost
+}
+
+/// What there is of these objects.
+#[track_caller]
+fn look(container: &Container, objects: &[(&(String, String), &String)]) -> Objects {
     let list: String = objects
-        .keys()
-        .map(|(kind, name)| format!("{kind} {name}\n"))
+        .iter()
+        .map(|((kind, name), _)| format!("{kind} {name}\n"))
         .collect();
     let scratch = Scratch::new();
-    let found: Objects = container
+    container
         .exec_call(&["--interactive"], &["bash", "-c", LOOK])
         .stdin(&scratch.file("objects", &list))
         .finish()
@@ -169,19 +193,6 @@ fn lost(container: &Container, objects: &Objects) -> Vec<(String, String)> {
             let (name, content) = rest.split_once(' ')?;
             Some(((kind.to_owned(), name.to_owned()), content.to_owned()))
         })
-        .collect();
-    let is_there = |object: &(String, String), content: &String| match found.get(object) {
-        Some(found) if object.0 == "lines" => {
-            let number = |text: &String| text.parse::<u64>().expect("a number of lines");
-            number(found) >= number(content)
-        }
-        Some(found) => found == content,
-        None => false,
-    };
-    objects
-        .iter()
-        .filter(|(object, content)| !is_there(object, content))
-        .map(|(object, _)| object.clone())
         .collect()
 }
 
