@@ -66,6 +66,7 @@ fn command() -> Command {
              DIND_CONTRACT       the contract, whatever the program's name\n  \
              DIND_TMPFS          off: no tmpfs on an empty /tmp\n  \
              DIND_DNS            off: resolvers on loopback stay out of reach inside\n  \
+             DIND_MTU            bytes, for inner networks (as the way out); off\n  \
              DIND_EPHEMERAL      1: empty the data root at the end\n  \
              DIND_READY_TIMEOUT  seconds until the API must answer (60)\n  \
              DIND_STOP_TIMEOUT   seconds until everything has ended (9)\n\n\

@@ -70,6 +70,20 @@ impl Storage {
     }
 }
 
+/// What MTU inner networks get.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mtu {
+    /// That of the way out.
+    Auto,
+    /// This many bytes.
+    Bytes(u16),
+    /// dockerd's own choice.
+    Off,
+}
+
+/// What every IPv4 network takes: RFC 791, 3.2.
+const LEAST_MTU: u16 = 68;
+
 /// The file that `LOG=file` writes; the path is wrapdocker's.
 pub const LOG_FILE: &str = "/var/log/docker.log";
 
@@ -99,6 +113,8 @@ pub struct Config {
     pub tmpfs: bool,
     /// `DIND_DNS`: whether resolvers on loopback are made reachable for inner containers.
     pub dns: bool,
+    /// `DIND_MTU`.
+    pub mtu: Mtu,
     /// `DIND_EPHEMERAL`: whether the data root is emptied at the end.
     pub ephemeral: bool,
     /// `DIND_RESTART`: how many times in a row a daemon that has failed is started again.
@@ -170,6 +186,19 @@ impl Config {
                 .collect(),
             tmpfs: variables.switch("DIND_TMPFS")?,
             dns: variables.switch("DIND_DNS")?,
+            mtu: variables
+                .parse(
+                    "DIND_MTU",
+                    "off, or bytes, 68 to 65535",
+                    |text| match text {
+                        "off" => Some(Mtu::Off),
+                        _ => {
+                            let bytes = text.parse().ok().filter(|bytes| *bytes >= LEAST_MTU);
+                            bytes.map(Mtu::Bytes)
+                        }
+                    },
+                )?
+                .unwrap_or(Mtu::Auto),
             ephemeral: variables
                 .parse("DIND_EPHEMERAL", "1, 0", |text| match text {
                     "1" => Some(true),
@@ -351,6 +380,9 @@ mod tests {
             ("DIND_CONTRACT", "dnd", "wrapdocker"),
             ("DIND_TMPFS", "maybe", "on, off"),
             ("DIND_DNS", "1", "on, off"),
+            ("DIND_MTU", "67", "68 to 65535"),
+            ("DIND_MTU", "65536", "68 to 65535"),
+            ("DIND_MTU", "auto", "off, or bytes"),
             ("DIND_EPHEMERAL", "yes", "1, 0"),
             ("DIND_RESTART", "always", "on-failure:N"),
             ("DIND_RESTART", "on-failure:", "on-failure:N"),
@@ -383,6 +415,7 @@ mod tests {
             ("DIND_CONTRACT", ""),
             ("DIND_TMPFS", ""),
             ("DIND_DNS", ""),
+            ("DIND_MTU", ""),
             ("DIND_EPHEMERAL", ""),
             ("DIND_RESTART", ""),
             ("DIND_STORAGE", ""),

@@ -122,7 +122,7 @@ impl Facts {
             socket_group: options.socket_group().and_then(group_id),
             addresses: addresses(),
             host_names: host_names(),
-            networks: Networks::read(search("dockerd", search_path).as_deref()),
+            networks: Networks::read(search("dockerd", search_path).as_deref(), config.mtu),
             netfilter: Netfilter::read(),
             client: client(config),
         })

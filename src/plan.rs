@@ -506,6 +506,11 @@ pub fn iptables_note(inputs: Inputs<'_>) -> String {
     iptables::plan(inputs.config, &inputs.facts.netfilter).note
 }
 
+/// The MTU that a start would give to inner networks, in bytes; `None` where it would not.
+pub fn mtu(inputs: Inputs<'_>) -> Option<u32> {
+    network::mtu(inputs)
+}
+
 /// Whether no addresses are left for inner networks, and the user has chosen none.
 pub fn addresses_exhausted(inputs: Inputs<'_>) -> bool {
     !inputs.options.addresses_set && network::block(&inputs.facts.networks).is_none()

@@ -1,6 +1,6 @@
 //! What the kernel offers, and what it allows.
 
-use super::{Case, Inputs};
+use super::Case;
 use crate::facts::cgroup::{Hierarchy, Layout};
 use crate::facts::netfilter::LegacyPrograms;
 use crate::facts::network::USUAL_MTU;
@@ -153,8 +153,7 @@ pub fn modules(case: Case<'_>) -> Vec<Finding> {
 pub fn networks(case: Case<'_>) -> Vec<Finding> {
     const DNS: &str = "https://docs.docker.com/engine/network/#dns-services";
     const BRIDGE: &str = "https://docs.docker.com/engine/network/drivers/bridge/";
-    let Inputs { options, facts, .. } = case.inputs;
-    let networks = &facts.networks;
+    let networks = &case.inputs.facts.networks;
     let mut found = Vec::new();
     if let Some(first) = networks.resolvers.first()
         && plan::resolvers_out_of_reach(case.inputs)
@@ -179,10 +178,10 @@ pub fn networks(case: Case<'_>) -> Vec<Finding> {
     if let Some(mtu) = networks.mtu
         && mtu != USUAL_MTU
     {
-        let whose = if options.mtu_set {
-            "what inner networks have is your choice"
-        } else {
+        let whose = if plan::mtu(case.inputs) == Some(mtu) {
             "so have inner networks"
+        } else {
+            "what inner networks have is your choice"
         };
         let seen = format!("the way out has an MTU of {mtu}, and {whose}");
         if case.host.in_container {

@@ -519,6 +519,8 @@ fn resolvers_addresses_and_mtu() -> Result<(), Fault> {
         Severity::Note,
         &["1400", "so have inner networks"],
     );
+    machine.variables.push(("DIND_MTU", "off"));
+    says(&machine, "mtu", Severity::Note, &["1400", "your choice"]);
     let halves = [[0, 0, 0, 0], [128, 0, 0, 0]].map(|address| Route {
         interface: "tun0".into(),
         network: Network {

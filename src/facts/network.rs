@@ -7,6 +7,8 @@ use std::path::Path;
 
 use memchr::memmem::Finder;
 
+use crate::config::Mtu;
+
 /// An IPv4 network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Network {
@@ -48,7 +50,7 @@ pub struct Networks {
     /// The MTU of the default route's interface, in bytes.
     pub mtu: Option<u32>,
     /// Whether dockerd has `--default-network-opt`, which 24.0 brought. Looked for only
-    /// where the MTU is unusual.
+    /// where an MTU is to be given.
     pub default_network_opt: bool,
 }
 
@@ -56,8 +58,8 @@ pub struct Networks {
 pub const USUAL_MTU: u32 = 1500;
 
 impl Networks {
-    /// Reads them. What cannot be read is not in sight.
-    pub fn read(dockerd: Option<&Path>) -> Self {
+    /// Reads them. What cannot be read is not in sight. `asked` is what the user asked for.
+    pub fn read(dockerd: Option<&Path>, asked: Mtu) -> Self {
         let text = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let (routes, default) = routes(&text("/proc/net/route"));
         let mtu = default.and_then(|interface| {
@@ -71,8 +73,12 @@ impl Networks {
             resolver_options: resolver_words(&resolv_conf, "options"),
             search_domains: resolver_words(&resolv_conf, "search"),
             mtu,
-            default_network_opt: mtu.is_some_and(|mtu| mtu != USUAL_MTU)
-                && dockerd.is_some_and(|path| has_text(path, b"default-network-opt")),
+            default_network_opt: match asked {
+                Mtu::Off => false,
+                Mtu::Bytes(_) => true,
+                Mtu::Auto => mtu.is_some_and(|mtu| mtu != USUAL_MTU),
+            } && dockerd
+                .is_some_and(|path| has_text(path, b"default-network-opt")),
         }
     }
 }

@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::Inputs;
+use crate::config::Mtu;
 use crate::facts::network::{Network, Networks, USUAL_MTU};
 
 /// Each level of nesting takes its networks out of one block of 65,536 addresses: the
@@ -38,10 +39,7 @@ pub fn arguments(inputs: Inputs<'_>) -> Vec<OsString> {
             .into(),
         );
     }
-    if let Some(mtu) = networks.mtu
-        && mtu != USUAL_MTU
-        && !inputs.options.mtu_set
-    {
+    if let Some(mtu) = mtu(inputs) {
         arguments.push(format!("--mtu={mtu}").into());
         if networks.default_network_opt {
             let option = "bridge=com.docker.network.driver.mtu";
@@ -49,6 +47,17 @@ pub fn arguments(inputs: Inputs<'_>) -> Vec<OsString> {
         }
     }
     arguments
+}
+
+/// The MTU for inner networks, in bytes; `None` leaves it to dockerd and to what the user
+/// told it.
+pub fn mtu(inputs: Inputs<'_>) -> Option<u32> {
+    let mtu = match inputs.config.mtu {
+        Mtu::Off => None,
+        Mtu::Bytes(bytes) => Some(bytes.into()),
+        Mtu::Auto => inputs.facts.networks.mtu.filter(|mtu| *mtu != USUAL_MTU),
+    };
+    mtu.filter(|_| !inputs.options.mtu_set)
 }
 
 /// The default bridge's address in a block: the first.

@@ -1,6 +1,6 @@
 //! A project of docker-compose's inside.
 
-use crate::docker::{BUSYBOX, Scratch, dind, lab, unprivileged};
+use crate::docker::{BUSYBOX, Scratch, dind};
 
 /// A web server, and one that visits it by its name. A static busybox finds names by
 /// `nslookup` alone, and Compose wants `$` doubled.
@@ -25,13 +25,8 @@ services:
 #[test]
 fn a_project_comes_up_and_goes() {
     let scratch = Scratch::new();
-    let program = scratch.path.join("docker-compose");
-    unprivileged()
-        .image(&lab("DIND_LAB_CLIENTS"))
-        .create(&[])
-        .copy_out("/usr/libexec/docker/cli-plugins/docker-compose", &program);
     let daemon = dind().ready(&[]);
-    daemon.copy_in(&program, "/usr/local/bin/docker-compose");
+    daemon.install_compose();
     daemon.load_busybox();
     let project = scratch.file("compose.yaml", &PROJECT.replace("IMAGE", BUSYBOX));
     daemon.copy_in(&project, "/compose.yaml");

@@ -1,7 +1,9 @@
 //! Names that only a resolver on loopback knows, looked up by inner containers: Docker's own
 //! 127.0.0.11 of a network outside, and a dnsmasq beside dind.
 
-use crate::docker::{BUSYBOX, Container, Network, Spec, dind, lab, privileges, unprivileged};
+use crate::docker::{
+    BUSYBOX, Container, Network, Scratch, Spec, dind, lab, privileges, unprivileged,
+};
 use crate::nesting::Images;
 
 /// Prints the page of the server `web`. A static busybox finds names by `nslookup` alone.
@@ -70,14 +72,9 @@ fn services_outside_are_found_by_containers_inside() {
 fn services_outside_are_found_by_builds_inside() {
     let outside = Outside::new();
     let daemon = outside.daemon(dind());
-    let scratch = crate::docker::Scratch::new();
-    let plugin = scratch.path.join("docker-buildx");
-    unprivileged()
-        .image(&lab("DIND_LAB_CLIENTS"))
-        .create(&[])
-        .copy_out("/usr/libexec/docker/cli-plugins/docker-buildx", &plugin);
-    daemon.sh("mkdir -p /usr/libexec/docker/cli-plugins /build");
-    daemon.copy_in(&plugin, "/usr/libexec/docker/cli-plugins/docker-buildx");
+    let scratch = Scratch::new();
+    daemon.install_buildx();
+    daemon.sh("mkdir /build");
     daemon.copy_in(&scratch.file("fetch", FETCH), "/build/fetch");
     daemon.copy_in(
         &scratch.file(

@@ -38,6 +38,7 @@ mod iptables;
 mod limits;
 mod links;
 mod load;
+mod mtu;
 mod nest;
 mod nesting;
 mod orphans;

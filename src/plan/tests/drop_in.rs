@@ -411,6 +411,26 @@ fn addresses_and_mtu_are_the_users_where_they_chose() -> Result<(), Fault> {
     }
     let json = r#"{"mtu": 1300}"#;
     assert!(!given(&Start { json, ..DAEMON })?.contains("--mtu"));
+    for (value, flags, theirs) in [
+        ("1280", &["dind"] as &[&str], Some("1280")),
+        ("1500", &["dind"], Some("1500")),
+        ("1280", &["dind", "--mtu=1350"], None),
+        ("off", &["dind"], None),
+    ] {
+        let start = Start {
+            arguments: flags,
+            variables: &[("DIND_MTU", value)],
+            ..DAEMON
+        };
+        let given = given(&start)?;
+        let expected = theirs.map(|mtu| {
+            format!("--mtu={mtu} --default-network-opt=bridge=com.docker.network.driver.mtu={mtu}")
+        });
+        match expected {
+            Some(expected) => assert!(given.contains(&expected), "{given}"),
+            None => assert!(!given.replace("--mtu=1350", "").contains("mtu"), "{given}"),
+        }
+    }
     Ok(())
 }
 
