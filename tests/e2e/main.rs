@@ -35,6 +35,7 @@ mod health;
 mod host;
 mod image;
 mod iptables;
+mod ipv6;
 mod limits;
 mod links;
 mod load;
