@@ -495,7 +495,7 @@ impl Supervisor<'_> {
             Ok(ForkResult::Child) => {
                 let Err(error) =
                     become_helper(&self.signals).and_then(|()| forwarder::run(forwarder));
-                error!("{error:#}");
+                warn!("{error:#}");
                 sys::exit_child(FAILURE.into())
             }
             Err(errno) => warn!(
@@ -517,9 +517,10 @@ impl Supervisor<'_> {
                 warn!("what forwards DNS queries of inner containers {end}, and is started again");
                 self.forward();
             }
-            _ => error!(
+            End::Signaled(_) => error!(
                 "what forwards DNS queries of inner containers {end}: they find no names any more; start the container again"
             ),
+            End::Exited(_) => {}
         }
     }
 

@@ -155,23 +155,33 @@ fn nothing_is_done_where_nothing_is_to_be_done() {
 /// A dnsmasq on loopback in the daemon's network namespace, as systemd's is on a host. It
 /// knows `name.here`, and `large.here` with more text than a datagram of 512 bytes takes.
 fn dnsmasq(daemon: &Container, address: &str) -> Container {
+    let network = format!("container:{}", daemon.name);
+    let listen = format!("--listen-address={address}");
+    start_dnsmasq(&["--network", &network], &["--bind-interfaces", &listen])
+}
+
+fn start_dnsmasq(flags: &[&str], arguments: &[&str]) -> Container {
     let text = vec!["x".repeat(200); 20].join(",");
     let container = unprivileged()
         .image(&lab("DIND_LAB_CLIENTS"))
-        .flags(["--network", &format!("container:{}", daemon.name)])
         .flags(["--cap-add", "NET_ADMIN"])
-        .start(&[
-            "dnsmasq",
-            "--keep-in-foreground",
-            "--log-facility=-",
-            "--no-resolv",
-            "--no-hosts",
-            "--local=/here/",
-            "--bind-interfaces",
-            &format!("--listen-address={address}"),
-            "--host-record=name.here,192.0.2.7",
-            &format!("--txt-record=large.here,{text}"),
-        ]);
+        .flags(flags.iter().copied())
+        .start(
+            &[
+                &[
+                    "dnsmasq",
+                    "--keep-in-foreground",
+                    "--log-facility=-",
+                    "--no-resolv",
+                    "--no-hosts",
+                    "--local=/here/",
+                    "--host-record=name.here,192.0.2.7",
+                    &format!("--txt-record=large.here,{text}"),
+                ],
+                arguments,
+            ]
+            .concat(),
+        );
     container.wait_log("started, version", 1);
     container
 }
@@ -179,7 +189,11 @@ fn dnsmasq(daemon: &Container, address: &str) -> Container {
 /// The daemon under test with these lines in its `/etc/resolv.conf`.
 fn resolving(lines: &str) -> Container {
     let write = format!("printf '{lines}' >/etc/resolv.conf");
-    let daemon = dind().prelude(&write).ready(&[]);
+    // An outer engine before 26.0 turns IPv6 off where its network has none, on loopback too.
+    let daemon = dind()
+        .flags(["--sysctl", "net.ipv6.conf.all.disable_ipv6=0"])
+        .prelude(&write)
+        .ready(&[]);
     daemon.load_busybox();
     daemon
 }
@@ -225,6 +239,21 @@ fn a_resolver_on_loopback_is_asked() {
             .expect("wc prints a number");
         assert!(length > 20 * 200, "{address}: {length} bytes");
     }
+}
+
+/// A resolver that has port 53 of every address, in the network namespace that the daemon
+/// shares with it, is asked there itself. That nothing is forwarded is said.
+#[test]
+fn a_resolver_on_every_address_is_asked_itself() {
+    let dnsmasq = start_dnsmasq(&[], &[]);
+    let daemon = dind()
+        .flags(["--network", &format!("container:{}", dnsmasq.name)])
+        .prelude("echo nameserver 127.0.0.1 >/etc/resolv.conf")
+        .ready(&[]);
+    daemon.load_busybox();
+    daemon.wait_log("cannot answer DNS queries of inner containers on", 1);
+    finds(&daemon);
+    assert_eq!(daemon.exec(&["sh", "-c", FORWARDER]).stdout, "");
 }
 
 /// Thousands of queries without an answer take no more than there is for them, and when
