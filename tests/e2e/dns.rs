@@ -67,6 +67,21 @@ fn services_outside_are_found_by_containers_inside() {
     }
 }
 
+/// A container that comes back with the daemon finds them again.
+#[test]
+fn services_outside_are_found_after_a_restart() {
+    let outside = Outside::new();
+    let daemon = outside.daemon(dind());
+    let forever = ["sleep", "100001"];
+    let run = ["docker", "run", "-d", "--restart=always", "--name=inside"];
+    daemon.text(&[&run[..], &[BUSYBOX], &forever].concat());
+    daemon.docker(&["restart"]).exited(0);
+    daemon.wait_ready_times(2);
+    daemon.wait_until("docker exec inside true");
+    let page = daemon.text(&["docker", "exec", "inside", "sh", "-c", FETCH]);
+    assert_eq!(page, "a page outside");
+}
+
 /// In a build, by either builder.
 #[test]
 fn services_outside_are_found_by_builds_inside() {
