@@ -68,6 +68,9 @@ fn command() -> Command {
              DIND_DNS            off: resolvers on loopback stay out of reach inside\n  \
              DIND_MTU            bytes, for inner networks (as the way out); off\n  \
              DIND_EPHEMERAL      1: empty the data root at the end\n  \
+             DIND_STORAGE        what holds the data: auto, loop, tmpfs, vfs, ...\n  \
+             DIND_STORAGE_SIZE   how much of it, as 20G\n  \
+             DIND_RESTART        on-failure[:N]: start a daemon that failed again\n  \
              DIND_READY_TIMEOUT  seconds until the API must answer (60)\n  \
              DIND_STOP_TIMEOUT   seconds until everything has ended (9)\n\n\
              {DEFAULT_CONFIG_FILE} is read as dockerd reads it."
