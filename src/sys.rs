@@ -324,3 +324,26 @@ pub fn attach_loop_device(device: &File, file: &File) -> nix::Result<()> {
         unsafe { libc::ioctl(device, CLEAR_FILE, 0) };
     })
 }
+
+/// Whether the directories of an xfs have the types of their entries in them:
+/// ioctl_xfs_fsgeometry(2).
+pub fn xfs_has_ftype(directory: &File) -> nix::Result<bool> {
+    /// `struct xfs_fsop_geom_v1` of xfs/xfs_fs.h, of which only the flags are read.
+    #[repr(C, align(8))]
+    struct Geometry {
+        before: [u32; 23],
+        flags: u32,
+        after: [u32; 4],
+    }
+    const GEOMETRY: libc::Ioctl = 0x8070_5864_u32 as libc::Ioctl;
+    const FTYPE: u32 = 1 << 16;
+    let mut geometry = Geometry {
+        before: [0; 23],
+        flags: 0,
+        after: [0; 4],
+    };
+    // SAFETY: the kernel writes a structure of this size, which its number has in it.
+    let result = unsafe { libc::ioctl(directory.as_raw_fd(), GEOMETRY, &raw mut geometry) };
+    Errno::result(result)?;
+    Ok(geometry.flags & FTYPE != 0)
+}

@@ -6,13 +6,12 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use nix::dir::Dir;
-use nix::fcntl::OFlag;
-use nix::sys::stat::Mode;
+use nix::errno::Errno;
 use nix::sys::statfs::{self, FsType};
 
 use super::{host, search};
 use crate::mountinfo::MountTable;
+use crate::sys;
 
 /// What an image is called that lies where its own file system is mounted: on a volume.
 const ON_VOLUME: &str = "dind.ext4";
@@ -150,22 +149,20 @@ pub fn filesystem(path: &Path) -> Filesystem {
     let magic = found.filesystem_type();
     match UNSUITABLE.iter().find(|(known, _)| *known == magic) {
         Some((_, name)) => Filesystem::Unsuitable(name),
-        None if magic == statfs::XFS_SUPER_MAGIC && !tells_types(existing) => {
+        None if magic == statfs::XFS_SUPER_MAGIC && !has_ftype(existing) => {
             Filesystem::Unsuitable("xfs without ftype")
         }
         None => Filesystem::Other,
     }
 }
 
-/// Whether a listing of `directory` says what each entry is, which overlayfs depends on:
-/// `d_type` in readdir(3).
-fn tells_types(directory: &Path) -> bool {
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let Ok(mut listing) = Dir::open(directory, flags, Mode::empty()) else {
-        return true;
-    };
-    let first = listing.iter().find_map(Result::ok);
-    first.is_none_or(|entry| entry.file_type().is_some())
+/// Whether an xfs says of what type the entries of a directory are, which overlayfs depends
+/// on: mkfs.xfs(8), `ftype`. What cannot be asked does.
+fn has_ftype(directory: &Path) -> bool {
+    let directory = fs::File::open(directory).map_err(|_| Errno::ENOENT);
+    directory
+        .and_then(|directory| sys::xfs_has_ftype(&directory))
+        .unwrap_or(true)
 }
 
 #[cfg(test)]

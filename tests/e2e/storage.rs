@@ -140,7 +140,8 @@ fn xfs_without_types_has_an_image() {
     let prelude = format!(
         "truncate -s 2G /volume.img
          mkfs.xfs -q -m crc=0,finobt=0,rmapbt=0,reflink=0 -n ftype=0 /volume.img >&2
-         [ -e /dev/loop-control ] || mknod /dev/loop-control c 10 237
+         rm -f /dev/loop*; mknod /dev/loop-control c 10 237
+         for number in $(seq 0 15); do mknod /dev/loop$number b 7 $number; done
          {NO_VOLUME}; mount -o loop /volume.img {DATA_ROOT}"
     );
     let container = dind().prelude(&prelude).ready(&[]);
