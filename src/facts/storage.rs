@@ -3,11 +3,12 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::io;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::sys::statfs::{self, FsType};
+use nix::unistd::{AccessFlags, access};
 
 use super::{host, search};
 use crate::mountinfo::MountTable;
@@ -71,7 +72,6 @@ impl Means {
     /// Looks at what there is for `data_root`.
     pub fn read(data_root: &Path, mounts: &MountTable, search_path: &OsStr) -> Self {
         let image = image_path(data_root, mounts);
-        let open = |device: &str| fs::File::options().read(true).write(true).open(device);
         let ours = [
             ON_VOLUME.into(),
             new_name(Path::new(ON_VOLUME)),
@@ -87,13 +87,19 @@ impl Means {
             free: host::Room::read(&image).map_or(0, |room| room.bytes),
             image,
             mkfs: search("mkfs.ext4", search_path),
-            loop_devices: open(LOOP_CONTROL)
-                .map_or_else(|error| error.kind() == io::ErrorKind::NotFound, |_| true),
+            loop_devices: may_open(LOOP_CONTROL) || fs::symlink_metadata(LOOP_CONTROL).is_err(),
             fuse_overlayfs: search("fuse-overlayfs", search_path).is_some()
-                && open("/dev/fuse").is_ok(),
+                && may_open("/dev/fuse"),
             zfs: search("zfs", search_path).is_some() && Path::new("/dev/zfs").exists(),
         }
     }
+}
+
+/// Whether a device can be opened, as far as its mode and the container's cgroup say. It is
+/// not opened: the kernel would load its module, and nothing is to change here.
+fn may_open(device: &str) -> bool {
+    fs::metadata(device).is_ok_and(|found| found.file_type().is_char_device())
+        && access(device, AccessFlags::R_OK | AccessFlags::W_OK).is_ok()
 }
 
 /// What an image is called until it has a file system in it.
