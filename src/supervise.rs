@@ -182,15 +182,19 @@ impl Supervisor<'_> {
     fn start_daemons(&mut self) -> Result<(), Fault> {
         let engine = self.engine;
         let dockerd = self.begin_daemon(Process::Dockerd, &engine.dockerd)?;
-        let containerd = engine.containerd.as_ref();
-        let containerd = containerd.map(|program| {
+        let containerd = engine.containerd.as_ref().map(|program| {
             let begun = self.begin_daemon(Process::Containerd, program);
             begun.map(|begun| (program, begun))
         });
-        self.children.dockerd = Some(finish_daemon(&engine.dockerd, dockerd)?);
-        if let Some((program, begun)) = containerd.transpose()? {
-            self.children.containerd = Some(finish_daemon(program, begun)?);
-        }
+        // Where one has failed the other runs, and is to be known for that.
+        let dockerd =
+            finish_daemon(&engine.dockerd, dockerd).map(|pid| self.children.dockerd = Some(pid));
+        let containerd = containerd.transpose().and_then(|begun| {
+            let pid = begun.map(|(program, begun)| finish_daemon(program, begun));
+            self.children.containerd = pid.transpose()?;
+            Ok(())
+        });
+        dockerd.and(containerd)?;
         if engine.restarts == 0 {
             // When dockerd is gone, clients are refused and not kept waiting.
             self.bound.clear();

@@ -272,3 +272,17 @@ fn daemon_json_may_name_the_data_root() {
     container.logged(&["dind: warning:", "docker run -v NAME:/elsewhere"]);
     container.text(&["test", "-d", "/elsewhere/containerd/daemon"]);
 }
+
+/// A daemon that cannot be executed is named, and the one that runs is ended first.
+#[test]
+fn a_daemon_that_cannot_be_executed_is_named() {
+    for daemon in ["dockerd", "containerd"] {
+        let file = format!("/usr/local/sbin/{daemon}");
+        let container = dind()
+            .prelude(&format!("echo '#!/no/such' >{file}; chmod 0755 {file}"))
+            .start(&[]);
+        assert_eq!(container.wait(), 127, "{daemon}");
+        container.logged(&["dind: error: cannot run", &file, "check its spelling"]);
+        container.not_logged(&["is killed"]);
+    }
+}
