@@ -143,10 +143,7 @@ pub fn surroundings(socket: PathBuf) -> Result<Surroundings> {
 /// mounted into it: what is there, nobody outside has put there.
 pub fn is_own(directory: &Path) -> bool {
     let directory = resolve(directory);
-    mounts().is_ok_and(|mounts| {
-        let mut inside = directory.ancestors();
-        inside.find(|part| mounts.at(part).is_some()) == Some(Path::new("/"))
-    })
+    mounts().is_ok_and(|mounts| mounts.mount_point(&directory) == Some(Path::new("/")))
 }
 
 /// More than any daemon.json has, and little enough to be read.
@@ -363,6 +360,11 @@ fn plugins(config: &Config) -> BTreeSet<String> {
             name.strip_prefix("docker-").map(str::to_owned)
         })
         .collect()
+}
+
+/// The nearest directory above `path` that is there, or `path` itself.
+fn existing(path: &Path) -> Option<&Path> {
+    path.ancestors().find(|ancestor| ancestor.exists())
 }
 
 /// `path` with the symbolic links of its longest existing part resolved, so that

@@ -90,6 +90,12 @@ impl MountTable {
             .find(|mount| mount.target == target)
     }
 
+    /// The mount point that `path` is on or below: the nearest one.
+    pub fn mount_point<'a>(&self, path: &'a Path) -> Option<&'a Path> {
+        path.ancestors()
+            .find(|ancestor| self.at(ancestor).is_some())
+    }
+
     /// Whether every mount is shared, as `mount --make-rshared /` leaves it.
     pub fn all_shared(&self) -> bool {
         self.mounts.iter().all(|mount| mount.shared)

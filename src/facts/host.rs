@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use nix::sys::statvfs::{FsFlags, statvfs};
 
 use super::cgroup::{CGROUP_ROOT, CgroupFacts, Hierarchy};
-use super::{Facts, search};
+use super::{Facts, existing, search};
 use crate::config::Config;
 use crate::mountinfo::MountTable;
 
@@ -229,8 +229,7 @@ fn is_user_namespace(uid_map: &str) -> bool {
 impl Room {
     /// Of the file system that `path` is on, or will be.
     pub fn read(path: &Path) -> Option<Self> {
-        let existing = path.ancestors().find(|ancestor| ancestor.exists())?;
-        let found = statvfs(existing).ok()?;
+        let found = statvfs(existing(path)?).ok()?;
         Some(Self {
             bytes: found
                 .blocks_available()

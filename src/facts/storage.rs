@@ -10,16 +10,17 @@ use nix::errno::Errno;
 use nix::sys::statfs::{self, FsType};
 use nix::unistd::{AccessFlags, access};
 
-use super::{host, search};
+use super::{existing, host, search};
 use crate::mountinfo::MountTable;
 use crate::sys;
 
 /// What an image is called that lies where its own file system is mounted: on a volume.
 const ON_VOLUME: &str = "dind.ext4";
-/// What gives loop devices.
-pub const LOOP_CONTROL: &str = "/dev/loop-control";
 /// Where it is when the data root is on no volume.
 pub const IN_CONTAINER: &str = "/var/lib/dind/data-root.ext4";
+
+/// What gives loop devices.
+pub const LOOP_CONTROL: &str = "/dev/loop-control";
 
 /// What is known of the data root.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -126,9 +127,8 @@ pub fn has_image(data_root: &Path, mounts: &MountTable) -> bool {
 
 /// Whether `path` is on anything but the container's own root file system.
 pub fn is_on_volume(path: &Path, mounts: &MountTable) -> bool {
-    path.ancestors()
-        .take_while(|ancestor| *ancestor != Path::new("/"))
-        .any(|ancestor| mounts.at(ancestor).is_some())
+    let mount_point = mounts.mount_point(path);
+    mount_point.is_some_and(|mount_point| mount_point != Path::new("/"))
 }
 
 /// What overlay2 does not take as its upper directory: moby's driver (`Init` in
@@ -146,9 +146,8 @@ const UNSUITABLE: &[(FsType, &str)] = &[
 
 /// The file system that `path` is on, or will be.
 pub fn filesystem(path: &Path) -> Filesystem {
-    let existing = path.ancestors().find(|ancestor| ancestor.exists());
     let Some((existing, found)) =
-        existing.and_then(|existing| Some((existing, statfs::statfs(existing).ok()?)))
+        existing(path).and_then(|existing| Some((existing, statfs::statfs(existing).ok()?)))
     else {
         return Filesystem::Other;
     };

@@ -152,11 +152,10 @@ fn is_domain(domain: &str) -> bool {
 }
 
 /// The options for dockerd's `--dns-opt`: `all` of those found where it does not see them,
-/// else none, unless names without a dot would be kept
-/// from this resolver. Docker writes `ndots:0` beside its own 127.0.0.11, and an inner
-/// dockerd that finds `ndots` there, at whatever number, does not forward such names from a
-/// network of its own (`NdotsSet` in libnetwork's resolver.go): the services of an outer
-/// project would have no addresses.
+/// else none, unless names without a dot would be kept from this resolver. Docker writes
+/// `ndots:0` beside its own 127.0.0.11, and an inner dockerd that finds `ndots` there, at
+/// whatever number, does not forward such names from a network of its own (`NdotsSet` in
+/// libnetwork's resolver.go): the services of an outer project would have no addresses.
 fn resolver_options(found: &[String], all: bool) -> Vec<String> {
     let hides = |option: &&String| *option == "ndots:0";
     let hidden = found.iter().any(|option| hides(&option));
