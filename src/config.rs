@@ -283,13 +283,11 @@ const SIZE: &str = "bytes, or a number with K, M, G or T, 256M to 1024T";
 fn size(text: &str) -> Option<u64> {
     const LEAST: u64 = 256 << 20;
     const MOST: u64 = 1 << 50;
-    let (digits, shift) = match text.strip_suffix(['K', 'M', 'G', 'T']) {
-        None => (text, 0),
-        Some(digits) if text.ends_with('K') => (digits, 10),
-        Some(digits) if text.ends_with('M') => (digits, 20),
-        Some(digits) if text.ends_with('G') => (digits, 30),
-        Some(digits) => (digits, 40),
-    };
+    const UNITS: [(char, u32); 4] = [('K', 10), ('M', 20), ('G', 30), ('T', 40)];
+    let with_unit = UNITS
+        .iter()
+        .find_map(|(unit, shift)| Some((text.strip_suffix(*unit)?, *shift)));
+    let (digits, shift) = with_unit.unwrap_or((text, 0));
     let plain = digits.bytes().all(|byte| byte.is_ascii_digit());
     let number: u64 = plain.then(|| digits.parse().ok())??;
     let bytes = number.checked_mul(1 << shift)?;
