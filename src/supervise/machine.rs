@@ -379,6 +379,14 @@ impl Machine {
         }
     }
 
+    fn daemon(&mut self, process: Process) -> Option<&mut Daemon> {
+        match process {
+            Process::Containerd => Some(&mut self.containerd),
+            Process::Dockerd => Some(&mut self.dockerd),
+            Process::Command | Process::Mounter | Process::Sweeper => None,
+        }
+    }
+
     fn forget(&mut self, process: Process) {
         match process {
             Process::Containerd => self.containerd.runs = false,
@@ -539,15 +547,14 @@ impl Machine {
         effects: &mut Vec<Effect>,
     ) -> bool {
         let Settings { restarts, .. } = self.settings;
-        let daemon = match (self.phase, process) {
-            (Phase::Starting | Phase::Running, Process::Dockerd) => &mut self.dockerd,
-            (Phase::Starting | Phase::Running, Process::Containerd) => &mut self.containerd,
-            _ => return false,
-        };
         let refuses = process == Process::Dockerd && !self.announced;
-        if restarts == 0 || end == End::Exited(0) {
+        let lives = matches!(self.phase, Phase::Starting | Phase::Running);
+        if !lives || restarts == 0 || end == End::Exited(0) {
             return false;
         }
+        let Some(daemon) = self.daemon(process) else {
+            return false;
+        };
         if now.saturating_sub(daemon.started) >= STEADY {
             daemon.failures = 0;
         }
@@ -658,11 +665,9 @@ impl Machine {
 
     fn tick(&mut self, now: Duration, effects: &mut Vec<Effect>) {
         for process in [Process::Containerd, Process::Dockerd] {
-            let daemon = match process {
-                Process::Containerd => &mut self.containerd,
-                _ => &mut self.dockerd,
-            };
-            if daemon.due.is_some_and(|due| due <= now) {
+            let daemon = self.daemon(process);
+            let due = daemon.filter(|daemon| daemon.due.is_some_and(|due| due <= now));
+            if let Some(daemon) = due {
                 daemon.start(now);
                 effects.push(Effect::Restart(process));
             }
