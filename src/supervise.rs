@@ -45,36 +45,24 @@ pub use signals::Signals;
 /// signals and deadlines waiting.
 const REAPED_A_TURN: usize = 256;
 
-/// A forwarder that ends sooner than this is not started again.
-const FORWARDER_LIFE: Duration = Duration::from_secs(1);
-
 /// The pids of the children that matter.
 #[derive(Default)]
-struct Children {
-    containerd: Option<Pid>,
-    dockerd: Option<Pid>,
-    command: Option<Pid>,
-    mounter: Option<Pid>,
-    sweeper: Option<Pid>,
-}
+struct Children(Vec<(Process, Pid)>);
 
 impl Children {
-    fn slot(&mut self, process: Process) -> &mut Option<Pid> {
-        match process {
-            Process::Containerd => &mut self.containerd,
-            Process::Dockerd => &mut self.dockerd,
-            Process::Command => &mut self.command,
-            Process::Mounter => &mut self.mounter,
-            Process::Sweeper => &mut self.sweeper,
-        }
+    fn add(&mut self, process: Process, pid: Pid) {
+        self.0.push((process, pid));
+    }
+
+    fn pid(&self, process: Process) -> Option<Pid> {
+        let mut children = self.0.iter();
+        children.find_map(|(known, pid)| (*known == process).then_some(*pid))
     }
 
     /// Which child a pid is; it is forgotten by that, for the pid may come again.
     fn take(&mut self, pid: Pid) -> Option<Process> {
-        use Process::{Command, Containerd, Dockerd, Mounter, Sweeper};
-        [Containerd, Dockerd, Command, Mounter, Sweeper]
-            .into_iter()
-            .find(|process| self.slot(*process).take_if(|known| *known == pid).is_some())
+        let place = self.0.iter().position(|(_, known)| *known == pid)?;
+        Some(self.0.swap_remove(place).0)
     }
 }
 
@@ -95,8 +83,6 @@ struct Supervisor<'a> {
     /// Whether the API has answered.
     answered: bool,
     children: Children,
-    /// What forwards DNS queries, and when it was started. It goes with this process.
-    forwarder: Option<(Pid, Duration)>,
     machine: Machine,
     terminal: Terminal,
     log: Option<LogFile>,
@@ -139,6 +125,7 @@ pub fn run(
             Some(image) if image.required => Image::Required,
             Some(_) => Image::Wanted,
         },
+        forwarder: engine.forwarder.is_some(),
         ready_by: started.elapsed().saturating_add(engine.ready_timeout),
         stop_timeout: engine.stop_timeout,
         command_patience: engine.command_patience,
@@ -161,7 +148,6 @@ pub fn run(
         ping: None,
         answered: false,
         children: Children::default(),
-        forwarder: None,
         machine,
         terminal,
         log,
@@ -187,11 +173,14 @@ impl Supervisor<'_> {
             begun.map(|begun| (program, begun))
         });
         // Where one has failed the other runs, and is to be known for that.
-        let dockerd =
-            finish_daemon(&engine.dockerd, dockerd).map(|pid| self.children.dockerd = Some(pid));
+        let dockerd = finish_daemon(&engine.dockerd, dockerd)
+            .map(|pid| self.children.add(Process::Dockerd, pid));
         let containerd = containerd.transpose().and_then(|begun| {
-            let pid = begun.map(|(program, begun)| finish_daemon(program, begun));
-            self.children.containerd = pid.transpose()?;
+            let Some((program, begun)) = begun else {
+                return Ok(());
+            };
+            self.children
+                .add(Process::Containerd, finish_daemon(program, begun)?);
             Ok(())
         });
         dockerd.and(containerd)?;
@@ -207,7 +196,6 @@ impl Supervisor<'_> {
                 warn!("{fault}; going on without");
             }
         }
-        self.forward();
         apply::apply(&engine.meanwhile)?;
         self.ask();
         Ok(())
@@ -224,7 +212,7 @@ impl Supervisor<'_> {
             return Ok(());
         };
         let begun = self.begin_daemon(process, program)?;
-        *self.children.slot(process) = Some(finish_daemon(program, begun)?);
+        self.children.add(process, finish_daemon(program, begun)?);
         if process == Process::Dockerd {
             self.answered = false;
             self.ask();
@@ -327,9 +315,6 @@ impl Supervisor<'_> {
             };
             match self.children.take(pid) {
                 Some(process) => events.push_back(Event::Ended(process, end)),
-                None if self.forwarder.is_some_and(|(known, _)| known == pid) => {
-                    self.forwarder_ended(end);
-                }
                 None => debug!("reaped {pid}: it {end}"),
             }
         }
@@ -386,7 +371,7 @@ impl Supervisor<'_> {
                     error!("{fault}");
                     let missing = [Process::Dockerd, Process::Containerd]
                         .into_iter()
-                        .filter(|process| self.children.slot(*process).is_none())
+                        .filter(|process| self.children.pid(*process).is_none())
                         .map(|process| Event::NotStarted(process, fault.status));
                     events.extend(missing);
                     events.push_back(Event::Failed(fault.status));
@@ -400,7 +385,7 @@ impl Supervisor<'_> {
             }
             Effect::CloseSockets => self.bound.clear(),
             Effect::StartCommand => match self.command() {
-                Ok(pid) => self.children.command = Some(pid),
+                Ok(pid) => self.children.add(Process::Command, pid),
                 Err(fault) => {
                     error!("{fault}");
                     events.push_back(Event::NotStarted(Process::Command, fault.status));
@@ -408,14 +393,13 @@ impl Supervisor<'_> {
             },
             Effect::Send(process, signal) => self.send(process, signal),
             Effect::KillContainers => kill_containers(),
-            Effect::MountImage => self.fork(Process::Mounter, events),
-            Effect::Empty => self.fork(Process::Sweeper, events),
+            Effect::Fork(process) => self.fork(process, events),
             Effect::Exit(status) => self.exit = Some(status),
         }
     }
 
-    fn send(&mut self, process: Process, signal: i32) {
-        if let Some(pid) = *self.children.slot(process)
+    fn send(&self, process: Process, signal: i32) {
+        if let Some(pid) = self.children.pid(process)
             && let Err(errno) = sys::kill(pid, signal)
         {
             warn!(
@@ -450,13 +434,15 @@ impl Supervisor<'_> {
     /// at meanwhile.
     fn fork(&mut self, process: Process, events: &mut VecDeque<Event>) {
         match sys::fork() {
-            Ok(ForkResult::Parent { child }) => *self.children.slot(process) = Some(child),
+            Ok(ForkResult::Parent { child }) => self.children.add(process, child),
             Ok(ForkResult::Child) => {
-                let done = match process {
-                    Process::Mounter => self.mount_image(),
-                    _ => self.empty_data_root(),
-                };
-                sys::exit_child(i32::from(!done))
+                let done = become_helper(&self.signals).and_then(|()| self.help(process));
+                match &done {
+                    Ok(()) => {}
+                    Err(error) if process == Process::Forwarder => warn!("{error:#}"),
+                    Err(error) => error!("{error:#}"),
+                }
+                sys::exit_child(i32::from(done.is_err()))
             }
             Err(errno) => {
                 error!(
@@ -469,62 +455,23 @@ impl Supervisor<'_> {
         }
     }
 
-    fn mount_image(&self) -> bool {
-        let image = self.engine.image.as_ref();
-        // A stop ends it, wherever it waits.
-        let mounted = become_helper(&self.signals).and_then(|()| {
-            image.map_or(Ok(()), |image| {
+    /// What a child of this program's own is for.
+    fn help(&self, process: Process) -> Result<()> {
+        let engine = self.engine;
+        match process {
+            // A stop ends it, wherever it waits.
+            Process::Mounter => engine.image.as_ref().map_or(Ok(()), |image| {
                 data_root::image::put_in_place(image, self.signals.original())
-            })
-        });
-        mounted.inspect_err(|error| error!("{error:#}")).is_ok()
-    }
-
-    fn empty_data_root(&self) -> bool {
-        if let Some(emptied) = &self.engine.emptied {
-            data_root::empty(emptied);
-        }
-        true
-    }
-
-    /// Starts what forwards DNS queries, where it has to: a child of this program's own, too.
-    fn forward(&mut self) {
-        let Some(forwarder) = &self.engine.forwarder else {
-            return;
-        };
-        match sys::fork() {
-            Ok(ForkResult::Parent { child }) => {
-                self.forwarder = Some((child, self.started.elapsed()));
+            }),
+            Process::Sweeper => {
+                engine.emptied.as_ref().map(data_root::empty);
+                Ok(())
             }
-            Ok(ForkResult::Child) => {
-                let Err(error) =
-                    become_helper(&self.signals).and_then(|()| forwarder::run(forwarder));
-                warn!("{error:#}");
-                sys::exit_child(FAILURE.into())
-            }
-            Err(errno) => warn!(
-                "DNS queries of inner containers are not forwarded: fork: {}",
-                errno.desc()
-            ),
-        }
-    }
-
-    /// Who killed it wanted the memory, or did not know what it is: it starts again. What it
-    /// ended by itself for, it has said.
-    fn forwarder_ended(&mut self, end: End) {
-        let lived = self
-            .forwarder
-            .take()
-            .map(|(_, started)| self.started.elapsed().saturating_sub(started));
-        match end {
-            End::Signaled(_) if lived > Some(FORWARDER_LIFE) => {
-                warn!("what forwards DNS queries of inner containers {end}, and is started again");
-                self.forward();
-            }
-            End::Signaled(_) => error!(
-                "what forwards DNS queries of inner containers {end}: they find no names any more; start the container again"
-            ),
-            End::Exited(_) => {}
+            Process::Forwarder => engine.forwarder.as_ref().map_or(Ok(()), |forwarder| {
+                forwarder::run(forwarder).map(|never| match never {})
+            }),
+            // These are programs.
+            Process::Containerd | Process::Dockerd | Process::Command => Ok(()),
         }
     }
 

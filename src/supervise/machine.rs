@@ -22,6 +22,8 @@ pub enum Process {
     Mounter,
     /// What empties the data root at the end.
     Sweeper,
+    /// What forwards DNS queries, as long as the daemons run.
+    Forwarder,
 }
 
 impl Process {
@@ -33,6 +35,7 @@ impl Process {
             Self::Command => "the command",
             Self::Mounter => "what mounts the data root's image",
             Self::Sweeper => "what empties the data root",
+            Self::Forwarder => "what forwards DNS queries of inner containers",
         }
     }
 }
@@ -109,8 +112,8 @@ pub enum Effect {
     ShowLog,
     /// Say what is wrong with this host or this container.
     Diagnose,
-    /// Mount the data root's image.
-    MountImage,
+    /// Have a part of this program's own run in a child.
+    Fork(Process),
     /// Start both daemons.
     StartDaemons,
     /// Start one of them again.
@@ -125,8 +128,6 @@ pub enum Effect {
     Send(Process, i32),
     /// Kill what runs in the inner containers, and name it.
     KillContainers,
-    /// Start to empty the data root.
-    Empty,
     /// End with this status: no child that matters is left.
     Exit(u8),
 }
@@ -144,6 +145,8 @@ pub struct Settings {
     pub containerd: bool,
     /// Whether an image is to be mounted over the data root.
     pub image: Image,
+    /// Whether DNS queries are to be forwarded.
+    pub forwarder: bool,
     /// How many times in a row a daemon that has failed is started again.
     pub restarts: u32,
     /// When the API must answer.
@@ -215,6 +218,18 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// A daemon that has run so long has not failed in a row.
 const STEADY: Duration = Duration::from_secs(60);
 
+/// A forwarder that is killed sooner than this would be again.
+const FORWARDER_LIFE: Duration = Duration::from_secs(1);
+
+/// What a stop ends, in this order.
+const STAGES: [Process; 5] = [
+    Process::Command,
+    Process::Mounter,
+    Process::Dockerd,
+    Process::Containerd,
+    Process::Sweeper,
+];
+
 /// A daemon's life.
 #[derive(Debug, Clone, Copy, Default)]
 struct Daemon {
@@ -242,7 +257,10 @@ pub struct Machine {
     containerd: Daemon,
     dockerd: Daemon,
     command: bool,
-    mounter: bool,
+    /// The part of this program that runs in a child and is waited for.
+    helper: Option<Process>,
+    /// When the forwarder was started.
+    forwarded: Duration,
     /// Whether the data root is still to be emptied.
     to_empty: bool,
     /// Whether somebody outside asked for a stop, and waits for it.
@@ -266,7 +284,8 @@ impl Machine {
             containerd: Daemon::default(),
             dockerd: Daemon::default(),
             command: false,
-            mounter: false,
+            helper: None,
+            forwarded: Duration::ZERO,
             to_empty: settings.ephemeral,
             asked: false,
             announced: false,
@@ -298,10 +317,10 @@ impl Machine {
                 }
                 let part = match (stage, killed) {
                     (_, Killed::Stage) => END_PART,
-                    (Process::Mounter | Process::Command, _) => 0,
                     (Process::Dockerd, Killed::Nothing) => CONTAINERS_PART,
                     (Process::Dockerd, Killed::Containers) => DOCKERD_PART,
                     (Process::Containerd | Process::Sweeper, _) => CONTAINERD_PART,
+                    (_, _) => 0,
                 };
                 Some(began.saturating_add(self.patience(part)))
             }
@@ -315,10 +334,7 @@ impl Machine {
             Event::Begin if self.settings.image == Image::None => {
                 self.start(now, &mut effects);
             }
-            Event::Begin => {
-                self.mounter = true;
-                effects.push(Effect::MountImage);
-            }
+            Event::Begin => self.fork(Process::Mounter, &mut effects),
             Event::Signal(signal) => self.signal(signal, now, &mut effects),
             Event::Ended(process, end) => self.ended(process, end, now, &mut effects),
             Event::Ready => self.ready(&mut effects),
@@ -347,10 +363,15 @@ impl Machine {
             Process::Containerd => self.containerd.runs,
             Process::Dockerd => self.dockerd.runs,
             Process::Command => self.command,
-            Process::Mounter => self.mounter,
-            // Never from outside of its own stage.
-            Process::Sweeper => false,
+            // Nobody waits for it.
+            Process::Forwarder => false,
+            Process::Mounter | Process::Sweeper => self.helper == Some(process),
         }
+    }
+
+    fn fork(&mut self, process: Process, effects: &mut Vec<Effect>) {
+        self.helper = Some(process);
+        effects.push(Effect::Fork(process));
     }
 
     fn start(&mut self, now: Duration, effects: &mut Vec<Effect>) {
@@ -360,6 +381,14 @@ impl Machine {
             self.containerd.start(now);
         }
         effects.push(Effect::StartDaemons);
+        if self.settings.forwarder {
+            self.forward(now, effects);
+        }
+    }
+
+    fn forward(&mut self, now: Duration, effects: &mut Vec<Effect>) {
+        self.forwarded = now;
+        effects.push(Effect::Fork(Process::Forwarder));
     }
 
     fn not_started(
@@ -383,7 +412,7 @@ impl Machine {
         match process {
             Process::Containerd => Some(&mut self.containerd),
             Process::Dockerd => Some(&mut self.dockerd),
-            Process::Command | Process::Mounter | Process::Sweeper => None,
+            _ => None,
         }
     }
 
@@ -395,8 +424,8 @@ impl Machine {
                 self.answers = false;
             }
             Process::Command => self.command = false,
-            Process::Mounter => self.mounter = false,
-            Process::Sweeper => {}
+            Process::Forwarder => {}
+            Process::Mounter | Process::Sweeper => self.helper = None,
         }
     }
 
@@ -498,6 +527,7 @@ impl Machine {
             }
             (Phase::Preparing, Process::Mounter) => self.mounted(end, now, effects),
             (_, Process::Command) => self.stop(end.status(), now, effects),
+            (_, Process::Forwarder) => self.forwarder_ended(end, now, effects),
             // Never outside of their own phases.
             (_, Process::Mounter | Process::Sweeper) => {}
             (Phase::Preparing, Process::Dockerd | Process::Containerd) => {}
@@ -592,6 +622,24 @@ impl Machine {
         }
     }
 
+    /// Who killed it wanted the memory, or did not know what it is: it starts again. What it
+    /// ended by itself for, it has said.
+    fn forwarder_ended(&mut self, end: End, now: Duration, effects: &mut Vec<Effect>) {
+        let End::Signaled(_) = end else {
+            return;
+        };
+        let name = Process::Forwarder.name();
+        if now.saturating_sub(self.forwarded) > FORWARDER_LIFE {
+            let message = format!("{name} {end}, and is started again");
+            effects.push(Effect::Say(Level::Warn, message));
+            self.forward(now, effects);
+        } else {
+            let message =
+                format!("{name} {end}: they find no names any more; start the container again");
+            effects.push(Effect::Say(Level::Error, message));
+        }
+    }
+
     fn dead_before_ready(&mut self, end: End, now: Duration, effects: &mut Vec<Effect>) {
         effects.push(Effect::ShowLog);
         effects.push(Effect::Say(
@@ -614,8 +662,9 @@ impl Machine {
         if matches!(self.phase, Phase::Stopping { .. }) {
             return;
         }
-        self.begin(Process::Mounter, now);
-        self.advance(Process::Mounter, now, effects);
+        let [first, ..] = STAGES;
+        self.begin(first, now);
+        self.advance(first, now, effects);
     }
 
     fn begin(&mut self, stage: Process, now: Duration) {
@@ -633,17 +682,8 @@ impl Machine {
         let Phase::Stopping { began, .. } = self.phase else {
             return;
         };
-        let later: &[Process] = match stage {
-            Process::Mounter | Process::Command => &[
-                Process::Mounter,
-                Process::Command,
-                Process::Dockerd,
-                Process::Containerd,
-            ],
-            Process::Dockerd => &[Process::Containerd],
-            Process::Containerd | Process::Sweeper => &[],
-        };
-        match later.iter().copied().find(|process| self.runs(*process)) {
+        let mut left = STAGES.into_iter().skip_while(|known| *known != stage);
+        match left.find(|process| self.runs(*process)) {
             Some(next) => {
                 self.phase = Phase::Stopping {
                     stage: next,
@@ -657,7 +697,7 @@ impl Machine {
                 self.to_empty = false;
                 let began = if self.asked { began } else { now };
                 self.begin(Process::Sweeper, began);
-                effects.push(Effect::Empty);
+                self.fork(Process::Sweeper, effects);
             }
             None => effects.push(Effect::Exit(self.status.unwrap_or(FAILURE))),
         }

@@ -13,6 +13,7 @@ const SERVE: Settings = Settings {
     terminal: false,
     containerd: true,
     image: Image::None,
+    forwarder: false,
     restarts: 0,
     ready_by: Duration::from_secs(60),
     stop_timeout: Duration::from_secs(9),
@@ -475,10 +476,10 @@ fn the_data_root_is_emptied_when_all_daemons_have_ended() {
         exited(Process::Containerd, 0),
     ];
     let effects = life(EPHEMERAL, &events);
-    assert_eq!(effects.last(), Some(&Effect::Empty));
+    assert_eq!(effects.last(), Some(&Effect::Fork(Process::Sweeper)));
     let swept = [&events[..], &[exited(Process::Sweeper, 0)]].concat();
     assert_eq!(life(EPHEMERAL, &swept).last(), Some(&Effect::Exit(3)));
-    assert!(!life(COMMAND, &events).contains(&Effect::Empty));
+    assert!(!life(COMMAND, &events).contains(&Effect::Fork(Process::Sweeper)));
 }
 
 #[test]
@@ -527,7 +528,10 @@ fn the_daemons_wait_for_the_image() {
     let with = |image| Settings { image, ..SERVE };
     let mounted = |settings, end| {
         let mut machine = Machine::new(settings);
-        assert_eq!(machine.step(Event::Begin, SECOND), [Effect::MountImage]);
+        assert_eq!(
+            machine.step(Event::Begin, SECOND),
+            [Effect::Fork(Process::Mounter)]
+        );
         assert_eq!(machine.deadline(), Some(SERVE.ready_by));
         machine.step(Event::Ended(Process::Mounter, end), SECOND)
     };
@@ -672,4 +676,29 @@ fn a_stop_ends_all_thoughts_of_another_start() {
     let late = SECOND + FIRST_PAUSE * 2;
     assert_eq!(machine.step(Event::Tick, late), []);
     assert_eq!(machine.step(exited(Containerd, 0), late), [Effect::Exit(0)]);
+}
+
+#[test]
+fn a_forwarder_that_is_killed_is_started_again_unless_that_is_at_once() {
+    const FORWARDING: Settings = Settings {
+        forwarder: true,
+        ..SERVE
+    };
+    let fork = Effect::Fork(Process::Forwarder);
+    let killed_at = |now| {
+        let mut machine = Machine::new(FORWARDING);
+        let effects = machine.step(Event::Begin, SECOND);
+        assert_eq!(effects, [Effect::StartDaemons, fork.clone()]);
+        machine.step(killed(Process::Forwarder, SIGKILL), now)
+    };
+    assert_eq!(killed_at(SECOND * 3).last(), Some(&fork));
+    let effects = killed_at(SECOND);
+    assert!(
+        matches!(&effects[..], [Effect::Say(Level::Error, _)]),
+        "{effects:?}"
+    );
+    // It has said itself why it ends, and a stop needs no DNS.
+    assert_eq!(life(SERVE, &[exited(Process::Forwarder, 1)]), []);
+    let stopping = [Event::Signal(SIGTERM), killed(Process::Forwarder, SIGKILL)];
+    assert_eq!(life(SERVE, &stopping), [send(Dockerd, SIGTERM)]);
 }
