@@ -37,7 +37,7 @@ use crate::spawn::{self, Begun, Child, Session};
 use crate::sys;
 use crate::terminal::{self, Terminal};
 use log_file::LogFile;
-use machine::{Effect, End, Event, Image, Level, Machine, Process, Settings};
+use machine::{Effect, End, Event, Level, Machine, Need, Process, Settings};
 use notify::Notify;
 pub use signals::Signals;
 
@@ -121,12 +121,16 @@ pub fn run(
         terminal: terminal != Terminal::None,
         containerd: engine.containerd.is_some(),
         image: match &engine.image {
-            None => Image::None,
-            Some(image) if image.required => Image::Required,
-            Some(_) => Image::Wanted,
+            None => Need::None,
+            Some(image) if image.required => Need::Required,
+            Some(_) => Need::Wanted,
         },
+        loader: Need::None,
+        pre_start: false,
+        post_start: false,
+        pre_stop: false,
         forwarder: engine.forwarder.is_some(),
-        ready_by: started.elapsed().saturating_add(engine.ready_timeout),
+        ready_timeout: engine.ready_timeout,
         stop_timeout: engine.stop_timeout,
         command_patience: engine.command_patience,
         restarts: engine.restarts,
@@ -471,7 +475,7 @@ impl Supervisor<'_> {
                 forwarder::run(forwarder).map(|never| match never {})
             }),
             // These are programs.
-            Process::Containerd | Process::Dockerd | Process::Command => Ok(()),
+            _ => Ok(()),
         }
     }
 

@@ -24,6 +24,14 @@ pub enum Process {
     Sweeper,
     /// What forwards DNS queries, as long as the daemons run.
     Forwarder,
+    /// The hooks before the daemons start.
+    PreStart,
+    /// What loads images once the API answers.
+    Loader,
+    /// The hooks after that.
+    PostStart,
+    /// The hooks before the daemons are stopped.
+    PreStop,
 }
 
 impl Process {
@@ -36,6 +44,10 @@ impl Process {
             Self::Mounter => "what mounts the data root's image",
             Self::Sweeper => "what empties the data root",
             Self::Forwarder => "what forwards DNS queries of inner containers",
+            Self::PreStart => "what runs the pre-start hooks",
+            Self::Loader => "what loads images",
+            Self::PostStart => "what runs the post-start hooks",
+            Self::PreStop => "what runs the pre-stop hooks",
         }
     }
 }
@@ -120,7 +132,7 @@ pub enum Effect {
     Restart(Process),
     /// Close the sockets that are kept for a dockerd to come: there will be none.
     CloseSockets,
-    /// Say that the API answers.
+    /// Say that docker is ready.
     AnnounceReady,
     /// Start the command.
     StartCommand,
@@ -144,27 +156,36 @@ pub struct Settings {
     /// Whether containerd is a child of this process.
     pub containerd: bool,
     /// Whether an image is to be mounted over the data root.
-    pub image: Image,
+    pub image: Need,
+    /// Whether images are to be loaded.
+    pub loader: Need,
+    /// Whether there are pre-start hooks.
+    pub pre_start: bool,
+    /// Whether there are post-start hooks.
+    pub post_start: bool,
+    /// Whether there are pre-stop hooks.
+    pub pre_stop: bool,
     /// Whether DNS queries are to be forwarded.
     pub forwarder: bool,
     /// How many times in a row a daemon that has failed is started again.
     pub restarts: u32,
-    /// When the API must answer.
-    pub ready_by: Duration,
+    /// How long the API may take to answer, from the start of the daemons on; and before
+    /// that the mount of an image.
+    pub ready_timeout: Duration,
     /// How long a stop may take.
     pub stop_timeout: Duration,
-    /// How much of that the command may take.
+    /// How much of that the command and the pre-stop hooks may take.
     pub command_patience: Duration,
     /// Whether the data root is emptied once everything has ended.
     pub ephemeral: bool,
 }
 
-/// An image that is mounted before the daemons start.
+/// How much of a start depends on a part of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Image {
-    /// There is none.
+pub enum Need {
+    /// There is nothing to do.
     None,
-    /// Without it dockerd finds another way.
+    /// The start goes on without.
     Wanted,
     /// Without it the start has failed.
     Required,
@@ -176,7 +197,9 @@ enum Phase {
     Preparing,
     /// The API does not answer yet.
     Starting,
-    /// It answers, or is no longer waited for.
+    /// It answers; images are loaded and hooks run before docker is said to be ready.
+    Provisioning,
+    /// It is ready, or is no longer waited for.
     Running,
     /// Everything ends, in order, by the stage that is being ended.
     Stopping {
@@ -222,9 +245,13 @@ const STEADY: Duration = Duration::from_secs(60);
 const FORWARDER_LIFE: Duration = Duration::from_secs(1);
 
 /// What a stop ends, in this order.
-const STAGES: [Process; 5] = [
+const STAGES: [Process; 9] = [
     Process::Command,
     Process::Mounter,
+    Process::PreStart,
+    Process::Loader,
+    Process::PostStart,
+    Process::PreStop,
     Process::Dockerd,
     Process::Containerd,
     Process::Sweeper,
@@ -261,14 +288,18 @@ pub struct Machine {
     helper: Option<Process>,
     /// When the forwarder was started.
     forwarded: Duration,
-    /// Whether the data root is still to be emptied.
-    to_empty: bool,
+    /// The parts of this program that have still to run.
+    due: Vec<Process>,
+    /// Until when the image must be mounted, or the API answer.
+    ready_by: Duration,
     /// Whether somebody outside asked for a stop, and waits for it.
     asked: bool,
     /// Whether the ready line has been said.
     announced: bool,
     /// Whether the API answers, as far as is known.
     answers: bool,
+    /// Whether it ever has.
+    answered: bool,
     /// Signals for dockerd that came before it can take them.
     held: Vec<i32>,
     /// The status to end with, once it is known.
@@ -278,6 +309,15 @@ pub struct Machine {
 impl Machine {
     /// The state before anything has been started.
     pub fn new(settings: Settings) -> Self {
+        let due = [
+            (Process::Mounter, settings.image != Need::None),
+            (Process::PreStart, settings.pre_start),
+            (Process::Loader, settings.loader != Need::None),
+            (Process::PostStart, settings.post_start),
+            (Process::PreStop, settings.pre_stop),
+            (Process::Sweeper, settings.ephemeral),
+        ];
+        let due = due.into_iter().filter(|(_, is_due)| *is_due);
         Self {
             settings,
             phase: Phase::Preparing,
@@ -286,10 +326,12 @@ impl Machine {
             command: false,
             helper: None,
             forwarded: Duration::ZERO,
-            to_empty: settings.ephemeral,
+            due: due.map(|(process, _)| process).collect(),
+            ready_by: Duration::ZERO,
             asked: false,
             announced: false,
             answers: false,
+            answered: false,
             held: Vec::new(),
             status: None,
         }
@@ -304,8 +346,10 @@ impl Machine {
 
     fn phase_deadline(&self) -> Option<Duration> {
         match self.phase {
-            Phase::Preparing | Phase::Starting => Some(self.settings.ready_by),
-            Phase::Running => None,
+            // Hooks have a time-out of their own, and what loads images has one too.
+            Phase::Preparing if self.helper == Some(Process::PreStart) => None,
+            Phase::Preparing | Phase::Starting => Some(self.ready_by),
+            Phase::Provisioning | Phase::Running => None,
             Phase::Stopping {
                 stage,
                 began,
@@ -320,6 +364,10 @@ impl Machine {
                     (Process::Dockerd, Killed::Nothing) => CONTAINERS_PART,
                     (Process::Dockerd, Killed::Containers) => DOCKERD_PART,
                     (Process::Containerd | Process::Sweeper, _) => CONTAINERD_PART,
+                    (Process::Command, _) if self.due.contains(&Process::PreStop) => {
+                        let half = self.settings.command_patience / 2;
+                        return Some(began.saturating_add(half));
+                    }
                     (_, _) => 0,
                 };
                 Some(began.saturating_add(self.patience(part)))
@@ -331,10 +379,10 @@ impl Machine {
     pub fn step(&mut self, event: Event, now: Duration) -> Vec<Effect> {
         let mut effects = Vec::new();
         match event {
-            Event::Begin if self.settings.image == Image::None => {
-                self.start(now, &mut effects);
+            Event::Begin => {
+                self.ready_by = now.saturating_add(self.settings.ready_timeout);
+                self.prepare(now, &mut effects);
             }
-            Event::Begin => self.fork(Process::Mounter, &mut effects),
             Event::Signal(signal) => self.signal(signal, now, &mut effects),
             Event::Ended(process, end) => self.ended(process, end, now, &mut effects),
             Event::Ready => self.ready(&mut effects),
@@ -365,17 +413,31 @@ impl Machine {
             Process::Command => self.command,
             // Nobody waits for it.
             Process::Forwarder => false,
-            Process::Mounter | Process::Sweeper => self.helper == Some(process),
+            helper => self.helper == Some(helper),
         }
     }
 
-    fn fork(&mut self, process: Process, effects: &mut Vec<Effect>) {
-        self.helper = Some(process);
-        effects.push(Effect::Fork(process));
+    /// Starts a part of this program that is due. Whether it was.
+    fn fork(&mut self, process: Process, effects: &mut Vec<Effect>) -> bool {
+        let place = self.due.iter().position(|due| *due == process);
+        if let Some(place) = place {
+            self.due.remove(place);
+            self.helper = Some(process);
+            effects.push(Effect::Fork(process));
+        }
+        place.is_some()
+    }
+
+    /// What comes before the daemons, one after the other; then the daemons.
+    fn prepare(&mut self, now: Duration, effects: &mut Vec<Effect>) {
+        if !self.fork(Process::Mounter, effects) && !self.fork(Process::PreStart, effects) {
+            self.start(now, effects);
+        }
     }
 
     fn start(&mut self, now: Duration, effects: &mut Vec<Effect>) {
         self.phase = Phase::Starting;
+        self.ready_by = now.saturating_add(self.settings.ready_timeout);
         self.dockerd.start(now);
         if self.settings.containerd {
             self.containerd.start(now);
@@ -425,7 +487,7 @@ impl Machine {
             }
             Process::Command => self.command = false,
             Process::Forwarder => {}
-            Process::Mounter | Process::Sweeper => self.helper = None,
+            _ => self.helper = None,
         }
     }
 
@@ -434,23 +496,39 @@ impl Machine {
             return;
         }
         self.answers = true;
+        self.answered = true;
+        if self.phase == Phase::Starting {
+            self.phase = Phase::Provisioning;
+        }
         if self.announced {
             effects.push(Effect::Say(Level::Info, "docker answers again".into()));
         } else {
-            self.announced = true;
-            effects.push(Effect::AnnounceReady);
+            self.provision(effects);
         }
         effects.extend(
             self.held
                 .drain(..)
                 .map(|signal| Effect::Send(Process::Dockerd, signal)),
         );
-        self.run(effects);
     }
 
-    /// Leaves the starting phase: the command's turn.
+    /// What comes between the API's answer and the word that docker is ready, one after the
+    /// other; then that word, and the command. A dockerd that has gone meanwhile has to
+    /// answer again first.
+    fn provision(&mut self, effects: &mut Vec<Effect>) {
+        if !self.answers || self.helper.is_some() {
+            return;
+        }
+        if !self.fork(Process::Loader, effects) && !self.fork(Process::PostStart, effects) {
+            self.announced = true;
+            effects.push(Effect::AnnounceReady);
+            self.run(effects);
+        }
+    }
+
+    /// Begins the running phase: the command's turn.
     fn run(&mut self, effects: &mut Vec<Effect>) {
-        if self.phase == Phase::Starting {
+        if matches!(self.phase, Phase::Starting | Phase::Provisioning) {
             self.phase = Phase::Running;
             if self.settings.command {
                 self.command = true;
@@ -526,12 +604,24 @@ impl Machine {
                 }
             }
             (Phase::Preparing, Process::Mounter) => self.mounted(end, now, effects),
+            (Phase::Preparing, Process::PreStart) => match end {
+                End::Exited(0) => self.prepare(now, effects),
+                end => self.stop(end.status(), now, effects),
+            },
+            (_, Process::Loader)
+                if end != End::Exited(0) && self.settings.loader == Need::Required =>
+            {
+                self.stop(FAILURE, now, effects);
+            }
+            (_, Process::Loader | Process::PostStart) => self.provision(effects),
             (_, Process::Command) => self.stop(end.status(), now, effects),
             (_, Process::Forwarder) => self.forwarder_ended(end, now, effects),
             // Never outside of their own phases.
-            (_, Process::Mounter | Process::Sweeper) => {}
+            (_, Process::Mounter | Process::PreStart | Process::PreStop | Process::Sweeper) => {}
             (Phase::Preparing, Process::Dockerd | Process::Containerd) => {}
-            (Phase::Starting, Process::Dockerd) => self.dead_before_ready(end, now, effects),
+            (Phase::Starting | Phase::Provisioning, Process::Dockerd) => {
+                self.dead_before_ready(end, now, effects)
+            }
             (Phase::Running, Process::Dockerd) if self.settings.command => {
                 effects.push(Effect::Say(
                     Level::Error,
@@ -555,7 +645,7 @@ impl Machine {
                     ),
                 ));
             }
-            (Phase::Starting | Phase::Running, Process::Containerd) => {
+            (Phase::Starting | Phase::Provisioning | Phase::Running, Process::Containerd) => {
                 effects.push(Effect::Say(
                     Level::Error,
                     format!(
@@ -577,8 +667,11 @@ impl Machine {
         effects: &mut Vec<Effect>,
     ) -> bool {
         let Settings { restarts, .. } = self.settings;
-        let refuses = process == Process::Dockerd && !self.announced;
-        let lives = matches!(self.phase, Phase::Starting | Phase::Running);
+        let refuses = process == Process::Dockerd && !self.answered;
+        let lives = matches!(
+            self.phase,
+            Phase::Starting | Phase::Provisioning | Phase::Running
+        );
         if !lives || restarts == 0 || end == End::Exited(0) {
             return false;
         }
@@ -610,14 +703,14 @@ impl Machine {
     /// What mounts the image has ended, and has said why where it failed.
     fn mounted(&mut self, end: End, now: Duration, effects: &mut Vec<Effect>) {
         match (end, self.settings.image) {
-            (End::Exited(0), _) => self.start(now, effects),
-            (_, Image::Required) => self.stop(FAILURE, now, effects),
+            (End::Exited(0), _) => self.prepare(now, effects),
+            (_, Need::Required) => self.stop(FAILURE, now, effects),
             (_, _) => {
                 effects.push(Effect::Say(
                     Level::Warn,
                     "the data root has no image; going on without, so dockerd takes a slower storage driver".into(),
                 ));
-                self.start(now, effects);
+                self.prepare(now, effects);
             }
         }
     }
@@ -683,21 +776,28 @@ impl Machine {
             return;
         };
         let mut left = STAGES.into_iter().skip_while(|known| *known != stage);
-        match left.find(|process| self.runs(*process)) {
+        let next = left.find(|process| match process {
+            // What has never been ready has nothing to take leave of.
+            Process::PreStop => self.announced && self.due.contains(process),
+            Process::Sweeper => self.due.contains(process),
+            process => self.runs(*process),
+        });
+        match next {
+            Some(Process::Sweeper) => {
+                let began = if self.asked { began } else { now };
+                self.begin(Process::Sweeper, began);
+                self.fork(Process::Sweeper, effects);
+            }
             Some(next) => {
                 self.phase = Phase::Stopping {
                     stage: next,
                     began,
                     killed: Killed::Nothing,
                 };
-                effects.push(Effect::Send(next, libc::SIGTERM));
+                if !self.fork(next, effects) {
+                    effects.push(Effect::Send(next, libc::SIGTERM));
+                }
                 self.tick(now, effects);
-            }
-            None if self.to_empty => {
-                self.to_empty = false;
-                let began = if self.asked { began } else { now };
-                self.begin(Process::Sweeper, began);
-                self.fork(Process::Sweeper, effects);
             }
             None => effects.push(Effect::Exit(self.status.unwrap_or(FAILURE))),
         }
@@ -734,7 +834,7 @@ impl Machine {
                 ));
                 self.run(effects);
             }
-            Phase::Running => {}
+            Phase::Provisioning | Phase::Running => {}
             Phase::Stopping {
                 stage: Process::Dockerd,
                 began,

@@ -12,10 +12,14 @@ const SERVE: Settings = Settings {
     command: false,
     terminal: false,
     containerd: true,
-    image: Image::None,
+    image: Need::None,
+    loader: Need::None,
+    pre_start: false,
+    post_start: false,
+    pre_stop: false,
     forwarder: false,
     restarts: 0,
-    ready_by: Duration::from_secs(60),
+    ready_timeout: Duration::from_secs(60),
     stop_timeout: Duration::from_secs(9),
     command_patience: Duration::from_secs(4),
     ephemeral: false,
@@ -60,6 +64,7 @@ fn life(settings: Settings, events: &[Event]) -> Vec<Effect> {
 }
 
 use Process::{Command, Containerd, Dockerd};
+use Process::{Loader, Mounter, PostStart, PreStart, PreStop};
 use libc::{SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
 
 #[test]
@@ -314,8 +319,8 @@ fn containerds_end_ends_serve_and_is_said_to_a_command() {
 #[test]
 fn a_time_out_is_said_in_wrapdockers_words_and_the_command_runs() {
     let mut machine = begun(COMMAND);
-    assert_eq!(machine.step(Event::Tick, SERVE.ready_by - SECOND), []);
-    let effects = machine.step(Event::Tick, SERVE.ready_by);
+    assert_eq!(machine.step(Event::Tick, SERVE.ready_timeout - SECOND), []);
+    let effects = machine.step(Event::Tick, SERVE.ready_timeout);
     assert_eq!(
         effects,
         [
@@ -328,7 +333,7 @@ fn a_time_out_is_said_in_wrapdockers_words_and_the_command_runs() {
     );
     // Late, but still worth a line; and the command is started once.
     assert_eq!(
-        machine.step(Event::Ready, SERVE.ready_by + SECOND),
+        machine.step(Event::Ready, SERVE.ready_timeout + SECOND),
         [Effect::AnnounceReady]
     );
 }
@@ -382,7 +387,18 @@ fn what_cannot_be_killed_is_left_behind_in_time() {
 }
 
 fn any_event() -> impl Strategy<Value = Event> {
-    let process = || prop_oneof![Just(Containerd), Just(Dockerd), Just(Command)];
+    let process = || {
+        prop_oneof![
+            Just(Containerd),
+            Just(Dockerd),
+            Just(Command),
+            Just(Process::PreStart),
+            Just(Process::Loader),
+            Just(Process::PostStart),
+            Just(Process::PreStop),
+            Just(Process::Sweeper),
+        ]
+    };
     let end = prop_oneof![
         any::<u8>().prop_map(End::Exited),
         (1..65).prop_map(End::Signaled)
@@ -402,7 +418,9 @@ fn any_event() -> impl Strategy<Value = Event> {
 fn possible(machine: &Machine, event: Event) -> bool {
     match event {
         Event::Ended(process, _) => machine.runs(process),
-        Event::NotStarted(process, _) => machine.runs(process),
+        Event::NotStarted(process, _) => {
+            matches!(process, Command | Dockerd | Containerd) && machine.runs(process)
+        }
         Event::Signal(_) | Event::Ready | Event::Failed(_) | Event::Tick => true,
         Event::Begin => false,
     }
@@ -418,10 +436,15 @@ proptest! {
         terminal in any::<bool>(),
         containerd in any::<bool>(),
         restarts in 0_u32..4,
+        loader in prop_oneof![Just(Need::None), Just(Need::Wanted), Just(Need::Required)],
+        hooks in any::<[bool; 3]>(),
         events in proptest::collection::vec((any_event(), 0_u64..5_000), 0..40),
     ) {
-        let mut machine = begun(Settings { command, terminal, containerd, restarts, ..SERVE });
-        let mut effects = Vec::new();
+        let [pre_start, post_start, pre_stop] = hooks;
+        let mut machine = Machine::new(Settings {
+            command, terminal, containerd, restarts, loader, pre_start, post_start, pre_stop, ..SERVE
+        });
+        let mut effects = machine.step(Event::Begin, Duration::ZERO);
         let mut now = Duration::ZERO;
         for (event, wait) in events {
             now += Duration::from_millis(wait);
@@ -457,6 +480,12 @@ proptest! {
         prop_assert!(count(&send(Dockerd, SIGTERM)) <= 1);
         prop_assert!(count(&send(Containerd, SIGTERM)) <= 1);
         prop_assert!(count(&Effect::StartCommand) <= 1);
+        prop_assert!(count(&Effect::AnnounceReady) <= 1);
+        for helper in [Process::PreStart, Process::Loader, Process::PostStart, Process::PreStop] {
+            prop_assert!(count(&Effect::Fork(helper)) <= 1, "{:?}", effects);
+        }
+        // What has never been ready has nothing to take leave of.
+        prop_assert!(count(&Effect::Fork(Process::PreStop)) <= count(&Effect::AnnounceReady), "{:?}", effects);
         let exits = effects.iter().filter(|effect| matches!(effect, Effect::Exit(_))).count();
         prop_assert_eq!(exits, 1, "{:?}", effects);
     }
@@ -532,16 +561,16 @@ fn the_daemons_wait_for_the_image() {
             machine.step(Event::Begin, SECOND),
             [Effect::Fork(Process::Mounter)]
         );
-        assert_eq!(machine.deadline(), Some(SERVE.ready_by));
+        assert_eq!(machine.deadline(), Some(SECOND + SERVE.ready_timeout));
         machine.step(Event::Ended(Process::Mounter, end), SECOND)
     };
-    for image in [Image::Wanted, Image::Required] {
+    for image in [Need::Wanted, Need::Required] {
         let effects = mounted(with(image), End::Exited(0));
         assert_eq!(effects, [Effect::StartDaemons]);
     }
-    let effects = mounted(with(Image::Required), End::Exited(1));
+    let effects = mounted(with(Need::Required), End::Exited(1));
     assert_eq!(effects, [Effect::Exit(FAILURE)]);
-    let effects = mounted(with(Image::Wanted), End::Signaled(SIGKILL));
+    let effects = mounted(with(Need::Wanted), End::Signaled(SIGKILL));
     assert!(
         matches!(
             &effects[..],
@@ -554,7 +583,7 @@ fn the_daemons_wait_for_the_image() {
 #[test]
 fn a_stop_ends_what_mounts_the_image() {
     let mut machine = Machine::new(Settings {
-        image: Image::Required,
+        image: Need::Required,
         ..SERVE
     });
     machine.step(Event::Begin, SECOND);
@@ -570,16 +599,17 @@ fn a_stop_ends_what_mounts_the_image() {
 #[test]
 fn an_image_that_cannot_be_had_is_not_waited_for_for_ever() {
     let mut machine = Machine::new(Settings {
-        image: Image::Required,
+        image: Need::Required,
         ..COMMAND
     });
     machine.step(Event::Begin, SECOND);
-    let effects = machine.step(Event::Tick, COMMAND.ready_by);
+    let late = SECOND + COMMAND.ready_timeout;
+    let effects = machine.step(Event::Tick, late);
     assert!(
         effects.contains(&send(Process::Mounter, SIGTERM)),
         "{effects:?}"
     );
-    let effects = machine.step(killed(Process::Mounter, SIGTERM), COMMAND.ready_by);
+    let effects = machine.step(killed(Process::Mounter, SIGTERM), late);
     assert_eq!(effects, [Effect::Exit(FAILURE)]);
 }
 
@@ -701,4 +731,192 @@ fn a_forwarder_that_is_killed_is_started_again_unless_that_is_at_once() {
     assert_eq!(life(SERVE, &[exited(Process::Forwarder, 1)]), []);
     let stopping = [Event::Signal(SIGTERM), killed(Process::Forwarder, SIGKILL)];
     assert_eq!(life(SERVE, &stopping), [send(Dockerd, SIGTERM)]);
+}
+
+const PROVISIONED: Settings = Settings {
+    loader: Need::Wanted,
+    pre_start: true,
+    post_start: true,
+    pre_stop: true,
+    ..COMMAND
+};
+
+const fn fork(process: Process) -> Effect {
+    Effect::Fork(process)
+}
+
+/// Feeds events from the very beginning, and returns the effects that are not said.
+fn whole_life(settings: Settings, events: &[Event]) -> Vec<Effect> {
+    let mut machine = Machine::new(settings);
+    let begin = [Event::Begin];
+    let effects = begin
+        .iter()
+        .chain(events)
+        .flat_map(|event| machine.step(*event, SECOND));
+    effects
+        .filter(|effect| !matches!(effect, Effect::Say(..)))
+        .collect()
+}
+
+#[test]
+fn images_and_hooks_have_their_places() {
+    let events = [
+        exited(Mounter, 0),
+        exited(PreStart, 0),
+        Event::Ready,
+        exited(Loader, 0),
+        exited(PostStart, 0),
+        exited(Command, 3),
+        exited(PreStop, 0),
+        exited(Dockerd, 0),
+        exited(Containerd, 0),
+    ];
+    let settings = Settings {
+        image: Need::Wanted,
+        ..PROVISIONED
+    };
+    assert_eq!(
+        whole_life(settings, &events),
+        [
+            fork(Mounter),
+            fork(PreStart),
+            Effect::StartDaemons,
+            fork(Loader),
+            fork(PostStart),
+            Effect::AnnounceReady,
+            Effect::StartCommand,
+            fork(PreStop),
+            send(Dockerd, SIGTERM),
+            send(Containerd, SIGTERM),
+            Effect::Exit(3),
+        ]
+    );
+}
+
+#[test]
+fn a_pre_start_hook_that_fails_ends_the_start_with_its_status() {
+    assert_eq!(
+        whole_life(PROVISIONED, &[exited(PreStart, 7)]),
+        [fork(PreStart), Effect::Exit(7)]
+    );
+    // Those after the start are a part of it, but none that it depends on.
+    let events = [
+        exited(PreStart, 0),
+        Event::Ready,
+        exited(Loader, 1),
+        exited(PostStart, 1),
+    ];
+    let effects = whole_life(PROVISIONED, &events);
+    assert_eq!(effects.last(), Some(&Effect::StartCommand));
+}
+
+#[test]
+fn an_image_that_is_required_ends_the_start() {
+    let settings = Settings {
+        loader: Need::Required,
+        ..PROVISIONED
+    };
+    for end in [exited(Loader, 1), killed(Loader, SIGKILL)] {
+        let effects = whole_life(settings, &[exited(PreStart, 0), Event::Ready, end]);
+        assert_eq!(effects.last(), Some(&send(Dockerd, SIGTERM)));
+        assert!(!effects.contains(&Effect::AnnounceReady));
+        // It was never ready, so there is no leave to take.
+        assert!(!effects.contains(&fork(PreStop)));
+    }
+}
+
+#[test]
+fn a_dockerd_that_goes_while_images_are_loaded_has_not_been_ready() {
+    let begin = [exited(PreStart, 0), Event::Ready, killed(Dockerd, SIGKILL)];
+    let effects = whole_life(PROVISIONED, &begin);
+    assert!(effects.contains(&Effect::ShowLog), "{effects:?}");
+    assert_eq!(effects.last(), Some(&send(Loader, SIGTERM)));
+    // A shell is for somebody to look around.
+    let settings = Settings {
+        terminal: true,
+        ..PROVISIONED
+    };
+    let effects = whole_life(settings, &[&begin[..], &[exited(Loader, 1)]].concat());
+    assert_eq!(effects.last(), Some(&Effect::StartCommand));
+}
+
+#[test]
+fn what_is_left_of_a_start_waits_for_the_next_dockerd() {
+    let settings = Settings {
+        restarts: 1,
+        ..PROVISIONED
+    };
+    let mut machine = Machine::new(settings);
+    let mut step = |event, now| machine.step(event, now);
+    step(Event::Begin, SECOND);
+    step(exited(PreStart, 0), SECOND);
+    assert_eq!(step(Event::Ready, SECOND), [fork(Loader)]);
+    step(killed(Dockerd, SIGKILL), SECOND);
+    assert_eq!(step(exited(Loader, 1), SECOND), []);
+    let later = SECOND * 2;
+    assert_eq!(step(Event::Tick, later), [Effect::Restart(Dockerd)]);
+    assert_eq!(step(Event::Ready, later), [fork(PostStart)]);
+}
+
+#[test]
+fn a_late_answer_has_its_images_too() {
+    let mut machine = Machine::new(PROVISIONED);
+    machine.step(Event::Begin, SECOND);
+    let begun = SECOND * 50;
+    // Hooks take their own time.
+    assert_eq!(machine.deadline(), None);
+    machine.step(exited(PreStart, 0), begun);
+    let late = begun + PROVISIONED.ready_timeout;
+    assert_eq!(machine.deadline(), Some(late));
+    let effects = machine.step(Event::Tick, late);
+    assert_eq!(effects.last(), Some(&Effect::StartCommand));
+    assert_eq!(machine.step(Event::Ready, late), [fork(Loader)]);
+    assert_eq!(machine.step(exited(Loader, 0), late), [fork(PostStart)]);
+    assert_eq!(
+        machine.step(exited(PostStart, 0), late),
+        [Effect::AnnounceReady]
+    );
+}
+
+#[test]
+fn a_stop_ends_what_runs_of_a_start() {
+    let stop = Event::Signal(SIGTERM);
+    for (events, running) in [
+        (&[][..], PreStart),
+        (&[exited(PreStart, 0), Event::Ready], Loader),
+        (
+            &[exited(PreStart, 0), Event::Ready, exited(Loader, 0)],
+            PostStart,
+        ),
+    ] {
+        let effects = whole_life(PROVISIONED, &[events, &[stop]].concat());
+        assert_eq!(effects.last(), Some(&send(running, SIGTERM)));
+    }
+}
+
+#[test]
+fn pre_stop_hooks_have_their_part_of_the_time() {
+    let mut machine = Machine::new(PROVISIONED);
+    machine.step(Event::Begin, SECOND);
+    for event in [
+        exited(PreStart, 0),
+        Event::Ready,
+        exited(Loader, 0),
+        exited(PostStart, 0),
+        Event::Signal(SIGTERM),
+    ] {
+        machine.step(event, SECOND);
+    }
+    let half = SECOND + PROVISIONED.command_patience / 2;
+    assert_eq!(machine.deadline(), Some(half));
+    let effects = machine.step(Event::Tick, half);
+    assert_eq!(effects.last(), Some(&send(Command, SIGKILL)));
+    let effects = machine.step(killed(Command, SIGKILL), half);
+    assert_eq!(effects, [fork(PreStop)]);
+    let all = SECOND + PROVISIONED.command_patience;
+    assert_eq!(machine.deadline(), Some(all));
+    let effects = machine.step(Event::Tick, all);
+    assert_eq!(effects.last(), Some(&send(PreStop, SIGKILL)));
+    let effects = machine.step(killed(PreStop, SIGKILL), all);
+    assert_eq!(effects, [send(Dockerd, SIGTERM)]);
 }
