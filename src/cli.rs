@@ -71,6 +71,7 @@ fn command() -> Command {
              DIND_STORAGE        what holds the data: auto, loop, tmpfs, vfs, ...\n  \
              DIND_STORAGE_SIZE   how much of it, as 20G\n  \
              DIND_RESTART        on-failure[:N]: start a daemon that failed again\n  \
+             DIND_HOOK_TIMEOUT   seconds that a hook in /etc/dind may take (60)\n  \
              DIND_READY_TIMEOUT  seconds until the API must answer (60)\n  \
              DIND_STOP_TIMEOUT   seconds until everything has ended (9)\n\n\
              {DEFAULT_CONFIG_FILE} is read as dockerd reads it."

@@ -91,6 +91,8 @@ pub const LOG_FILE: &str = "/var/log/docker.log";
 const DEFAULT_STOP_TIMEOUT: Duration = Duration::from_secs(9);
 /// As long as wrapdocker waited.
 const DEFAULT_READY_TIMEOUT: Duration = Duration::from_secs(60);
+/// As long as the API may take.
+const DEFAULT_HOOK_TIMEOUT: Duration = DEFAULT_READY_TIMEOUT;
 /// What execvp(3) and the usual images search when `PATH` is not set.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -115,6 +117,8 @@ pub struct Config {
     pub dns: bool,
     /// `DIND_MTU`.
     pub mtu: Mtu,
+    /// `DIND_HOOK_TIMEOUT`: how long a hook may take.
+    pub hook_timeout: Duration,
     /// `DIND_EPHEMERAL`: whether the data root is emptied at the end.
     pub ephemeral: bool,
     /// `DIND_RESTART`: how many times in a row a daemon that has failed is started again.
@@ -199,6 +203,7 @@ impl Config {
                     },
                 )?
                 .unwrap_or(Mtu::Auto),
+            hook_timeout: variables.seconds("DIND_HOOK_TIMEOUT", DEFAULT_HOOK_TIMEOUT)?,
             ephemeral: variables
                 .parse("DIND_EPHEMERAL", "1, 0", |text| match text {
                     "1" => Some(true),
@@ -381,6 +386,7 @@ mod tests {
             ("DIND_MTU", "67", "68 to 65535"),
             ("DIND_MTU", "65536", "68 to 65535"),
             ("DIND_MTU", "auto", "off, or bytes"),
+            ("DIND_HOOK_TIMEOUT", "never", "seconds, 0.1 to"),
             ("DIND_EPHEMERAL", "yes", "1, 0"),
             ("DIND_RESTART", "always", "on-failure:N"),
             ("DIND_RESTART", "on-failure:", "on-failure:N"),
@@ -414,6 +420,7 @@ mod tests {
             ("DIND_TMPFS", ""),
             ("DIND_DNS", ""),
             ("DIND_MTU", ""),
+            ("DIND_HOOK_TIMEOUT", ""),
             ("DIND_EPHEMERAL", ""),
             ("DIND_RESTART", ""),
             ("DIND_STORAGE", ""),

@@ -1,6 +1,7 @@
 //! Everything that planning needs to know of the system. Reads, changes nothing.
 
 pub mod cgroup;
+pub mod hooks;
 pub mod host;
 pub mod netfilter;
 pub mod network;
@@ -28,6 +29,7 @@ use crate::dockerd_options::DockerdOptions;
 use crate::mountinfo::MountTable;
 use crate::sockets;
 use cgroup::{CGROUP_ROOT, CgroupFacts, Membership, RootMount, UnifiedRoot};
+use hooks::Hooks;
 use netfilter::Netfilter;
 use network::Networks;
 use storage::{DataRoot, Means};
@@ -75,6 +77,8 @@ pub struct Facts {
     pub networks: Networks,
     /// The kernel's packet filters, and the programs for them.
     pub netfilter: Netfilter,
+    /// The user's hooks.
+    pub hooks: Hooks,
     /// What a client finds.
     pub client: ClientFacts,
 }
@@ -124,6 +128,7 @@ impl Facts {
             host_names: host_names(),
             networks: Networks::read(search("dockerd", search_path).as_deref(), config.mtu),
             netfilter: Netfilter::read(),
+            hooks: Hooks::read(),
             client: client(config),
         })
     }

@@ -18,6 +18,7 @@ use crate::dockerd_options::DockerdOptions;
 use crate::facts;
 use crate::fault::Fault;
 use crate::ping::{Ping, Progress};
+use crate::readiness;
 
 /// How long an answer may take where nobody said how long.
 const PROMPT: Duration = Duration::from_secs(5);
@@ -31,7 +32,13 @@ pub fn check(config: &Config, how: Health) -> Result<(), Fault> {
     let watch = how.wait.map(|_| watch(&sockets)).transpose()?;
     loop {
         let reason = match answered(&sockets, deadline) {
-            Ok(()) => return Ok(()),
+            Ok(()) => {
+                let left = deadline.saturating_duration_since(Instant::now());
+                if readiness::is_complete(how.wait.map(|_| left)) {
+                    return Ok(());
+                }
+                "images are being loaded, or post-start hooks run".into()
+            }
             Err(reason) => reason,
         };
         let appeared = watch.as_ref().is_some_and(|watch| {

@@ -9,7 +9,7 @@
 //! Decisions are values: [`contract`], [`client`], [`dockerd_options`], [`plan`],
 //! [`mod@tls::decide`] and [`supervise::machine`] make no system call. Effects are in
 //! [`sockets`], [`apply`] (with [`delegate`], [`data_root`] and [`tls`]), [`spawn`], [`supervise`],
-//! [`forwarder`] and [`terminal`]; what is unsafe is in `sys`. The order of the phases is `main`'s.
+//! [`forwarder`], [`hooks`] and [`terminal`]; what is unsafe is in `sys`. The order of the phases is `main`'s.
 //! [`doctor`], [`health`] and [`nest`] are programs of their own, which run beside PID 1;
 //! what the first finds is shown too when dockerd does not start.
 
@@ -27,11 +27,13 @@ pub mod fault;
 pub mod finding;
 pub mod forwarder;
 pub mod health;
+pub mod hooks;
 pub mod logging;
 pub mod mountinfo;
 pub mod nest;
 pub mod ping;
 pub mod plan;
+pub mod readiness;
 pub mod secrets;
 pub mod sockets;
 pub mod spawn;

@@ -5,6 +5,7 @@
 
 mod cgroups;
 mod daemons;
+mod hooks;
 mod iptables;
 mod mounts;
 mod network;
@@ -34,6 +35,7 @@ use crate::nest;
 use crate::secrets;
 use crate::tls::name::Name;
 pub use daemons::{CLIENT_VARIABLES, DOCKERD_OOM_SCORE};
+pub use hooks::Hooks;
 pub use resolver::Forwarder;
 
 /// One change to the container.
@@ -268,6 +270,8 @@ pub struct Engine {
     pub dmsetup: Option<Program>,
     /// What is done to the container while they start: nothing that they need by then.
     pub meanwhile: Vec<Step>,
+    /// What the user has run at times of a start and a stop.
+    pub hooks: Hooks,
     /// What runs beside them.
     pub foreground: Foreground,
     /// The environment of the command.
@@ -552,6 +556,7 @@ fn engine(
     }
     let more = self::warnings(serve, inputs);
     warnings.extend(more.iter().map(Finding::to_string));
+    warnings.extend(hooks::warnings(inputs));
     // First the lock: where it is somebody else's, nothing else is done.
     let mut steps = storage.steps;
     steps.extend(mounts::plan(facts));
@@ -605,6 +610,7 @@ fn engine(
         meanwhile,
         notify_socket: config.notify_socket.clone(),
         readiness: readiness(&listeners),
+        hooks: hooks::plan(inputs, &listeners)?,
         listeners,
         log_file: logs_to_file(&foreground, inputs).then(|| PathBuf::from(LOG_FILE)),
         foreground,
@@ -824,6 +830,19 @@ impl fmt::Display for Engine {
         if let Some(image) = &self.image {
             line(formatter, format_args!("prepare: {image}"))?;
         }
+        let seconds = self.hooks.timeout.as_secs_f64();
+        let mut hooks = |stage: &str, hooks: &[PathBuf]| {
+            hooks.iter().try_for_each(|path| {
+                let path = path.display();
+                line(
+                    formatter,
+                    format_args!("hook: {stage} {path}, within {seconds} s"),
+                )
+            })
+        };
+        hooks("pre-start", &self.hooks.pre_start)?;
+        hooks("post-start", &self.hooks.post_start)?;
+        hooks("pre-stop", &self.hooks.pre_stop)?;
         let beside = [&self.containerd, &self.dmsetup];
         for program in std::iter::once(&self.dockerd).chain(beside.into_iter().flatten()) {
             let words = std::iter::once(program.path.as_os_str())

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::prctl;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{ForkResult, Pid};
@@ -53,6 +54,8 @@ pub struct Child<'a> {
     pub descriptors: Vec<BorrowedFd<'a>>,
     /// Its place on the terminal.
     pub session: Session,
+    /// Whether it is killed when this process ends: prctl(2), PR_SET_PDEATHSIG.
+    pub dies_with_parent: bool,
     /// `oom_score_adj` to try for: only a wish, as lowering it takes
     /// CAP_SYS_RESOURCE.
     pub oom_score_adj: Option<i16>,
@@ -279,6 +282,9 @@ fn become_child(child: &Child<'_>, mut image: Image, above: RawFd) -> SpawnError
         match child.session {
             Session::Own => drop(nix::unistd::setsid().map_err(prepare)?),
             Session::Foreground(terminal) => terminal::take(terminal).map_err(prepare)?,
+        }
+        if child.dies_with_parent {
+            prctl::set_pdeathsig(Signal::SIGKILL).map_err(prepare)?;
         }
         if let Some(score) = child.oom_score_adj {
             // Refused without CAP_SYS_RESOURCE, and no reason not to run.

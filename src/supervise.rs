@@ -9,6 +9,7 @@ mod signals;
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::fs::{self, File};
+use std::io::{self, Stderr, Stdout};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -30,8 +31,10 @@ use crate::facts;
 use crate::fault::{FAILURE, Fault};
 use crate::finding::Severity;
 use crate::forwarder;
+use crate::hooks::Runner;
 use crate::ping::{Ping, Progress};
 use crate::plan::{DOCKERD_OOM_SCORE, Engine, Foreground, Program, Readiness};
+use crate::readiness::Provisioning;
 use crate::sockets::Bound;
 use crate::spawn::{self, Begun, Child, Session};
 use crate::sys;
@@ -76,6 +79,8 @@ struct Supervisor<'a> {
     bound: Vec<Bound>,
     started: Instant,
     signals: Signals,
+    stdout: Stdout,
+    stderr: Stderr,
     /// The user's file mode creation mask.
     umask: Mode,
     notify: Notify,
@@ -83,6 +88,8 @@ struct Supervisor<'a> {
     /// Whether the API has answered.
     answered: bool,
     children: Children,
+    /// What `dind health` waits for, beside the API.
+    provisioning: Option<Provisioning>,
     machine: Machine,
     terminal: Terminal,
     log: Option<LogFile>,
@@ -126,9 +133,9 @@ pub fn run(
             Some(_) => Need::Wanted,
         },
         loader: Need::None,
-        pre_start: false,
-        post_start: false,
-        pre_stop: false,
+        pre_start: !engine.hooks.pre_start.is_empty(),
+        post_start: !engine.hooks.post_start.is_empty(),
+        pre_stop: !engine.hooks.pre_stop.is_empty(),
         forwarder: engine.forwarder.is_some(),
         ready_timeout: engine.ready_timeout,
         stop_timeout: engine.stop_timeout,
@@ -147,11 +154,14 @@ pub fn run(
         bound,
         started,
         signals,
+        stdout: io::stdout(),
+        stderr: io::stderr(),
         umask,
         notify: Notify::bind()?,
         ping: None,
         answered: false,
         children: Children::default(),
+        provisioning: None,
         machine,
         terminal,
         log,
@@ -171,6 +181,13 @@ impl Supervisor<'_> {
     /// it; it looks for containerd much later.
     fn start_daemons(&mut self) -> Result<(), Fault> {
         let engine = self.engine;
+        if !engine.hooks.post_start.is_empty() {
+            self.provisioning = Provisioning::begin()
+                .inspect_err(|error| {
+                    warn!("{error:#}; 'dind health' does not wait for post-start hooks");
+                })
+                .ok();
+        }
         let dockerd = self.begin_daemon(Process::Dockerd, &engine.dockerd)?;
         let containerd = engine.containerd.as_ref().map(|program| {
             let begun = self.begin_daemon(Process::Containerd, program);
@@ -224,15 +241,21 @@ impl Supervisor<'_> {
         Ok(())
     }
 
+    /// Where daemons and hooks write what they have to say: their standard output and error.
+    fn output(&self) -> [BorrowedFd<'_>; 2] {
+        let (stdout, stderr) = (self.stdout.as_fd(), self.stderr.as_fd());
+        match (&self.log, &self.engine.foreground) {
+            (Some(log), _) => [log.as_fd(), log.as_fd()],
+            // Beside a command, standard output is the command's alone.
+            (None, Foreground::Command(_)) => [stderr, stderr],
+            (None, Foreground::Daemon) => [stdout, stderr],
+        }
+    }
+
     fn begin_daemon(&self, process: Process, program: &Program) -> Result<Begun, Fault> {
         let null = null()?;
-        let (stdout, stderr) = (std::io::stdout(), std::io::stderr());
-        let stdio = match (&self.log, &self.engine.foreground) {
-            (Some(log), _) => [null.as_fd(), log.as_fd(), log.as_fd()],
-            // Beside a command, standard output is the command's alone.
-            (None, Foreground::Command(_)) => [null.as_fd(), stderr.as_fd(), stderr.as_fd()],
-            (None, Foreground::Daemon) => [null.as_fd(), stdout.as_fd(), stderr.as_fd()],
-        };
+        let [stdout, stderr] = self.output();
+        let stdio = [null.as_fd(), stdout, stderr];
         let mask = self.signals.original();
         if process != Process::Dockerd {
             return begin_daemon(program, stdio, &[], None, mask);
@@ -427,6 +450,7 @@ impl Supervisor<'_> {
             stdio: None,
             descriptors: Vec::new(),
             session: Session::Foreground(self.terminal),
+            dies_with_parent: false,
             oom_score_adj: None,
             mask: self.signals.original(),
             umask: Some(self.umask),
@@ -440,13 +464,15 @@ impl Supervisor<'_> {
         match sys::fork() {
             Ok(ForkResult::Parent { child }) => self.children.add(process, child),
             Ok(ForkResult::Child) => {
-                let done = become_helper(&self.signals).and_then(|()| self.help(process));
-                match &done {
-                    Ok(()) => {}
-                    Err(error) if process == Process::Forwarder => warn!("{error:#}"),
-                    Err(error) => error!("{error:#}"),
-                }
-                sys::exit_child(i32::from(done.is_err()))
+                let done = leave_terminal().and_then(|()| self.help(process));
+                let status = done.unwrap_or_else(|error| {
+                    match process {
+                        Process::Forwarder => warn!("{error:#}"),
+                        _ => error!("{error:#}"),
+                    }
+                    FAILURE
+                });
+                sys::exit_child(status.into())
             }
             Err(errno) => {
                 error!(
@@ -459,27 +485,50 @@ impl Supervisor<'_> {
         }
     }
 
-    /// What a child of this program's own is for.
-    fn help(&self, process: Process) -> Result<()> {
+    /// What a child of this program's own is for. Its exit status.
+    fn help(&self, process: Process) -> Result<u8> {
         let engine = self.engine;
         match process {
-            // A stop ends it, wherever it waits.
+            Process::PreStart => return self.run_hooks(&engine.hooks.pre_start, true),
+            Process::PostStart => return self.run_hooks(&engine.hooks.post_start, false),
+            Process::PreStop => return self.run_hooks(&engine.hooks.pre_stop, false),
+            _ => become_helper(&self.signals)?,
+        }
+        match process {
             Process::Mounter => engine.image.as_ref().map_or(Ok(()), |image| {
                 data_root::image::put_in_place(image, self.signals.original())
-            }),
+            })?,
             Process::Sweeper => {
                 engine.emptied.as_ref().map(data_root::empty);
-                Ok(())
             }
-            Process::Forwarder => engine.forwarder.as_ref().map_or(Ok(()), |forwarder| {
-                forwarder::run(forwarder).map(|never| match never {})
-            }),
-            // These are programs.
-            _ => Ok(()),
+            Process::Forwarder => {
+                if let Some(forwarder) = &engine.forwarder {
+                    forwarder::run(forwarder)?;
+                }
+            }
+            _ => {}
         }
+        Ok(0)
     }
 
-    fn announce_ready(&self) {
+    fn run_hooks(&self, hooks: &[PathBuf], until_failure: bool) -> Result<u8> {
+        let null = null()?;
+        let [stdout, stderr] = self.output();
+        let runner = Runner {
+            timeout: self.engine.hooks.timeout,
+            environment: &self.engine.hooks.environment,
+            stdio: [null.as_fd(), stdout, stderr],
+            signals: &self.signals,
+            umask: self.umask,
+            until_failure,
+        };
+        Ok(runner.run(hooks))
+    }
+
+    fn announce_ready(&mut self) {
+        if let Some(provisioning) = self.provisioning.take() {
+            provisioning.end();
+        }
         if let Some(address) = &self.engine.notify_socket
             && let Err(errno) = notify::tell_ready(address)
         {
@@ -531,11 +580,16 @@ fn null() -> Result<File> {
 }
 
 /// What a child of this program's own is before anything else: out of reach of the
-/// terminal's signals, with none of its parent's descriptors, among them the sockets of the
-/// daemons, and never alive without its parent.
-fn become_helper(signals: &Signals) -> Result<()> {
+/// terminal's signals, and never alive without its parent.
+fn leave_terminal() -> Result<()> {
     prctl::set_pdeathsig(Signal::SIGKILL)?;
     setsid()?;
+    Ok(())
+}
+
+/// What a child is that does its own work: signals end it, wherever it waits, and it has
+/// none of its parent's descriptors, among them the sockets of the daemons.
+fn become_helper(signals: &Signals) -> Result<()> {
     signals.restore()?;
     sys::close_inherited_descriptors()?;
     // Refused without CAP_SYS_RESOURCE, and no reason not to run.
@@ -562,6 +616,7 @@ fn begin_daemon(
         stdio: Some(stdio),
         descriptors: descriptors.to_vec(),
         session: Session::Own,
+        dies_with_parent: false,
         oom_score_adj: Some(program.oom_score_adj),
         mask,
         umask: None,

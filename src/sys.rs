@@ -72,10 +72,10 @@ pub fn unmap_code() -> nix::Result<()> {
     Errno::result(result).map(drop)
 }
 
-/// Locks an open file against other processes: flock(2). Waits for `patience` at most;
-/// the error is then EINTR, from a signal of this process's own timer. The lock goes with
+/// Locks an open file against other processes, by LOCK_EX or LOCK_SH of flock(2). Waits for
+/// `patience` at most; the error is then EINTR, from a signal of this process's own timer. The lock goes with
 /// the file.
-pub fn lock(file: &File, patience: Duration) -> nix::Result<()> {
+pub fn lock(file: &File, operation: i32, patience: Duration) -> nix::Result<()> {
     extern "C" fn nothing(_: libc::c_int) {}
     // Without SA_RESTART, so that flock ends.
     let noted = SigAction::new(
@@ -91,7 +91,7 @@ pub fn lock(file: &File, patience: Duration) -> nix::Result<()> {
         sigprocmask(SigmaskHow::SIG_UNBLOCK, Some(&alarm), Some(&mut mask)).and_then(|()| {
             let locked = set_timer(patience).and_then(|()| {
                 // SAFETY: a plain system call on a descriptor that is open.
-                Errno::result(unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX) }).map(drop)
+                Errno::result(unsafe { libc::flock(file.as_raw_fd(), operation) }).map(drop)
             });
             // These cannot fail after what they undo has not.
             let _ = set_timer(Duration::ZERO);

@@ -89,7 +89,8 @@ fn open(path: &Path, create: bool) -> Result<File> {
         }
         Err((file, Errno::EWOULDBLOCK)) => {
             info!("waiting for {shown}, which another container has mounted");
-            sys::lock(&file, FOR_EVER).with_context(|| format!("cannot lock {shown}"))?;
+            sys::lock(&file, libc::LOCK_EX, FOR_EVER)
+                .with_context(|| format!("cannot lock {shown}"))?;
             file
         }
         Err((_, errno)) => {
@@ -142,6 +143,7 @@ fn format(path: &Path, mkfs: &Path, mask: &SigSet) -> Result<()> {
         stdio: Some([null.as_fd(), stderr.as_fd(), stderr.as_fd()]),
         descriptors: Vec::new(),
         session: Session::Own,
+        dies_with_parent: true,
         oom_score_adj: None,
         mask,
         umask: None,

@@ -9,6 +9,7 @@ use crate::client::ClientFacts;
 use crate::contract::{Stdin, Surroundings};
 use crate::facts::Programs;
 use crate::facts::cgroup::{CGROUP_ROOT, CgroupFacts, Membership, RootMount, UnifiedRoot};
+use crate::facts::hooks::Hooks;
 use crate::facts::host::{Clock, Confinement, Modules, Processes, Quotas, Room, Status};
 use crate::facts::netfilter::{LegacyPrograms, Netfilter};
 use crate::facts::network::{Network, Networks, Route};
@@ -99,6 +100,7 @@ fn machine(layout: &str, name: &str) -> Machine {
             nf_tables: true,
             legacy_programs: LegacyPrograms::Missing,
         },
+        hooks: Hooks::default(),
         client: ClientFacts::default(),
     };
     Machine {

@@ -77,6 +77,7 @@ fn output(program: &Path, config: &Config) -> Option<String> {
         stdio: Some([null.as_fd(), writer.as_fd(), null.as_fd()]),
         descriptors: Vec::new(),
         session: Session::Own,
+        dies_with_parent: false,
         oom_score_adj: None,
         mask: &SigSet::thread_get_mask().ok()?,
         umask: None,

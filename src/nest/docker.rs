@@ -125,6 +125,7 @@ impl<'a> Docker<'a> {
             stdio: Some([input, writer.as_fd(), errors]),
             descriptors: Vec::new(),
             session: Session::Own,
+            dies_with_parent: false,
             oom_score_adj: None,
             mask: self.signals.original(),
             umask: None,

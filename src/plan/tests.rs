@@ -15,6 +15,7 @@ use crate::facts::Programs;
 use crate::facts::cgroup::{
     CGROUP_ROOT, CgroupFacts, Hierarchy, LEAF, Membership, RootMount, UnifiedRoot,
 };
+use crate::facts::hooks::Hooks;
 use crate::facts::netfilter::{LegacyPrograms, Netfilter};
 use crate::facts::network::Networks;
 use crate::facts::storage::{DataRoot, Filesystem, Means};
@@ -74,6 +75,7 @@ fn facts(mountinfo: &str, memberships: &str, root: RootMount) -> Facts {
             nf_tables: true,
             legacy_programs: LegacyPrograms::Suffixed("/usr/sbin".into()),
         },
+        hooks: Hooks::default(),
         client: ClientFacts {
             docker: true,
             ..ClientFacts::default()

@@ -606,14 +606,21 @@ impl Machine {
             (Phase::Preparing, Process::Mounter) => self.mounted(end, now, effects),
             (Phase::Preparing, Process::PreStart) => match end {
                 End::Exited(0) => self.prepare(now, effects),
-                end => self.stop(end.status(), now, effects),
+                end => {
+                    killed(process, end, effects);
+                    effects.push(Effect::ShowLog);
+                    self.stop(end.status(), now, effects);
+                }
             },
-            (_, Process::Loader)
-                if end != End::Exited(0) && self.settings.loader == Need::Required =>
-            {
-                self.stop(FAILURE, now, effects);
+            (_, Process::Loader | Process::PostStart) => {
+                killed(process, end, effects);
+                let required = process == Process::Loader && self.settings.loader == Need::Required;
+                if required && end != End::Exited(0) {
+                    self.stop(FAILURE, now, effects);
+                } else {
+                    self.provision(effects);
+                }
             }
-            (_, Process::Loader | Process::PostStart) => self.provision(effects),
             (_, Process::Command) => self.stop(end.status(), now, effects),
             (_, Process::Forwarder) => self.forwarder_ended(end, now, effects),
             // Never outside of their own phases.
@@ -878,6 +885,14 @@ impl Machine {
                 };
             }
         }
+    }
+}
+
+/// Says it of a part of this program that could not say itself why it ended.
+fn killed(process: Process, end: End, effects: &mut Vec<Effect>) {
+    if let End::Signaled(_) = end {
+        let message = format!("{} {end}", process.name());
+        effects.push(Effect::Say(Level::Error, message));
     }
 }
 

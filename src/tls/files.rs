@@ -195,7 +195,7 @@ impl Locked {
                 .create(&path)
                 .with_context(|| cannot("make", &path))?;
             let opened = write::open_directory(&path).with_context(|| cannot("open", &path))?;
-            match sys::lock(&opened, PATIENCE) {
+            match sys::lock(&opened, libc::LOCK_EX, PATIENCE) {
                 Ok(()) => {}
                 Err(Errno::EINTR) => bail!(
                     "{} is locked by another daemon that does not finish; stop that one",

@@ -32,6 +32,7 @@ mod doctor;
 mod faults;
 mod hack_dind;
 mod health;
+mod hooks;
 mod host;
 mod image;
 mod iptables;

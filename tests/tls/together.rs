@@ -10,6 +10,7 @@ use dind::tls::key;
 use dind::tls::verify::{self, Verdict};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+use nix::libc;
 
 use super::*;
 
@@ -176,10 +177,13 @@ fn a_lock_that_is_held_is_waited_for_only_so_long() {
         };
         let before = signals();
         let second = Duration::from_secs(1);
-        assert_eq!(dind::sys::lock(&open(), second), Err(Errno::EINTR));
+        assert_eq!(
+            dind::sys::lock(&open(), libc::LOCK_EX, second),
+            Err(Errno::EINTR)
+        );
         assert_eq!(signals(), before);
         drop(held);
-        assert_eq!(dind::sys::lock(&open(), second), Ok(()));
+        assert_eq!(dind::sys::lock(&open(), libc::LOCK_EX, second), Ok(()));
     });
 }
 
@@ -206,7 +210,10 @@ fn a_lock_that_becomes_free_is_taken() {
                 }
                 drop(held);
             });
-            assert_eq!(dind::sys::lock(&open(), Duration::from_secs(60)), Ok(()));
+            assert_eq!(
+                dind::sys::lock(&open(), libc::LOCK_EX, Duration::from_secs(60)),
+                Ok(())
+            );
         });
     });
 }

@@ -797,7 +797,7 @@ fn images_and_hooks_have_their_places() {
 fn a_pre_start_hook_that_fails_ends_the_start_with_its_status() {
     assert_eq!(
         whole_life(PROVISIONED, &[exited(PreStart, 7)]),
-        [fork(PreStart), Effect::Exit(7)]
+        [fork(PreStart), Effect::ShowLog, Effect::Exit(7)]
     );
     // Those after the start are a part of it, but none that it depends on.
     let events = [

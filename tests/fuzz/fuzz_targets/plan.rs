@@ -13,6 +13,7 @@ use dind::config::Config;
 use dind::contract::{self, Request, SocketState, Stdin, Surroundings};
 use dind::dockerd_options::DockerdOptions;
 use dind::facts::cgroup::{CGROUP_ROOT, CgroupFacts, Membership, RootMount, UnifiedRoot};
+use dind::facts::hooks::Hooks;
 use dind::facts::netfilter::{LegacyPrograms, Netfilter};
 use dind::facts::network::{Networks, resolver_words, resolvers, routes};
 use dind::facts::storage::{DataRoot, Filesystem};
@@ -111,6 +112,7 @@ fuzz_target!(|text: &str| {
             nf_tables: true,
             legacy_programs: LegacyPrograms::Suffixed("/usr/sbin".into()),
         },
+        hooks: Hooks::default(),
         client: ClientFacts::default(),
     };
     let inputs = Inputs {
@@ -178,6 +180,7 @@ fn lines_are_ours(plan: &Plan) {
         "step: ",
         "    # ",
         "prepare: ",
+        "hook: ",
         "start: ",
         "forward: ",
         "meanwhile: ",

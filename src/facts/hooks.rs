@@ -1,0 +1,116 @@
+//! The user's hooks: what is executable in the directories below `/etc/dind`.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+const DIRECTORY: &str = "/etc/dind";
+
+/// The hooks, each list in the order of their names as bytes, as run-parts(8) has it in the
+/// C locale.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Hooks {
+    /// Before the daemons start.
+    pub pre_start: Vec<PathBuf>,
+    /// When the API answers.
+    pub post_start: Vec<PathBuf>,
+    /// Before the daemons are stopped.
+    pub pre_stop: Vec<PathBuf>,
+    /// Files that lie there and cannot be run.
+    pub not_executable: Vec<PathBuf>,
+    /// A directory that cannot be read, and why.
+    pub unreadable: Option<(PathBuf, String)>,
+}
+
+impl Hooks {
+    /// Reads them.
+    pub fn read() -> Self {
+        Self::read_in(Path::new(DIRECTORY))
+    }
+
+    fn read_in(directory: &Path) -> Self {
+        let mut hooks = Self::default();
+        if !directory.is_dir() {
+            return hooks;
+        }
+        hooks.pre_start = hooks.list(directory.join("pre-start.d"));
+        hooks.post_start = hooks.list(directory.join("post-start.d"));
+        hooks.pre_stop = hooks.list(directory.join("pre-stop.d"));
+        hooks
+    }
+
+    /// The executables of one directory. Symbolic links are followed, since a mounted
+    /// ConfigMap is made of them; hidden files and the copies that editors leave are none of
+    /// the user's hooks.
+    fn list(&mut self, directory: PathBuf) -> Vec<PathBuf> {
+        let entries = fs::read_dir(&directory)
+            .and_then(|entries| entries.collect::<io::Result<Vec<fs::DirEntry>>>());
+        let entries = match entries {
+            Ok(entries) => entries,
+            Err(error) => {
+                if error.kind() != io::ErrorKind::NotFound {
+                    self.unreadable = Some((directory, error.to_string()));
+                }
+                return Vec::new();
+            }
+        };
+        let mut files: Vec<PathBuf> = entries
+            .iter()
+            .filter(|entry| {
+                let name = entry.file_name();
+                let name = name.as_encoded_bytes();
+                !name.starts_with(b".") && !name.ends_with(b"~")
+            })
+            .map(fs::DirEntry::path)
+            .filter(|path| !path.is_dir())
+            .collect();
+        files.sort();
+        let is_executable = |path: &PathBuf| {
+            fs::metadata(path)
+                .is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+        };
+        let (executable, others) = files.into_iter().partition(is_executable);
+        self.not_executable.extend::<Vec<_>>(others);
+        executable
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn executables_are_hooks_in_the_order_of_their_names() -> io::Result<()> {
+        let directory = std::env::temp_dir().join(format!("dind-hooks-{}", std::process::id()));
+        let of_stage = directory.join("pre-start.d");
+        fs::create_dir_all(of_stage.join("directory"))?;
+        for (name, mode) in [
+            ("20-b", 0o755),
+            ("10-a.sh", 0o700),
+            ("9-c", 0o755),
+            ("README", 0o644),
+            ("..data", 0o755),
+            ("10-a.sh~", 0o755),
+        ] {
+            let path = of_stage.join(name);
+            fs::write(&path, "")?;
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode))?;
+        }
+        std::os::unix::fs::symlink("20-b", of_stage.join("30-link"))?;
+        std::os::unix::fs::symlink("missing", of_stage.join("40-dangling"))?;
+        let hooks = Hooks::read_in(&directory);
+        fs::remove_dir_all(&directory)?;
+        let names = |paths: &[PathBuf]| -> Vec<String> {
+            let names = paths.iter().filter_map(|path| path.file_name());
+            names.map(|name| name.to_string_lossy().into()).collect()
+        };
+        assert_eq!(
+            names(&hooks.pre_start),
+            ["10-a.sh", "20-b", "30-link", "9-c"]
+        );
+        assert_eq!(names(&hooks.not_executable), ["40-dangling", "README"]);
+        assert_eq!((hooks.post_start, hooks.unreadable), (Vec::new(), None));
+        Ok(())
+    }
+}

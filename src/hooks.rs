@@ -1,0 +1,159 @@
+//! Runs the user's hooks: what a child of PID 1's own does at their times of a start and a
+//! stop. It is not PID 1, so it may wait for them, but never without a deadline.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::stat::Mode;
+use nix::unistd::Pid;
+use tracing::{error, info, warn};
+
+use crate::fault::{FAILURE, Fault};
+use crate::spawn::{self, Child, Session};
+use crate::supervise::Signals;
+use crate::supervise::machine::End;
+use crate::sys;
+
+/// What a hook has between SIGTERM and SIGKILL, and after that to be gone.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// How hooks are run.
+pub struct Runner<'a> {
+    /// How long each may take.
+    pub timeout: Duration,
+    /// Their environment.
+    pub environment: &'a [(OsString, OsString)],
+    /// Their standard input, output and error.
+    pub stdio: [BorrowedFd<'a>; 3],
+    /// The signals of this process, of which SIGTERM ends the hook that runs.
+    pub signals: &'a Signals,
+    /// The user's file mode creation mask.
+    pub umask: Mode,
+    /// Whether those after one that has failed are not run.
+    pub until_failure: bool,
+}
+
+/// How a hook that was started came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    /// By itself.
+    Ended(End),
+    /// It took too long.
+    TimedOut,
+    /// This process was told to end.
+    Stopped,
+}
+
+impl Runner<'_> {
+    /// Runs them, one after the other, and names those that fail. Returns the status of the
+    /// first of these, as a shell would have it; 0 where none did.
+    pub fn run(&self, hooks: &[PathBuf]) -> u8 {
+        let mut status = 0;
+        for path in hooks {
+            info!("hook {}", path.display());
+            let failed = match self.run_one(path) {
+                Ok(Outcome::Ended(End::Exited(0))) => continue,
+                Ok(Outcome::Ended(end)) => {
+                    say(path, format_args!("{end}; its output says why"));
+                    end.status()
+                }
+                Ok(Outcome::TimedOut) => {
+                    let seconds = self.timeout.as_secs_f64();
+                    say(
+                        path,
+                        format_args!(
+                            "has not ended within {seconds} s and was killed; a longer \
+                             DIND_HOOK_TIMEOUT gives it more"
+                        ),
+                    );
+                    // As timeout(1) has it.
+                    124
+                }
+                Ok(Outcome::Stopped) => {
+                    warn!("hook {} was ended by the container's stop", path.display());
+                    return End::Signaled(libc::SIGTERM).status();
+                }
+                Err(fault) => {
+                    error!("hook: {fault}");
+                    fault.status
+                }
+            };
+            status = if status == 0 { failed } else { status };
+            if self.until_failure {
+                break;
+            }
+        }
+        status
+    }
+
+    fn run_one(&self, path: &Path) -> Result<Outcome, Fault> {
+        let pid = spawn::spawn(&Child {
+            path,
+            arguments: vec![path.as_os_str()],
+            environment: self.environment,
+            stdio: Some(self.stdio),
+            descriptors: Vec::new(),
+            session: Session::Own,
+            dies_with_parent: true,
+            oom_score_adj: None,
+            mask: self.signals.original(),
+            umask: Some(self.umask),
+        })
+        .map_err(|error| error.fault(path.as_os_str()))?;
+        let outcome = self.wait(pid, self.timeout)?;
+        if !matches!(outcome, Outcome::Ended(_)) {
+            // What it has started is in its session, and so in its process group.
+            for signal in [libc::SIGTERM, libc::SIGKILL] {
+                let _ = sys::kill(Pid::from_raw(-pid.as_raw()), signal);
+                if matches!(self.wait(pid, GRACE)?, Outcome::Ended(_)) {
+                    break;
+                }
+            }
+        }
+        Ok(outcome)
+    }
+
+    /// Waits until a hook has ended, for so long, and no longer than until a stop.
+    fn wait(&self, pid: Pid, patience: Duration) -> Result<Outcome, Fault> {
+        let deadline = Instant::now() + patience;
+        loop {
+            let mut stopped = false;
+            while let Some(signal) = self.signals.next() {
+                stopped |= signal == libc::SIGTERM;
+            }
+            while let Some((ended, end)) = sys::reap() {
+                if ended == pid {
+                    return Ok(Outcome::Ended(end));
+                }
+            }
+            if stopped {
+                return Ok(Outcome::Stopped);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(Outcome::TimedOut);
+            }
+            // Rounded up: what is less than a millisecond would only spin.
+            let left = left.saturating_add(Duration::from_millis(1));
+            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+            let mut descriptors = [PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
+            if let Err(errno) = poll(&mut descriptors, timeout)
+                && errno != nix::errno::Errno::EINTR
+            {
+                return Err(Fault {
+                    status: FAILURE,
+                    message: format!("cannot wait for {pid}: {}; try again", errno.desc()),
+                });
+            }
+        }
+    }
+}
+
+fn say(path: &Path, how: fmt::Arguments<'_>) {
+    error!("hook {} {how}", path.display());
+}
