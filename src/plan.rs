@@ -290,6 +290,8 @@ pub struct Engine {
     pub stop_timeout: Duration,
     /// How much of that the command may take.
     pub command_patience: Duration,
+    /// How much of that the command and the pre-stop hooks together may take.
+    pub hooks_patience: Duration,
     /// How many times in a row a daemon that has failed is started again.
     pub restarts: u32,
     /// What is emptied at the end.
@@ -601,6 +603,12 @@ fn engine(
         environment,
         oom_score_adj: 0,
     });
+    let hooks = hooks::plan(inputs, &listeners)?;
+    let (command_patience, hooks_patience) = patience(
+        config.stop_timeout,
+        levels_below,
+        !hooks.pre_stop.is_empty(),
+    );
     let engine = Engine {
         image: storage.image,
         containerd,
@@ -610,7 +618,7 @@ fn engine(
         meanwhile,
         notify_socket: config.notify_socket.clone(),
         readiness: readiness(&listeners),
-        hooks: hooks::plan(inputs, &listeners)?,
+        hooks,
         listeners,
         log_file: logs_to_file(&foreground, inputs).then(|| PathBuf::from(LOG_FILE)),
         foreground,
@@ -618,10 +626,8 @@ fn engine(
         search_path: config.search_path.clone(),
         ready_timeout: config.ready_timeout,
         stop_timeout: config.stop_timeout,
-        command_patience: match levels_below {
-            0 => config.stop_timeout.saturating_mul(4) / 9,
-            _ => nest::patience(config.stop_timeout, levels_below),
-        },
+        command_patience,
+        hooks_patience,
         restarts: config.restarts,
         emptied: storage.emptied,
     };
@@ -637,6 +643,23 @@ fn engine(
         steps,
         outcome: Outcome::Supervise(Box::new(engine)),
     })
+}
+
+/// How much of a stop the command may take, and how much that and the pre-stop hooks. Around
+/// further levels the hooks take of this level's own time, for the command is those.
+fn patience(stop_timeout: Duration, levels_below: u32, hooks: bool) -> (Duration, Duration) {
+    let both = match levels_below {
+        0 => stop_timeout.saturating_mul(4) / 9,
+        _ => nest::patience(stop_timeout, levels_below),
+    };
+    match (hooks, levels_below) {
+        (false, _) => (both, both),
+        (true, 0) => (both / 2, both),
+        (true, _) => (
+            both,
+            both.saturating_add(stop_timeout.saturating_sub(both) / 3),
+        ),
+    }
 }
 
 fn readiness(listeners: &[Listener]) -> Readiness {

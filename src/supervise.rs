@@ -140,6 +140,7 @@ pub fn run(
         ready_timeout: engine.ready_timeout,
         stop_timeout: engine.stop_timeout,
         command_patience: engine.command_patience,
+        hooks_patience: engine.hooks_patience,
         restarts: engine.restarts,
         ephemeral: engine.emptied.is_some(),
     });

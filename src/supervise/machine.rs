@@ -174,8 +174,10 @@ pub struct Settings {
     pub ready_timeout: Duration,
     /// How long a stop may take.
     pub stop_timeout: Duration,
-    /// How much of that the command and the pre-stop hooks may take.
+    /// How much of that the command may take.
     pub command_patience: Duration,
+    /// How much of that the command and the pre-stop hooks together may take.
+    pub hooks_patience: Duration,
     /// Whether the data root is emptied once everything has ended.
     pub ephemeral: bool,
 }
@@ -364,9 +366,8 @@ impl Machine {
                     (Process::Dockerd, Killed::Nothing) => CONTAINERS_PART,
                     (Process::Dockerd, Killed::Containers) => DOCKERD_PART,
                     (Process::Containerd | Process::Sweeper, _) => CONTAINERD_PART,
-                    (Process::Command, _) if self.due.contains(&Process::PreStop) => {
-                        let half = self.settings.command_patience / 2;
-                        return Some(began.saturating_add(half));
+                    (Process::Command, _) => {
+                        return Some(began.saturating_add(self.settings.command_patience));
                     }
                     (_, _) => 0,
                 };
@@ -399,11 +400,11 @@ impl Machine {
     fn patience(&self, part: u32) -> Duration {
         let Settings {
             stop_timeout,
-            command_patience,
+            hooks_patience,
             ..
         } = self.settings;
-        let daemons = stop_timeout.saturating_sub(command_patience);
-        command_patience.saturating_add(daemons.saturating_mul(part) / 20)
+        let daemons = stop_timeout.saturating_sub(hooks_patience);
+        hooks_patience.saturating_add(daemons.saturating_mul(part) / 20)
     }
 
     fn runs(&self, process: Process) -> bool {

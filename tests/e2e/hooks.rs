@@ -1,6 +1,9 @@
 //! The user's hooks: `/etc/dind/{pre-start,post-start,pre-stop}.d`.
 
-use crate::docker::{Spec, dind, line_with};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use crate::docker::{Scratch, Spec, dind, line_with, nestable};
 
 /// A container that has these hooks: a stage, a name, a shell script.
 fn with(hooks: &[(&str, &str, &str)]) -> Spec {
@@ -205,6 +208,27 @@ fn a_pre_stop_hook_does_not_hold_up_a_stop() {
     assert_eq!(container.inspect("{{.State.ExitCode}}"), "0");
     container.logged(&["what runs the pre-stop hooks did not end in time and is killed"]);
     container.logged(&["Daemon shutdown complete"]);
+}
+
+/// In a nest they are part of each level's root file system.
+#[test]
+fn every_level_of_a_nest_has_its_hooks() {
+    let scratch = Scratch::new();
+    for stage in ["post-start", "pre-stop"] {
+        let directory = scratch.path.join(format!("dind/{stage}.d"));
+        fs::create_dir_all(&directory).expect("a directory in /tmp");
+        let hook = directory.join("says");
+        fs::write(&hook, format!("#!/bin/sh\necho {stage} on $(hostname)\n")).expect("a hook");
+        fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).expect("a mode");
+    }
+    let container = nestable().create(&["nest", "2", "--", "sh", "-c", "exit 6"]);
+    container.copy_in(&scratch.path.join("dind"), "/etc/dind");
+    container.docker(&["start"]).exited(0);
+    assert_eq!(container.wait(), 6);
+    for stage in ["post-start", "pre-stop"] {
+        container.wait_log(&format!("{stage} on "), 2);
+        container.logged(&[&format!("{stage} on dind-2")]);
+    }
 }
 
 /// The plan has them; what lies there and is no hook is said; and a directory that cannot be

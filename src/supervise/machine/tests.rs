@@ -22,6 +22,7 @@ const SERVE: Settings = Settings {
     ready_timeout: Duration::from_secs(60),
     stop_timeout: Duration::from_secs(9),
     command_patience: Duration::from_secs(4),
+    hooks_patience: Duration::from_secs(4),
     ephemeral: false,
 };
 const COMMAND: Settings = Settings {
@@ -738,6 +739,7 @@ const PROVISIONED: Settings = Settings {
     pre_start: true,
     post_start: true,
     pre_stop: true,
+    command_patience: Duration::from_secs(2),
     ..COMMAND
 };
 
@@ -907,13 +909,13 @@ fn pre_stop_hooks_have_their_part_of_the_time() {
     ] {
         machine.step(event, SECOND);
     }
-    let half = SECOND + PROVISIONED.command_patience / 2;
-    assert_eq!(machine.deadline(), Some(half));
-    let effects = machine.step(Event::Tick, half);
+    let commands = SECOND + PROVISIONED.command_patience;
+    assert_eq!(machine.deadline(), Some(commands));
+    let effects = machine.step(Event::Tick, commands);
     assert_eq!(effects.last(), Some(&send(Command, SIGKILL)));
-    let effects = machine.step(killed(Command, SIGKILL), half);
+    let effects = machine.step(killed(Command, SIGKILL), commands);
     assert_eq!(effects, [fork(PreStop)]);
-    let all = SECOND + PROVISIONED.command_patience;
+    let all = SECOND + PROVISIONED.hooks_patience;
     assert_eq!(machine.deadline(), Some(all));
     let effects = machine.step(Event::Tick, all);
     assert_eq!(effects.last(), Some(&send(PreStop, SIGKILL)));
