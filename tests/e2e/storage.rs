@@ -151,6 +151,68 @@ fn xfs_without_types_has_an_image() {
     assert_eq!(container.inner(&[], &["echo", "it runs"]), "it runs");
 }
 
+/// The kernel's NFS server, with /export as its root, for everybody whose address differs
+/// from its own in the last number only. Nobody answers the kernel's questions, so the answers
+/// are there before it asks: whose address is which client's, what /export is for them, and
+/// which path has number 0 (rpc-cache.rst of the kernel, nfsd(7)). The options are those of
+/// linux/nfsd/export.h: async, no_subtree_check, fsid. The threads end with the container,
+/// since the last mount of nfsd goes with it (`nfsd_umount` in fs/nfsd/nfsctl.c).
+const NFS_SERVER: &str = r#"
+    set -e
+    mount -t nfsd nfsd /mnt
+    # Version 3 would want rpcbind, and opening a file waits for the end of the grace period.
+    echo -3 >/mnt/versions
+    echo 10 >/mnt/nfsv4gracetime
+    own=$(hostname -i)
+    cd /proc/net/rpc
+    for number in {1..254}; do
+        echo "nfsd ${own%.*}.$number 2147483647 all" >auth.unix.ip/channel
+    done
+    echo "all /export 2147483647 $((0x10 | 0x400 | 0x2000)) 65534 65534 0" >nfsd.export/channel
+    echo 'all 1 \x00000000 2147483647 /export' >nfsd.fh/channel
+    echo 'tcp 2049' >/mnt/portlist
+    echo 2 >/mnt/threads
+    echo 'the NFS server is ready'
+    exec sleep infinity"#;
+
+/// On NFS the image is on the server. It outlives the client, and the next one waits until
+/// this one is gone.
+#[test]
+#[ignore = "needs a kernel with NFS, server and client; tests/lab vm-test has one"]
+fn nfs_has_an_image() {
+    let volume = Volume::new();
+    // Dropped after its clients, which wait for it at their end.
+    let server = dind()
+        .flags(volume.on("/export"))
+        .shell(NFS_SERVER)
+        .start(&[]);
+    server.wait_log("the NFS server is ready", 1);
+    let address = server.text(&["hostname", "-i"]);
+    // Without mount.nfs, which would find `addr` out.
+    let spec = dind().prelude(&format!(
+        "{NO_VOLUME}; mount -i -t nfs4 -o vers=4.2,addr={address} {address}:/ {DATA_ROOT}"
+    ));
+    let first = spec.ready(&[]);
+    first.logged(&[
+        "dind: storage: an ext4 image of",
+        "/var/lib/docker/dind.ext4, since /var/lib/docker is on nfs, which overlay2 cannot use",
+    ]);
+    assert_eq!(driver(&first), "overlay2");
+    first.load_busybox();
+    assert_eq!(first.inner(&[], &["echo", "it runs"]), "it runs");
+    assert_eq!(server.sh("ls -A /export"), "dind.ext4");
+    first.sh(KEEP);
+    let second = spec.start(&[]);
+    second.wait_log(
+        "waiting for /var/lib/docker/dind.ext4, which another container has mounted",
+        1,
+    );
+    first.docker(&["kill"]).exited(0);
+    second.wait_ready();
+    second.logged(&["storage: the ext4 image at", "an earlier start has made it"]);
+    assert_eq!(second.sh("docker cp kept:/file - | tar xO"), "kept");
+}
+
 /// An image that cannot be made is no reason to have no daemon.
 #[test]
 fn an_image_that_fails_is_gone_without() {
