@@ -85,48 +85,34 @@ fn own_engine_comes_first(image: &Image) {
     assert_eq!(output.stderr, "own docker\n");
 }
 
-/// The Dockerfile builds with the legacy builder, and takes an engine of one's own.
-#[test]
-fn it_builds_with_the_legacy_builder_and_an_engine_of_ones_own() {
+/// The Dockerfile builds by either builder, and takes an engine of one's own.
+#[track_caller]
+fn builds_with_an_engine_of_ones_own(build: impl FnOnce(Vec<String>) -> Output) {
     let context = context();
     let image = Image(unique_name());
     let suite = suite();
-    let words = [
-        "build",
-        "--build-arg",
-        &suite,
-        "--build-arg",
-        "ENGINE=own",
-        "--tag",
-        &image.0,
-    ];
-    let words = words.into_iter().map(str::to_owned).chain(proxies());
-    Call::new(words.chain([context.path.display().to_string()]))
-        .env("DOCKER_BUILDKIT", "0")
-        .finish_build()
-        .exited(0);
+    let words = ["--build-arg", &suite, "--build-arg", "ENGINE=own"];
+    let words = words.into_iter().chain(["--tag", &image.0]);
+    let words = words.map(str::to_owned).chain(proxies());
+    build(words.chain([context.path.display().to_string()]).collect()).exited(0);
     own_engine_comes_first(&image);
 }
 
-/// The Dockerfile builds with BuildKit, too.
 #[test]
-fn it_builds_with_buildkit_and_an_engine_of_ones_own() {
-    let context = context();
-    let image = Image(unique_name());
-    let suite = suite();
-    let words = [
-        "build",
-        "--load",
-        "--build-arg",
-        &suite,
-        "--build-arg",
-        "ENGINE=own",
-        "--tag",
-        &image.0,
-    ];
-    let words = words.into_iter().map(str::to_owned).chain(proxies());
-    buildx(words.chain([context.path.display().to_string()]).collect()).exited(0);
-    own_engine_comes_first(&image);
+fn it_builds_with_the_legacy_builder() {
+    builds_with_an_engine_of_ones_own(|words| {
+        Call::new(["build".to_owned()].into_iter().chain(words))
+            .env("DOCKER_BUILDKIT", "0")
+            .finish_build()
+    });
+}
+
+#[test]
+fn it_builds_with_buildkit() {
+    builds_with_an_engine_of_ones_own(|words| {
+        let build = ["build", "--load"].map(str::to_owned);
+        buildx(build.into_iter().chain(words).collect())
+    });
 }
 
 /// buildx as a plugin of the CLI, or by itself, as `tests/lab` has it.
