@@ -70,6 +70,8 @@ pub fn start() {
         .with_writer(std::io::stderr)
         .with_max_level(Level::INFO)
         .with_ansi(false)
+        // By eprintln!, which ends the program where standard error takes nothing.
+        .log_internal_errors(false)
         .event_format(Line)
         .init();
 }

@@ -40,6 +40,7 @@ mod ipv6;
 mod limits;
 mod links;
 mod load;
+mod logs;
 mod mtu;
 mod nest;
 mod nesting;
