@@ -8,6 +8,8 @@ use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use tracing::Level;
+
 use crate::contract::Contract;
 use crate::fault::Fault;
 use crate::secrets;
@@ -23,6 +25,40 @@ pub enum Log {
     File,
     /// To standard output and error.
     Stdio,
+}
+
+/// How lines of a log are written: `DIND_LOG_FORMAT`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// JSON objects, one a line.
+    Json,
+}
+
+/// What there is to know before the first line of this program's own can be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Logs {
+    /// `DIND_LOG`: the last level that is written.
+    pub level: Level,
+    /// `DIND_LOG_FORMAT`.
+    pub format: LogFormat,
+    /// Whether a terminal gets colours: `NO_COLOR` of <https://no-color.org>, `TERM`.
+    pub colours: bool,
+}
+
+impl Logs {
+    /// Reads it from `environment`. A value that is not valid counts as not set here, so that
+    /// the error about it, which [`Config::read`] has, can be written.
+    pub fn read(environment: &[(OsString, OsString)]) -> Self {
+        let variables = Variables(environment);
+        Self {
+            level: variables.log_level().unwrap_or(DEFAULT_LOG_LEVEL),
+            format: variables.log_format().unwrap_or(LogFormat::Text),
+            colours: variables.get("NO_COLOR").is_none()
+                && variables.get("TERM") != Some(OsStr::new("dumb")),
+        }
+    }
 }
 
 /// What holds the data: `DIND_STORAGE`.
@@ -87,6 +123,7 @@ const LEAST_MTU: u16 = 68;
 /// The file that `LOG=file` writes; the path is wrapdocker's.
 pub const LOG_FILE: &str = "/var/log/docker.log";
 
+const DEFAULT_LOG_LEVEL: Level = Level::INFO;
 /// Less than the 10 s after which `docker stop` kills.
 const DEFAULT_STOP_TIMEOUT: Duration = Duration::from_secs(9);
 /// As long as wrapdocker waited.
@@ -109,6 +146,10 @@ pub struct Config {
     pub port: Option<NonZeroU16>,
     /// `LOG`.
     pub log: Log,
+    /// `DIND_LOG`: the last level that this program writes.
+    pub log_level: Level,
+    /// `DIND_LOG_FORMAT`.
+    pub log_format: LogFormat,
     /// `DOCKER_DAEMON_ARGS`, split into words.
     pub daemon_arguments: Vec<OsString>,
     /// `DIND_TMPFS`: whether `/tmp` may get a tmpfs.
@@ -178,6 +219,8 @@ impl Config {
                     _ => None,
                 })?
                 .unwrap_or(Log::Auto),
+            log_level: variables.log_level()?,
+            log_format: variables.log_format()?,
             daemon_arguments: variables
                 .parse(
                     "DOCKER_DAEMON_ARGS",
@@ -327,6 +370,29 @@ impl<'a> Variables<'a> {
         }
     }
 
+    fn log_level(&self) -> Result<Level, Fault> {
+        let level = self.parse("DIND_LOG", "error, warn, info, debug, trace", |text| {
+            Some(match text {
+                "error" => Level::ERROR,
+                "warn" => Level::WARN,
+                "info" => Level::INFO,
+                "debug" => Level::DEBUG,
+                "trace" => Level::TRACE,
+                _ => return None,
+            })
+        })?;
+        Ok(level.unwrap_or(DEFAULT_LOG_LEVEL))
+    }
+
+    fn log_format(&self) -> Result<LogFormat, Fault> {
+        let format = self.parse("DIND_LOG_FORMAT", "text, json", |text| match text {
+            "text" => Some(LogFormat::Text),
+            "json" => Some(LogFormat::Json),
+            _ => None,
+        })?;
+        Ok(format.unwrap_or(LogFormat::Text))
+    }
+
     /// A switch that is on unless it is turned off.
     fn switch(&self, name: &str) -> Result<bool, Fault> {
         let on = self.parse(name, "on, off", |text| match text {
@@ -372,6 +438,9 @@ mod tests {
             ("PORT", "-1", "1 to 65535"),
             ("DOCKER_DAEMON_ARGS", "--label 'a", "balanced quotes"),
             ("LOG", "somewhere", "file, stdio"),
+            ("DIND_LOG", "warning", "error, warn, info"),
+            ("DIND_LOG", "2", "error, warn, info"),
+            ("DIND_LOG_FORMAT", "JSON", "text, json"),
             ("DIND_STOP_TIMEOUT", "soon", "seconds, 0.1 to"),
             ("DIND_STOP_TIMEOUT", "0", "seconds, 0.1 to"),
             ("DIND_READY_TIMEOUT", "1.5s", "seconds, 0.1 to"),
@@ -415,6 +484,8 @@ mod tests {
         let empty = [
             ("PORT", ""),
             ("LOG", ""),
+            ("DIND_LOG", ""),
+            ("DIND_LOG_FORMAT", ""),
             ("DOCKER_DAEMON_ARGS", ""),
             ("DIND_CONTRACT", ""),
             ("DIND_TMPFS", ""),
@@ -438,6 +509,48 @@ mod tests {
         };
         assert_eq!(with, read(&[])?);
         Ok(())
+    }
+
+    #[test]
+    fn the_log_is_known_before_the_rest_is() {
+        let logs = |variables: &[(&str, &str)]| {
+            let environment = variables
+                .iter()
+                .map(|(name, value)| (name.into(), value.into()));
+            Logs::read(&environment.collect::<Vec<_>>())
+        };
+        let usual = logs(&[]);
+        assert_eq!(
+            usual,
+            Logs {
+                level: Level::INFO,
+                format: LogFormat::Text,
+                colours: true
+            }
+        );
+        let set = [
+            ("DIND_LOG", "error"),
+            ("DIND_LOG_FORMAT", "json"),
+            ("PORT", "x"),
+        ];
+        assert_eq!(
+            logs(&set),
+            Logs {
+                level: Level::ERROR,
+                format: LogFormat::Json,
+                ..usual
+            }
+        );
+        let bad = [("DIND_LOG", "loud"), ("DIND_LOG_FORMAT", "xml")];
+        assert_eq!(logs(&bad), usual);
+        for (name, value, colours) in [
+            ("NO_COLOR", "1", false),
+            ("NO_COLOR", "", true),
+            ("TERM", "dumb", false),
+            ("TERM", "xterm", true),
+        ] {
+            assert_eq!(logs(&[(name, value)]).colours, colours, "{name}={value}");
+        }
     }
 
     #[test]
@@ -485,7 +598,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn never_panics(name in "PORT|LOG|DOCKER_DAEMON_ARGS|DIND_STOP_TIMEOUT|DIND_CONTRACT", value in ".*") {
+        fn never_panics(name in "PORT|LOG|DIND_LOG|DIND_LOG_FORMAT|DOCKER_DAEMON_ARGS|DIND_STOP_TIMEOUT|DIND_CONTRACT", value in ".*") {
             let _ = read(&[(&name, &value)]);
         }
     }

@@ -28,6 +28,7 @@ pub mod finding;
 pub mod forwarder;
 pub mod health;
 pub mod hooks;
+pub mod json_log;
 pub mod logging;
 pub mod mountinfo;
 pub mod nest;

@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use dind::config::Config;
+use dind::config::{Config, Logs};
 use dind::contract::{self, Request, Role, Start};
 use dind::dockerd_options::DockerdOptions;
 use dind::facts::{self, Facts};
@@ -13,12 +13,13 @@ use dind::plan::{self, Engine, Inputs, Outcome, Plan};
 use dind::supervise::Signals;
 use dind::{apply, cli, doctor, health, logging, nest, sockets, spawn, supervise, sys};
 use nix::sys::stat::{Mode, umask};
-use tracing::{error, info, warn};
+use tracing::{Level, error, info, warn};
 
 fn main() -> ExitCode {
     let started = Instant::now();
-    logging::start();
-    match run(started) {
+    let environment: Vec<(OsString, OsString)> = std::env::vars_os().collect();
+    logging::start(Logs::read(&environment));
+    match run(environment, started) {
         Ok(status) => ExitCode::from(status),
         Err(fault) => {
             error!("{fault}");
@@ -27,8 +28,8 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(started: Instant) -> Result<u8, Fault> {
-    let config = Config::read(std::env::args_os(), std::env::vars_os())?;
+fn run(environment: Vec<(OsString, OsString)>, started: Instant) -> Result<u8, Fault> {
+    let config = Config::read(std::env::args_os(), environment)?;
     match contract::request(&config)? {
         Request::Help => print(&cli::help()),
         Request::Version => print(&cli::version()),
@@ -45,7 +46,7 @@ fn run(started: Instant) -> Result<u8, Fault> {
             let (text, status) = doctor::report(&doctor::examine(&config, true)?, how);
             print(&text).map(|_| status)
         }
-        Request::Health(how) => health::check(&config, how).map(|()| 0),
+        Request::Health(how) => Ok(health::check(&config, how).map_or_else(answer, |()| 0)),
         Request::Nest(nest) => nest::run(&nest, &config).map(|never| match never {}),
         Request::Start(start) => {
             let plan = make_plan(&config, &start)?;
@@ -148,6 +149,15 @@ fn become_command(
     };
     let arguments: Vec<&OsStr> = command.iter().map(OsString::as_os_str).collect();
     spawn::become_program(&path, &arguments, environment).fault(path.as_os_str())
+}
+
+/// Prints why, which was asked for and is no log, whatever form and level that has. Returns
+/// the exit status.
+fn answer(fault: Fault) -> u8 {
+    use std::io::Write;
+    let text = logging::text(Level::ERROR, &fault.message, false);
+    let _ = writeln!(std::io::stderr(), "{text}");
+    fault.status
 }
 
 /// Prints to standard output. A reader that has gone is nobody to tell.
