@@ -2,6 +2,7 @@
 //! a loop device, mounted.
 
 use std::fs::{self, File};
+use std::io::Read;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
@@ -9,13 +10,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{Flock, FlockArg, OFlag};
 use nix::libc;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::SigSet;
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::sys::wait::{WaitStatus, waitpid};
-use tracing::info;
+use nix::unistd::pipe2;
+use tracing::{info, warn};
 
 use crate::facts::storage::{LOOP_CONTROL, new_name};
 use crate::plan::{DataImage, NewImage};
@@ -125,7 +127,7 @@ fn make(path: &Path, new: &NewImage, mask: &SigSet) -> Result<File> {
 
 fn format(path: &Path, mkfs: &Path, mask: &SigSet) -> Result<()> {
     let null = File::open("/dev/null").context("cannot open /dev/null")?;
-    let stderr = std::io::stderr();
+    let (reader, writer) = pipe2(OFlag::O_CLOEXEC).context("cannot make a pipe")?;
     let arguments = [
         mkfs.as_os_str(),
         "-q".as_ref(),
@@ -140,7 +142,7 @@ fn format(path: &Path, mkfs: &Path, mask: &SigSet) -> Result<()> {
         path: mkfs,
         arguments: arguments.into(),
         environment: &[],
-        stdio: Some([null.as_fd(), stderr.as_fd(), stderr.as_fd()]),
+        stdio: Some([null.as_fd(), writer.as_fd(), writer.as_fd()]),
         descriptors: Vec::new(),
         session: Session::Own,
         dies_with_parent: true,
@@ -149,6 +151,15 @@ fn format(path: &Path, mkfs: &Path, mask: &SigSet) -> Result<()> {
         umask: None,
     })
     .with_context(|| format!("cannot run {}", mkfs.display()))?;
+    drop(writer);
+    // In lines of this program's own, so that a log has one form.
+    let mut said = Vec::new();
+    File::from(reader)
+        .read_to_end(&mut said)
+        .with_context(|| format!("cannot read what {} says", mkfs.display()))?;
+    for line in String::from_utf8_lossy(&said).lines() {
+        warn!("{}: {line}", mkfs.display());
+    }
     match waitpid(pid, None) {
         Ok(WaitStatus::Exited(_, 0)) => Ok(()),
         Ok(end) => anyhow::bail!("{} {} failed: {end:?}", mkfs.display(), path.display()),

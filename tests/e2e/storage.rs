@@ -216,9 +216,10 @@ fn nfs_has_an_image() {
 /// An image that cannot be made is no reason to have no daemon.
 #[test]
 fn an_image_that_fails_is_gone_without() {
-    let broken = "printf '#!/bin/sh\\nexit 9\\n' >/usr/local/sbin/mkfs.ext4; \
+    let broken = "printf '#!/bin/sh\\necho no room >&2; exit 9\\n' >/usr/local/sbin/mkfs.ext4; \
                   chmod +x /usr/local/sbin/mkfs.ext4";
     let container = dind().prelude(&format!("{NO_VOLUME}; {broken}")).ready(&[]);
+    container.logged(&["dind: warning: /usr/local/sbin/mkfs.ext4: no room"]);
     container.logged(&["dind: error: /usr/local/sbin/mkfs.ext4", "failed"]);
     container.logged(&["dind: warning: the data root has no image; going on without"]);
     assert_ne!(driver(&container), "overlay2");
