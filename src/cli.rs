@@ -64,7 +64,7 @@ fn command() -> Command {
              DOCKER_TLS_CERTDIR  serve with TLS on port 2376, with certificates made here\n  \
              DOCKER_TLS_SAN      more names for the certificate: DNS:NAME,IP:ADDRESS\n  \
              DIND_LOG            what dind says: error, warn, info, debug, trace (info)\n  \
-             DIND_LOG_FORMAT     json: its lines as JSON; text\n  \
+             DIND_LOG_FORMAT     json: its lines and the daemons' as JSON; text\n  \
              DIND_CONTRACT       the contract, whatever the program's name\n  \
              DIND_TMPFS          off: no tmpfs on an empty /tmp\n  \
              DIND_DNS            off: resolvers on loopback stay out of reach inside\n  \

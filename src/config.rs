@@ -148,7 +148,7 @@ pub struct Config {
     pub log: Log,
     /// `DIND_LOG`: the last level that this program writes.
     pub log_level: Level,
-    /// `DIND_LOG_FORMAT`.
+    /// `DIND_LOG_FORMAT`: of this program's lines and the daemons'.
     pub log_format: LogFormat,
     /// `DOCKER_DAEMON_ARGS`, split into words.
     pub daemon_arguments: Vec<OsString>,

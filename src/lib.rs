@@ -6,12 +6,12 @@
 //! /proc, /sys, statfs ─────> facts ────────────────┘
 //! ```
 //!
-//! Decisions are values: [`contract`], [`client`], [`dockerd_options`], [`plan`],
+//! Decisions are values: [`contract`], [`client`], [`dockerd_options`], [`plan`], [`json_log`],
 //! [`mod@tls::decide`] and [`supervise::machine`] make no system call. Effects are in
 //! [`sockets`], [`apply`] (with [`delegate`], [`data_root`] and [`tls`]), [`spawn`], [`supervise`],
-//! [`forwarder`], [`hooks`] and [`terminal`]; what is unsafe is in `sys`. The order of the phases is `main`'s.
-//! [`doctor`], [`health`] and [`nest`] are programs of their own, which run beside PID 1;
-//! what the first finds is shown too when dockerd does not start.
+//! [`forwarder`], [`hooks`], [`relay`] and [`terminal`]; what is unsafe is in `sys`. The order
+//! of the phases is `main`'s. [`doctor`], [`health`] and [`nest`] are programs of their own,
+//! which run beside PID 1; what the first finds is shown too when dockerd does not start.
 
 pub mod apply;
 pub mod cli;
@@ -35,6 +35,7 @@ pub mod nest;
 pub mod ping;
 pub mod plan;
 pub mod readiness;
+pub mod relay;
 pub mod secrets;
 pub mod sockets;
 pub mod spawn;

@@ -4,6 +4,7 @@
 mod log_file;
 pub mod machine;
 mod notify;
+mod relay;
 mod signals;
 
 use std::collections::VecDeque;
@@ -24,7 +25,7 @@ use nix::unistd::{ForkResult, Pid, setsid};
 use tracing::{debug, error, info, warn};
 
 use crate::apply;
-use crate::config::Config;
+use crate::config::{Config, LogFormat};
 use crate::data_root;
 use crate::doctor;
 use crate::facts;
@@ -42,6 +43,7 @@ use crate::terminal::{self, Terminal};
 use log_file::LogFile;
 use machine::{Effect, End, Event, Level, Machine, Need, Process, Settings};
 use notify::Notify;
+use relay::Relay;
 pub use signals::Signals;
 
 /// Children reaped in one turn of the loop, so that a flood of orphans cannot keep
@@ -79,8 +81,8 @@ struct Supervisor<'a> {
     bound: Vec<Bound>,
     started: Instant,
     signals: Signals,
-    stdout: Stdout,
-    stderr: Stderr,
+    /// Descriptors 1 and 2.
+    standard: (Stdout, Stderr),
     /// The user's file mode creation mask.
     umask: Mode,
     notify: Notify,
@@ -93,6 +95,8 @@ struct Supervisor<'a> {
     machine: Machine,
     terminal: Terminal,
     log: Option<LogFile>,
+    /// What makes JSON of the daemons' lines, where that is wanted.
+    relay: Option<Relay>,
     exit: Option<u8>,
 }
 
@@ -121,6 +125,11 @@ pub fn run(
             .inspect_err(|error| warn!("{error:#}"))
             .ok()
     });
+    let standard = (io::stdout(), io::stderr());
+    let relay = match config.log_format {
+        LogFormat::Text => None,
+        LogFormat::Json => Some(Relay::new(sinks(log.as_ref(), engine, &standard))?),
+    };
     let terminal = terminal::detect();
     let has_command = matches!(engine.foreground, Foreground::Command(_));
     let machine = Machine::new(Settings {
@@ -155,8 +164,7 @@ pub fn run(
         bound,
         started,
         signals,
-        stdout: io::stdout(),
-        stderr: io::stderr(),
+        standard,
         umask,
         notify: Notify::bind()?,
         ping: None,
@@ -166,6 +174,7 @@ pub fn run(
         machine,
         terminal,
         log,
+        relay,
         exit: None,
     };
     let status = supervisor.supervise();
@@ -194,6 +203,7 @@ impl Supervisor<'_> {
             let begun = self.begin_daemon(Process::Containerd, program);
             begun.map(|begun| (program, begun))
         });
+        self.start_relay();
         // Where one has failed the other runs, and is to be known for that.
         let dockerd = finish_daemon(&engine.dockerd, dockerd)
             .map(|pid| self.children.add(Process::Dockerd, pid));
@@ -242,20 +252,17 @@ impl Supervisor<'_> {
         Ok(())
     }
 
-    /// Where daemons and hooks write what they have to say: their standard output and error.
-    fn output(&self) -> [BorrowedFd<'_>; 2] {
-        let (stdout, stderr) = (self.stdout.as_fd(), self.stderr.as_fd());
-        match (&self.log, &self.engine.foreground) {
-            (Some(log), _) => [log.as_fd(), log.as_fd()],
-            // Beside a command, standard output is the command's alone.
-            (None, Foreground::Command(_)) => [stderr, stderr],
-            (None, Foreground::Daemon) => [stdout, stderr],
+    /// Standard output and error for a daemon or for hooks.
+    fn output(&self, process: Process) -> [BorrowedFd<'_>; 2] {
+        match &self.relay {
+            Some(relay) => relay.output_for(process),
+            None => sinks(self.log.as_ref(), self.engine, &self.standard),
         }
     }
 
     fn begin_daemon(&self, process: Process, program: &Program) -> Result<Begun, Fault> {
         let null = null()?;
-        let [stdout, stderr] = self.output();
+        let [stdout, stderr] = self.output(process);
         let stdio = [null.as_fd(), stdout, stderr];
         let mask = self.signals.original();
         if process != Process::Dockerd {
@@ -276,8 +283,12 @@ impl Supervisor<'_> {
                     self.perform(effect, &mut events);
                 }
                 if let Some(status) = self.exit {
+                    self.flush();
                     return status;
                 }
+            }
+            if let Some(relay) = &mut self.relay {
+                relay.tick(&self.signals, self.started.elapsed());
             }
             let readable = self.wait(unreaped);
             if readable.ping {
@@ -299,7 +310,9 @@ impl Supervisor<'_> {
     }
 
     fn wait(&self, unreaped: bool) -> Readable {
-        let timeout = match self.machine.deadline() {
+        let relay = self.relay.as_ref().and_then(Relay::due);
+        let deadlines = self.machine.deadline().into_iter().chain(relay);
+        let timeout = match deadlines.min() {
             _ if unreaped => PollTimeout::ZERO,
             None => PollTimeout::NONE,
             Some(deadline) => {
@@ -342,7 +355,14 @@ impl Supervisor<'_> {
                 return false;
             };
             match self.children.take(pid) {
-                Some(process) => events.push_back(Event::Ended(process, end)),
+                Some(process) => {
+                    if !matches!(process, Process::Command) {
+                        // Its last lines come before what is said of its end.
+                        self.flush();
+                    }
+                    events.push_back(Event::Ended(process, end));
+                }
+                None if self.relay_ended(pid, end) => {}
                 None => debug!("reaped {pid}: it {end}"),
             }
         }
@@ -462,6 +482,9 @@ impl Supervisor<'_> {
     /// Has a part of this program run in a child, so that signals and deadlines are looked
     /// at meanwhile.
     fn fork(&mut self, process: Process, events: &mut VecDeque<Event>) {
+        if process == Process::PreStart {
+            self.start_relay();
+        }
         match sys::fork() {
             Ok(ForkResult::Parent { child }) => self.children.add(process, child),
             Ok(ForkResult::Child) => {
@@ -490,10 +513,10 @@ impl Supervisor<'_> {
     fn help(&self, process: Process) -> Result<u8> {
         let engine = self.engine;
         match process {
-            Process::PreStart => return self.run_hooks(&engine.hooks.pre_start, true),
-            Process::PostStart => return self.run_hooks(&engine.hooks.post_start, false),
-            Process::PreStop => return self.run_hooks(&engine.hooks.pre_stop, false),
-            _ => become_helper(&self.signals)?,
+            Process::PreStart => return self.run_hooks(process, &engine.hooks.pre_start),
+            Process::PostStart => return self.run_hooks(process, &engine.hooks.post_start),
+            Process::PreStop => return self.run_hooks(process, &engine.hooks.pre_stop),
+            _ => become_helper(&self.signals, &[])?,
         }
         match process {
             Process::Mounter => engine.image.as_ref().map_or(Ok(()), |image| {
@@ -512,16 +535,16 @@ impl Supervisor<'_> {
         Ok(0)
     }
 
-    fn run_hooks(&self, hooks: &[PathBuf], until_failure: bool) -> Result<u8> {
+    fn run_hooks(&self, process: Process, hooks: &[PathBuf]) -> Result<u8> {
         let null = null()?;
-        let [stdout, stderr] = self.output();
+        let [stdout, stderr] = self.output(process);
         let runner = Runner {
             timeout: self.engine.hooks.timeout,
             environment: &self.engine.hooks.environment,
             stdio: [null.as_fd(), stdout, stderr],
             signals: &self.signals,
             umask: self.umask,
-            until_failure,
+            until_failure: process == Process::PreStart,
         };
         Ok(runner.run(hooks))
     }
@@ -555,6 +578,25 @@ impl Supervisor<'_> {
         }
     }
 
+    fn start_relay(&mut self) {
+        if let Some(relay) = &mut self.relay {
+            relay.start(&self.signals, self.started.elapsed());
+        }
+    }
+
+    fn relay_ended(&mut self, pid: Pid, end: End) -> bool {
+        let now = self.started.elapsed();
+        let relay = self.relay.as_mut();
+        relay.is_some_and(|relay| relay.ended(pid, end, &self.signals, now))
+    }
+
+    /// Has what the daemons have written so far be where it goes.
+    fn flush(&mut self) {
+        if let Some(relay) = &mut self.relay {
+            relay.flush(&self.signals, self.started.elapsed());
+        }
+    }
+
     /// With no file, the lines stand above already.
     fn show_log(&self) {
         if let Some(log) = &self.log {
@@ -580,6 +622,20 @@ fn null() -> Result<File> {
     File::open("/dev/null").context("cannot open /dev/null; the container needs a /dev")
 }
 
+/// Where the standard output and error of daemons and hooks go.
+fn sinks<'a>(
+    log: Option<&'a LogFile>,
+    engine: &Engine,
+    (stdout, stderr): &'a (Stdout, Stderr),
+) -> [BorrowedFd<'a>; 2] {
+    match (log, &engine.foreground) {
+        (Some(log), _) => [log.as_fd(); 2],
+        // Beside a command, standard output is the command's alone.
+        (None, Foreground::Command(_)) => [stderr.as_fd(); 2],
+        (None, Foreground::Daemon) => [stdout.as_fd(), stderr.as_fd()],
+    }
+}
+
 /// What a child of this program's own is before anything else: out of reach of the
 /// terminal's signals, and never alive without its parent.
 fn leave_terminal() -> Result<()> {
@@ -588,11 +644,11 @@ fn leave_terminal() -> Result<()> {
     Ok(())
 }
 
-/// What a child is that does its own work: signals end it, wherever it waits, and it has
-/// none of its parent's descriptors, among them the sockets of the daemons.
-fn become_helper(signals: &Signals) -> Result<()> {
+/// What a child is that does its own work: signals end it, wherever it waits, and of its
+/// parent's descriptors, such as the sockets of the daemons, it has those that are `kept`.
+fn become_helper(signals: &Signals, kept: &[BorrowedFd<'_>]) -> Result<()> {
     signals.restore()?;
-    sys::close_inherited_descriptors()?;
+    sys::close_other_descriptors(kept)?;
     // Refused without CAP_SYS_RESOURCE, and no reason not to run.
     let _ = fs::write("/proc/self/oom_score_adj", DOCKERD_OOM_SCORE.to_string());
     Ok(())

@@ -1,5 +1,6 @@
 //! `LOG=file`: the file that both daemons write to.
 
+use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -11,6 +12,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
 
 use crate::facts;
+use crate::json_log;
 
 /// How much of the log is shown when dockerd dies, and read for that.
 const LINES: usize = 12;
@@ -89,20 +91,34 @@ impl LogFile {
 
 /// The last lines, without those that hide the reason: what `--debug` adds, most of it
 /// containerd's, and the 200 lines of usage after "Status: unknown flag: ..." since Docker 28.
+/// Lines of JSON are shown by level and text.
 fn last_words(text: &str) -> Vec<String> {
     let mut in_usage = false;
-    let telling: Vec<&str> = text
-        .lines()
-        .filter(|line| {
-            // Between these two, with the colon at the beginning of a line.
-            in_usage |= line.starts_with("Usage:");
-            let is_usage = in_usage;
-            in_usage &= !line.starts_with(", Code: ");
-            !is_usage && !line.is_empty() && !line.contains(" level=debug ")
+    let telling = text.lines().filter_map(|line| {
+        let json = line.starts_with('{').then(|| json_log::words(line));
+        let (level, text) = json.flatten().unwrap_or_default();
+        let message = if level.is_empty() { line } else { &text };
+        // Between these two, with the colon at the beginning of a line.
+        in_usage |= message.starts_with("Usage:");
+        let is_usage = in_usage;
+        in_usage &= !message.starts_with(", Code: ");
+        let is_debug = level == "debug" || message.contains(" level=debug ");
+        if is_usage || is_debug || message.is_empty() {
+            return None;
+        }
+        Some(match level.is_empty() {
+            true => line.to_owned(),
+            false => format!("{level}: {text}"),
         })
-        .collect();
-    let first = telling.len().saturating_sub(LINES);
-    telling.into_iter().skip(first).map(str::to_owned).collect()
+    });
+    let mut last = VecDeque::new();
+    for line in telling {
+        if last.len() == LINES {
+            last.pop_front();
+        }
+        last.push_back(line);
+    }
+    last.into()
 }
 
 impl AsFd for LogFile {
@@ -113,6 +129,8 @@ impl AsFd for LogFile {
 
 #[cfg(test)]
 mod tests {
+    use std::time::UNIX_EPOCH;
+
     use super::*;
 
     #[test]
@@ -131,6 +149,22 @@ mod tests {
                 "time=\"…\" level=info msg=\"Starting up\"",
                 "Status: unknown flag: --no-such-flag",
                 "See 'dockerd --help'."
+            ]
+        );
+        let otherwise = json_log::Otherwise {
+            time: UNIX_EPOCH,
+            level: "error",
+        };
+        let json: String = text
+            .lines()
+            .map(|line| json_log::translated("dockerd", line.as_bytes(), otherwise) + "\n")
+            .collect();
+        assert_eq!(
+            last_words(&json),
+            [
+                "info: Starting up",
+                "error: Status: unknown flag: --no-such-flag",
+                "error: See 'dockerd --help'."
             ]
         );
         let many: String = (0..100).map(|number| format!("{number}\n")).collect();

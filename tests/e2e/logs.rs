@@ -3,8 +3,11 @@
 
 use serde_json::Value;
 
-use crate::docker::{Spec, dind};
+use crate::docker::{Container, Spec, dind};
 use crate::pty::Pty;
+
+/// What makes JSON of the daemons' lines: the only dind that PID 1 starts here.
+const RELAY: &str = "pgrep -P 1 -x dind";
 
 fn json() -> Spec {
     dind().env("DIND_LOG_FORMAT", "json")
@@ -42,6 +45,110 @@ fn place(entries: &[Value], source: &str, level: &str, part: &str) -> Option<usi
 fn find(entries: &[Value], source: &str, level: &str, part: &str) -> usize {
     place(entries, source, level, part)
         .unwrap_or_else(|| panic!("{source} does not say {part:?} at level {level}"))
+}
+
+#[track_caller]
+fn wait_ready(container: &Container) {
+    container.wait_log("docker is ready after", 1);
+}
+
+/// Has a dockerd with `--debug` write a line with this name in it.
+#[track_caller]
+fn provoke(container: &Container, name: &str) {
+    container.exec(&["docker", "inspect", name]).exited(1);
+}
+
+/// Of a daemon in the foreground, with everything that it and containerd have to say, from
+/// the first line to the last.
+#[test]
+fn all_lines_of_a_daemon_are_json() {
+    let container = json().start(&["--debug"]);
+    wait_ready(&container);
+    container.docker(&["stop"]).exited(0);
+    assert_eq!(container.wait(), 0);
+    let output = container.docker(&["logs"]).exited(0);
+    assert_eq!(output.stdout, "", "the daemons log on standard error");
+    let entries = entries(&output.stderr);
+    find(&entries, "dind", "info", "docker is ready after");
+    find(&entries, "dockerd", "debug", "");
+    find(&entries, "dockerd", "info", "Daemon shutdown complete");
+    let containerd = find(&entries, "containerd", "info", "starting containerd");
+    assert!(entries[containerd]["version"].is_string(), "a member of it");
+}
+
+/// Beside a command, whose output is its own, in the daemons' file.
+#[test]
+fn all_lines_of_the_file_are_json() {
+    let output = json()
+        .env("LOG", "file")
+        .env("DOCKER_DAEMON_ARGS", "--debug")
+        .run(&[
+            "sh",
+            "-c",
+            "until grep -q 'API listen on' /var/log/docker.log; do sleep 0.05; done
+             cat /var/log/docker.log; echo 'the command: no JSON'; echo 'here neither' >&2",
+        ])
+        .exited(0);
+    let file = output.stdout.strip_suffix("the command: no JSON\n");
+    let file = entries(file.expect("the command's line is untouched"));
+    find(&file, "dockerd", "info", "API listen on");
+    find(&file, "containerd", "debug", "");
+    assert_eq!(place(&file, "dind", "info", ""), None);
+    let rest = output.stderr.replace("here neither\n", "");
+    assert_ne!(rest, output.stderr);
+    let rest = entries(&rest);
+    find(&rest, "dind", "info", "its log is /var/log/docker.log");
+    assert!(rest.iter().all(|entry| entry["source"] == "dind"));
+}
+
+/// A dockerd that writes JSON of its own accord. Engines before 25.0 have no such flag, and
+/// say so.
+#[test]
+fn what_is_json_already_stays_it() {
+    let help = json().run(&["dockerd", "--help"]).exited(0).stdout;
+    let container = json().start(&["--log-format=json", "--debug"]);
+    if help.contains("--log-format") {
+        wait_ready(&container);
+        container.docker(&["stop"]).exited(0);
+    } else {
+        assert_eq!(container.wait(), 1);
+    }
+    let entries = entries(&container.logs());
+    if help.contains("--log-format") {
+        find(&entries, "dockerd", "debug", "");
+        let place = find(&entries, "dockerd", "info", "Docker daemon");
+        assert!(entries[place]["version"].is_string(), "{}", entries[place]);
+        find(&entries, "dockerd", "info", "Daemon shutdown complete");
+    } else {
+        find(&entries, "dockerd", "error", "unknown flag: --log-format");
+    }
+}
+
+/// The reason why dockerd ended comes before what is said of its end, in the log, and from
+/// the file in the words of both.
+#[test]
+fn the_last_words_of_dockerd_are_there() {
+    let output = json().run(&["--no-such-flag"]).exited(1);
+    let lines = entries(&output.stderr);
+    let why = find(&lines, "dockerd", "error", "unknown flag: --no-such-flag");
+    let end = find(&lines, "dind", "error", "before it was ready");
+    assert!(why < end);
+    let output = json()
+        .env("LOG", "file")
+        .env("DOCKER_DAEMON_ARGS", "--no-such-flag")
+        .run(&["true"])
+        .exited(1);
+    let lines = entries(&output.stderr);
+    find(
+        &lines,
+        "dind",
+        "error",
+        "the last lines of /var/log/docker.log",
+    );
+    let shown = find(&lines, "dind", "error", "unknown flag: --no-such-flag");
+    let message = lines[shown]["msg"].as_str().unwrap_or_default();
+    assert!(message.starts_with("| error: "), "{message}");
+    assert_eq!(place(&lines, "dind", "error", "Usage:"), None);
 }
 
 /// What is wrong with a variable is said in the form that another one asks for; what is
@@ -128,6 +235,89 @@ fn a_terminal_shows_errors_in_red() {
         "{}",
         output.stderr
     );
+}
+
+/// Whoever kills what makes the lines JSON, they are all there, those too that come when
+/// it is not.
+#[test]
+fn no_line_is_lost_with_the_relay() {
+    let container = json().start(&["--debug"]);
+    wait_ready(&container);
+    for kill in 1..=3 {
+        container.sh(&format!("kill -KILL $({RELAY})"));
+        provoke(&container, &format!("nobody-{kill}"));
+        container.wait_log(&format!("nobody-{kill}"), 1);
+        container.wait_until(&format!("[ $({RELAY} | wc -l) = 1 ]"));
+    }
+    container.docker(&["stop"]).exited(0);
+    assert_eq!(container.wait(), 0);
+    let entries = entries(&container.logs());
+    find(
+        &entries,
+        "dind",
+        "warning",
+        "was ended by SIGKILL, and is started again",
+    );
+    for kill in 1..=3 {
+        find(&entries, "dockerd", "debug", &format!("nobody-{kill}"));
+    }
+    find(&entries, "dockerd", "info", "Daemon shutdown complete");
+}
+
+/// What was written while there was no relay is written at the end at the latest.
+#[test]
+fn the_end_waits_for_the_relay() {
+    let script = format!("docker info >/dev/null; kill -KILL $({RELAY}); exit 3");
+    let output = json().run(&["sh", "-c", &script]).exited(3);
+    let entries = entries(&output.stderr);
+    find(&entries, "dockerd", "info", "Daemon shutdown complete");
+}
+
+/// A daemon that is started again writes to the same pipes.
+#[test]
+fn the_next_dockerd_is_heard_too() {
+    let container = json().env("DIND_RESTART", "on-failure").start(&[]);
+    wait_ready(&container);
+    for crash in 1..=2 {
+        container.sh("pkill -KILL -x dockerd");
+        container.wait_log("docker answers again", crash);
+    }
+    container.docker(&["stop"]).exited(0);
+    let entries = entries(&container.logs());
+    let starts = entries.iter().filter(|entry| entry["msg"] == "Starting up");
+    assert_eq!(starts.count(), 3);
+    find(&entries, "dockerd", "info", "Daemon shutdown complete");
+}
+
+/// A file that takes nothing any more is no reason for a daemon to wait.
+#[test]
+fn a_full_disk_stops_nobody() {
+    let container = json()
+        .env("LOG", "file")
+        .flags(["--tmpfs", "/var/log:size=64k"])
+        .prelude("dd if=/dev/zero of=/var/log/full bs=4k 2>/dev/null || :")
+        .start(&["--debug"]);
+    wait_ready(&container);
+    // More lines than fit into a pipe.
+    container.sh("for _ in 1 2 3 4 5 6 7 8 9 10; do
+             docker version >/dev/null || exit
+             docker network create --label $(head -c 9000 /dev/zero | tr '\\0' x) a$_ >/dev/null
+         done");
+    container.sh("rm /var/log/full");
+    provoke(&container, "nobody");
+    container.wait_until("grep -q nobody /var/log/docker.log");
+    let file = container.text(&["cat", "/var/log/docker.log"]);
+    entries(&file);
+}
+
+/// Nor does it when it hangs: who waits for it does so for a moment.
+#[test]
+fn a_relay_that_hangs_keeps_nobody() {
+    let container = json().start(&[]);
+    wait_ready(&container);
+    container.sh(&format!("kill -STOP $({RELAY})"));
+    container.docker(&["stop"]).exited(0);
+    assert_eq!(container.wait(), 0);
 }
 
 /// Where standard error takes nothing, what is said is lost, and no more than that.
