@@ -76,6 +76,31 @@ fn all_lines_of_a_daemon_are_json() {
     assert!(entries[containerd]["version"].is_string(), "a member of it");
 }
 
+/// What hooks write is too, from the first, which has no daemon yet, to the last.
+#[test]
+fn the_lines_of_hooks_are_json() {
+    let container = dind()
+        .prelude(
+            r#"for stage in pre-start post-start pre-stop; do
+                mkdir -p /etc/dind/$stage.d
+                printf '#!/bin/sh\necho "$0 writes"; echo "$0 complains" >&2' >/etc/dind/$stage.d/hook
+                chmod +x /etc/dind/$stage.d/hook
+            done"#,
+        )
+        .env("DIND_LOG_FORMAT", "json")
+        .start(&[]);
+    wait_ready(&container);
+    container.docker(&["stop"]).exited(0);
+    let output = container.docker(&["logs"]).exited(0);
+    let (written, complained) = (entries(&output.stdout), entries(&output.stderr));
+    for stage in ["pre-start", "post-start", "pre-stop"] {
+        let hook = format!("/etc/dind/{stage}.d/hook");
+        find(&written, "hook", "info", &format!("{hook} writes"));
+        find(&complained, "dind", "info", &format!("hook {hook}"));
+        find(&complained, "hook", "info", &format!("{hook} complains"));
+    }
+}
+
 /// Beside a command, whose output is its own, in the daemons' file.
 #[test]
 fn all_lines_of_the_file_are_json() {
