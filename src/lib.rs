@@ -36,6 +36,7 @@ pub mod ping;
 pub mod plan;
 pub mod readiness;
 pub mod relay;
+pub mod progress;
 pub mod secrets;
 pub mod sockets;
 pub mod spawn;

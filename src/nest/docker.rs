@@ -3,10 +3,10 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{self, IsTerminal, Read, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
@@ -16,6 +16,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Pid;
 
 use crate::fault::{FAILURE, Fault};
+use crate::progress::Progress;
 use crate::spawn::{self, Child, Session};
 use crate::supervise::Signals;
 use crate::supervise::machine::End;
@@ -23,9 +24,6 @@ use crate::sys;
 
 /// How long docker may do nothing at all: take no byte, say none, not end.
 const STALL: Duration = Duration::from_secs(300);
-
-/// How often a terminal is told of progress.
-const PROGRESS: Duration = Duration::from_millis(100);
 
 /// The docker CLI, and what it is started with.
 pub struct Docker<'a> {
@@ -94,7 +92,10 @@ impl<'a> Docker<'a> {
         let mut input = Input {
             running: &mut running,
             pipe: File::from(writer),
-            progress: Progress::new(whose, bytes),
+            progress: Progress::new(),
+            whose,
+            bytes,
+            done: 0,
             interrupted: None,
         };
         nonblocking(&input.pipe)?;
@@ -252,6 +253,10 @@ struct Input<'a, 'b> {
     running: &'a mut Running<'b>,
     pipe: File,
     progress: Progress,
+    whose: &'a str,
+    /// About how many bytes it will be.
+    bytes: u64,
+    done: u64,
     interrupted: Option<Fault>,
 }
 
@@ -259,6 +264,14 @@ impl Input<'_, '_> {
     /// Ends what docker reads; the fault that kept it from being all.
     fn end(self) -> Option<Fault> {
         self.interrupted
+    }
+
+    fn advance(&mut self, count: usize) {
+        const MB: u64 = 1_000_000;
+        self.done = self.done.saturating_add(u64::try_from(count).unwrap_or(0));
+        let (whose, bytes, done) = (self.whose, self.bytes, self.done);
+        self.progress
+            .show(|| format!("{whose}: {} of {} MB", done.min(bytes) / MB, bytes / MB));
     }
 }
 
@@ -274,7 +287,7 @@ impl Write for Input<'_, '_> {
                     }
                 }
                 Ok(count) => {
-                    self.progress.advance(count);
+                    self.advance(count);
                     return Ok(count);
                 }
                 result => return result,
@@ -284,49 +297,6 @@ impl Write for Input<'_, '_> {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-/// One line on a terminal that is written over and over, and at the end not there.
-struct Progress {
-    whose: String,
-    bytes: u64,
-    done: u64,
-    shown: Option<Instant>,
-    terminal: bool,
-}
-
-impl Progress {
-    fn new(whose: &str, bytes: u64) -> Self {
-        Self {
-            whose: whose.to_owned(),
-            bytes,
-            done: 0,
-            shown: None,
-            terminal: io::stderr().is_terminal(),
-        }
-    }
-
-    fn advance(&mut self, count: usize) {
-        self.done = self.done.saturating_add(u64::try_from(count).unwrap_or(0));
-        if self.terminal && self.shown.is_none_or(|shown| shown.elapsed() >= PROGRESS) {
-            self.shown = Some(Instant::now());
-            let _ = write!(
-                io::stderr(),
-                "\r{}: {} of {} MB\x1b[K",
-                self.whose,
-                self.done.min(self.bytes) / 1_000_000,
-                self.bytes / 1_000_000
-            );
-        }
-    }
-}
-
-impl Drop for Progress {
-    fn drop(&mut self) {
-        if self.shown.is_some() {
-            let _ = write!(io::stderr(), "\r\x1b[K");
-        }
     }
 }
 

@@ -1,0 +1,53 @@
+//! How far something is, for who sits at a terminal: one line on standard error that is
+//! written over and over, and at the end not there.
+
+use std::io::{self, IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+/// How often a terminal is told.
+const INTERVAL: Duration = Duration::from_millis(100);
+
+/// The line. It is only there where standard error is a terminal.
+#[derive(Debug)]
+pub struct Progress {
+    shown: Option<Instant>,
+    terminal: bool,
+}
+
+impl Progress {
+    /// Nothing is shown yet.
+    pub fn new() -> Self {
+        Self {
+            shown: None,
+            terminal: io::stderr().is_terminal(),
+        }
+    }
+
+    /// Shows what `text` says, if it is time to. What it says must be short, and must not
+    /// drive a terminal.
+    pub fn show(&mut self, text: impl FnOnce() -> String) {
+        if self.terminal && self.shown.is_none_or(|shown| shown.elapsed() >= INTERVAL) {
+            self.shown = Some(Instant::now());
+            let _ = write!(io::stderr(), "\r{}\x1b[K", text());
+        }
+    }
+
+    /// Takes the line away, so that another can be written.
+    pub fn clear(&mut self) {
+        if self.shown.take().is_some() {
+            let _ = write!(io::stderr(), "\r\x1b[K");
+        }
+    }
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
