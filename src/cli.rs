@@ -72,6 +72,8 @@ fn command() -> Command {
              DIND_EPHEMERAL      1: empty the data root at the end\n  \
              DIND_STORAGE        what holds the data: auto, loop, tmpfs, vfs, ...\n  \
              DIND_STORAGE_SIZE   how much of it, as 20G\n  \
+             DIND_IMAGES         the directory of images to load at the start\n  \
+             DIND_IMAGES_STRICT  1: no start without one of them\n  \
              DIND_RESTART        on-failure[:N]: start a daemon that failed again\n  \
              DIND_HOOK_TIMEOUT   seconds that a hook in /etc/dind may take (60)\n  \
              DIND_READY_TIMEOUT  seconds until the API must answer (60)\n  \

@@ -123,6 +123,9 @@ const LEAST_MTU: u16 = 68;
 /// The file that `LOG=file` writes; the path is wrapdocker's.
 pub const LOG_FILE: &str = "/var/log/docker.log";
 
+/// Where images to load are, if `DIND_IMAGES` does not say otherwise.
+pub const IMAGES: &str = "/var/lib/dind/images";
+
 const DEFAULT_LOG_LEVEL: Level = Level::INFO;
 /// Less than the 10 s after which `docker stop` kills.
 const DEFAULT_STOP_TIMEOUT: Duration = Duration::from_secs(9);
@@ -168,6 +171,10 @@ pub struct Config {
     pub storage: Storage,
     /// `DIND_STORAGE_SIZE`: the bytes of an image or a tmpfs.
     pub storage_size: Option<u64>,
+    /// `DIND_IMAGES`: the directory of images to load, instead of [`IMAGES`].
+    pub images: Option<PathBuf>,
+    /// `DIND_IMAGES_STRICT`: whether a start without one of them has failed.
+    pub images_strict: bool,
     /// `DOCKER_DRIVER`: dockerd's own variable for its storage driver.
     pub docker_driver: Option<String>,
     /// `DIND_STOP_TIMEOUT`: everything has ended this long after a stop began.
@@ -247,13 +254,7 @@ impl Config {
                 )?
                 .unwrap_or(Mtu::Auto),
             hook_timeout: variables.seconds("DIND_HOOK_TIMEOUT", DEFAULT_HOOK_TIMEOUT)?,
-            ephemeral: variables
-                .parse("DIND_EPHEMERAL", "1, 0", |text| match text {
-                    "1" => Some(true),
-                    "0" => Some(false),
-                    _ => None,
-                })?
-                .unwrap_or(false),
+            ephemeral: variables.flag("DIND_EPHEMERAL")?,
             restarts: variables
                 .parse("DIND_RESTART", "no, on-failure, on-failure:N", restarts)?
                 .unwrap_or(0),
@@ -265,6 +266,10 @@ impl Config {
                 )?
                 .unwrap_or(Storage::Auto),
             storage_size: variables.parse("DIND_STORAGE_SIZE", SIZE, size)?,
+            images: variables.parse("DIND_IMAGES", "an absolute path of a directory", |text| {
+                Some(PathBuf::from(text)).filter(|path| path.is_absolute())
+            })?,
+            images_strict: variables.flag("DIND_IMAGES_STRICT")?,
             docker_driver: variables.parse("DOCKER_DRIVER", "a storage driver", |text| {
                 Some(text.to_owned())
             })?,
@@ -403,6 +408,16 @@ impl<'a> Variables<'a> {
         Ok(on.unwrap_or(true))
     }
 
+    /// A switch that is off unless it is turned on.
+    fn flag(&self, name: &str) -> Result<bool, Fault> {
+        let on = self.parse(name, "1, 0", |text| match text {
+            "1" => Some(true),
+            "0" => Some(false),
+            _ => None,
+        })?;
+        Ok(on.unwrap_or(false))
+    }
+
     fn seconds(&self, name: &str, default: Duration) -> Result<Duration, Fault> {
         Ok(self.parse(name, SECONDS, seconds)?.unwrap_or(default))
     }
@@ -457,6 +472,8 @@ mod tests {
             ("DIND_MTU", "auto", "off, or bytes"),
             ("DIND_HOOK_TIMEOUT", "never", "seconds, 0.1 to"),
             ("DIND_EPHEMERAL", "yes", "1, 0"),
+            ("DIND_IMAGES", "images", "an absolute path"),
+            ("DIND_IMAGES_STRICT", "yes", "1, 0"),
             ("DIND_RESTART", "always", "on-failure:N"),
             ("DIND_RESTART", "on-failure:", "on-failure:N"),
             ("DIND_RESTART", "on-failure:-1", "on-failure:N"),
@@ -493,6 +510,8 @@ mod tests {
             ("DIND_MTU", ""),
             ("DIND_HOOK_TIMEOUT", ""),
             ("DIND_EPHEMERAL", ""),
+            ("DIND_IMAGES", ""),
+            ("DIND_IMAGES_STRICT", ""),
             ("DIND_RESTART", ""),
             ("DIND_STORAGE", ""),
             ("DIND_STORAGE_SIZE", ""),

@@ -61,6 +61,8 @@ pub struct Facts {
     pub tmp_empty: bool,
     /// dockerd's data root.
     pub data_root: DataRoot,
+    /// Whether the usual directory of images to load is there.
+    pub images: bool,
     /// Files that an earlier start left behind.
     pub stale: Vec<PathBuf>,
     /// A daemon that runs here already: its pid file and its pid.
@@ -107,6 +109,7 @@ impl Facts {
             pid1: std::process::id() == 1,
             cgroup: cgroup_facts(&mounts)?,
             data_root: data_root(&options.data_root, &mounts, config),
+            images: Path::new(config::IMAGES).is_dir(),
             mounts,
             apparmor: fs::read("/sys/module/apparmor/parameters/enabled")
                 .is_ok_and(|enabled| enabled.starts_with(b"Y"))

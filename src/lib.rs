@@ -9,10 +9,12 @@
 //! Decisions are values: [`contract`], [`client`], [`dockerd_options`], [`plan`], [`json_log`],
 //! [`mod@tls::decide`] and [`supervise::machine`] make no system call. Effects are in
 //! [`sockets`], [`apply`] (with [`delegate`], [`data_root`] and [`tls`]), [`spawn`], [`supervise`],
-//! [`forwarder`], [`hooks`], [`relay`] and [`terminal`]; what is unsafe is in `sys`. The order
-//! of the phases is `main`'s. [`doctor`], [`health`] and [`nest`] are programs of their own,
-//! which run beside PID 1; what the first finds is shown too when dockerd does not start.
+//! [`forwarder`], [`hooks`], [`images`] (by [`api`]), [`relay`] and [`terminal`]; what is
+//! unsafe is in `sys`. The order of the phases is `main`'s. [`doctor`], [`health`] and [`nest`]
+//! are programs of their own, which run beside PID 1; what the first finds is shown too when
+//! dockerd does not start.
 
+pub mod api;
 pub mod apply;
 pub mod cli;
 pub mod client;
@@ -28,15 +30,16 @@ pub mod finding;
 pub mod forwarder;
 pub mod health;
 pub mod hooks;
+pub mod images;
 pub mod json_log;
 pub mod logging;
 pub mod mountinfo;
 pub mod nest;
 pub mod ping;
 pub mod plan;
+pub mod progress;
 pub mod readiness;
 pub mod relay;
-pub mod progress;
 pub mod secrets;
 pub mod sockets;
 pub mod spawn;

@@ -6,6 +6,7 @@
 mod cgroups;
 mod daemons;
 mod hooks;
+mod images;
 mod iptables;
 mod mounts;
 mod network;
@@ -36,6 +37,7 @@ use crate::secrets;
 use crate::tls::name::Name;
 pub use daemons::{CLIENT_VARIABLES, DOCKERD_OOM_SCORE};
 pub use hooks::Hooks;
+pub use images::Images;
 pub use resolver::Forwarder;
 
 /// One change to the container.
@@ -268,6 +270,8 @@ pub struct Engine {
     pub forwarder: Option<Forwarder>,
     /// `dmsetup mknodes`, where there is a dmsetup and a device mapper.
     pub dmsetup: Option<Program>,
+    /// The images that are loaded when the API answers.
+    pub images: Option<Images>,
     /// What is done to the container while they start: nothing that they need by then.
     pub meanwhile: Vec<Step>,
     /// What the user has run at times of a start and a stop.
@@ -577,7 +581,11 @@ fn engine(
         Foreground::Daemon => (config.environment.clone(), None),
         Foreground::Command(_) => daemons::session_environment(inputs, &listeners),
     };
-    let warnings = warnings.into_iter().chain(more).collect();
+    let warnings = warnings
+        .into_iter()
+        .chain(images::warning(inputs, &listeners))
+        .chain(more)
+        .collect();
     let dockerd = Program {
         path: dockerd,
         arguments: daemons::dockerd_arguments(
@@ -614,6 +622,7 @@ fn engine(
         containerd,
         dockerd,
         forwarder: resolver.forwarder,
+        images: images::plan(inputs, &listeners),
         dmsetup,
         meanwhile,
         notify_socket: config.notify_socket.clone(),
@@ -893,6 +902,9 @@ impl fmt::Display for Engine {
                 formatter,
                 format_args!("ready: when dockerd says so, within {timeout} s"),
             )?,
+        }
+        if let Some(images) = &self.images {
+            line(formatter, format_args!("images: {images}"))?;
         }
         match &self.foreground {
             Foreground::Daemon => line(formatter, format_args!("then: live as long as dockerd"))?,

@@ -33,6 +33,7 @@ use crate::fault::{FAILURE, Fault};
 use crate::finding::Severity;
 use crate::forwarder;
 use crate::hooks::Runner;
+use crate::images;
 use crate::ping::{Ping, Progress};
 use crate::plan::{DOCKERD_OOM_SCORE, Engine, Foreground, Program, Readiness};
 use crate::readiness::Provisioning;
@@ -141,7 +142,11 @@ pub fn run(
             Some(image) if image.required => Need::Required,
             Some(_) => Need::Wanted,
         },
-        loader: Need::None,
+        loader: match &engine.images {
+            None => Need::None,
+            Some(images) if images.strict => Need::Required,
+            Some(_) => Need::Wanted,
+        },
         pre_start: !engine.hooks.pre_start.is_empty(),
         post_start: !engine.hooks.post_start.is_empty(),
         pre_stop: !engine.hooks.pre_stop.is_empty(),
@@ -191,10 +196,10 @@ impl Supervisor<'_> {
     /// it; it looks for containerd much later.
     fn start_daemons(&mut self) -> Result<(), Fault> {
         let engine = self.engine;
-        if !engine.hooks.post_start.is_empty() {
+        if engine.images.is_some() || !engine.hooks.post_start.is_empty() {
             self.provisioning = Provisioning::begin()
                 .inspect_err(|error| {
-                    warn!("{error:#}; 'dind health' does not wait for post-start hooks");
+                    warn!("{error:#}; 'dind health' waits for the API alone");
                 })
                 .ok();
         }
@@ -529,6 +534,9 @@ impl Supervisor<'_> {
                 if let Some(forwarder) = &engine.forwarder {
                     forwarder::run(forwarder)?;
                 }
+            }
+            Process::Loader => {
+                engine.images.as_ref().map_or(Ok(()), images::load)?;
             }
             _ => {}
         }

@@ -76,6 +76,7 @@ fn machine(layout: &str, name: &str) -> Machine {
         security_directory: true,
         apparmor: false,
         tmp_empty: true,
+        images: false,
         data_root: DataRoot {
             path: "/var/lib/docker".into(),
             mode: Some(0o710),

@@ -49,6 +49,7 @@ fn facts(mountinfo: &str, memberships: &str, root: RootMount) -> Facts {
         security_directory: true,
         apparmor: false,
         tmp_empty: true,
+        images: false,
         data_root: DataRoot {
             path: "/var/lib/docker".into(),
             mode: Some(0o710),

@@ -27,7 +27,8 @@ for path in /sys/fs/cgroup /var/lib/docker; do
     # The magic number of statfs(2), hexadecimal.
     echo "statfs $path $(stat -f -c %t $path 2>/dev/null || echo missing)"
 done
-for path in /sys/fs/cgroup /sys/fs/cgroup/unified /sys/kernel/security /tmp; do
+for path in /sys/fs/cgroup /sys/fs/cgroup/unified /sys/kernel/security /tmp \
+    /var/lib/dind/images; do
     [ -d $path ] || continue
     echo "directory $path"
     for entry in "$path"/* "$path"/.[!.]*; do

@@ -119,6 +119,9 @@ impl Fixture {
             security_directory: self
                 .text("observed")
                 .contains("directory /sys/kernel/security\n"),
+            images: self
+                .text("observed")
+                .contains("directory /var/lib/dind/images\n"),
             tmp_empty: self.entries("/tmp").is_empty(),
             programs: Programs {
                 dockerd: program("dockerd"),

@@ -81,6 +81,7 @@ fuzz_target!(|text: &str| {
         mounts,
         security_directory: observed.contains("directory /sys/kernel/security\n"),
         apparmor: section("/sys/module/apparmor/parameters/enabled").starts_with('Y'),
+        images: observed.contains("directory /var/lib/dind/images\n"),
         tmp_empty: !observed.contains("entry /tmp/"),
         data_root: DataRoot {
             path: options.data_root.clone(),
@@ -186,6 +187,7 @@ fn lines_are_ours(plan: &Plan) {
         "meanwhile: ",
         "log: ",
         "ready: ",
+        "images: ",
         "then: ",
         "restart: ",
         "stop: ",
