@@ -50,12 +50,10 @@ pub fn load(images: &Images) -> Result<()> {
         Ok(listing) => listing,
         // The usual place; pre-start hooks might have made it.
         Err(error) if error.kind() == io::ErrorKind::NotFound && !images.asked => return Ok(()),
-        Err(error) => {
-            return Err(error).with_context(|| {
-                let directory = directory.display();
-                format!("cannot read DIND_IMAGES={directory}; mount or make that directory")
-            });
-        }
+        Err(error) => bail!(
+            "cannot read DIND_IMAGES={}: {error}; mount or make that directory",
+            directory.display()
+        ),
     };
     if !listing.others.is_empty() {
         let names = listing.others.iter().map(|name| name.to_string_lossy());
@@ -386,10 +384,14 @@ impl Upload {
         let mut said = self.said.clone();
         said.line(&self.line);
         if let Some(error) = said.error {
+            // The name is that of a file of an archive, unpacked by dockerd.
+            if error.contains("/docker-import-") && error.ends_with("no such file or directory") {
+                bail!("there is no image in it, or not all of one ({error})");
+            }
             bail!(error);
         }
         match self.exchange.answer.status() {
-            Some(200) if said.images.is_empty() => bail!("dockerd has found no image in it"),
+            Some(200) if said.images.is_empty() => bail!("there is no image in it"),
             Some(200) => Ok(said.images),
             status => bail!(refusal(&Value::Null, status)),
         }

@@ -5,6 +5,7 @@ use std::io::{self, BufReader, Read};
 
 use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
+use tracing::debug;
 
 /// The first version of the API whose engines know it.
 pub const KNOWN_FROM: (u32, u32) = (1, 42);
@@ -95,7 +96,8 @@ impl<R: Read> Read for Frames<R> {
 }
 
 fn broken(error: &FrameDecoderError) -> io::Error {
-    io::Error::other(format!("its zstd data is broken: {error}"))
+    debug!("{error}");
+    io::Error::other("its zstd data is broken or not all there")
 }
 
 #[cfg(test)]

@@ -35,6 +35,7 @@ mod health;
 mod hooks;
 mod host;
 mod image;
+mod images;
 mod iptables;
 mod ipv6;
 mod limits;
