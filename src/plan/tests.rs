@@ -108,6 +108,80 @@ fn unified(memberships: &str) -> Facts {
     facts
 }
 
+/// Images are loaded where there is a directory, or one was asked for, over whatever Unix
+/// socket dockerd has.
+#[test]
+fn images_are_loaded_over_dockerds_unix_socket() -> Result<(), Fault> {
+    let with = Facts {
+        images: true,
+        ..bare_v1()
+    };
+    let own = Start {
+        arguments: &[
+            "dind",
+            "dockerd",
+            "-H",
+            "tcp://:1",
+            "-H",
+            "unix:///own.sock",
+        ],
+        ..DAEMON
+    };
+    let asked = Start {
+        variables: &[("DIND_IMAGES", "/x"), ("DIND_IMAGES_STRICT", "1")],
+        ..SHELL
+    };
+    let in_file = Start {
+        json: r#"{"hosts": ["unix://"]}"#,
+        ..DAEMON
+    };
+    let usual = "/var/run/docker.sock";
+    for (start, directory, socket, asked, strict) in [
+        (DAEMON, "/var/lib/dind/images", usual, false, false),
+        (own, "/var/lib/dind/images", "/own.sock", false, false),
+        (in_file, "/var/lib/dind/images", usual, false, false),
+        (asked, "/x", usual, true, true),
+    ] {
+        let expected = Images {
+            directory: directory.into(),
+            asked,
+            strict,
+            socket: socket.into(),
+            record: "/var/lib/docker/dind-images.json".into(),
+        };
+        assert_eq!(start.engine(&with)?.images, Some(expected));
+        let text = start.plan(&with)?.to_string();
+        assert!(
+            text.contains(&format!("\nimages: load what is new in {directory}")),
+            "{text}"
+        );
+    }
+    assert_eq!(DAEMON.engine(&bare_v1())?.images, None);
+    Ok(())
+}
+
+#[test]
+fn images_without_a_unix_socket_are_warned_of() -> Result<(), Fault> {
+    let start = Start {
+        arguments: &["dind", "dockerd", "-H", "tcp://:1"],
+        ..DAEMON
+    };
+    let with = Facts {
+        images: true,
+        ..bare_v1()
+    };
+    assert_eq!(start.engine(&with)?.images, None);
+    let said = |facts: &Facts| -> Result<bool, Fault> {
+        let warnings = start.plan(facts)?.warnings;
+        Ok(warnings
+            .iter()
+            .any(|warning| warning.contains("are not loaded")))
+    };
+    assert!(said(&with)?);
+    assert!(!said(&bare_v1())?);
+    Ok(())
+}
+
 struct Start<'a> {
     arguments: &'a [&'a str],
     variables: &'a [(&'a str, &'a str)],
