@@ -375,8 +375,122 @@ fn version(text: &str) -> Option<(u32, u32)> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixListener;
+    use std::path::PathBuf;
+
     use super::*;
     use proptest::prelude::*;
+
+    /// A daemon's end of a connection, and what of a request it gets.
+    struct Daemon {
+        listener: UnixListener,
+        path: PathBuf,
+    }
+
+    impl Daemon {
+        fn new(name: &str) -> Result<Self> {
+            let name = format!("dind-api-{name}-{}", std::process::id());
+            let path = std::env::temp_dir().join(name);
+            let _ = std::fs::remove_file(&path);
+            let listener = UnixListener::bind(&path)?;
+            Ok(Self { listener, path })
+        }
+
+        fn begin(&self, body: Body) -> Result<(Exchange, UnixStream)> {
+            let exchange = Exchange::begin(&self.path, "POST", "/x?y=1", body)?;
+            let (stream, _) = self.listener.accept()?;
+            stream.set_nonblocking(true)?;
+            Ok((exchange, stream))
+        }
+    }
+
+    impl Drop for Daemon {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+
+    /// Everything that an exchange sends.
+    fn sent(body: Body, name: &str) -> Result<Vec<u8>> {
+        let daemon = Daemon::new(name)?;
+        let (mut exchange, mut stream) = daemon.begin(body)?;
+        let mut request = Vec::new();
+        while exchange.awaited().contains(PollFlags::POLLOUT) {
+            exchange.advance(&mut Vec::new())?;
+            // As much as is there.
+            let _ = stream.read_to_end(&mut request);
+        }
+        Ok(request)
+    }
+
+    #[test]
+    fn a_body_is_sent_with_its_size_or_in_chunks() -> Result<()> {
+        let content: Vec<u8> = (0..300_000_u32).flat_map(u32::to_le_bytes).collect();
+        let size = u64::try_from(content.len())?;
+        let source = || Box::new(io::Cursor::new(content.clone()));
+        let head = "POST /x?y=1 HTTP/1.1\r\nHost: docker\r\nConnection: close\r\n";
+        let sized = sent(Body::Sized(source(), size), "sized")?;
+        let expected = format!("{head}Content-Length: {size}\r\n\r\n");
+        assert_eq!(sized, [expected.as_bytes(), &content].concat());
+
+        let chunked = sent(Body::Chunked(source()), "chunked")?;
+        let expected = format!("{head}Transfer-Encoding: chunked\r\n\r\n");
+        let mut rest = chunked
+            .strip_prefix(expected.as_bytes())
+            .context("a head")?;
+        let mut received: Vec<u8> = Vec::new();
+        loop {
+            let parsed = httparse::parse_chunk_size(rest).ok().context("a chunk")?;
+            let (start, size) = parsed.unwrap();
+            let end = start + usize::try_from(size)?;
+            received.extend(&rest[start..end]);
+            assert_eq!(&rest[end..end + 2], b"\r\n");
+            rest = &rest[end + 2..];
+            if size == 0 {
+                break;
+            }
+        }
+        assert_eq!(rest, b"");
+        assert!(received == content);
+        Ok(())
+    }
+
+    /// What is sent is not missed where the daemon has an answer without it, and has gone.
+    #[test]
+    fn an_early_answer_is_read_though_the_rest_cannot_be_sent() -> Result<()> {
+        let daemon = Daemon::new("early")?;
+        let endless = Body::Chunked(Box::new(io::repeat(0)));
+        let (mut exchange, mut stream) = daemon.begin(endless)?;
+        exchange.advance(&mut Vec::new())?;
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nno")?;
+        drop(stream);
+        let mut content = Vec::new();
+        while !exchange.answer.is_complete() {
+            exchange.advance(&mut content)?;
+        }
+        assert_eq!(content, b"no");
+        // Without one, that is said.
+        let (mut exchange, stream) = daemon.begin(Body::Chunked(Box::new(io::repeat(0))))?;
+        drop(stream);
+        let failed = loop {
+            if let Err(error) = exchange.advance(&mut content) {
+                break error.to_string();
+            }
+        };
+        assert_eq!(
+            failed,
+            "the daemon has closed the connection without an answer"
+        );
+        Ok(())
+    }
+
+    #[test]
+    fn a_file_that_becomes_shorter_is_an_error() -> Result<()> {
+        let short = sent(Body::Sized(Box::new(io::Cursor::new(b"short")), 9), "short");
+        let said = short.map_err(|error| error.to_string());
+        assert_eq!(said, Err("it has become shorter while it was read".into()));
+        Ok(())
+    }
 
     const CHUNKED: &[u8] =
         b"HTTP/1.1 200 OK\r\nApi-Version: 1.41\r\nTransfer-Encoding: chunked\r\n\r\n\

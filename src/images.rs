@@ -66,6 +66,7 @@ pub fn load(images: &Images) -> Result<()> {
     let mut loader = Loader {
         images,
         record: Record::default(),
+        recorded: true,
         progress: Progress::new(),
         zstd: true,
         all: listing.archives.len().saturating_add(listing.broken.len()),
@@ -111,6 +112,8 @@ fn shortened(names: impl ExactSizeIterator<Item = impl AsRef<str>>) -> String {
 struct Loader<'a> {
     images: &'a Images,
     record: Record,
+    /// Whether that can be written, as far as is known.
+    recorded: bool,
     progress: Progress,
     /// Whether the engine decompresses zstd itself.
     zstd: bool,
@@ -125,8 +128,9 @@ struct Loader<'a> {
 impl Loader<'_> {
     fn load(&mut self, archives: Vec<Archive>) -> Result<()> {
         let images = self.images;
-        let there = There::ask(&images.socket)
-            .context("cannot ask dockerd for its images, so none is loaded; see its log")?;
+        let there = There::ask(&images.socket).map_err(|error| {
+            anyhow!("cannot ask dockerd for its images: {error:#}; none is loaded, see its log")
+        })?;
         self.zstd = there
             .api_version
             .is_none_or(|version| version >= zstd::KNOWN_FROM);
@@ -199,11 +203,11 @@ impl Loader<'_> {
             upload.began.elapsed().as_secs_f64()
         );
         self.record.add(&archive.name, upload.identity, loaded);
-        if let Err(error) = self.record.write(&self.images.record) {
-            warn!(
-                "{error:#}; the next start loads {} again",
-                archive.path.display()
-            );
+        if self.recorded
+            && let Err(error) = self.record.write(&self.images.record)
+        {
+            warn!("{error:#}; the next start loads these images again");
+            self.recorded = false;
         }
         Ok(())
     }

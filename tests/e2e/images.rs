@@ -291,7 +291,7 @@ fn a_record_that_cannot_be_written_is_said_and_a_link_is_not_followed() {
     let container = with("mkdir -p /var/lib/docker/dind-images.json").ready(&[]);
     container.logged(&[
         "dind: warning: cannot write /var/lib/docker/dind-images.json: ",
-        "loads",
+        "loads these images again",
     ]);
     assert_eq!(names(&container), [BUSYBOX]);
     let said = restart(&container, 2);
