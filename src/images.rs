@@ -44,7 +44,7 @@ const NAMED: usize = 5;
 
 /// Loads what is not there yet, and says what it does. Each archive that cannot be loaded is
 /// named; the error is that there were some. Where `strict`, the first of them is the error.
-pub fn load(images: &Images) -> Result<()> {
+pub fn load(images: &Images, progress: Progress) -> Result<()> {
     let directory = &images.directory;
     let listing = match Listing::read(directory) {
         Ok(listing) => listing,
@@ -67,7 +67,7 @@ pub fn load(images: &Images) -> Result<()> {
         images,
         record: Record::default(),
         recorded: true,
-        progress: Progress::new(),
+        progress,
         zstd: true,
         all: listing.archives.len().saturating_add(listing.broken.len()),
         done: 0,

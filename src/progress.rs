@@ -4,11 +4,13 @@
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
+use crate::config::LogFormat;
+
 /// How often a terminal is told.
 const INTERVAL: Duration = Duration::from_millis(100);
 
-/// The line. It is only there where standard error is a terminal.
-#[derive(Debug)]
+/// The line. It is only there where standard error is a terminal, and has text.
+#[derive(Debug, Clone)]
 pub struct Progress {
     shown: Option<Instant>,
     terminal: bool,
@@ -16,10 +18,10 @@ pub struct Progress {
 
 impl Progress {
     /// Nothing is shown yet.
-    pub fn new() -> Self {
+    pub fn new(format: LogFormat) -> Self {
         Self {
             shown: None,
-            terminal: io::stderr().is_terminal(),
+            terminal: format == LogFormat::Text && io::stderr().is_terminal(),
         }
     }
 
@@ -37,12 +39,6 @@ impl Progress {
         if self.shown.take().is_some() {
             let _ = write!(io::stderr(), "\r\x1b[K");
         }
-    }
-}
-
-impl Default for Progress {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

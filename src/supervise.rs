@@ -36,6 +36,7 @@ use crate::hooks::Runner;
 use crate::images;
 use crate::ping::{Ping, Progress};
 use crate::plan::{DOCKERD_OOM_SCORE, Engine, Foreground, Program, Readiness};
+use crate::progress;
 use crate::readiness::Provisioning;
 use crate::sockets::Bound;
 use crate::spawn::{self, Begun, Child, Session};
@@ -536,7 +537,9 @@ impl Supervisor<'_> {
                 }
             }
             Process::Loader => {
-                engine.images.as_ref().map_or(Ok(()), images::load)?;
+                if let Some(images) = &engine.images {
+                    images::load(images, progress::Progress::new(self.config.log_format))?;
+                }
             }
             _ => {}
         }

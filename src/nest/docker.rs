@@ -15,6 +15,7 @@ use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Pid;
 
+use crate::config::Config;
 use crate::fault::{FAILURE, Fault};
 use crate::progress::Progress;
 use crate::spawn::{self, Child, Session};
@@ -30,6 +31,7 @@ pub struct Docker<'a> {
     path: PathBuf,
     environment: &'a [(OsString, OsString)],
     signals: &'a Signals,
+    progress: Progress,
 }
 
 /// A docker that runs.
@@ -42,16 +44,17 @@ struct Running<'a> {
 }
 
 impl<'a> Docker<'a> {
-    /// The CLI in `search_path`.
+    /// The CLI in `PATH`.
     pub fn find(
-        search_path: &OsStr,
+        config: &Config,
         environment: &'a [(OsString, OsString)],
         signals: &'a Signals,
     ) -> Result<Self, Fault> {
         Ok(Self {
-            path: spawn::find(&["docker".into()], search_path)?,
+            path: spawn::find(&["docker".into()], &config.search_path)?,
             environment,
             signals,
+            progress: Progress::new(config.log_format),
         })
     }
 
@@ -92,7 +95,7 @@ impl<'a> Docker<'a> {
         let mut input = Input {
             running: &mut running,
             pipe: File::from(writer),
-            progress: Progress::new(),
+            progress: self.progress.clone(),
             whose,
             bytes,
             done: 0,

@@ -33,7 +33,7 @@ pub fn run(nest: &Nest, config: &Config) -> Result<std::convert::Infallible, Fau
     let mut environment = config.environment.clone();
     let variables = super::environment(&mut environment, config.stop_timeout, nest.levels_below());
     let variables: Vec<OsString> = variables.into_iter().map(OsStr::to_owned).collect();
-    let mut docker = Docker::find(&config.search_path, &environment, &signals)?;
+    let mut docker = Docker::find(config, &environment, &signals)?;
     let data_root = docker.output(&["info", "--format={{.DockerRootDir}}"])?;
     let data_root = PathBuf::from(data_root.trim_end());
     let tree = image::tree(config, &data_root)?;

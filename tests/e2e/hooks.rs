@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use crate::docker::{Scratch, Spec, dind, line_with, nestable};
+use crate::docker::{Scratch, Spec, dind, lab, line_with, nestable};
 
 /// A container that has these hooks: a stage, a name, a shell script.
 fn with(hooks: &[(&str, &str, &str)]) -> Spec {
@@ -90,6 +90,30 @@ fn health_waits_for_post_start_hooks() {
         "dind health --wait 120 & waiting=$!; touch /tmp/go; wait $waiting && [ -e /tmp/gone ]",
     );
     container.wait_ready();
+}
+
+/// What one before the start has fetched is loaded, before those after the start.
+#[test]
+fn a_hook_may_fetch_images() {
+    let container = with(&[
+        (
+            "pre-start",
+            "fetch",
+            "mkdir -p /var/lib/dind/images && cp /busybox.tar /var/lib/dind/images",
+        ),
+        (
+            "post-start",
+            "use",
+            "docker run --rm dind-lab/busybox echo it is there",
+        ),
+    ])
+    .flags([
+        "-v".to_owned(),
+        format!("{}:/busybox.tar:ro", lab("DIND_LAB_BUSYBOX")),
+    ])
+    .ready(&[]);
+    container.logged(&["dind: loaded dind-lab/busybox", "busybox.tar"]);
+    container.logged(&["it is there"]);
 }
 
 /// A pre-start hook that fails ends the container with its name and its status; no other
