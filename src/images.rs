@@ -145,8 +145,9 @@ impl Loader<'_> {
         if !old.is_empty() {
             let names = old.iter().map(|archive| archive.name.to_string_lossy());
             info!(
-                "{} archives in {} are loaded already: {}",
+                "{} of {} archives in {} are loaded already: {}",
                 old.len(),
+                self.all,
                 images.directory.display(),
                 shortened(names)
             );

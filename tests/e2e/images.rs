@@ -121,7 +121,9 @@ fn images_are_loaded_once() {
     let said = restart(&container, 2);
     assert!(!said.contains("dind: loaded "), "{said}");
     assert!(
-        said.contains(&format!("dind: 4 archives in {IMAGES} are loaded already")),
+        said.contains(&format!(
+            "dind: 4 of 4 archives in {IMAGES} are loaded already"
+        )),
         "{said}"
     );
     assert_eq!(names(&container), all);
@@ -130,7 +132,7 @@ fn images_are_loaded_once() {
     let said = restart(&container, 3);
     assert_eq!(said.matches("dind: loaded ").count(), 1, "{said}");
     assert!(said.contains("dind: loaded one:1 from"), "{said}");
-    assert!(said.contains("dind: 3 archives in"), "{said}");
+    assert!(said.contains("dind: 3 of 4 archives in"), "{said}");
 
     // Another image under the same name, of the same size.
     let others = Scratch::new();
@@ -339,7 +341,7 @@ fn a_stop_in_the_middle_of_a_load_is_in_order() {
     fs::remove_file(images.path.join("long.tar")).expect("a file can be removed");
     container.docker(&["start"]).exited(0);
     container.wait_ready();
-    container.logged(&["dind: 1 archives in", "are loaded already"]);
+    container.logged(&["dind: 1 of 1 archives in", "are loaded already"]);
 }
 
 #[test]
