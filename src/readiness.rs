@@ -14,7 +14,8 @@ use nix::libc;
 
 use crate::sys;
 
-const FILE: &str = "/run/dind/provisioning";
+/// Not below `/run/dind`, which pods mount for a socket that their containers share.
+const FILE: &str = "/run/dind-provisioning";
 
 /// The time between the start of the daemons and the word that docker is ready.
 pub struct Provisioning(Flock<File>);

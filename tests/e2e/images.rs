@@ -353,7 +353,7 @@ fn progress_is_shown_on_a_terminal() {
     pty.expect("\rimages: ");
     pty.expect(" of 2, ");
     pty.expect(" of 1076 MB\x1b[K");
-    pty.expect("dind: error: 1 of 2 archives");
+    pty.expect("1 of 2 archives");
     pty.expect("dind: docker is ready after");
     // The line is taken away before another is written.
     let shown = pty.shown();
