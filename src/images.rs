@@ -166,7 +166,7 @@ impl Loader<'_> {
             {
                 match Upload::begin(archive.clone(), &self.images.socket, self.zstd) {
                     Ok(upload) => uploads.push(upload),
-                    Err(error) => self.fail(&archive.path, &error)?,
+                    Err(error) => self.give_up(&archive, &error)?,
                 }
             }
             if uploads.is_empty() && waiting.is_empty() {
@@ -178,7 +178,7 @@ impl Loader<'_> {
                 match upload.advance(ready) {
                     Ok(false) => left.push(upload),
                     Ok(true) => self.finish(upload)?,
-                    Err(error) => self.fail(&upload.archive.path, &error)?,
+                    Err(error) => self.give_up(&upload.archive, &error)?,
                 }
             }
             uploads = left;
@@ -191,7 +191,7 @@ impl Loader<'_> {
         let (archive, loaded) = (&upload.archive, upload.loaded());
         let loaded = match loaded {
             Ok(loaded) => loaded,
-            Err(error) => return self.fail(&archive.path, &error),
+            Err(error) => return self.give_up(archive, &error),
         };
         self.done = self.done.saturating_add(1);
         self.bytes_done = self.bytes_done.saturating_add(archive.size);
@@ -211,6 +211,12 @@ impl Loader<'_> {
             self.recorded = false;
         }
         Ok(())
+    }
+
+    /// One that was to be sent, and need not be any more.
+    fn give_up(&mut self, archive: &Archive, reason: &anyhow::Error) -> Result<()> {
+        self.bytes = self.bytes.saturating_sub(archive.size);
+        self.fail(&archive.path, reason)
     }
 
     /// One that cannot be loaded: it is said, and the others go on; or it is the end.
