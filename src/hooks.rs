@@ -40,7 +40,7 @@ pub struct Runner<'a> {
 
 /// How a hook that was started came to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Outcome {
+enum Finish {
     /// By itself.
     Ended(End),
     /// It took too long.
@@ -57,12 +57,12 @@ impl Runner<'_> {
         for path in hooks {
             info!("hook {}", path.display());
             let failed = match self.run_one(path) {
-                Ok(Outcome::Ended(End::Exited(0))) => continue,
-                Ok(Outcome::Ended(end)) => {
+                Ok(Finish::Ended(End::Exited(0))) => continue,
+                Ok(Finish::Ended(end)) => {
                     say(path, format_args!("{end}; its output says why"));
                     end.status()
                 }
-                Ok(Outcome::TimedOut) => {
+                Ok(Finish::TimedOut) => {
                     let seconds = self.timeout.as_secs_f64();
                     say(
                         path,
@@ -74,7 +74,7 @@ impl Runner<'_> {
                     // As timeout(1) has it.
                     124
                 }
-                Ok(Outcome::Stopped) => {
+                Ok(Finish::Stopped) => {
                     warn!("hook {} was ended by the container's stop", path.display());
                     return End::Signaled(libc::SIGTERM).status();
                 }
@@ -91,7 +91,7 @@ impl Runner<'_> {
         status
     }
 
-    fn run_one(&self, path: &Path) -> Result<Outcome, Fault> {
+    fn run_one(&self, path: &Path) -> Result<Finish, Fault> {
         let pid = spawn::spawn(&Child {
             path,
             arguments: vec![path.as_os_str()],
@@ -106,11 +106,11 @@ impl Runner<'_> {
         })
         .map_err(|error| error.fault(path.as_os_str()))?;
         let outcome = self.wait(pid, self.timeout)?;
-        if !matches!(outcome, Outcome::Ended(_)) {
+        if !matches!(outcome, Finish::Ended(_)) {
             // What it has started is in its session, and so in its process group.
             for signal in [libc::SIGTERM, libc::SIGKILL] {
                 let _ = sys::kill(Pid::from_raw(-pid.as_raw()), signal);
-                if matches!(self.wait(pid, GRACE)?, Outcome::Ended(_)) {
+                if matches!(self.wait(pid, GRACE)?, Finish::Ended(_)) {
                     break;
                 }
             }
@@ -119,7 +119,7 @@ impl Runner<'_> {
     }
 
     /// Waits until a hook has ended, for so long, and no longer than until a stop.
-    fn wait(&self, pid: Pid, patience: Duration) -> Result<Outcome, Fault> {
+    fn wait(&self, pid: Pid, patience: Duration) -> Result<Finish, Fault> {
         let deadline = Instant::now() + patience;
         loop {
             let mut stopped = false;
@@ -128,15 +128,15 @@ impl Runner<'_> {
             }
             while let Some((ended, end)) = sys::reap() {
                 if ended == pid {
-                    return Ok(Outcome::Ended(end));
+                    return Ok(Finish::Ended(end));
                 }
             }
             if stopped {
-                return Ok(Outcome::Stopped);
+                return Ok(Finish::Stopped);
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Ok(Outcome::TimedOut);
+                return Ok(Finish::TimedOut);
             }
             // Rounded up: what is less than a millisecond would only spin.
             let left = left.saturating_add(Duration::from_millis(1));

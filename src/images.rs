@@ -21,7 +21,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::api::{Body, Exchange};
 use crate::plan::Images;
-use crate::progress::Progress;
+use crate::progress::ProgressLine;
 use directory::{Archive, Listing};
 use record::{Identity, Record};
 
@@ -44,7 +44,7 @@ const NAMED: usize = 5;
 
 /// Loads what is not there yet, and says what it does. Each archive that cannot be loaded is
 /// named; the error is that there were some. Where `strict`, the first of them is the error.
-pub fn load(images: &Images, progress: Progress) -> Result<()> {
+pub fn load(images: &Images, progress: ProgressLine) -> Result<()> {
     let directory = &images.directory;
     let listing = match Listing::read(directory) {
         Ok(listing) => listing,
@@ -114,7 +114,7 @@ struct Loader<'a> {
     record: Record,
     /// Whether that can be written, as far as is known.
     recorded: bool,
-    progress: Progress,
+    progress: ProgressLine,
     /// Whether the engine decompresses zstd itself.
     zstd: bool,
     all: usize,

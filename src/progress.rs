@@ -11,12 +11,12 @@ const INTERVAL: Duration = Duration::from_millis(100);
 
 /// The line. It is only there where standard error is a terminal, and has text.
 #[derive(Debug, Clone)]
-pub struct Progress {
+pub struct ProgressLine {
     shown: Option<Instant>,
     terminal: bool,
 }
 
-impl Progress {
+impl ProgressLine {
     /// Nothing is shown yet.
     pub fn new(format: LogFormat) -> Self {
         Self {
@@ -42,7 +42,7 @@ impl Progress {
     }
 }
 
-impl Drop for Progress {
+impl Drop for ProgressLine {
     fn drop(&mut self) {
         self.clear();
     }

@@ -36,7 +36,7 @@ use crate::hooks::Runner;
 use crate::images;
 use crate::ping::{Ping, Progress};
 use crate::plan::{DOCKERD_OOM_SCORE, Engine, Foreground, Program, Readiness};
-use crate::progress;
+use crate::progress::ProgressLine;
 use crate::readiness::Provisioning;
 use crate::sockets::Bound;
 use crate::spawn::{self, Begun, Child, Session};
@@ -538,7 +538,7 @@ impl Supervisor<'_> {
             }
             Process::Loader => {
                 if let Some(images) = &engine.images {
-                    images::load(images, progress::Progress::new(self.config.log_format))?;
+                    images::load(images, ProgressLine::new(self.config.log_format))?;
                 }
             }
             _ => {}

@@ -17,7 +17,7 @@ use nix::unistd::Pid;
 
 use crate::config::Config;
 use crate::fault::{FAILURE, Fault};
-use crate::progress::Progress;
+use crate::progress::ProgressLine;
 use crate::spawn::{self, Child, Session};
 use crate::supervise::Signals;
 use crate::supervise::machine::End;
@@ -31,7 +31,7 @@ pub struct Docker<'a> {
     path: PathBuf,
     environment: &'a [(OsString, OsString)],
     signals: &'a Signals,
-    progress: Progress,
+    progress: ProgressLine,
 }
 
 /// A docker that runs.
@@ -54,7 +54,7 @@ impl<'a> Docker<'a> {
             path: spawn::find(&["docker".into()], &config.search_path)?,
             environment,
             signals,
-            progress: Progress::new(config.log_format),
+            progress: ProgressLine::new(config.log_format),
         })
     }
 
@@ -255,7 +255,7 @@ impl Running<'_> {
 struct Input<'a, 'b> {
     running: &'a mut Running<'b>,
     pipe: File,
-    progress: Progress,
+    progress: ProgressLine,
     whose: &'a str,
     /// About how many bytes it will be.
     bytes: u64,

@@ -361,17 +361,15 @@ impl Machine {
                     let more = Duration::from_secs(u64::from(killed == Killed::Stage));
                     return Some(began.saturating_add(SWEEP_PATIENCE).saturating_add(more));
                 }
-                let part = match (stage, killed) {
-                    (_, Killed::Stage) => END_PART,
-                    (Process::Dockerd, Killed::Nothing) => CONTAINERS_PART,
-                    (Process::Dockerd, Killed::Containers) => DOCKERD_PART,
-                    (Process::Containerd | Process::Sweeper, _) => CONTAINERD_PART,
-                    (Process::Command, _) => {
-                        return Some(began.saturating_add(self.settings.command_patience));
-                    }
-                    (_, _) => 0,
+                let patience = match (stage, killed) {
+                    (_, Killed::Stage) => self.patience(END_PART),
+                    (Process::Dockerd, Killed::Nothing) => self.patience(CONTAINERS_PART),
+                    (Process::Dockerd, Killed::Containers) => self.patience(DOCKERD_PART),
+                    (Process::Containerd | Process::Sweeper, _) => self.patience(CONTAINERD_PART),
+                    (Process::Command, _) => self.settings.command_patience,
+                    (_, _) => self.settings.hooks_patience,
                 };
-                Some(began.saturating_add(self.patience(part)))
+                Some(began.saturating_add(patience))
             }
         }
     }
