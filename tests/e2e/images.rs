@@ -348,11 +348,14 @@ fn a_stop_in_the_middle_of_a_load_is_in_order() {
 fn progress_is_shown_on_a_terminal() {
     let images = Scratch::new();
     long(&images, 1);
-    busybox(&images.path, "busybox.tar");
+    busybox(&images.path, "small.tar");
     let mut pty = Pty::run(&dind().flags(mounted(&images)), &["sh"]);
     pty.expect("\rimages: ");
     pty.expect(" of 2, ");
     pty.expect(" of 1076 MB\x1b[K");
+    // The small one does not wait for the long one, which is before it by name.
+    pty.expect("loaded dind-lab/busybox");
+    pty.expect("/long.tar");
     pty.expect("1 of 2 archives");
     pty.expect("dind: docker is ready after");
     // The line is taken away before another is written.
