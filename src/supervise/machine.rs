@@ -215,13 +215,16 @@ enum Phase {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Killed {
     Nothing,
-    Containers,
+    /// What runs in the stage: dockerd's containers, a hook.
+    Inside,
     Stage,
 }
 
-/// When patience ends, in twentieths of the time that is left to the daemons. dockerd gets
+/// When patience ends, in twentieths of the time that is left to the daemons. What comes before
+/// them and does not even go by SIGKILL is waited for no longer than a little of it. dockerd gets
 /// as much again after its containers: to take down one that was an engine itself takes a
 /// second on a busy machine.
+const ABANDON_PART: u32 = 1;
 const CONTAINERS_PART: u32 = 8;
 const DOCKERD_PART: u32 = 16;
 const CONTAINERD_PART: u32 = 18;
@@ -362,9 +365,14 @@ impl Machine {
                     return Some(began.saturating_add(SWEEP_PATIENCE).saturating_add(more));
                 }
                 let patience = match (stage, killed) {
+                    (stage, Killed::Stage) if is_before_daemons(stage) => {
+                        self.patience(ABANDON_PART)
+                    }
                     (_, Killed::Stage) => self.patience(END_PART),
+                    // The hook is to end before what runs it does.
+                    (Process::PreStop, Killed::Nothing) => self.settings.hooks_patience * 3 / 4,
                     (Process::Dockerd, Killed::Nothing) => self.patience(CONTAINERS_PART),
-                    (Process::Dockerd, Killed::Containers) => self.patience(DOCKERD_PART),
+                    (Process::Dockerd, Killed::Inside) => self.patience(DOCKERD_PART),
                     (Process::Containerd | Process::Sweeper, _) => self.patience(CONTAINERD_PART),
                     (Process::Command, _) => self.settings.command_patience,
                     (_, _) => self.settings.hooks_patience,
@@ -557,6 +565,7 @@ impl Machine {
             if signal == libc::SIGTERM {
                 self.asked = true;
                 self.begin(Process::Command, now);
+                self.close_sockets(effects);
                 if self.settings.terminal {
                     effects.push(Effect::Send(Process::Command, libc::SIGHUP));
                 }
@@ -599,20 +608,20 @@ impl Machine {
                     self.status.get_or_insert(end.status());
                 }
                 if process == stage {
-                    self.advance(stage, now, effects);
+                    self.advance(Some(stage), now, effects);
                 }
             }
             (Phase::Preparing, Process::Mounter) => self.mounted(end, now, effects),
             (Phase::Preparing, Process::PreStart) => match end {
                 End::Exited(0) => self.prepare(now, effects),
                 end => {
-                    killed(process, end, effects);
+                    say_killed(process, end, effects);
                     effects.push(Effect::ShowLog);
                     self.stop(end.status(), now, effects);
                 }
             },
             (_, Process::Loader | Process::PostStart) => {
-                killed(process, end, effects);
+                say_killed(process, end, effects);
                 let required = process == Process::Loader && self.settings.loader == Need::Required;
                 if required && end != End::Exited(0) {
                     self.stop(FAILURE, now, effects);
@@ -678,23 +687,28 @@ impl Machine {
             self.phase,
             Phase::Starting | Phase::Provisioning | Phase::Running
         );
-        if !lives || restarts == 0 || end == End::Exited(0) {
-            return false;
-        }
-        let Some(daemon) = self.daemon(process) else {
+        let Some(daemon) = self.daemon(process).filter(|_| lives && restarts > 0) else {
             return false;
         };
         if now.saturating_sub(daemon.started) >= STEADY {
             daemon.failures = 0;
         }
-        if daemon.failures >= restarts || (refuses && matches!(end, End::Exited(_))) {
-            effects.push(Effect::CloseSockets);
+        let is_over = end == End::Exited(0) || daemon.failures >= restarts;
+        if is_over || (refuses && matches!(end, End::Exited(_))) {
+            if process == Process::Dockerd {
+                effects.push(Effect::CloseSockets);
+            }
             return false;
         }
         let doubled = FIRST_PAUSE.saturating_mul(1 << daemon.failures.min(16));
         let pause = doubled.min(LONGEST_PAUSE);
         daemon.failures += 1;
-        daemon.due = Some(now.saturating_add(pause));
+        let due = now.saturating_add(pause);
+        daemon.due = Some(due);
+        if process == Process::Dockerd && self.phase == Phase::Provisioning {
+            self.phase = Phase::Starting;
+            self.ready_by = due.saturating_add(self.settings.ready_timeout);
+        }
         effects.push(Effect::Say(
             Level::Warn,
             format!(
@@ -763,7 +777,15 @@ impl Machine {
         }
         let [first, ..] = STAGES;
         self.begin(first, now);
-        self.advance(first, now, effects);
+        self.close_sockets(effects);
+        self.advance(None, now, effects);
+    }
+
+    /// Where there is no dockerd, and there will be none, whoever asks it is to be refused.
+    fn close_sockets(&self, effects: &mut Vec<Effect>) {
+        if self.settings.restarts > 0 && !self.dockerd.runs {
+            effects.push(Effect::CloseSockets);
+        }
     }
 
     fn begin(&mut self, stage: Process, now: Duration) {
@@ -776,12 +798,13 @@ impl Machine {
         };
     }
 
-    /// Goes on from `stage`, which has ended, to the next one that runs.
-    fn advance(&mut self, stage: Process, now: Duration, effects: &mut Vec<Effect>) {
+    /// Goes on to the next stage that runs or is due, after one that has ended or is given up.
+    fn advance(&mut self, after: Option<Process>, now: Duration, effects: &mut Vec<Effect>) {
         let Phase::Stopping { began, .. } = self.phase else {
             return;
         };
-        let mut left = STAGES.into_iter().skip_while(|known| *known != stage);
+        let place = STAGES.iter().position(|stage| Some(*stage) == after);
+        let mut left = STAGES.into_iter().skip(place.map_or(0, |place| place + 1));
         let next = left.find(|process| match process {
             // What has never been ready has nothing to take leave of.
             Process::PreStop => self.announced && self.due.contains(process),
@@ -802,6 +825,9 @@ impl Machine {
                 };
                 if !self.fork(next, effects) {
                     effects.push(Effect::Send(next, libc::SIGTERM));
+                }
+                if next == Process::Command && self.settings.terminal {
+                    effects.push(Effect::Send(next, libc::SIGHUP));
                 }
                 self.tick(now, effects);
             }
@@ -850,9 +876,22 @@ impl Machine {
                 self.phase = Phase::Stopping {
                     stage: Process::Dockerd,
                     began,
-                    killed: Killed::Containers,
+                    killed: Killed::Inside,
                 };
                 self.tick(now, effects);
+            }
+            Phase::Stopping {
+                stage: Process::PreStop,
+                began,
+                killed: Killed::Nothing,
+            } => {
+                effects.push(Effect::Say(Level::Warn, late(Process::PreStop, "ended")));
+                effects.push(Effect::Send(Process::PreStop, libc::SIGTERM));
+                self.phase = Phase::Stopping {
+                    stage: Process::PreStop,
+                    began,
+                    killed: Killed::Inside,
+                };
             }
             Phase::Stopping {
                 stage,
@@ -866,16 +905,14 @@ impl Machine {
                         stage.name()
                     ),
                 ));
-                effects.push(Effect::Exit(self.status.unwrap_or(FAILURE)));
+                if is_before_daemons(stage) {
+                    self.advance(Some(stage), now, effects);
+                } else {
+                    effects.push(Effect::Exit(self.status.unwrap_or(FAILURE)));
+                }
             }
             Phase::Stopping { stage, began, .. } => {
-                effects.push(Effect::Say(
-                    Level::Warn,
-                    format!(
-                        "{} did not end in time and is killed; a longer DIND_STOP_TIMEOUT gives it more, within the grace of 'docker stop -t'",
-                        stage.name()
-                    ),
-                ));
+                effects.push(Effect::Say(Level::Warn, late(stage, "killed")));
                 effects.push(Effect::Send(stage, libc::SIGKILL));
                 self.phase = Phase::Stopping {
                     stage,
@@ -887,10 +924,29 @@ impl Machine {
     }
 }
 
+/// Whether a stop comes to this one before the daemons, which are to end in order whatever
+/// becomes of it.
+fn is_before_daemons(stage: Process) -> bool {
+    !matches!(
+        stage,
+        Process::Dockerd | Process::Containerd | Process::Sweeper
+    )
+}
+
+fn late(stage: Process, what: &str) -> String {
+    format!(
+        "{} did not end in time and is {what}; a longer DIND_STOP_TIMEOUT gives it more, within the grace of 'docker stop -t'",
+        stage.name()
+    )
+}
+
 /// Says it of a part of this program that could not say itself why it ended.
-fn killed(process: Process, end: End, effects: &mut Vec<Effect>) {
+fn say_killed(process: Process, end: End, effects: &mut Vec<Effect>) {
     if let End::Signaled(_) = end {
-        let message = format!("{} {end}", process.name());
+        let message = format!(
+            "{} {end}; a memory limit does this, or somebody inside",
+            process.name()
+        );
         effects.push(Effect::Say(Level::Error, message));
     }
 }

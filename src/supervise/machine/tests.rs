@@ -462,7 +462,7 @@ proptest! {
                 effects.extend(machine.step(Event::Signal(signal), now));
             }
         }
-        for _ in 0..20 {
+        for _ in 0..60 {
             if effects.iter().any(|effect| matches!(effect, Effect::Exit(_))) {
                 break;
             }
@@ -702,8 +702,7 @@ fn a_stop_ends_all_thoughts_of_another_start() {
     let mut machine = begun(RESTARTED);
     machine.step(Event::Ready, SECOND);
     machine.step(killed(Dockerd, SIGKILL), SECOND);
-    let effects = machine.step(Event::Signal(SIGTERM), SECOND);
-    assert_eq!(effects, [send(Containerd, SIGTERM)]);
+    machine.step(Event::Signal(SIGTERM), SECOND);
     let late = SECOND + FIRST_PAUSE * 2;
     assert_eq!(machine.step(Event::Tick, late), []);
     assert_eq!(machine.step(exited(Containerd, 0), late), [Effect::Exit(0)]);
@@ -861,6 +860,60 @@ fn what_is_left_of_a_start_waits_for_the_next_dockerd() {
 }
 
 #[test]
+fn a_dockerd_that_starts_again_while_images_are_loaded_has_its_time_too() {
+    let settings = Settings {
+        restarts: 1,
+        ..PROVISIONED
+    };
+    let mut machine = Machine::new(settings);
+    for event in [
+        Event::Begin,
+        exited(PreStart, 0),
+        Event::Ready,
+        killed(Dockerd, SIGKILL),
+    ] {
+        machine.step(event, SECOND);
+    }
+    let due = SECOND + FIRST_PAUSE;
+    assert_eq!(machine.step(Event::Tick, due), [Effect::Restart(Dockerd)]);
+    let late = due + settings.ready_timeout;
+    assert_eq!(machine.deadline(), Some(late));
+    let effects = machine.step(Event::Tick, late);
+    assert_eq!(effects.last(), Some(&Effect::StartCommand));
+}
+
+#[test]
+fn what_hangs_before_the_daemons_costs_them_nothing() {
+    let begin = [exited(PreStart, 0), Event::Ready, Event::Signal(SIGTERM)];
+    let mut machine = Machine::new(PROVISIONED);
+    machine.step(Event::Begin, SECOND);
+    for event in begin {
+        machine.step(event, SECOND);
+    }
+    let mut effects = Vec::new();
+    for _ in 0..2 {
+        let late = machine.deadline().expect("a deadline");
+        assert!(late < SECOND + PROVISIONED.stop_timeout / 2, "{late:?}");
+        effects.extend(machine.step(Event::Tick, late));
+    }
+    assert!(effects.contains(&send(Loader, SIGKILL)), "{effects:?}");
+    assert_eq!(effects.last(), Some(&send(Dockerd, SIGTERM)));
+}
+
+#[test]
+fn nobody_waits_for_a_dockerd_that_will_not_come() {
+    let mut machine = begun(RESTARTED);
+    machine.step(Event::Ready, SECOND);
+    machine.step(killed(Dockerd, SIGKILL), SECOND);
+    let effects = machine.step(Event::Signal(SIGTERM), SECOND);
+    assert_eq!(effects, [Effect::CloseSockets, send(Containerd, SIGTERM)]);
+    let mut machine = begun(RESTARTED);
+    machine.step(Event::Ready, SECOND);
+    let effects = machine.step(exited(Dockerd, 0), SECOND);
+    assert_eq!(effects.first(), Some(&Effect::CloseSockets));
+}
+
+#[test]
 fn a_late_answer_has_its_images_too() {
     let mut machine = Machine::new(PROVISIONED);
     machine.step(Event::Begin, SECOND);
@@ -915,6 +968,11 @@ fn pre_stop_hooks_have_their_part_of_the_time() {
     assert_eq!(effects.last(), Some(&send(Command, SIGKILL)));
     let effects = machine.step(killed(Command, SIGKILL), commands);
     assert_eq!(effects, [fork(PreStop)]);
+    // First the hook, then what runs it.
+    let most = SECOND + PROVISIONED.hooks_patience * 3 / 4;
+    assert_eq!(machine.deadline(), Some(most));
+    let effects = machine.step(Event::Tick, most);
+    assert_eq!(effects.last(), Some(&send(PreStop, SIGTERM)));
     let all = SECOND + PROVISIONED.hooks_patience;
     assert_eq!(machine.deadline(), Some(all));
     let effects = machine.step(Event::Tick, all);
