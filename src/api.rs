@@ -2,6 +2,7 @@
 //! HTTP/1.1 (RFC 9112). Nothing here waits: the caller polls the descriptor and calls
 //! [`Exchange::advance`].
 
+use std::fmt;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
@@ -10,7 +11,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use nix::poll::PollFlags;
 
-use crate::sockets;
+use crate::sockets::{self, is_later};
 
 /// How much is read of what is sent at once.
 const PIECE: usize = 1 << 18;
@@ -30,6 +31,19 @@ pub enum Body {
     /// All of it, in chunks.
     Chunked(Box<dyn Read>),
 }
+
+/// The daemon has closed the connection, with how far it had come: it has ended, or will not
+/// say why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lost(&'static str);
+
+impl fmt::Display for Lost {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "the daemon has closed the connection {}", self.0)
+    }
+}
+
+impl std::error::Error for Lost {}
 
 /// A request, and what comes back.
 pub struct Exchange {
@@ -180,14 +194,6 @@ impl AsFd for Exchange {
     }
 }
 
-/// Whether a call is to be made again when `poll` says so.
-fn is_later(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-    )
-}
-
 /// What comes next in an answer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 enum Next {
@@ -260,8 +266,8 @@ impl Answer {
                 self.next = Next::End;
                 Ok(())
             }
-            Next::Head => bail!("the daemon has closed the connection without an answer"),
-            _ => bail!("the daemon has closed the connection in the middle of its answer"),
+            Next::Head => bail!(Lost("without an answer")),
+            _ => bail!(Lost("in the middle of its answer")),
         }
     }
 

@@ -25,6 +25,7 @@ use nix::sys::socket::{
 use tracing::debug;
 
 use crate::plan::Forwarder;
+use crate::sockets::is_later;
 use crate::sys;
 
 /// The port of DNS.
@@ -127,14 +128,6 @@ impl Flow {
         }
         Ok(moved)
     }
-}
-
-/// Whether a call is to be made again when `poll` says so.
-fn is_later(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-    )
 }
 
 /// A client's connection and the one to a resolver.

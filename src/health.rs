@@ -37,7 +37,9 @@ pub fn check(config: &Config, how: Health) -> Result<(), Fault> {
                 if readiness::is_complete(how.wait.map(|_| left)) {
                     return Ok(());
                 }
-                "images are being loaded, or post-start hooks run".into()
+                return Err(unhealthy(
+                    "images are being loaded, or post-start hooks run",
+                ));
             }
             Err(reason) => reason,
         };
@@ -48,11 +50,13 @@ pub fn check(config: &Config, how: Health) -> Result<(), Fault> {
             appeared
         });
         if !appeared {
-            return Err(Fault::failure(format!(
-                "not healthy: {reason}; see the container's log"
-            )));
+            return Err(unhealthy(&reason));
         }
     }
+}
+
+fn unhealthy(reason: &str) -> Fault {
+    Fault::failure(format!("not healthy: {reason}; see the container's log"))
 }
 
 /// dockerd's options by PID 1's arguments, the environment and daemon.json.

@@ -1,6 +1,7 @@
 //! Runs the user's hooks: what a child of PID 1's own does at their times of a start and a
 //! stop. It is not PID 1, so it may wait for them, but never without a deadline.
 
+use std::cell::Cell;
 use std::ffi::OsString;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -19,13 +20,12 @@ use crate::supervise::Signals;
 use crate::supervise::machine::End;
 use crate::sys;
 
-/// What a hook has between SIGTERM and SIGKILL, and after that to be gone.
-const GRACE: Duration = Duration::from_secs(2);
-
 /// How hooks are run.
 pub struct Runner<'a> {
     /// How long each may take.
     pub timeout: Duration,
+    /// What one has between SIGTERM and SIGKILL, and after that to be gone.
+    pub grace: Duration,
     /// Their environment.
     pub environment: &'a [(OsString, OsString)],
     /// Their standard input, output and error.
@@ -36,6 +36,8 @@ pub struct Runner<'a> {
     pub umask: Mode,
     /// Whether those after one that has failed are not run.
     pub until_failure: bool,
+    /// Whether SIGTERM has come.
+    pub stopped: Cell<bool>,
 }
 
 /// How a hook that was started came to its end.
@@ -57,7 +59,7 @@ impl Runner<'_> {
         for path in hooks {
             info!("hook {}", path.display());
             let failed = match self.run_one(path) {
-                Ok(Finish::Ended(End::Exited(0))) => continue,
+                Ok(Finish::Ended(End::Exited(0))) => 0,
                 Ok(Finish::Ended(end)) => {
                     say(path, format_args!("{end}; its output says why"));
                     end.status()
@@ -76,7 +78,7 @@ impl Runner<'_> {
                 }
                 Ok(Finish::Stopped) => {
                     warn!("hook {} was ended by the container's stop", path.display());
-                    return End::Signaled(libc::SIGTERM).status();
+                    End::Signaled(libc::SIGTERM).status()
                 }
                 Err(fault) => {
                     error!("hook: {fault}");
@@ -84,7 +86,7 @@ impl Runner<'_> {
                 }
             };
             status = if status == 0 { failed } else { status };
-            if self.until_failure {
+            if self.stopped.get() || (failed != 0 && self.until_failure) {
                 break;
             }
         }
@@ -105,33 +107,37 @@ impl Runner<'_> {
             umask: Some(self.umask),
         })
         .map_err(|error| error.fault(path.as_os_str()))?;
-        let outcome = self.wait(pid, self.timeout)?;
+        let outcome = self.wait(pid, self.timeout, true)?;
         if !matches!(outcome, Finish::Ended(_)) {
-            // What it has started is in its session, and so in its process group.
-            for signal in [libc::SIGTERM, libc::SIGKILL] {
-                let _ = sys::kill(Pid::from_raw(-pid.as_raw()), signal);
-                if matches!(self.wait(pid, GRACE)?, Finish::Ended(_)) {
-                    break;
-                }
+            // What it has started is in its process group, but for what made its own.
+            let group = Pid::from_raw(-pid.as_raw());
+            let _ = sys::kill(group, libc::SIGTERM);
+            let told = self.wait(pid, self.grace, false)?;
+            // Others of the group may care less for SIGTERM than the first of them.
+            let _ = sys::kill(group, libc::SIGKILL);
+            if !matches!(told, Finish::Ended(_)) {
+                self.wait(pid, self.grace, false)?;
             }
         }
         Ok(outcome)
     }
 
-    /// Waits until a hook has ended, for so long, and no longer than until a stop.
-    fn wait(&self, pid: Pid, patience: Duration) -> Result<Finish, Fault> {
+    /// Waits until a hook has ended, for so long; where `until_stop`, no longer than until
+    /// a stop.
+    fn wait(&self, pid: Pid, patience: Duration, until_stop: bool) -> Result<Finish, Fault> {
         let deadline = Instant::now() + patience;
         loop {
-            let mut stopped = false;
             while let Some(signal) = self.signals.next() {
-                stopped |= signal == libc::SIGTERM;
+                if signal == libc::SIGTERM {
+                    self.stopped.set(true);
+                }
             }
             while let Some((ended, end)) = sys::reap() {
                 if ended == pid {
                     return Ok(Finish::Ended(end));
                 }
             }
-            if stopped {
+            if until_stop && self.stopped.get() {
                 return Ok(Finish::Stopped);
             }
             let left = deadline.saturating_duration_since(Instant::now());

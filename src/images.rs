@@ -9,17 +9,18 @@ use std::collections::{BTreeSet, VecDeque};
 use std::fs::File;
 use std::io::{self, Seek};
 use std::os::fd::AsFd;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use nix::errno::Errno;
+use nix::libc;
 use nix::poll::{PollFd, PollTimeout, poll};
 use serde_json::Value;
 use tracing::{debug, error, info, warn};
 
-use crate::api::{Body, Exchange};
+use crate::api::{Body, Exchange, Lost};
 use crate::plan::Images;
 use crate::progress::ProgressLine;
 use directory::{Archive, Listing};
@@ -32,6 +33,10 @@ const AT_ONCE: usize = 4;
 /// How long dockerd may take nothing and say nothing of a load. While it unpacks layers it
 /// tells how far it is.
 const STALL: Duration = Duration::from_secs(600);
+
+/// How many times dockerd may go while it is at work on archives. With `DIND_RESTART` another
+/// comes, and what was not loaded by then is sent again.
+const LOSSES: usize = 3;
 
 /// More than the list of any daemon's images.
 const LONGEST_LIST: usize = 64 << 20;
@@ -126,17 +131,38 @@ struct Loader<'a> {
 }
 
 impl Loader<'_> {
-    fn load(&mut self, archives: Vec<Archive>) -> Result<()> {
+    fn load(&mut self, mut archives: Vec<Archive>) -> Result<()> {
+        self.record = Record::read(&self.images.record);
+        self.record
+            .keep(archives.iter().map(|archive| archive.name.as_os_str()));
+        for _ in 0..LOSSES {
+            archives = self.load_new(archives)?;
+            if archives.is_empty() {
+                return Ok(());
+            }
+            self.progress.clear();
+            info!("dockerd has gone while it loaded images; they wait for the next one");
+        }
+        for archive in archives {
+            let reason = anyhow!("dockerd has gone {LOSSES} times meanwhile; see its log");
+            self.give_up(&archive, &reason)?;
+        }
+        Ok(())
+    }
+
+    /// Sends those that are not there. Returns those that dockerd has taken with it.
+    fn load_new(&mut self, archives: Vec<Archive>) -> Result<Vec<Archive>> {
         let images = self.images;
-        let there = There::ask(&images.socket).map_err(|error| {
-            anyhow!("cannot ask dockerd for its images: {error:#}; none is loaded, see its log")
-        })?;
+        let there = match There::ask(&images.socket) {
+            Ok(there) => there,
+            Err(error) if error.is::<Lost>() => return Ok(archives),
+            Err(error) => bail!(
+                "cannot ask dockerd for its images: {error:#}; no more are loaded, see its log"
+            ),
+        };
         self.zstd = there
             .api_version
             .is_none_or(|version| version >= zstd::KNOWN_FROM);
-        self.record = Record::read(&images.record);
-        self.record
-            .keep(archives.iter().map(|archive| archive.name.as_os_str()));
         let is_there = |archive: &Archive| {
             let known = self.record.images(&archive.name, archive.identity);
             known.is_some_and(|known| known.iter().all(|image| there.images.contains(image)))
@@ -154,14 +180,18 @@ impl Loader<'_> {
         }
         self.done = self.done.saturating_add(old.len());
         self.bytes = new.iter().map(|archive| archive.size).sum();
+        self.bytes_done = 0;
         self.send(new.into())
     }
 
     /// Sends them, so many at once. In one turn of its loop each upload moves a little.
-    fn send(&mut self, mut waiting: VecDeque<Archive>) -> Result<()> {
+    /// Returns those that dockerd has taken with it, and those that were still to come then.
+    fn send(&mut self, mut waiting: VecDeque<Archive>) -> Result<Vec<Archive>> {
         let mut uploads: Vec<Upload> = Vec::new();
+        let mut lost: Vec<Archive> = Vec::new();
         loop {
-            while uploads.len() < AT_ONCE
+            while lost.is_empty()
+                && uploads.len() < AT_ONCE
                 && let Some(archive) = waiting.pop_front()
             {
                 match Upload::begin(archive.clone(), &self.images.socket, self.zstd) {
@@ -169,8 +199,9 @@ impl Loader<'_> {
                     Err(error) => self.give_up(&archive, &error)?,
                 }
             }
-            if uploads.is_empty() && waiting.is_empty() {
-                return Ok(());
+            if uploads.is_empty() {
+                lost.extend(waiting);
+                return Ok(lost);
             }
             let ready = wait(&uploads)?;
             let mut left = Vec::with_capacity(uploads.len());
@@ -178,6 +209,7 @@ impl Loader<'_> {
                 match upload.advance(ready) {
                     Ok(false) => left.push(upload),
                     Ok(true) => self.finish(upload)?,
+                    Err(error) if error.is::<Lost>() => lost.push(upload.archive),
                     Err(error) => self.give_up(&upload.archive, &error)?,
                 }
             }
@@ -350,8 +382,16 @@ struct Upload {
 impl Upload {
     fn begin(archive: Archive, socket: &Path, zstd: bool) -> Result<Self> {
         let unreadable = "it cannot be read";
-        let file = File::open(&archive.path).context(unreadable)?;
+        // It may be another one by now, and a pipe that nobody writes is not waited for.
+        let file = File::options()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(&archive.path)
+            .context(unreadable)?;
         let metadata = file.metadata().context(unreadable)?;
+        if !metadata.is_file() {
+            bail!("it is no file");
+        }
         let source = file.try_clone().context(unreadable)?;
         let body = if !zstd && is_zstd(&file).context(unreadable)? {
             Body::Chunked(Box::new(zstd::Frames::new(source)))

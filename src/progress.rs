@@ -4,12 +4,10 @@
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-use crate::config::LogFormat;
-
 /// How often a terminal is told.
 const INTERVAL: Duration = Duration::from_millis(100);
 
-/// The line. It is only there where standard error is a terminal, and has text.
+/// The line. It is only there where standard error is a terminal.
 #[derive(Debug, Clone)]
 pub struct ProgressLine {
     shown: Option<Instant>,
@@ -17,11 +15,11 @@ pub struct ProgressLine {
 }
 
 impl ProgressLine {
-    /// Nothing is shown yet.
-    pub fn new(format: LogFormat) -> Self {
+    /// Nothing is shown yet, and never where it is not `wanted`.
+    pub fn new(wanted: bool) -> Self {
         Self {
             shown: None,
-            terminal: format == LogFormat::Text && io::stderr().is_terminal(),
+            terminal: wanted && io::stderr().is_terminal(),
         }
     }
 

@@ -48,7 +48,7 @@ pub fn is_complete(patience: Option<Duration>) -> bool {
     let Ok(file) = File::open(FILE) else {
         return true;
     };
-    let locked = match patience {
+    let locked = match patience.filter(|patience| !patience.is_zero()) {
         Some(patience) => sys::lock(&file, libc::LOCK_SH, patience),
         None => Flock::lock(file, FlockArg::LockSharedNonblock)
             .map(drop)

@@ -39,11 +39,13 @@ pub struct Stream<'a> {
 }
 
 /// Goes on until PID 1 has closed its end of `control`, each byte from which is answered with
-/// itself once everything that was written before it is in its sink.
+/// itself once every line that was written before it is in its sink; with the byte `last`,
+/// beginnings of lines too.
 pub fn run(
     streams: &[Stream<'_>],
     sinks: &[BorrowedFd<'_>],
     mut control: UnixStream,
+    last: u8,
 ) -> Result<()> {
     let mut buffer = vec![0; READ];
     let mut lines: Vec<Lines> = streams.iter().map(|_| Lines::default()).collect();
@@ -78,7 +80,7 @@ pub fn run(
                     Ok(0) | Err(_) => break,
                 }
             }
-            if asked {
+            if asked && request == [last] {
                 lines.end(&mut print);
             }
         }

@@ -7,6 +7,7 @@ mod notify;
 mod relay;
 mod signals;
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -289,7 +290,9 @@ impl Supervisor<'_> {
                     self.perform(effect, &mut events);
                 }
                 if let Some(status) = self.exit {
-                    self.flush();
+                    if let Some(relay) = &mut self.relay {
+                        relay.end(&self.signals, self.started.elapsed());
+                    }
                     return status;
                 }
             }
@@ -538,7 +541,10 @@ impl Supervisor<'_> {
             }
             Process::Loader => {
                 if let Some(images) = &engine.images {
-                    images::load(images, ProgressLine::new(self.config.log_format))?;
+                    // A command that runs already has the terminal.
+                    let wanted = self.config.log_format == LogFormat::Text
+                        && self.children.pid(Process::Command).is_none();
+                    images::load(images, ProgressLine::new(wanted))?;
                 }
             }
             _ => {}
@@ -547,15 +553,20 @@ impl Supervisor<'_> {
     }
 
     fn run_hooks(&self, process: Process, hooks: &[PathBuf]) -> Result<u8> {
-        let null = null()?;
         let [stdout, stderr] = self.output(process);
+        sys::close_other_descriptors(&[self.signals.as_fd(), stdout, stderr])?;
+        let null = null()?;
         let runner = Runner {
             timeout: self.engine.hooks.timeout,
+            // In a stop a hook, what it has started, and its runner are to end one after the
+            // other.
+            grace: self.engine.hooks_patience / 8,
             environment: &self.engine.hooks.environment,
             stdio: [null.as_fd(), stdout, stderr],
             signals: &self.signals,
             umask: self.umask,
             until_failure: process == Process::PreStart,
+            stopped: Cell::new(false),
         };
         Ok(runner.run(hooks))
     }

@@ -89,7 +89,7 @@ pub fn unmap_code() -> nix::Result<()> {
 }
 
 /// Locks an open file against other processes, by LOCK_EX or LOCK_SH of flock(2). Waits for
-/// `patience` at most; the error is then EINTR, from a signal of this process's own timer. The lock goes with
+/// `patience` at most, which is more than nothing; the error is then EINTR, from a signal of this process's own timer. The lock goes with
 /// the file.
 pub fn lock(file: &File, operation: i32, patience: Duration) -> nix::Result<()> {
     extern "C" fn nothing(_: libc::c_int) {}
@@ -122,14 +122,15 @@ pub fn lock(file: &File, operation: i32, patience: Duration) -> nix::Result<()> 
 /// SIGALRM after `first`, and then every second, in case that the first comes before the
 /// call that it is to end: setitimer(2). Never, where `first` is zero.
 fn set_timer(first: Duration) -> nix::Result<()> {
-    let every = u64::from(!first.is_zero());
-    let value = |seconds: u64| libc::timeval {
-        tv_sec: libc::time_t::try_from(seconds).unwrap_or(libc::time_t::MAX),
-        tv_usec: 0,
+    let every = Duration::from_secs(u64::from(!first.is_zero()));
+    let value = |time: Duration| libc::timeval {
+        tv_sec: libc::time_t::try_from(time.as_secs()).unwrap_or(libc::time_t::MAX),
+        tv_usec: time.subsec_micros().into(),
     };
     let timer = libc::itimerval {
         it_interval: value(every),
-        it_value: value(first.as_secs().max(every)),
+        // Less than a microsecond would be never, too.
+        it_value: value(first.max(every / 1_000_000)),
     };
     // SAFETY: reads the timer, and there is nobody to be told of the one before.
     let result = unsafe { libc::setitimer(libc::ITIMER_REAL, &timer, std::ptr::null_mut()) };

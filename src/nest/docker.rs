@@ -15,7 +15,7 @@ use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Pid;
 
-use crate::config::Config;
+use crate::config::{Config, LogFormat};
 use crate::fault::{FAILURE, Fault};
 use crate::progress::ProgressLine;
 use crate::spawn::{self, Child, Session};
@@ -54,7 +54,7 @@ impl<'a> Docker<'a> {
             path: spawn::find(&["docker".into()], &config.search_path)?,
             environment,
             signals,
-            progress: ProgressLine::new(config.log_format),
+            progress: ProgressLine::new(config.log_format == LogFormat::Text),
         })
     }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::{ForkResult, Pid, pipe2};
 use tracing::warn;
@@ -17,8 +18,13 @@ use super::{Signals, become_helper, leave_terminal};
 use crate::relay::{self, Stream};
 use crate::sys;
 
-/// One that ends sooner than this after its start waits so long for the next.
+/// One that ends sooner than this after its start waits so long for the next, and twice as
+/// long each time that this happens again.
 const PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// The request for everything, also the beginnings of lines.
+const LAST: u8 = 0;
 
 /// How long PID 1 waits for lines to be written: somebody outside may not read them.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -36,8 +42,12 @@ pub struct Relay {
     child: Option<Child>,
     /// When it is started again.
     due: Option<Duration>,
+    /// How long after that it is the next time.
+    pause: Duration,
     /// The last request.
     request: u8,
+    /// Whether the last one was answered in time. If not, the next is not waited for.
+    prompt: bool,
 }
 
 struct Child {
@@ -80,7 +90,9 @@ impl Relay {
                 sinks,
                 child: None,
                 due: None,
-                request: 0,
+                pause: PAUSE,
+                request: LAST,
+                prompt: true,
             })
         };
         make().context("cannot make pipes for the daemons' lines; raise the limit of open files")
@@ -106,9 +118,14 @@ impl Relay {
             Ok(child) => self.child = Some(child),
             Err(error) => {
                 warn!("{NAME} cannot run: {error:#}; raise the container's pids limit");
-                self.due = Some(now.saturating_add(PAUSE));
+                self.start_later(now);
             }
         }
+    }
+
+    fn start_later(&mut self, now: Duration) {
+        self.due = Some(now.saturating_add(self.pause));
+        self.pause = self.pause.saturating_mul(2).min(LONGEST_PAUSE);
     }
 
     fn fork(&self, signals: &Signals, now: Duration) -> Result<Child> {
@@ -154,28 +171,53 @@ impl Relay {
         kept.push(control.as_fd());
         leave_terminal()?;
         become_helper(signals, &kept)?;
-        relay::run(&streams, &sinks, control)
+        relay::run(&streams, &sinks, control, LAST)
     }
 
-    /// Has it write everything that the daemons have written so far.
+    /// Has it write every line that the daemons have written so far.
     pub fn flush(&mut self, signals: &Signals, now: Duration) {
-        if matches!(self.ask(), Flushed::Gone) {
-            self.child = None;
+        self.request = match self.request.wrapping_add(1) {
+            LAST => 1,
+            request => request,
+        };
+        self.finish(signals, now);
+    }
+
+    /// Has it write everything; there is nothing more to come.
+    pub fn end(&mut self, signals: &Signals, now: Duration) {
+        self.request = LAST;
+        self.finish(signals, now);
+    }
+
+    fn finish(&mut self, signals: &Signals, now: Duration) {
+        let mut flushed = self.ask();
+        if matches!(flushed, Flushed::Gone) && self.due.is_none() {
+            // Two of them would tear each other's lines.
+            if let Some(child) = self.child.take() {
+                let _ = sys::kill(child.pid, libc::SIGKILL);
+            }
             self.start(signals, now);
-            self.ask();
+            flushed = self.ask();
         }
+        self.prompt = matches!(flushed, Flushed::Yes);
     }
 
     fn ask(&mut self) -> Flushed {
-        self.request = self.request.wrapping_add(1);
         let request = [self.request];
         let Some(Child { control, .. }) = &mut self.child else {
             return Flushed::Gone;
         };
-        if control.write_all(&request).is_err() {
-            return Flushed::Gone;
+        match control.write_all(&request) {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Flushed::Late,
+            Err(_) => return Flushed::Gone,
         }
-        let deadline = Instant::now() + PATIENCE;
+        let patience = if self.prompt {
+            PATIENCE
+        } else {
+            Duration::ZERO
+        };
+        let mut deadline = Instant::now() + patience;
         let mut answers = [0; 16];
         loop {
             match control.read(&mut answers) {
@@ -188,6 +230,11 @@ impl Relay {
                         .any(|answer| [*answer] == request)
                     {
                         return Flushed::Yes;
+                    }
+                    if !self.prompt {
+                        // It goes on again.
+                        self.prompt = true;
+                        deadline = Instant::now() + PATIENCE;
                     }
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
@@ -215,9 +262,10 @@ impl Relay {
         };
         warn!("{NAME} {end}, and is started again");
         if now.saturating_sub(child.started) > PAUSE {
+            self.pause = PAUSE;
             self.start(signals, now);
         } else {
-            self.due = Some(now.saturating_add(PAUSE));
+            self.start_later(now);
         }
         true
     }

@@ -173,17 +173,25 @@ fn later_hooks_that_fail_are_named() {
 /// One that does not end is ended, with what it has started.
 #[test]
 fn a_hook_has_its_time() {
-    let container = with(&[(
-        "post-start",
-        "endless",
-        "trap '' TERM; sleep 100003 & echo begun; wait; wait; while :; do sleep 1; done",
-    )])
+    let container = with(&[
+        (
+            "post-start",
+            "endless",
+            "trap '' TERM; sleep 100003 & echo begun; wait; wait; while :; do sleep 1; done",
+        ),
+        (
+            "post-start",
+            "polite",
+            "(trap '' TERM; exec sleep 100003) & trap 'exit 0' TERM; wait",
+        ),
+    ])
     .env("DIND_HOOK_TIMEOUT", "1")
     .ready(&[]);
     container.logged(&[
         "dind: error: hook /etc/dind/post-start.d/endless has not ended within 1 s and was killed",
         "DIND_HOOK_TIMEOUT",
     ]);
+    container.logged(&["hook /etc/dind/post-start.d/polite has not ended"]);
     container.wait_until("! pgrep -f '[e]ndless|sleep 10000[3]'");
 }
 
@@ -230,7 +238,9 @@ fn a_pre_stop_hook_does_not_hold_up_a_stop() {
     container.docker(&["stop"]).exited(0);
     // 137 is what the outer engine's SIGKILL would leave.
     assert_eq!(container.inspect("{{.State.ExitCode}}"), "0");
-    container.logged(&["what runs the pre-stop hooks did not end in time and is killed"]);
+    container.logged(&["what runs the pre-stop hooks did not end in time and is ended"]);
+    container.logged(&["hook /etc/dind/pre-stop.d/endless was ended by the container's stop"]);
+    container.not_logged(&["is killed"]);
     container.logged(&["Daemon shutdown complete"]);
 }
 

@@ -344,6 +344,30 @@ fn a_stop_in_the_middle_of_a_load_is_in_order() {
     container.logged(&["dind: 1 of 1 archives in", "are loaded already"]);
 }
 
+/// With `DIND_RESTART` what dockerd has taken with it is loaded by the next one, and docker is
+/// not ready before that.
+#[test]
+fn images_outlive_a_dockerd_that_fails() {
+    let images = Scratch::new();
+    let packer = dind().flags(images.mounted_on("/out")).ready(&[]);
+    packer.sh(
+        "truncate -s 400M /tmp/content && tar -C /tmp -c content | docker import - big:1 &&
+         docker save --output /out/big.tar big:1",
+    );
+    drop(packer);
+    let container = dind()
+        .flags(mounted(&images))
+        .env("DIND_RESTART", "on-failure")
+        .start(&[]);
+    container.wait_until(
+        "ls -d /var/lib/docker/tmp/docker-import-* 2>/dev/null && pkill -KILL -x dockerd",
+    );
+    container.wait_ready();
+    assert_eq!(names(&container), ["big:1"]);
+    container.logged(&["dind: dockerd has gone while it loaded images"]);
+    container.not_logged(&["cannot load"]);
+}
+
 #[test]
 fn progress_is_shown_on_a_terminal() {
     let images = Scratch::new();
