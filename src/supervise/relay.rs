@@ -46,7 +46,8 @@ pub struct Relay {
     pause: Duration,
     /// The last request.
     request: u8,
-    /// Whether the last one was answered in time. If not, the next is not waited for.
+    /// Whether no request has been answered late. After one that was, the next is not waited
+    /// for.
     prompt: bool,
 }
 
@@ -191,15 +192,17 @@ impl Relay {
 
     fn finish(&mut self, signals: &Signals, now: Duration) {
         let mut flushed = self.ask();
-        if matches!(flushed, Flushed::Gone) && self.due.is_none() {
+        let is_last = self.request == LAST;
+        if matches!(flushed, Flushed::Gone) && (is_last || self.due.is_none()) {
             // Two of them would tear each other's lines.
             if let Some(child) = self.child.take() {
                 let _ = sys::kill(child.pid, libc::SIGKILL);
             }
             self.start(signals, now);
+            self.prompt = true;
             flushed = self.ask();
         }
-        self.prompt = matches!(flushed, Flushed::Yes);
+        self.prompt = !matches!(flushed, Flushed::Late);
     }
 
     fn ask(&mut self) -> Flushed {
