@@ -2,6 +2,8 @@
 
 #![no_main]
 
+use std::time::Duration;
+
 use dind::config::Config;
 use dind_fuzz::environment;
 use libfuzzer_sys::fuzz_target;
@@ -26,8 +28,10 @@ fuzz_target!(|data: &[u8]| {
     }
     match Config::read(["dind".into()], environment(data)) {
         Ok(config) => {
-            assert!((1..=86_400).contains(&config.stop_timeout.as_secs()));
-            assert!((1..=86_400).contains(&config.ready_timeout.as_secs()));
+            let allowed = Duration::from_millis(100)..=Duration::from_secs(86_400);
+            assert!(allowed.contains(&config.stop_timeout));
+            assert!(allowed.contains(&config.ready_timeout));
+            assert!(allowed.contains(&config.hook_timeout));
         }
         Err(fault) => {
             assert_eq!(fault.status, 2);
