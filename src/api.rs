@@ -200,14 +200,12 @@ enum Next {
     /// The status line and the fields.
     #[default]
     Head,
-    /// So many bytes of content, and then the end.
-    Content(u64),
+    /// So many bytes of content, and then the end: of all, or of a chunk.
+    Content { left: u64, chunk: bool },
     /// Content, as long as the connection is open.
     Unsized,
     /// The line with a chunk's size.
     ChunkSize,
-    /// So many bytes of a chunk.
-    Chunk(u64),
     /// The end of the chunk's last line.
     ChunkEnd,
     /// Fields behind the last chunk.
@@ -284,31 +282,25 @@ impl Answer {
         };
         match self.next {
             Next::Head => self.head(rest),
-            Next::Content(left) => {
+            Next::Content { left, chunk } => {
                 let (count, left) = copy(left);
-                self.next = if left == 0 {
-                    Next::End
-                } else {
-                    Next::Content(left)
+                self.next = match left {
+                    0 if chunk => Next::ChunkEnd,
+                    0 => Next::End,
+                    left => Next::Content { left, chunk },
                 };
                 Ok(Some(count))
             }
             Next::Unsized => Ok(Some(copy(u64::MAX).0)),
-            Next::Chunk(left) => {
-                let (count, left) = copy(left);
-                self.next = if left == 0 {
-                    Next::ChunkEnd
-                } else {
-                    Next::Chunk(left)
-                };
-                Ok(Some(count))
-            }
             Next::ChunkSize => match httparse::parse_chunk_size(rest) {
                 Ok(httparse::Status::Complete((used, size))) => {
                     self.next = if size == 0 {
                         Next::Trailer
                     } else {
-                        Next::Chunk(size)
+                        Next::Content {
+                            left: size,
+                            chunk: true,
+                        }
                     };
                     Ok(Some(used))
                 }
@@ -365,7 +357,7 @@ impl Answer {
             None => Next::Unsized,
             Some(length) => match length.trim().parse() {
                 Ok(0) => Next::End,
-                Ok(length) => Next::Content(length),
+                Ok(left) => Next::Content { left, chunk: false },
                 Err(_) => bail!("the daemon's answer has no length that is one"),
             },
         };

@@ -149,8 +149,6 @@ pub struct Config {
     pub port: Option<NonZeroU16>,
     /// `LOG`.
     pub log: Log,
-    /// `DIND_LOG`: the last level that this program writes.
-    pub log_level: Level,
     /// `DIND_LOG_FORMAT`: of this program's lines and the daemons'.
     pub log_format: LogFormat,
     /// `DOCKER_DAEMON_ARGS`, split into words.
@@ -212,6 +210,8 @@ impl Config {
         let mut arguments = arguments.into_iter();
         let environment: Vec<_> = environment.into_iter().collect();
         let variables = Variables(&environment);
+        // It is used by then, and here is where a bad value is told.
+        variables.log_level()?;
         Ok(Self {
             program: arguments
                 .next()
@@ -226,7 +226,6 @@ impl Config {
                     _ => None,
                 })?
                 .unwrap_or(Log::Auto),
-            log_level: variables.log_level()?,
             log_format: variables.log_format()?,
             daemon_arguments: variables
                 .parse(

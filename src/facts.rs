@@ -192,10 +192,12 @@ pub fn daemon_json(path: &Path, asked: bool) -> Result<Option<String>> {
 pub fn search(name: &str, search_path: &OsStr) -> Option<PathBuf> {
     std::env::split_paths(search_path)
         .map(|directory| directory.join(name))
-        .find(|path| {
-            fs::metadata(path)
-                .is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
-        })
+        .find(|path| is_executable(path))
+}
+
+/// Whether a path leads to a file that somebody may execute.
+fn is_executable(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
 }
 
 /// The pids in the cgroup of `directory` as its `cgroup.procs` lists them; 0 is a

@@ -18,7 +18,7 @@ use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::net::SocketAddrV4;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::mount::MsFlags;
@@ -182,6 +182,16 @@ pub enum Protection {
     Mutual,
 }
 
+impl Listener {
+    /// The path of a Unix socket.
+    fn unix_path(&self) -> Option<&Path> {
+        match self {
+            Self::Unix { path, .. } => Some(path),
+            Self::Tcp { .. } => None,
+        }
+    }
+}
+
 impl fmt::Display for Listener {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -278,7 +288,8 @@ pub struct Engine {
     pub hooks: Hooks,
     /// What runs beside them.
     pub foreground: Foreground,
-    /// The environment of the command.
+    /// The environment of the command and of hooks, in which docker finds this container's
+    /// daemon.
     pub environment: Vec<(OsString, OsString)>,
     /// Where the command is searched.
     pub search_path: OsString,
@@ -577,10 +588,9 @@ fn engine(
     steps.extend(tls.step);
     let path = iptables.directory.as_deref();
     let environment = daemons::environment(inputs, path);
-    let (session, more) = match foreground {
-        Foreground::Daemon => (config.environment.clone(), None),
-        Foreground::Command(_) => daemons::session_environment(inputs, &listeners),
-    };
+    let (session, more) = daemons::session_environment(inputs, &listeners);
+    // Where there is no command, nobody misses what it would not get.
+    let more = more.filter(|_| matches!(foreground, Foreground::Command(_)));
     let warnings = warnings
         .into_iter()
         .chain(images::warning(inputs, &listeners))
@@ -611,7 +621,7 @@ fn engine(
         environment,
         oom_score_adj: 0,
     });
-    let hooks = hooks::plan(inputs, &listeners)?;
+    let hooks = hooks::plan(inputs)?;
     let (command_patience, hooks_patience) = patience(
         config.stop_timeout,
         levels_below,

@@ -139,16 +139,8 @@ pub fn run(
         command: has_command,
         terminal: terminal != Terminal::None,
         containerd: engine.containerd.is_some(),
-        image: match &engine.image {
-            None => Need::None,
-            Some(image) if image.required => Need::Required,
-            Some(_) => Need::Wanted,
-        },
-        loader: match &engine.images {
-            None => Need::None,
-            Some(images) if images.strict => Need::Required,
-            Some(_) => Need::Wanted,
-        },
+        image: Need::of(engine.image.as_ref().map(|image| image.required)),
+        loader: Need::of(engine.images.as_ref().map(|images| images.strict)),
         pre_start: !engine.hooks.pre_start.is_empty(),
         post_start: !engine.hooks.post_start.is_empty(),
         pre_stop: !engine.hooks.pre_stop.is_empty(),
@@ -561,7 +553,7 @@ impl Supervisor<'_> {
             // In a stop a hook, what it has started, and its runner are to end one after the
             // other.
             grace: self.engine.hooks_patience / 8,
-            environment: &self.engine.hooks.environment,
+            environment: &self.engine.environment,
             stdio: [null.as_fd(), stdout, stderr],
             signals: &self.signals,
             umask: self.umask,

@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+
+use super::is_executable;
 
 const DIRECTORY: &str = "/etc/dind";
 
@@ -66,18 +67,17 @@ impl Hooks {
             .filter(|path| !path.is_dir())
             .collect();
         files.sort();
-        let is_executable = |path: &PathBuf| {
-            fs::metadata(path)
-                .is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
-        };
-        let (executable, others) = files.into_iter().partition(is_executable);
-        self.not_executable.extend::<Vec<_>>(others);
+        let (executable, others): (Vec<_>, Vec<_>) =
+            files.into_iter().partition(|path| is_executable(path));
+        self.not_executable.extend(others);
         executable
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]

@@ -347,10 +347,8 @@ pub fn session_environment(
     inputs: Inputs<'_>,
     listeners: &[Listener],
 ) -> (Vec<(OsString, OsString)>, Option<String>) {
-    let bound = listeners.iter().find_map(|listener| match listener {
-        Listener::Unix { path, .. } => Some(format!("unix://{}", path.display())),
-        Listener::Tcp { .. } => None,
-    });
+    let bound = listeners.iter().find_map(Listener::unix_path);
+    let bound = bound.map(|path| format!("unix://{}", path.display()));
     let default = format!("unix://{DOCKER_SOCKET}");
     let host = bound.or_else(|| {
         let mut addresses = inputs.options.addresses();

@@ -1,10 +1,9 @@
 //! The user's hooks: programs that run at their time of a start and a stop.
 
-use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Inputs, Listener, daemons};
+use super::Inputs;
 use crate::fault::Fault;
 
 /// The hooks of a container's life, each list in the order in which it runs.
@@ -18,13 +17,11 @@ pub struct Hooks {
     pub pre_stop: Vec<PathBuf>,
     /// How long each may take.
     pub timeout: Duration,
-    /// Their environment: the command's, in which docker finds this container's daemon.
-    pub environment: Vec<(OsString, OsString)>,
 }
 
 /// Makes the plan. A directory that cannot be read may hold a hook without which the daemons
 /// are not to start: that is a fault.
-pub fn plan(inputs: Inputs<'_>, listeners: &[Listener]) -> Result<Hooks, Fault> {
+pub fn plan(inputs: Inputs<'_>) -> Result<Hooks, Fault> {
     let found = &inputs.facts.hooks;
     if let Some((directory, why)) = &found.unreadable {
         return Err(Fault::failure(format!(
@@ -32,13 +29,11 @@ pub fn plan(inputs: Inputs<'_>, listeners: &[Listener]) -> Result<Hooks, Fault> 
             directory.display()
         )));
     }
-    let (environment, _) = daemons::session_environment(inputs, listeners);
     Ok(Hooks {
         pre_start: found.pre_start.clone(),
         post_start: found.post_start.clone(),
         pre_stop: found.pre_stop.clone(),
         timeout: inputs.config.hook_timeout,
-        environment,
     })
 }
 

@@ -1,7 +1,7 @@
 //! Images that are loaded when the API answers.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::{Inputs, Listener};
 use crate::config::IMAGES;
@@ -69,10 +69,7 @@ fn wanted(inputs: Inputs<'_>) -> Option<PathBuf> {
 
 /// The socket that was bound here, else the first that dockerd binds itself.
 fn socket(inputs: Inputs<'_>, listeners: &[Listener]) -> Option<PathBuf> {
-    let bound = listeners.iter().find_map(|listener| match listener {
-        Listener::Unix { path, .. } => Some(path.clone()),
-        Listener::Tcp { .. } => None,
-    });
+    let bound = listeners.iter().find_map(Listener::unix_path);
     let own = || {
         let mut paths = inputs.options.addresses();
         paths.find_map(|address| match address.strip_prefix("unix://")? {
@@ -81,5 +78,5 @@ fn socket(inputs: Inputs<'_>, listeners: &[Listener]) -> Option<PathBuf> {
             path => Some(PathBuf::from(path)),
         })
     };
-    bound.or_else(own)
+    bound.map(Path::to_owned).or_else(own)
 }

@@ -1,6 +1,5 @@
 //! `LOG=file`: the file that both daemons write to.
 
-use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -111,14 +110,8 @@ fn last_words(text: &str) -> Vec<String> {
             false => format!("{level}: {text}"),
         })
     });
-    let mut last = VecDeque::new();
-    for line in telling {
-        if last.len() == LINES {
-            last.pop_front();
-        }
-        last.push_back(line);
-    }
-    last.into()
+    let mut telling: Vec<String> = telling.collect();
+    telling.split_off(telling.len().saturating_sub(LINES))
 }
 
 impl AsFd for LogFile {

@@ -193,6 +193,17 @@ pub enum Need {
     Required,
 }
 
+impl Need {
+    /// Of a part that may not be there, by whether it is required.
+    pub fn of(required: Option<bool>) -> Self {
+        match required {
+            None => Self::None,
+            Some(false) => Self::Wanted,
+            Some(true) => Self::Required,
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     /// The daemons have not been started.
