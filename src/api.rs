@@ -11,7 +11,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use nix::poll::PollFlags;
 
-use crate::sockets::{self, is_later};
+use crate::nonblocking::{connect, is_later};
 
 /// How much is read of what is sent at once.
 const PIECE: usize = 1 << 18;
@@ -60,8 +60,8 @@ impl Exchange {
     /// Connects to `socket`, on which somebody must listen. `target` is a path with its
     /// query.
     pub fn begin(socket: &Path, method: &str, target: &str, body: Body) -> Result<Self> {
-        let stream = sockets::connect(socket)
-            .with_context(|| format!("cannot connect to {}", socket.display()))?;
+        let stream =
+            connect(socket).with_context(|| format!("cannot connect to {}", socket.display()))?;
         // Closing is asked for, so that the daemon keeps nothing for us, and does not read
         // the rest of an archive that it refuses (writeHeader in Go's net/http/server.go).
         let mut head =

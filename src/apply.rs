@@ -17,7 +17,7 @@ use crate::delegate::delegate;
 use crate::facts::host::Confinement;
 use crate::facts::netfilter::load_module;
 use crate::fault::Fault;
-use crate::plan::{Action, OnFailure, Step};
+use crate::plan::action::{Action, OnFailure, Step};
 use crate::tls;
 use crate::write;
 

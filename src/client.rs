@@ -1,11 +1,10 @@
 //! The client: what `docker-entrypoint.sh` of the official `docker:cli` image makes of
 //! a command and of the environment. Pure.
 
-use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
-use std::path::Path;
 
 use crate::config::Config;
+use crate::facts::client::ClientFacts;
 
 /// The subcommands of the docker CLI from 20.10 to 28.5, by `docker help`. The script
 /// asked `docker help WORD` itself, at every start; an end-to-end test asks it now.
@@ -70,24 +69,6 @@ const SUBCOMMANDS: &[&str] = &[
     "wait",
 ];
 
-/// What a client finds around it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ClientFacts {
-    /// Whether there is a docker CLI in `PATH`.
-    pub docker: bool,
-    /// The CLI's plugins by their subcommands: `compose`, `buildx`.
-    pub plugins: BTreeSet<String>,
-    /// Whether `/var/run/docker.sock` is a socket.
-    pub socket: bool,
-    /// Whether `ca.pem`, `cert.pem` and `key.pem` in `DOCKER_TLS_CERTDIR/client` have
-    /// something in them.
-    pub certificates: bool,
-    /// Whether this user may not look there.
-    pub certificates_hidden: bool,
-    /// Whether these are where `DOCKER_CERT_PATH` points, else in `DOCKER_CONFIG`.
-    pub own_certificates: bool,
-}
-
 /// The command with `docker` before it, where it is one of docker's own.
 pub fn command(words: &[OsString], facts: &ClientFacts) -> Vec<OsString> {
     let docker = words
@@ -122,14 +103,13 @@ pub fn environment(config: &Config, facts: &ClientFacts) -> Vec<(OsString, OsStr
     };
     let is_tcp = host.starts_with("tcp:");
     set(&mut environment, "DOCKER_HOST", host.as_ref());
-    if let Some(directory) = &config.tls_directory
+    if let Some(directory) = config.client_certificates()
         && is_tcp
         && facts.certificates
         && !is_set("DOCKER_TLS_VERIFY")
         && !is_set("DOCKER_CERT_PATH")
     {
         set(&mut environment, "DOCKER_TLS_VERIFY", "1".as_ref());
-        let directory = client_directory(directory);
         set(&mut environment, "DOCKER_CERT_PATH", directory.as_os_str());
     }
     environment
@@ -139,7 +119,7 @@ pub fn environment(config: &Config, facts: &ClientFacts) -> Vec<(OsString, OsStr
 /// for them in the same way, said nothing, and docker then speaks of a daemon that is not
 /// there.
 pub fn warning(config: &Config, facts: &ClientFacts) -> Option<String> {
-    let directory = client_directory(config.tls_directory.as_deref()?);
+    let directory = config.client_certificates()?;
     let own = config.certificate_path.is_some();
     let is_tcp = |(name, value): &(OsString, OsString)| {
         name == "DOCKER_HOST" && value.as_encoded_bytes().starts_with(b"tcp:")
@@ -153,11 +133,6 @@ pub fn warning(config: &Config, facts: &ClientFacts) -> Option<String> {
             directory.display()
         )
     })
-}
-
-/// Where the client's files are below `DOCKER_TLS_CERTDIR`.
-pub fn client_directory(directory: &Path) -> std::path::PathBuf {
-    directory.join("client")
 }
 
 fn set(environment: &mut Vec<(OsString, OsString)>, name: &str, value: &OsStr) {

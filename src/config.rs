@@ -12,6 +12,7 @@ use tracing::Level;
 
 use crate::contract::Contract;
 use crate::fault::Fault;
+use crate::logging::{LogFormat, Logs};
 use crate::secrets;
 use crate::tls::name::Name;
 
@@ -25,40 +26,6 @@ pub enum Log {
     File,
     /// To standard output and error.
     Stdio,
-}
-
-/// How lines of a log are written: `DIND_LOG_FORMAT`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// JSON objects, one a line.
-    Json,
-}
-
-/// What there is to know before the first line of this program's own can be written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Logs {
-    /// `DIND_LOG`: the last level that is written.
-    pub level: Level,
-    /// `DIND_LOG_FORMAT`.
-    pub format: LogFormat,
-    /// Whether a terminal gets colours: `NO_COLOR` of <https://no-color.org>, `TERM`.
-    pub colours: bool,
-}
-
-impl Logs {
-    /// Reads it from `environment`. A value that is not valid counts as not set here, so that
-    /// the error about it, which [`Config::read`] has, can be written.
-    pub fn read(environment: &[(OsString, OsString)]) -> Self {
-        let variables = Variables(environment);
-        Self {
-            level: variables.log_level().unwrap_or(DEFAULT_LOG_LEVEL),
-            format: variables.log_format().unwrap_or(LogFormat::Text),
-            colours: variables.get("NO_COLOR").is_none()
-                && variables.get("TERM") != Some(OsStr::new("dumb")),
-        }
-    }
 }
 
 /// What holds the data: `DIND_STORAGE`.
@@ -125,6 +92,9 @@ pub const LOG_FILE: &str = "/var/log/docker.log";
 
 /// Where images to load are, if `DIND_IMAGES` does not say otherwise.
 pub const IMAGES: &str = "/var/lib/dind/images";
+
+/// The socket that the docker CLI and everybody else uses by default.
+pub const DOCKER_SOCKET: &str = "/var/run/docker.sock";
 
 const DEFAULT_LOG_LEVEL: Level = Level::INFO;
 /// Less than the 10 s after which `docker stop` kills.
@@ -299,6 +269,23 @@ impl Config {
             environment,
         })
     }
+
+    /// The Unix socket that a start is to listen on: what `DOCKER_HOST` says when it names
+    /// one, else [`DOCKER_SOCKET`]. `wrapdocker` never asked `DOCKER_HOST`.
+    pub fn socket_path(&self, contract: Contract) -> PathBuf {
+        let host = self.docker_host.as_deref();
+        match host.and_then(|host| host.strip_prefix("unix://")) {
+            Some(path) if contract != Contract::Wrapdocker && !path.is_empty() => {
+                PathBuf::from(path)
+            }
+            _ => PathBuf::from(DOCKER_SOCKET),
+        }
+    }
+
+    /// Where the client's certificates are below `DOCKER_TLS_CERTDIR`.
+    pub fn client_certificates(&self) -> Option<PathBuf> {
+        Some(self.tls_directory.as_deref()?.join("client"))
+    }
 }
 
 /// What [`seconds`] allows, in words.
@@ -344,6 +331,18 @@ fn size(text: &str) -> Option<u64> {
     let number: u64 = plain.then(|| digits.parse().ok())??;
     let bytes = number.checked_mul(1 << shift)?;
     (LEAST..=MOST).contains(&bytes).then_some(bytes)
+}
+
+/// How this program logs, by `environment`. A value that is not valid counts as not set here,
+/// so that the error about it, which [`Config::read`] has, can be written.
+pub fn logs(environment: &[(OsString, OsString)]) -> Logs {
+    let variables = Variables(environment);
+    Logs {
+        level: variables.log_level().unwrap_or(DEFAULT_LOG_LEVEL),
+        format: variables.log_format().unwrap_or(LogFormat::Text),
+        colours: variables.get("NO_COLOR").is_none()
+            && variables.get("TERM") != Some(OsStr::new("dumb")),
+    }
 }
 
 struct Variables<'a>(&'a [(OsString, OsString)]);
@@ -531,13 +530,13 @@ mod tests {
 
     #[test]
     fn the_log_is_known_before_the_rest_is() {
-        let logs = |variables: &[(&str, &str)]| {
+        let logs_of = |variables: &[(&str, &str)]| {
             let environment = variables
                 .iter()
                 .map(|(name, value)| (name.into(), value.into()));
-            Logs::read(&environment.collect::<Vec<_>>())
+            logs(&environment.collect::<Vec<_>>())
         };
-        let usual = logs(&[]);
+        let usual = logs_of(&[]);
         assert_eq!(
             usual,
             Logs {
@@ -552,7 +551,7 @@ mod tests {
             ("PORT", "x"),
         ];
         assert_eq!(
-            logs(&set),
+            logs_of(&set),
             Logs {
                 level: Level::ERROR,
                 format: LogFormat::Json,
@@ -560,14 +559,14 @@ mod tests {
             }
         );
         let bad = [("DIND_LOG", "loud"), ("DIND_LOG_FORMAT", "xml")];
-        assert_eq!(logs(&bad), usual);
+        assert_eq!(logs_of(&bad), usual);
         for (name, value, colours) in [
             ("NO_COLOR", "1", false),
             ("NO_COLOR", "", true),
             ("TERM", "dumb", false),
             ("TERM", "xterm", true),
         ] {
-            assert_eq!(logs(&[(name, value)]).colours, colours, "{name}={value}");
+            assert_eq!(logs_of(&[(name, value)]).colours, colours, "{name}={value}");
         }
     }
 

@@ -16,7 +16,7 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 use tracing::{info, warn};
 
 use crate::facts;
-use crate::plan::Emptied;
+use crate::plan::engine::Emptied;
 
 /// Locks a directory until this process ends, however it ends. One that cannot be opened, or
 /// whose file system cannot lock, is no reason not to start.

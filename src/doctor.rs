@@ -13,15 +13,19 @@ use std::fmt::Write;
 use serde_json::json;
 
 use crate::config::Config;
-use crate::contract::{self, Contract, Report, SocketState};
+use crate::contract::Contract;
 use crate::dockerd_options::DockerdOptions;
+use crate::facts::Facts;
 use crate::facts::host::Host;
-use crate::facts::{self, Facts};
+use crate::facts::surroundings::{self, SocketState};
 use crate::fault::{FAILURE, Fault};
 use crate::finding::{Finding, Severity};
 use crate::health;
-use crate::logging;
-use crate::plan::{self, CLIENT_VARIABLES, Inputs};
+use crate::line::one_line;
+use crate::plan::inputs::Inputs;
+use crate::plan::{self, CLIENT_VARIABLES};
+use crate::request::Report;
+use crate::role;
 
 /// A table's row: what is looked at, and what was found there.
 type Row = fn(Case<'_>) -> Vec<Finding>;
@@ -57,7 +61,7 @@ struct Case<'a> {
 pub fn examine(config: &Config, ask: bool) -> Result<Vec<Finding>, Fault> {
     const LINK: &str = "https://docs.docker.com/engine/daemon/";
     let contract = config.contract.unwrap_or(Contract::Dind);
-    let surroundings = facts::surroundings(contract::socket_path(contract, config))?;
+    let surroundings = surroundings::read(config.socket_path(contract))?;
     let (options, unreadable) = match health::options(config) {
         Ok(options) => (options, None),
         Err(fault) => (
@@ -123,7 +127,7 @@ pub fn report(findings: &[Finding], how: Report) -> (String, u8) {
             for finding in findings {
                 let line = format!("{}: {finding} ({})", finding.severity.name(), finding.link);
                 // Writing to a string cannot fail.
-                let _ = writeln!(text, "{}", logging::line(&line));
+                let _ = writeln!(text, "{}", one_line(&line));
             }
             let outcome = match errors {
                 0 => "nothing keeps dind from working here",
@@ -160,7 +164,7 @@ fn socket(case: Case<'_>) -> Vec<Finding> {
         return Vec::new();
     }
     let running = || plan::already_running(facts);
-    let fault = contract::socket_taken(config, surroundings).or_else(running);
+    let fault = role::socket_taken(config, surroundings).or_else(running);
     let finding = fault.map(|fault| Finding::fault("daemon-running", &fault, LINK));
     let finding = finding.map(|finding| match surroundings.socket_state {
         SocketState::Mounted { .. } => Finding {

@@ -1,11 +1,13 @@
 //! Everything that planning needs to know of the system. Reads, changes nothing.
 
 pub mod cgroup;
+pub mod client;
 pub mod hooks;
 pub mod host;
 pub mod netfilter;
 pub mod network;
 pub mod storage;
+pub mod surroundings;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -13,29 +15,25 @@ use std::fs;
 use std::io::{self, Read};
 use std::net::IpAddr;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use nix::errno::Errno;
 use nix::libc;
-use nix::sys::stat::{major, minor};
 use nix::sys::statfs;
 
-use crate::client::{ClientFacts, client_directory};
 use crate::config::{self, Config};
-use crate::contract::{DOCKER_SOCKET, SocketState, Stdin, Surroundings};
 use crate::dockerd_options::DockerdOptions;
 use crate::mountinfo::MountTable;
-use crate::sockets;
+use crate::search::search;
 use cgroup::{CGROUP_ROOT, CgroupFacts, Membership, RootMount, UnifiedRoot};
+use client::ClientFacts;
 use hooks::Hooks;
 use netfilter::Netfilter;
 use network::Networks;
 use storage::{DataRoot, Means};
 
-/// CAP_SYS_ADMIN and CAP_MAC_ADMIN in linux/capability.h.
-const CAP_SYS_ADMIN: u32 = 21;
+/// CAP_MAC_ADMIN in linux/capability.h.
 const CAP_MAC_ADMIN: u32 = 33;
 
 /// How deep and how far the search for stale files goes: containerd's pid file is
@@ -132,19 +130,9 @@ impl Facts {
             networks: Networks::read(search("dockerd", search_path).as_deref(), config.mtu),
             netfilter: Netfilter::read(),
             hooks: Hooks::read(),
-            client: client(config),
+            client: ClientFacts::read(config),
         })
     }
-}
-
-/// What the choice of a role needs. `socket` is where the daemon would listen.
-pub fn surroundings(socket: PathBuf) -> Result<Surroundings> {
-    Ok(Surroundings {
-        stdin: stdin(),
-        cap_sys_admin: effective_capabilities()? & (1 << CAP_SYS_ADMIN) != 0,
-        socket_state: socket_state(&socket, &mounts()?),
-        socket,
-    })
 }
 
 /// Whether `directory` is on the container's own root file system, and on none that is
@@ -186,18 +174,6 @@ pub fn daemon_json(path: &Path, asked: bool) -> Result<Option<String>> {
             )
         }),
     }
-}
-
-/// The program that execvp(3) would find for `name`.
-pub fn search(name: &str, search_path: &OsStr) -> Option<PathBuf> {
-    std::env::split_paths(search_path)
-        .map(|directory| directory.join(name))
-        .find(|path| is_executable(path))
-}
-
-/// Whether a path leads to a file that somebody may execute.
-fn is_executable(path: &Path) -> bool {
-    fs::metadata(path).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
 }
 
 /// The pids in the cgroup of `directory` as its `cgroup.procs` lists them; 0 is a
@@ -268,29 +244,6 @@ fn effective_capabilities() -> Result<u64> {
         .context("no CapEff in /proc/self/status; the container needs a /proc of its own")
 }
 
-/// What standard input is.
-pub fn stdin() -> Stdin {
-    let stdin = std::io::stdin();
-    if nix::unistd::isatty(&stdin).unwrap_or(false) {
-        return Stdin::Terminal;
-    }
-    // Memory devices are major 1, null is minor 3: null(4).
-    match nix::sys::stat::fstat(&stdin) {
-        Ok(stat) if (major(stat.st_rdev), minor(stat.st_rdev)) == (1, 3) => Stdin::Null,
-        _ => Stdin::Other,
-    }
-}
-
-fn socket_state(path: &Path, mounts: &MountTable) -> SocketState {
-    // A full backlog is a somebody too.
-    let live = matches!(sockets::connect(path), Ok(_) | Err(Errno::EAGAIN));
-    match (mounts.at(&resolve(path)), live) {
-        (Some(_), live) => SocketState::Mounted { live },
-        (None, true) => SocketState::Live,
-        (None, false) => SocketState::Free,
-    }
-}
-
 /// The addresses of this network namespace: getifaddrs(3). None where they cannot be
 /// read.
 fn addresses() -> BTreeSet<IpAddr> {
@@ -321,54 +274,6 @@ fn host_names() -> BTreeSet<String> {
             [full, short]
         })
         .filter(|name| !name.is_empty())
-        .collect()
-}
-
-fn client(config: &Config) -> ClientFacts {
-    let has_all = |directory: &Path| {
-        ["ca.pem", "cert.pem", "key.pem"]
-            .iter()
-            .all(|name| fs::metadata(directory.join(name)).is_ok_and(|found| found.len() > 0))
-    };
-    let is_hidden = |directory: &Path| {
-        fs::metadata(directory.join("ca.pem"))
-            .is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
-    };
-    let ours = config.tls_directory.as_deref().map(client_directory);
-    let own = config.certificate_path.as_deref();
-    ClientFacts {
-        docker: search("docker", &config.search_path).is_some(),
-        plugins: plugins(config),
-        socket: fs::metadata(DOCKER_SOCKET).is_ok_and(|found| found.file_type().is_socket()),
-        certificates: ours.as_deref().is_some_and(has_all),
-        certificates_hidden: ours.as_deref().is_some_and(is_hidden),
-        own_certificates: own.or(config.docker_config.as_deref()).is_some_and(has_all),
-    }
-}
-
-/// The docker CLI's plugins, where it looks for them (docker/cli,
-/// cli-plugins/manager): `docker-compose` there is `docker compose`.
-fn plugins(config: &Config) -> BTreeSet<String> {
-    let system = [
-        "/usr/local/lib/docker/cli-plugins",
-        "/usr/local/libexec/docker/cli-plugins",
-        "/usr/lib/docker/cli-plugins",
-        "/usr/libexec/docker/cli-plugins",
-    ];
-    system
-        .into_iter()
-        .map(PathBuf::from)
-        .chain(
-            config
-                .docker_config
-                .as_ref()
-                .map(|own| own.join("cli-plugins")),
-        )
-        .flat_map(|directory| fs::read_dir(directory).into_iter().flatten().flatten())
-        .filter_map(|entry| {
-            let name = entry.file_name().into_string().ok()?;
-            name.strip_prefix("docker-").map(str::to_owned)
-        })
         .collect()
 }
 

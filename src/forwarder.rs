@@ -24,8 +24,8 @@ use nix::sys::socket::{
 };
 use tracing::debug;
 
+use crate::nonblocking::is_later;
 use crate::plan::Forwarder;
-use crate::sockets::is_later;
 use crate::sys;
 
 /// The port of DNS.

@@ -13,12 +13,13 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
 use crate::config::Config;
-use crate::contract::{self, Contract, Health};
+use crate::contract::Contract;
 use crate::dockerd_options::DockerdOptions;
 use crate::facts;
 use crate::fault::Fault;
 use crate::ping::{Ping, Progress};
 use crate::readiness;
+use crate::request::Health;
 
 /// How long an answer may take where nobody said how long.
 const PROMPT: Duration = Duration::from_secs(5);
@@ -82,7 +83,7 @@ fn sockets(config: &Config) -> Result<Vec<PathBuf>, Fault> {
         let path = address.strip_prefix("unix://")?;
         (!path.is_empty()).then(|| PathBuf::from(path))
     });
-    let usual = contract::socket_path(Contract::Dind, config);
+    let usual = config.socket_path(Contract::Dind);
     let mut sockets: Vec<PathBuf> = named.collect();
     sockets.retain(|path| *path != usual);
     sockets.insert(0, usual);

@@ -14,10 +14,10 @@ use nix::sys::stat::Mode;
 use nix::unistd::Pid;
 use tracing::{error, info, warn};
 
+use crate::end::End;
 use crate::fault::{FAILURE, Fault};
+use crate::signals::Signals;
 use crate::spawn::{self, Child, Session};
-use crate::supervise::Signals;
-use crate::supervise::machine::End;
 use crate::sys;
 
 /// How hooks are run.

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rcgen::date_time_ymd;
 use serde_json::{Deserializer, Value};
 
-use crate::logging;
+use crate::line::is_shown;
 
 /// The last second of the year 9999: RFC 3339 has no later one.
 const LAST_SECOND: Duration = Duration::from_secs(253_402_300_799);
@@ -152,13 +152,13 @@ fn unquoted(json: &str) -> Option<String> {
 /// JSON for a log that a person may look at: of what is in it, nothing drives a terminal or
 /// turns the order of what is read.
 fn escaped(json: String) -> String {
-    if json.chars().all(logging::is_shown) {
+    if json.chars().all(is_shown) {
         return json;
     }
     let mut text = String::with_capacity(json.len());
     for character in json.chars() {
         match character {
-            shown if logging::is_shown(shown) => text.push(shown),
+            shown if is_shown(shown) => text.push(shown),
             // In a string JSON has these escaped already: this is between two tokens.
             '\0'..='\x1f' => text.push(' '),
             hidden => text.push_str(&format!("\\u{:04x}", u32::from(hidden))),
@@ -381,7 +381,7 @@ mod tests {
             b"\x1b[2J\x7f\xc2\x9b\xe2\x80\xae\xff\0\r",
             OTHERWISE,
         );
-        assert!(line.chars().all(logging::is_shown), "{line}");
+        assert!(line.chars().all(is_shown), "{line}");
         let value = parsed(&line);
         assert_eq!(value["msg"], "\x1b[2J\x7f\u{9b}\u{202e}\u{fffd}\0\r");
         let line = dockerd("{\"time\":\"\u{9b}\",\"level\":\"info\",\"msg\":\"\",\"a\":[1,\r2]}");
@@ -449,7 +449,7 @@ mod tests {
         #[test]
         fn any_bytes_are_one_line_of_json(bytes in any::<Vec<u8>>(), prefix in "(time=\"t\" level=info msg=|\\{\"time\":\"t\",)?") {
             let line = translated("containerd", &[prefix.as_bytes(), &bytes].concat(), OTHERWISE);
-            prop_assert!(line.chars().all(logging::is_shown), "{}", line);
+            prop_assert!(line.chars().all(is_shown), "{}", line);
             let value = parsed(&line);
             prop_assert_eq!(&value["source"], "containerd");
             for name in ["time", "level", "msg"] {

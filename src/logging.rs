@@ -10,9 +10,28 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-use crate::config::{LogFormat, Logs};
 use crate::json_log::{self, Otherwise};
-use crate::secrets;
+use crate::line::one_line;
+
+/// How lines of a log are written: `DIND_LOG_FORMAT`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// JSON objects, one a line.
+    Json,
+}
+
+/// What there is to know before the first line of this program's own can be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Logs {
+    /// `DIND_LOG`: the last level that is written.
+    pub level: Level,
+    /// `DIND_LOG_FORMAT`.
+    pub format: LogFormat,
+    /// Whether a terminal gets colours: `NO_COLOR` of <https://no-color.org>, `TERM`.
+    pub colours: bool,
+}
 
 /// What this program is called in its lines.
 const NAME: &str = "dind";
@@ -22,46 +41,18 @@ const RED: &str = "\x1b[1;31m";
 const YELLOW: &str = "\x1b[1;33m";
 const USUAL: &str = "\x1b[0m";
 
-/// `text` as one line for people, whatever is in it: variables, flags, file names, what a
-/// daemon has written. Nothing in it can end the line and begin another, drive a terminal,
-/// or turn the order of what is read; no password and no key is in it.
-pub fn line(text: &str) -> String {
-    let text = secrets::hidden(text);
-    let mut line = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character {
-            shown if is_shown(shown) => line.push(shown),
-            '\n' | '\r' | '\t' => line.extend(character.escape_default()),
-            // As tracing-subscriber has those of them that it escapes itself.
-            '\0'..='\x7f' => line.push_str(&format!("\\x{:02x}", u32::from(character))),
-            _ => line.extend(character.escape_unicode()),
-        }
-    }
-    line
-}
-
-/// Not control characters (C0, DEL and C1: ECMA-48), line and paragraph separators, and
-/// those that change the direction of text (Unicode, Bidi_Control).
-pub(crate) fn is_shown(character: char) -> bool {
-    let turns = matches!(
-        character,
-        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
-    );
-    !(character.is_control() || turns || matches!(character, '\u{2028}' | '\u{2029}'))
-}
-
 /// A line of this program's own in text: `dind: error: TEXT`.
 pub fn text(level: Level, text: &str, colours: bool) -> String {
     let (name, colour) = match level {
         Level::ERROR => ("error", RED),
         Level::WARN => ("warning", YELLOW),
-        Level::INFO => return format!("{NAME}: {}", line(text)),
+        Level::INFO => return format!("{NAME}: {}", one_line(text)),
         Level::DEBUG => ("debug", ""),
         Level::TRACE => ("trace", ""),
     };
     match colours && !colour.is_empty() {
-        true => format!("{NAME}: {colour}{name}{USUAL}: {}", line(text)),
-        false => format!("{NAME}: {name}: {}", line(text)),
+        true => format!("{NAME}: {colour}{name}{USUAL}: {}", one_line(text)),
+        false => format!("{NAME}: {name}: {}", one_line(text)),
     }
 }
 
@@ -75,7 +66,7 @@ fn json(level: Level, text: &str) -> String {
         Level::TRACE => "trace",
     };
     let time = SystemTime::now();
-    json_log::plain(NAME, &line(text), Otherwise { time, level })
+    json_log::plain(NAME, &one_line(text), Otherwise { time, level })
 }
 
 #[derive(Clone, Copy)]
@@ -128,7 +119,6 @@ mod tests {
     use std::sync::{Arc, Mutex, PoisonError};
 
     use super::*;
-    use proptest::prelude::*;
 
     /// A writer that keeps what is written.
     #[derive(Clone, Default)]
@@ -174,7 +164,7 @@ mod tests {
             logged(TEXT, || tracing::error!("cannot read {value}")),
             format!("dind: error: cannot read {shown}\n")
         );
-        assert_eq!(line(value), shown);
+        assert_eq!(one_line(value), shown);
     }
 
     #[test]
@@ -187,7 +177,7 @@ mod tests {
             let text = logged(TEXT, log);
             assert!(text.contains("xxxxx") && !text.contains("pass"), "{text}");
         }
-        assert_eq!(line(proxy), "http://xxxxx@proxy:3128");
+        assert_eq!(one_line(proxy), "http://xxxxx@proxy:3128");
     }
 
     #[test]
@@ -232,14 +222,5 @@ mod tests {
                 r#"{{"time":"{time}","level":"warning","source":"dind","msg":"a\\n\"http://xxxxx@proxy\"\\x1b"}}"#
             ) + "\n"
         );
-    }
-
-    proptest! {
-        #[test]
-        fn a_line_is_a_line(text in any::<String>()) {
-            let shown = line(&text);
-            prop_assert!(shown.chars().all(is_shown), "{:?}", shown);
-            prop_assert_eq!(line(&shown), shown);
-        }
     }
 }

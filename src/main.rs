@@ -4,21 +4,26 @@ use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use dind::config::{Config, Logs};
-use dind::contract::{self, Request, Role, Start};
+use dind::config::{self, Config};
 use dind::dockerd_options::DockerdOptions;
+use dind::facts::surroundings;
 use dind::facts::{self, Facts};
 use dind::fault::Fault;
-use dind::plan::{self, Engine, Inputs, Outcome, Plan};
-use dind::supervise::Signals;
-use dind::{apply, cli, doctor, health, logging, nest, sockets, spawn, supervise, sys};
+use dind::line::one_line;
+use dind::plan::engine::Engine;
+use dind::plan::inputs::Inputs;
+use dind::plan::{self, Outcome, Plan};
+use dind::request::{self, Request, Start};
+use dind::role::{self, Role};
+use dind::signals::Signals;
+use dind::{apply, cli, doctor, health, logging, nest, search, sockets, spawn, supervise, sys};
 use nix::sys::stat::{Mode, umask};
 use tracing::{Level, error, info, warn};
 
 fn main() -> ExitCode {
     let started = Instant::now();
     let environment: Vec<(OsString, OsString)> = std::env::vars_os().collect();
-    logging::start(Logs::read(&environment));
+    logging::start(config::logs(&environment));
     match run(environment, started) {
         Ok(status) => ExitCode::from(status),
         Err(fault) => {
@@ -30,7 +35,7 @@ fn main() -> ExitCode {
 
 fn run(environment: Vec<(OsString, OsString)>, started: Instant) -> Result<u8, Fault> {
     let config = Config::read(std::env::args_os(), environment)?;
-    match contract::request(&config)? {
+    match request::request(&config)? {
         Request::Help => print(&cli::help()),
         Request::Version => print(&cli::version()),
         Request::Plan(start) => match make_plan(&config, &start) {
@@ -38,7 +43,7 @@ fn run(environment: Vec<(OsString, OsString)>, started: Instant) -> Result<u8, F
             Err(fault) => print(&format!(
                 "contract: {}\nwould stop: {} (exit status {})\n",
                 start.contract.name(),
-                logging::line(&fault.message),
+                one_line(&fault.message),
                 fault.status
             )),
         },
@@ -56,8 +61,8 @@ fn run(environment: Vec<(OsString, OsString)>, started: Instant) -> Result<u8, F
 }
 
 fn make_plan(config: &Config, start: &Start) -> Result<Plan, Fault> {
-    let surroundings = facts::surroundings(contract::socket_path(start.contract, config))?;
-    let role = contract::decide(start, config, &surroundings)?;
+    let surroundings = surroundings::read(config.socket_path(start.contract))?;
+    let role = role::decide(start, config, &surroundings)?;
     let arguments = plan::user_arguments(config, &role);
     let options = match role {
         // dockerd reads its own file there, and complains itself.
@@ -143,7 +148,7 @@ fn become_command(
     environment: &[(OsString, OsString)],
     config: &Config,
 ) -> Fault {
-    let path = match spawn::find(command, &config.search_path) {
+    let path = match search::find(command, &config.search_path) {
         Ok(path) => path,
         Err(fault) => return fault,
     };

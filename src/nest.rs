@@ -17,8 +17,9 @@ use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::time::Duration;
 
-use crate::contract::Stdin;
+use crate::facts::surroundings::Stdin;
 use crate::fault::Fault;
+use crate::plan::stop_budget::inner_stop_timeout;
 
 pub use run::{check, run};
 
@@ -175,32 +176,9 @@ pub fn environment(
         .collect()
 }
 
-/// How many levels the innermost counts for in the division of the stop timeout: it has a
-/// command that may take its time, and the others have daemons without containers.
-const INNERMOST: u32 = 8;
-
-/// What a level keeps of its stop timeout for itself, after the one inside it has ended. It
-/// is the same for all levels.
-fn own_time(stop_timeout: Duration, levels_below: u32) -> Duration {
-    stop_timeout / levels_below.saturating_add(INNERMOST)
-}
-
-/// The stop timeout of the level inside one with `stop_timeout` and `levels_below`.
-pub fn inner_stop_timeout(stop_timeout: Duration, levels_below: u32) -> Duration {
-    stop_timeout.saturating_sub(own_time(stop_timeout, levels_below))
-}
-
-/// How long a level waits, in a stop, for the one inside it: a little longer than that
-/// takes at most, since docker has its container to remove then.
-pub fn patience(stop_timeout: Duration, levels_below: u32) -> Duration {
-    inner_stop_timeout(stop_timeout, levels_below)
-        .saturating_add(own_time(stop_timeout, levels_below) / 4)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
 
     fn words(text: &str) -> Vec<OsString> {
         text.split_whitespace().map(OsString::from).collect()
@@ -274,21 +252,5 @@ mod tests {
             inner.map(|(_, value)| value.to_string_lossy().into_owned()),
             Some("8.250".into())
         );
-    }
-
-    proptest! {
-        #[test]
-        fn every_level_has_time_to_end_in(seconds in 1_u64..100, depth in 1_u32..64) {
-            let mut timeout = Duration::from_secs(seconds);
-            for below in (1..depth).rev() {
-                let inner = inner_stop_timeout(timeout, below);
-                let patience = patience(timeout, below);
-                prop_assert!(inner < patience && patience < timeout);
-                timeout = inner;
-            }
-            let parts = f64::from(depth - 1 + INNERMOST);
-            let innermost = seconds as f64 / parts * f64::from(INNERMOST);
-            prop_assert!((timeout.as_secs_f64() - innermost).abs() < 0.001);
-        }
     }
 }

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use crate::sockets;
+use crate::nonblocking::connect;
 
 /// Closing is asked for, so that the daemon keeps nothing for us.
 const REQUEST: &[u8] = b"GET /_ping HTTP/1.1\r\nHost: docker\r\nConnection: close\r\n\r\n";
@@ -39,7 +39,7 @@ impl Ping {
     /// Asks. The socket must be listening already; then neither the connection nor a
     /// request of this size waits for anybody.
     pub fn ask(socket: &Path) -> io::Result<Self> {
-        let mut stream = sockets::connect(socket)?;
+        let mut stream = connect(socket)?;
         stream.write_all(REQUEST)?;
         Ok(Self {
             stream,

@@ -4,10 +4,8 @@
 //! held by the kernel and answered once dockerd is there: sd_listen_fds(3).
 
 use std::fs;
-use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt, chown};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -19,27 +17,10 @@ use nix::sys::stat::Mode;
 use nix::unistd::{chdir, fchdir};
 use tracing::warn;
 
-use crate::plan::{Listener, Protection};
+use crate::plan::engine::{Listener, Protection};
 
 /// Owner and group, nobody else: whoever can connect is root.
 const SOCKET_MODE: u32 = 0o660;
-
-/// Connects to a Unix socket that somebody listens on, without ever waiting: where
-/// the backlog is full, the error is EAGAIN. The stream does not block either.
-pub fn connect(path: &Path) -> nix::Result<UnixStream> {
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let socket = socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
-    socket::connect(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
-    Ok(UnixStream::from(socket))
-}
-
-/// Whether a call on what does not block is to be made again when `poll` says so.
-pub fn is_later(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-    )
-}
 
 /// A socket that listens.
 #[derive(Debug)]

@@ -8,7 +8,7 @@ use std::fmt;
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -18,7 +18,6 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{ForkResult, Pid};
 
-use crate::facts;
 use crate::fault::{FAILURE, Fault, NOT_EXECUTABLE, NOT_FOUND};
 use crate::sys;
 use crate::terminal::{self, Terminal};
@@ -338,22 +337,4 @@ fn place_descriptors(child: &Child<'_>, above: RawFd) -> nix::Result<()> {
     placed
         .iter()
         .try_for_each(|(descriptor, number)| sys::duplicate_onto(descriptor.as_fd(), *number))
-}
-
-/// The file of a command, found as a shell would.
-pub fn find(words: &[OsString], search_path: &OsStr) -> Result<PathBuf, Fault> {
-    let name = words.first().map(OsString::as_os_str).unwrap_or_default();
-    if name.as_encoded_bytes().contains(&b'/') {
-        return Ok(PathBuf::from(name));
-    }
-    name.to_str()
-        .and_then(|text| facts::search(text, search_path))
-        .ok_or_else(|| Fault {
-            status: NOT_FOUND,
-            message: format!(
-                "{}: not found in PATH ({}); check its spelling",
-                name.to_string_lossy(),
-                search_path.to_string_lossy()
-            ),
-        })
 }

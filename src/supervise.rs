@@ -5,7 +5,6 @@ mod log_file;
 pub mod machine;
 mod notify;
 mod relay;
-mod signals;
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -26,28 +25,32 @@ use nix::unistd::{ForkResult, Pid, setsid};
 use tracing::{debug, error, info, warn};
 
 use crate::apply;
-use crate::config::{Config, LogFormat};
+use crate::config::Config;
 use crate::data_root;
 use crate::doctor;
+use crate::end::End;
 use crate::facts;
 use crate::fault::{FAILURE, Fault};
 use crate::finding::Severity;
 use crate::forwarder;
 use crate::hooks::Runner;
 use crate::images;
+use crate::logging::LogFormat;
 use crate::ping::{Ping, Progress};
-use crate::plan::{DOCKERD_OOM_SCORE, Engine, Foreground, Program, Readiness};
+use crate::plan::DOCKERD_OOM_SCORE;
+use crate::plan::engine::{Engine, Foreground, Program, Readiness};
 use crate::progress::ProgressLine;
 use crate::readiness::Provisioning;
+use crate::search;
+use crate::signals::Signals;
 use crate::sockets::Bound;
 use crate::spawn::{self, Begun, Child, Session};
 use crate::sys;
 use crate::terminal::{self, Terminal};
 use log_file::LogFile;
-use machine::{Effect, End, Event, Level, Machine, Need, Process, Settings};
+use machine::{Effect, Event, Level, Machine, Need, Process, Settings};
 use notify::Notify;
 use relay::Relay;
-pub use signals::Signals;
 
 /// Children reaped in one turn of the loop, so that a flood of orphans cannot keep
 /// signals and deadlines waiting.
@@ -464,7 +467,7 @@ impl Supervisor<'_> {
             Foreground::Command(words) => words,
             Foreground::Daemon => &[],
         };
-        let path = spawn::find(words, &self.engine.search_path)?;
+        let path = search::find(words, &self.engine.search_path)?;
         spawn::spawn(&Child {
             path: &path,
             arguments: words.iter().map(OsString::as_os_str).collect(),

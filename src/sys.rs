@@ -16,7 +16,7 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signa
 use nix::sys::signal::{sigaction, sigprocmask};
 use nix::unistd::{ForkResult, Pid, SysconfVar, sysconf};
 
-use crate::supervise::machine::End;
+use crate::end::End;
 
 /// Closes every descriptor but 0, 1 and 2, whatever their number and whatever
 /// RLIMIT_NOFILE says: close_range(2). Kernels before 5.9 do not have it, and seccomp

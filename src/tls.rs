@@ -11,6 +11,7 @@ pub mod files;
 pub mod issue;
 pub mod key;
 pub mod name;
+pub mod purpose;
 pub mod verify;
 
 use std::collections::BTreeSet;
@@ -24,8 +25,9 @@ use rcgen::KeyPair;
 use decide::{Decision, LEAST, Managed, Pair, decide};
 use files::{CERTIFICATE_MODE, CLIENT_KEY_MODE, KEY_MODE};
 use files::{Change, Content, Directory, Files, Locked};
-use issue::{Authority, Purpose};
+use issue::Authority;
 use name::Name;
+use purpose::Purpose;
 
 /// What was done, for the log.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -20,7 +20,7 @@ use nix::unistd::pipe2;
 use tracing::{info, warn};
 
 use crate::facts::storage::{LOOP_CONTROL, new_name};
-use crate::plan::{DataImage, NewImage};
+use crate::plan::engine::{DataImage, NewImage};
 use crate::spawn::{self, Child, Session};
 use crate::sys;
 

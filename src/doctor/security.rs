@@ -1,9 +1,9 @@
 //! What the container may do.
 
 use super::Case;
-use crate::contract;
 use crate::facts::host::Confinement;
 use crate::finding::{Finding, Severity};
+use crate::role;
 
 const PRIVILEGED: &str = "https://docs.docker.com/engine/containers/run/";
 
@@ -16,7 +16,7 @@ pub fn privileges(case: Case<'_>) -> Vec<Finding> {
     } = case.inputs;
     let user = case.host.user;
     let mut found = Vec::new();
-    let fault = contract::unprivileged(contract, surroundings);
+    let fault = role::unprivileged(contract, surroundings);
     if let Some(fault) = fault {
         let finding = Finding::fault("privileges", &fault, PRIVILEGED);
         found.push(match (case.host.in_container, user) {

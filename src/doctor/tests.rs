@@ -5,15 +5,15 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::*;
-use crate::client::ClientFacts;
-use crate::contract::{Stdin, Surroundings};
 use crate::facts::Programs;
 use crate::facts::cgroup::{CGROUP_ROOT, CgroupFacts, Membership, RootMount, UnifiedRoot};
+use crate::facts::client::ClientFacts;
 use crate::facts::hooks::Hooks;
 use crate::facts::host::{Clock, Confinement, Modules, Processes, Quotas, Room, Status};
 use crate::facts::netfilter::{LegacyPrograms, Netfilter};
 use crate::facts::network::{Network, Networks, Route};
 use crate::facts::storage::{DataRoot, Filesystem, Means};
+use crate::facts::surroundings::{Stdin, Surroundings};
 use crate::mountinfo::MountTable;
 
 /// A container and its host.
@@ -157,7 +157,7 @@ impl Machine {
         let surroundings = Surroundings {
             stdin: Stdin::Null,
             cap_sys_admin: self.cap_sys_admin,
-            socket: contract::socket_path(Contract::Dind, &config),
+            socket: config.socket_path(Contract::Dind),
             socket_state: self.socket_state,
         };
         let inputs = Inputs {

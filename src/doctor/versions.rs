@@ -15,7 +15,8 @@ use nix::sys::wait::waitpid;
 use nix::unistd::pipe2;
 
 use crate::config::Config;
-use crate::facts::{Programs, search};
+use crate::facts::Programs;
+use crate::search::search;
 use crate::spawn::{Child, Session, spawn};
 use crate::sys;
 

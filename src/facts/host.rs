@@ -8,9 +8,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use nix::sys::statvfs::{FsFlags, statvfs};
 
 use super::cgroup::{CGROUP_ROOT, CgroupFacts, Hierarchy};
-use super::{Facts, existing, search};
+use super::{Facts, existing};
 use crate::config::Config;
 use crate::mountinfo::MountTable;
+use crate::search::search;
 
 /// The inode of the first pid namespace: `PROC_PID_INIT_INO` in linux/proc_ns.h.
 const FIRST_PID_NAMESPACE: &str = "pid:[4026531836]";

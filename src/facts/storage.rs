@@ -10,8 +10,9 @@ use nix::errno::Errno;
 use nix::sys::statfs::{self, FsType};
 use nix::unistd::{AccessFlags, access};
 
-use super::{existing, host, search};
+use super::{existing, host};
 use crate::mountinfo::MountTable;
+use crate::search::search;
 use crate::sys;
 
 /// What an image is called that lies where its own file system is mounted: on a volume.

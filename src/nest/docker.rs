@@ -15,12 +15,14 @@ use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Pid;
 
-use crate::config::{Config, LogFormat};
+use crate::config::Config;
+use crate::end::End;
 use crate::fault::{FAILURE, Fault};
+use crate::logging::LogFormat;
 use crate::progress::ProgressLine;
+use crate::search;
+use crate::signals::Signals;
 use crate::spawn::{self, Child, Session};
-use crate::supervise::Signals;
-use crate::supervise::machine::End;
 use crate::sys;
 
 /// How long docker may do nothing at all: take no byte, say none, not end.
@@ -51,7 +53,7 @@ impl<'a> Docker<'a> {
         signals: &'a Signals,
     ) -> Result<Self, Fault> {
         Ok(Self {
-            path: spawn::find(&["docker".into()], &config.search_path)?,
+            path: search::find(&["docker".into()], &config.search_path)?,
             environment,
             signals,
             progress: ProgressLine::new(config.log_format == LogFormat::Text),

@@ -7,10 +7,10 @@ use super::docker::Docker;
 use super::limits::{self, Image, Room};
 use super::{Nest, image};
 use crate::config::Config;
-use crate::facts;
+use crate::facts::surroundings;
 use crate::fault::Fault;
+use crate::signals::Signals;
 use crate::spawn;
-use crate::supervise::Signals;
 
 /// Looks, in the outermost level and before anything is begun, whether there is room for
 /// all of them. An image is stored `copies` times for a container.
@@ -41,7 +41,7 @@ pub fn run(nest: &Nest, config: &Config) -> Result<std::convert::Infallible, Fau
     let image = image::give(&mut docker, &tree, config, &data_root, &whose)?;
     drop(tree);
     let variables: Vec<&OsStr> = variables.iter().map(OsString::as_os_str).collect();
-    let words = nest.docker_run(&image, facts::stdin(), &variables);
+    let words = nest.docker_run(&image, surroundings::stdin(), &variables);
     let arguments: Vec<&OsStr> = std::iter::once(OsStr::new("docker"))
         .chain(words.iter().map(OsString::as_os_str))
         .collect();

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use nix::mount::MsFlags;
 
+use super::action::{Action, OnFailure, Step};
 use super::mounts::kept_flags;
-use super::{Action, OnFailure, Step};
 use crate::facts::Facts;
 use crate::facts::cgroup::{CGROUP_ROOT, Hierarchy, LEAF, Layout, Membership};
 use crate::finding::Finding;

@@ -5,21 +5,24 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::tls::{self, Tls};
-use super::{Action, Inputs, Listener, OnFailure, Program, Protection, Step};
-use crate::config::Config;
-use crate::contract::{Contract, DOCKER_SOCKET, Serve};
+use super::action::{Action, OnFailure, Step};
+use super::engine::{Listener, Program, Protection};
+use super::inputs::Inputs;
+use super::tls::{self, TLS_PORT, Tls};
+use super::words::{quoted, with_value};
+use crate::config::{Config, DOCKER_SOCKET};
+use crate::contract::Contract;
 use crate::dockerd_options::{DockerdOptions, without_hosts};
 use crate::finding::Finding;
+use crate::role::Serve;
 
 /// As docker.service and containerd.service of the packages have them: when memory
 /// runs out, a container goes before dockerd, and dockerd before containerd.
 pub const DOCKERD_OOM_SCORE: i16 = -500;
 const CONTAINERD_OOM_SCORE: i16 = -999;
 
-/// The ports that docker:dind made customary.
+/// The port that docker:dind made customary; with TLS it is [`TLS_PORT`].
 const PLAIN_PORT: u16 = 2375;
-pub const TLS_PORT: u16 = 2376;
 
 /// Plugins of containerd that dockerd has no use for. dockerd's own configuration
 /// turns off the first. With the others containerd is up in half the time: those that
@@ -146,7 +149,7 @@ pub fn warnings(serve: Option<&Serve>, inputs: Inputs<'_>, listeners: &[Listener
     if !ignored.is_empty() {
         let seen = format!(
             "PORT is set, so the daemon is served and this command is not run: {}",
-            super::quoted(ignored)
+            quoted(ignored)
         );
         warnings.push(Finding::warning("port-and-command", seen, README_VARIABLES));
     }
@@ -376,12 +379,6 @@ pub fn session_environment(
         )
     });
     (environment, warning)
-}
-
-pub fn with_value(flag: &str, value: impl AsRef<OsStr>) -> OsString {
-    let mut word = OsString::from(flag);
-    word.push(value);
-    word
 }
 
 /// A TOML basic string: toml.io, String. JSON's escapes are a subset of TOML's.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::Inputs;
+use super::inputs::Inputs;
 use crate::fault::Fault;
 
 /// The hooks of a container's life, each list in the order in which it runs.

@@ -3,9 +3,9 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::{Inputs, Listener};
-use crate::config::IMAGES;
-use crate::contract::DOCKER_SOCKET;
+use super::engine::Listener;
+use super::inputs::Inputs;
+use crate::config::{DOCKER_SOCKET, IMAGES};
 
 /// What was loaded, in the data root.
 const RECORD: &str = "dind-images.json";

@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Action, OnFailure, Step};
+use super::action::{Action, OnFailure, Step};
 use crate::config::Config;
 use crate::facts::netfilter::{LegacyPrograms, Netfilter};
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use nix::mount::MsFlags;
 
-use super::{Action, OnFailure, Step};
+use super::action::{Action, OnFailure, Step};
 use crate::config::Config;
 use crate::facts::Facts;
 use crate::facts::cgroup::{CGROUP_ROOT, Layout, RootMount};

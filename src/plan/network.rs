@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::Inputs;
+use super::inputs::Inputs;
 use crate::config::Mtu;
 use crate::facts::network::{Network, Networks, USUAL_MTU};
 

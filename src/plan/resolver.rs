@@ -8,7 +8,8 @@ use std::ffi::OsString;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::{Inputs, network};
+use super::inputs::Inputs;
+use super::network;
 
 /// systemd-resolved's, by systemd-resolved.service(8).
 const SYSTEMD: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 53));

@@ -5,7 +5,9 @@ use std::ffi::OsString;
 
 use nix::mount::MsFlags;
 
-use super::{Action, DataImage, Emptied, Inputs, NewImage, OnFailure, Step};
+use super::action::{Action, OnFailure, Step};
+use super::engine::{DataImage, Emptied, NewImage};
+use super::inputs::Inputs;
 use crate::config::{Config, Storage};
 use crate::facts::Facts;
 use crate::facts::storage::{DataRoot, Filesystem, LOOP_CONTROL, Means, is_on_volume};

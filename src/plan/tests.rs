@@ -4,23 +4,28 @@ mod drop_in;
 mod golden;
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::path::Path;
 
+use nix::mount::MsFlags;
 use proptest::prelude::*;
 
 use super::*;
-use crate::client::ClientFacts;
-use crate::contract::{self, Request, SocketState};
+use crate::dockerd_options::DockerdOptions;
 use crate::facts::Programs;
 use crate::facts::cgroup::{
     CGROUP_ROOT, CgroupFacts, Hierarchy, LEAF, Membership, RootMount, UnifiedRoot,
 };
+use crate::facts::client::ClientFacts;
 use crate::facts::hooks::Hooks;
 use crate::facts::netfilter::{LegacyPrograms, Netfilter};
 use crate::facts::network::Networks;
 use crate::facts::storage::{DataRoot, Filesystem, Means};
+use crate::facts::surroundings::{SocketState, Surroundings};
 use crate::fault::NOT_FOUND;
 use crate::mountinfo::{Mount, MountTable};
+use crate::request::{self, Request};
+use crate::role;
 
 /// What Docker's `--privileged` gives on each layout, apart from the cgroups.
 fn facts(mountinfo: &str, memberships: &str, root: RootMount) -> Facts {
@@ -205,19 +210,19 @@ impl Start<'_> {
         let (config, start) = self.read()?;
         let surroundings = self.surroundings(&config, &start, privileged, socket_state);
         Ok((
-            contract::decide(&start, &config, &surroundings)?,
+            role::decide(&start, &config, &surroundings)?,
             start.contract,
         ))
     }
 
-    fn read(&self) -> Result<(Config, contract::Start), Fault> {
+    fn read(&self) -> Result<(Config, request::Start), Fault> {
         let config = Config::read(
             self.arguments.iter().map(OsString::from),
             self.variables
                 .iter()
                 .map(|(name, value)| (name.into(), value.into())),
         )?;
-        match contract::request(&config)? {
+        match request::request(&config)? {
             Request::Start(start) | Request::Plan(start) => Ok((config, start)),
             Request::Help
             | Request::Version
@@ -232,14 +237,14 @@ impl Start<'_> {
     fn surroundings(
         &self,
         config: &Config,
-        start: &contract::Start,
+        start: &request::Start,
         cap_sys_admin: bool,
         socket_state: SocketState,
     ) -> Surroundings {
         Surroundings {
             stdin: self.stdin,
             cap_sys_admin,
-            socket: contract::socket_path(start.contract, config),
+            socket: config.socket_path(start.contract),
             socket_state,
         }
     }
@@ -247,7 +252,7 @@ impl Start<'_> {
     fn plan(&self, facts: &Facts) -> Result<Plan, Fault> {
         let (config, start) = self.read()?;
         let surroundings = self.surroundings(&config, &start, true, SocketState::Free);
-        let role = contract::decide(&start, &config, &surroundings)?;
+        let role = role::decide(&start, &config, &surroundings)?;
         let arguments = user_arguments(&config, &role);
         let json = Some((Path::new("/etc/docker/daemon.json"), self.json));
         let options = DockerdOptions::read(&arguments, json)?;

@@ -2,10 +2,16 @@
 
 use std::ffi::OsString;
 
-use super::{Action, Inputs, OnFailure, Protection, Step};
+use super::action::{Action, OnFailure, Step};
+use super::engine::Protection;
+use super::inputs::Inputs;
+use super::words::with_value;
 use crate::contract::Contract;
 use crate::dockerd_options::Origin;
 use crate::tls::name::Name;
+
+/// The port that docker:dind made customary.
+pub const TLS_PORT: u16 = 2376;
 
 /// What TLS takes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -22,7 +28,7 @@ pub struct Tls {
 pub fn wanted(port: Option<u16>, inputs: Inputs<'_>) -> bool {
     inputs.config.tls_directory.is_some()
         && inputs.contract != Contract::Wrapdocker
-        && port.is_none_or(|port| port == super::daemons::TLS_PORT)
+        && port.is_none_or(|port| port == TLS_PORT)
 }
 
 /// What the socket's TLS is, where `ours` is whether this program asks for it. dockerd
@@ -53,7 +59,7 @@ pub fn plan(inputs: Inputs<'_>) -> Tls {
     let ours: Vec<OsString> = files
         .into_iter()
         .filter(|(_, _, origin)| *origin == Origin::Default)
-        .map(|(flag, name, _)| super::daemons::with_value(flag, server.join(name)))
+        .map(|(flag, name, _)| with_value(flag, server.join(name)))
         .collect();
     let step = (!ours.is_empty()).then(|| Step {
         action: Action::Certificates {

@@ -5,8 +5,8 @@
 use std::time::Duration;
 
 use nix::libc;
-use nix::sys::signal::Signal;
 
+use crate::end::End;
 use crate::fault::FAILURE;
 
 /// The children that matter. Every other one is an orphan that was handed to PID 1.
@@ -48,37 +48,6 @@ impl Process {
             Self::Loader => "what loads images",
             Self::PostStart => "what runs the post-start hooks",
             Self::PreStop => "what runs the pre-stop hooks",
-        }
-    }
-}
-
-/// How a child ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
-    /// It exited with this status.
-    Exited(u8),
-    /// This signal ended it.
-    Signaled(i32),
-}
-
-impl End {
-    /// The exit status that a shell would have: 128 + n for signal n.
-    pub fn status(self) -> u8 {
-        match self {
-            Self::Exited(status) => status,
-            Self::Signaled(signal) => u8::try_from(signal).unwrap_or(127).saturating_add(128),
-        }
-    }
-}
-
-impl std::fmt::Display for End {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Exited(status) => write!(formatter, "exited with status {status}"),
-            Self::Signaled(signal) => match Signal::try_from(*signal) {
-                Ok(signal) => write!(formatter, "was ended by {signal}"),
-                Err(_) => write!(formatter, "was ended by signal {signal}"),
-            },
         }
     }
 }

@@ -13,9 +13,11 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::{ForkResult, Pid, pipe2};
 use tracing::warn;
 
-use super::machine::{End, Process};
-use super::{Signals, become_helper, leave_terminal};
+use super::machine::Process;
+use super::{become_helper, leave_terminal};
+use crate::end::End;
 use crate::relay::{self, Stream};
+use crate::signals::Signals;
 use crate::sys;
 
 /// One that ends sooner than this after its start waits so long for the next, and twice as

@@ -8,9 +8,9 @@ use rcgen::KeyPair;
 
 use super::certificate::Certificate;
 use super::files::{Contents, Files};
-use super::issue::Purpose;
 use super::key;
 use super::name::Name;
+use super::purpose::Purpose;
 use super::verify::{self, Verdict};
 
 /// A certificate with less than this left is made again: a container may run that long.

@@ -14,6 +14,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 use super::certificate::Certificate;
 use super::der;
 use super::name::Name;
+use super::purpose::Purpose;
 use super::verify::{self, Verdict};
 
 /// The most that macOS takes, says the script.
@@ -21,15 +22,6 @@ const VALIDITY: Duration = Duration::from_secs(825 * 24 * 3600);
 
 /// Certificates are valid from a little before they are made: clients' clocks differ.
 const BACKDATED: Duration = Duration::from_secs(3600);
-
-/// What a certificate is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Purpose {
-    /// The daemon's side.
-    Server,
-    /// The other one.
-    Client,
-}
 
 /// The authority: its certificate and its key.
 #[derive(Debug)]

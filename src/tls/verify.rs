@@ -6,7 +6,7 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 use webpki::{ALL_VERIFICATION_ALGS, EndEntityCert, Error, KeyUsage, anchor_from_trusted_cert};
 
 use super::certificate::Certificate;
-use super::issue::Purpose;
+use super::purpose::Purpose;
 
 /// What is known of a chain.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use dind::apply::apply;
 use dind::delegate::delegate;
 use dind::mountinfo::MountTable;
-use dind::plan::{Action, OnFailure, Step};
+use dind::plan::action::{Action, OnFailure, Step};
 use dind::spawn::{Child, Session, spawn};
 use nix::libc;
 use nix::mount::MsFlags;

@@ -5,8 +5,8 @@ use std::process::Stdio;
 use std::sync::atomic::AtomicBool;
 
 use dind::tls::certificate::Certificate;
-use dind::tls::issue::Purpose;
 use dind::tls::key;
+use dind::tls::purpose::Purpose;
 use dind::tls::verify::{self, Verdict};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};

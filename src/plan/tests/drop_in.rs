@@ -669,12 +669,12 @@ fn subcommands_are_dinds_whatever_contract_the_container_has() -> Result<(), Fau
             OsString::from("DIND_CONTRACT"),
             OsString::from("wrapdocker"),
         );
-        contract::request(&Config::read(words, [contract])?)
+        request::request(&Config::read(words, [contract])?)
     };
     assert!(matches!(request(&["dind", "health"])?, Request::Health(_)));
     assert!(matches!(
         request(&["dind", "plan"])?,
-        Request::Plan(contract::Start {
+        Request::Plan(request::Start {
             contract: Contract::Wrapdocker,
             ..
         })

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use dind::tls::certificate::Certificate;
-use dind::tls::issue::Purpose;
+use dind::tls::purpose::Purpose;
 use dind::tls::verify::{self, Verdict};
 use libfuzzer_sys::fuzz_target;
 

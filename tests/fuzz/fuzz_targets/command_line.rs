@@ -4,9 +4,12 @@
 
 #![no_main]
 
-use dind::client::{self, ClientFacts};
+use dind::client;
 use dind::config::Config;
-use dind::contract::{self, Request, Role, SocketState, Stdin, Surroundings};
+use dind::facts::client::ClientFacts;
+use dind::facts::surroundings::{SocketState, Stdin, Surroundings};
+use dind::request::{self, Request};
+use dind::role::{self, Role};
 use dind_fuzz::{environment, words};
 use libfuzzer_sys::fuzz_target;
 
@@ -20,7 +23,7 @@ fuzz_target!(|data: &[u8]| {
     let Ok(config) = Config::read(arguments.clone(), environment(variables)) else {
         return;
     };
-    let start = match contract::request(&config) {
+    let start = match request::request(&config) {
         Ok(Request::Start(start) | Request::Plan(start)) => start,
         Ok(
             Request::Help
@@ -44,10 +47,10 @@ fuzz_target!(|data: &[u8]| {
                 let surroundings = Surroundings {
                     stdin,
                     cap_sys_admin,
-                    socket: contract::socket_path(start.contract, &config),
+                    socket: config.socket_path(start.contract),
                     socket_state,
                 };
-                let Ok(role) = contract::decide(&start, &config, &surroundings) else {
+                let Ok(role) = role::decide(&start, &config, &surroundings) else {
                     continue;
                 };
                 match role {

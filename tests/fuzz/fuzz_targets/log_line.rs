@@ -3,14 +3,15 @@
 
 #![no_main]
 
-use dind::{logging, secrets};
+use dind::line::one_line;
+use dind::secrets;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
     let text = String::from_utf8_lossy(data);
-    let line = logging::line(&text);
+    let line = one_line(&text);
     assert!(!line.contains(char::is_control), "{line:?}");
-    assert_eq!(logging::line(&line), line);
+    assert_eq!(one_line(&line), line);
     secrets::words(text.split('\n'));
     let Some((length, rest)) = data.split_first() else {
         return;

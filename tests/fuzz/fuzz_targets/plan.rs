@@ -8,18 +8,22 @@
 use std::collections::BTreeSet;
 use std::path::{Component, Path};
 
-use dind::client::ClientFacts;
 use dind::config::Config;
-use dind::contract::{self, Request, SocketState, Stdin, Surroundings};
 use dind::dockerd_options::DockerdOptions;
 use dind::facts::cgroup::{CGROUP_ROOT, CgroupFacts, Membership, RootMount, UnifiedRoot};
+use dind::facts::client::ClientFacts;
 use dind::facts::hooks::Hooks;
 use dind::facts::netfilter::{LegacyPrograms, Netfilter};
 use dind::facts::network::{Networks, resolver_words, resolvers, routes};
 use dind::facts::storage::{DataRoot, Filesystem};
+use dind::facts::surroundings::{SocketState, Stdin, Surroundings};
 use dind::facts::{Facts, Programs};
 use dind::mountinfo::MountTable;
-use dind::plan::{self, Action, Inputs, Plan};
+use dind::plan::action::Action;
+use dind::plan::inputs::Inputs;
+use dind::plan::{self, Plan};
+use dind::request::{self, Request};
+use dind::role;
 use dind_fuzz::{environment, sections, words};
 use libfuzzer_sys::fuzz_target;
 
@@ -37,16 +41,16 @@ fuzz_target!(|text: &str| {
     let Ok(config) = Config::read(arguments, environment(section("variables").as_bytes())) else {
         return;
     };
-    let Ok(Request::Start(start) | Request::Plan(start)) = contract::request(&config) else {
+    let Ok(Request::Start(start) | Request::Plan(start)) = request::request(&config) else {
         return;
     };
     let surroundings = Surroundings {
         stdin: Stdin::Null,
         cap_sys_admin: true,
-        socket: contract::socket_path(start.contract, &config),
+        socket: config.socket_path(start.contract),
         socket_state: SocketState::Free,
     };
-    let Ok(role) = contract::decide(&start, &config, &surroundings) else {
+    let Ok(role) = role::decide(&start, &config, &surroundings) else {
         return;
     };
     let arguments = plan::user_arguments(&config, &role);

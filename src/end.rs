@@ -1,0 +1,36 @@
+//! How a process ends: wait(2).
+
+use std::fmt;
+
+use nix::sys::signal::Signal;
+
+/// How a child ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// It exited with this status.
+    Exited(u8),
+    /// This signal ended it.
+    Signaled(i32),
+}
+
+impl End {
+    /// The exit status that a shell would have: 128 + n for signal n.
+    pub fn status(self) -> u8 {
+        match self {
+            Self::Exited(status) => status,
+            Self::Signaled(signal) => u8::try_from(signal).unwrap_or(127).saturating_add(128),
+        }
+    }
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exited(status) => write!(formatter, "exited with status {status}"),
+            Self::Signaled(signal) => match Signal::try_from(*signal) {
+                Ok(signal) => write!(formatter, "was ended by {signal}"),
+                Err(_) => write!(formatter, "was ended by signal {signal}"),
+            },
+        }
+    }
+}

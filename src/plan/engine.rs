@@ -1,0 +1,185 @@
+//! A start with daemons, as a value: what is started, with what, and what goes on beside it.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::net::SocketAddrV4;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::action::Step;
+use super::{Forwarder, Hooks, Images};
+
+/// A socket that is bound before anything else is done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Listener {
+    /// A Unix socket, mode 0660.
+    Unix {
+        /// Its path.
+        path: PathBuf,
+        /// Its group; root's where there is none.
+        group: Option<u32>,
+    },
+    /// A TCP socket.
+    Tcp {
+        /// Its address.
+        address: SocketAddrV4,
+        /// What dockerd asks of clients.
+        protection: Protection,
+        /// Whether a start without it is of no use. Beside a command it is a service to
+        /// others, and its port may be somebody else's, as with `--network host`.
+        required: bool,
+    },
+}
+
+/// What stands before a TCP socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protection {
+    /// Nothing.
+    None,
+    /// TLS, in which the client shows no certificate.
+    Encrypted,
+    /// TLS, in which it must.
+    Mutual,
+}
+
+impl Listener {
+    /// The path of a Unix socket.
+    pub fn unix_path(&self) -> Option<&Path> {
+        match self {
+            Self::Unix { path, .. } => Some(path),
+            Self::Tcp { .. } => None,
+        }
+    }
+}
+
+impl fmt::Display for Listener {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix { path, .. } => write!(formatter, "unix://{}", path.display()),
+            Self::Tcp {
+                address,
+                protection,
+                ..
+            } => {
+                let suffix = match protection {
+                    Protection::None => "",
+                    Protection::Encrypted => " (TLS, for everybody)",
+                    Protection::Mutual => " (TLS)",
+                };
+                write!(formatter, "tcp://{address}{suffix}")
+            }
+        }
+    }
+}
+
+/// A program to start, as execve(2) takes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Program {
+    /// The file.
+    pub path: PathBuf,
+    /// Its arguments, without argv\[0\].
+    pub arguments: Vec<OsString>,
+    /// Its environment.
+    pub environment: Vec<(OsString, OsString)>,
+    /// `oom_score_adj`, where the kernel allows it: proc_pid_oom_score_adj(5).
+    pub oom_score_adj: i16,
+}
+
+/// An ext4 image that is mounted over the data root, before the daemons start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DataImage {
+    /// The image.
+    pub path: PathBuf,
+    /// The data root.
+    pub target: PathBuf,
+    /// How it is made, where there is none.
+    pub new: Option<NewImage>,
+    /// Whether a start without it is of no use: the user has asked for it, or it has data.
+    pub required: bool,
+}
+
+/// An image that is to be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewImage {
+    /// Its bytes, of which it takes those that are used.
+    pub size: u64,
+    /// `mkfs.ext4`.
+    pub mkfs: PathBuf,
+}
+
+/// How it is known that the API answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Readiness {
+    /// `GET /_ping` is answered on this Unix socket, which was bound here.
+    Ping(PathBuf),
+    /// dockerd says `READY=1`: sd_notify(3). For the sockets it binds itself.
+    Notify,
+}
+
+/// What runs beside the daemons.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Foreground {
+    /// Nothing: the container lives as long as dockerd.
+    Daemon,
+    /// A command, found in `PATH` when it starts.
+    Command(Vec<OsString>),
+}
+
+/// A start with daemons.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Engine {
+    /// What holds the data, where that is not the data root itself.
+    pub image: Option<DataImage>,
+    /// The sockets that dockerd gets.
+    pub listeners: Vec<Listener>,
+    /// containerd, where dockerd is not left to start its own.
+    pub containerd: Option<Program>,
+    /// dockerd.
+    pub dockerd: Program,
+    /// What forwards the DNS queries of inner containers, where it has to.
+    pub forwarder: Option<Forwarder>,
+    /// `dmsetup mknodes`, where there is a dmsetup and a device mapper.
+    pub dmsetup: Option<Program>,
+    /// The images that are loaded when the API answers.
+    pub images: Option<Images>,
+    /// What is done to the container while they start: nothing that they need by then.
+    pub meanwhile: Vec<Step>,
+    /// What the user has run at times of a start and a stop.
+    pub hooks: Hooks,
+    /// What runs beside them.
+    pub foreground: Foreground,
+    /// The environment of the command and of hooks, in which docker finds this container's
+    /// daemon.
+    pub environment: Vec<(OsString, OsString)>,
+    /// Where the command is searched.
+    pub search_path: OsString,
+    /// How it is known that the API answers.
+    pub readiness: Readiness,
+    /// The `NOTIFY_SOCKET` that is told when it does.
+    pub notify_socket: Option<OsString>,
+    /// The daemons' log file; standard error where there is none.
+    pub log_file: Option<PathBuf>,
+    /// How long the API may take.
+    pub ready_timeout: Duration,
+    /// How long everything may take to end.
+    pub stop_timeout: Duration,
+    /// How much of that the command may take.
+    pub command_patience: Duration,
+    /// How much of that the command and the pre-stop hooks together may take.
+    pub hooks_patience: Duration,
+    /// How many times in a row a daemon that has failed is started again.
+    pub restarts: u32,
+    /// What is emptied at the end.
+    pub emptied: Option<Emptied>,
+}
+
+/// A data root that is emptied at the end: `DIND_EPHEMERAL`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Emptied {
+    /// The directory, which stays.
+    pub path: PathBuf,
+    /// The user's mounts below it, which stay as they are.
+    pub mounts: Vec<PathBuf>,
+    /// The image that is mounted on it, which goes.
+    pub image: Option<PathBuf>,
+}

@@ -1,0 +1,134 @@
+//! `dind plan`: the whole plan for people.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::path::PathBuf;
+
+use super::action::Step;
+use super::engine::{DataImage, Engine, Foreground, NewImage, Readiness};
+use super::words::quoted;
+use super::{Outcome, Plan};
+use crate::line::one_line;
+
+/// Writes one line, whatever is in it.
+fn line(formatter: &mut fmt::Formatter<'_>, text: fmt::Arguments<'_>) -> fmt::Result {
+    writeln!(formatter, "{}", one_line(&text.to_string()))
+}
+
+fn steps(formatter: &mut fmt::Formatter<'_>, when: &str, steps: &[Step]) -> fmt::Result {
+    steps.iter().try_for_each(|step| {
+        line(formatter, format_args!("{when}: {}", step.action))?;
+        line(formatter, format_args!("    # {}", step.why))
+    })
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        line(
+            formatter,
+            format_args!("contract: {}", self.contract.name()),
+        )?;
+        for warning in &self.warnings {
+            line(formatter, format_args!("warning: {warning}"))?;
+        }
+        for note in &self.notes {
+            line(formatter, format_args!("note: {note}"))?;
+        }
+        if let Outcome::Supervise(engine) = &self.outcome {
+            for listener in &engine.listeners {
+                line(formatter, format_args!("listen: {listener}"))?;
+            }
+        }
+        steps(formatter, "step", &self.steps)?;
+        match &self.outcome {
+            Outcome::Become { command, .. } => {
+                line(formatter, format_args!("become: {}", quoted(command)))
+            }
+            Outcome::Supervise(engine) => engine.fmt(formatter),
+        }
+    }
+}
+
+impl fmt::Display for DataImage {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = self.path.display();
+        if let Some(NewImage { size, mkfs }) = &self.new {
+            let mkfs = mkfs.display();
+            write!(formatter, "truncate -s {size} {path}; {mkfs} {path}; ")?;
+        }
+        let target = self.target.display();
+        write!(formatter, "mount -t ext4 -o loop,discard {path} {target}")
+    }
+}
+
+impl fmt::Display for Engine {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(image) = &self.image {
+            line(formatter, format_args!("prepare: {image}"))?;
+        }
+        let seconds = self.hooks.timeout.as_secs_f64();
+        let mut hooks = |stage: &str, hooks: &[PathBuf]| {
+            hooks.iter().try_for_each(|path| {
+                let path = path.display();
+                line(
+                    formatter,
+                    format_args!("hook: {stage} {path}, within {seconds} s"),
+                )
+            })
+        };
+        hooks("pre-start", &self.hooks.pre_start)?;
+        hooks("post-start", &self.hooks.post_start)?;
+        hooks("pre-stop", &self.hooks.pre_stop)?;
+        let beside = [&self.containerd, &self.dmsetup];
+        for program in std::iter::once(&self.dockerd).chain(beside.into_iter().flatten()) {
+            let words = std::iter::once(program.path.as_os_str())
+                .chain(program.arguments.iter().map(OsString::as_os_str));
+            line(formatter, format_args!("start: {}", quoted(words)))?;
+        }
+        if let Some(forwarder) = &self.forwarder {
+            line(formatter, format_args!("forward: {forwarder}"))?;
+        }
+        steps(formatter, "meanwhile", &self.meanwhile)?;
+        match &self.log_file {
+            Some(path) => line(formatter, format_args!("log: {}", path.display()))?,
+            None => line(formatter, format_args!("log: standard output and error"))?,
+        }
+        let timeout = self.ready_timeout.as_secs_f64();
+        match &self.readiness {
+            Readiness::Ping(path) => line(
+                formatter,
+                format_args!(
+                    "ready: when unix://{} answers, within {timeout} s",
+                    path.display()
+                ),
+            )?,
+            Readiness::Notify => line(
+                formatter,
+                format_args!("ready: when dockerd says so, within {timeout} s"),
+            )?,
+        }
+        if let Some(images) = &self.images {
+            line(formatter, format_args!("images: {images}"))?;
+        }
+        match &self.foreground {
+            Foreground::Daemon => line(formatter, format_args!("then: live as long as dockerd"))?,
+            Foreground::Command(command) => {
+                line(formatter, format_args!("then: run {}", quoted(command)))?;
+            }
+        }
+        match self.restarts {
+            0 => {}
+            u32::MAX => line(formatter, format_args!("restart: a daemon that fails"))?,
+            limit => line(
+                formatter,
+                format_args!("restart: a daemon that fails, {limit} times in a row"),
+            )?,
+        }
+        let emptied = match &self.emptied {
+            Some(emptied) => format!(", and empty {}", emptied.path.display()),
+            None => String::new(),
+        };
+        let timeout = self.stop_timeout.as_secs_f64();
+        line(formatter, format_args!("stop: within {timeout} s{emptied}"))
+    }
+}

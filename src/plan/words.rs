@@ -1,0 +1,23 @@
+//! Words of a command line.
+
+use std::ffi::{OsStr, OsString};
+
+use crate::secrets;
+
+/// A flag that ends with `=`, and its value, as one word.
+pub fn with_value(flag: &str, value: impl AsRef<OsStr>) -> OsString {
+    let mut word = OsString::from(flag);
+    word.push(value);
+    word
+}
+
+/// Words as a shell would have to be given them, but for passwords.
+pub fn quoted(words: impl IntoIterator<Item = impl AsRef<OsStr>>) -> String {
+    let words: Vec<String> = words
+        .into_iter()
+        .map(|word| word.as_ref().to_string_lossy().into_owned())
+        .collect();
+    let words = secrets::words(words.iter().map(String::as_str));
+    // A NUL byte cannot be quoted, and cannot be in an argument either.
+    shlex::try_join(words.iter().map(String::as_str)).unwrap_or_else(|_| words.join(" "))
+}
