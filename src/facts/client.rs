@@ -6,8 +6,8 @@ use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
-use crate::config::{Config, DOCKER_SOCKET};
-use crate::search::search;
+use crate::input::config::{Config, DOCKER_SOCKET};
+use crate::sys::search::search;
 
 /// What a client finds around it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::search::is_executable;
+use crate::sys::search::is_executable;
 
 const DIRECTORY: &str = "/etc/dind";
 

@@ -9,9 +9,9 @@ use nix::sys::statvfs::{FsFlags, statvfs};
 
 use super::cgroup::{CGROUP_ROOT, CgroupFacts, Hierarchy};
 use super::{Facts, existing};
-use crate::config::Config;
-use crate::mountinfo::MountTable;
-use crate::search::search;
+use crate::facts::mountinfo::MountTable;
+use crate::input::config::Config;
+use crate::sys::search::search;
 
 /// The inode of the first pid namespace: `PROC_PID_INIT_INO` in linux/proc_ns.h.
 const FIRST_PID_NAMESPACE: &str = "pid:[4026531836]";

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use memchr::memmem::Finder;
 
-use crate::config::Mtu;
+use crate::input::config::Mtu;
 
 /// An IPv4 network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

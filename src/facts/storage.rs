@@ -11,9 +11,9 @@ use nix::sys::statfs::{self, FsType};
 use nix::unistd::{AccessFlags, access};
 
 use super::{existing, host};
-use crate::mountinfo::MountTable;
-use crate::search::search;
+use crate::facts::mountinfo::MountTable;
 use crate::sys;
+use crate::sys::search::search;
 
 /// What an image is called that lies where its own file system is mounted: on a volume.
 const ON_VOLUME: &str = "dind.ext4";

@@ -7,8 +7,8 @@ use nix::errno::Errno;
 use nix::sys::stat::{major, minor};
 
 use super::{effective_capabilities, mounts, resolve};
-use crate::mountinfo::MountTable;
-use crate::nonblocking::connect;
+use crate::facts::mountinfo::MountTable;
+use crate::sys::nonblocking::connect;
 
 /// CAP_SYS_ADMIN in linux/capability.h.
 const CAP_SYS_ADMIN: u32 = 21;

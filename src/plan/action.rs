@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use nix::mount::MsFlags;
 
-use crate::tls::name::Name;
+use crate::input::san::Name;
 
 /// One change to the container.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,8 +10,8 @@ use super::action::{Action, OnFailure, Step};
 use super::mounts::kept_flags;
 use crate::facts::Facts;
 use crate::facts::cgroup::{CGROUP_ROOT, Hierarchy, LEAF, Layout, Membership};
-use crate::finding::Finding;
-use crate::mountinfo::Mount;
+use crate::facts::mountinfo::Mount;
+use crate::messages::finding::Finding;
 
 /// How systemd mounts them.
 const FLAGS: MsFlags = MsFlags::MS_NOSUID

@@ -10,11 +10,11 @@ use super::engine::{Listener, Program, Protection};
 use super::inputs::Inputs;
 use super::tls::{self, TLS_PORT, Tls};
 use super::words::{quoted, with_value};
-use crate::config::{Config, DOCKER_SOCKET};
-use crate::contract::Contract;
-use crate::dockerd_options::{DockerdOptions, without_hosts};
-use crate::finding::Finding;
-use crate::role::Serve;
+use crate::input::config::{Config, DOCKER_SOCKET};
+use crate::input::contract::Contract;
+use crate::input::dockerd_options::{DockerdOptions, without_hosts};
+use crate::messages::finding::Finding;
+use crate::plan::role::Serve;
 
 /// As docker.service and containerd.service of the packages have them: when memory
 /// runs out, a container goes before dockerd, and dockerd before containerd.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::inputs::Inputs;
-use crate::fault::Fault;
+use crate::messages::fault::Fault;
 
 /// The hooks of a container's life, each list in the order in which it runs.
 #[derive(Debug, Clone, PartialEq, Eq)]

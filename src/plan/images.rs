@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::engine::Listener;
 use super::inputs::Inputs;
-use crate::config::{DOCKER_SOCKET, IMAGES};
+use crate::input::config::{DOCKER_SOCKET, IMAGES};
 
 /// What was loaded, in the data root.
 const RECORD: &str = "dind-images.json";

@@ -1,10 +1,10 @@
 //! Everything that a plan follows from.
 
-use crate::config::Config;
-use crate::contract::Contract;
-use crate::dockerd_options::DockerdOptions;
 use crate::facts::Facts;
 use crate::facts::surroundings::Surroundings;
+use crate::input::config::Config;
+use crate::input::contract::Contract;
+use crate::input::dockerd_options::DockerdOptions;
 
 /// Everything that a plan follows from, besides the role.
 #[derive(Debug, Clone, Copy)]

@@ -5,8 +5,8 @@
 use std::path::{Path, PathBuf};
 
 use super::action::{Action, OnFailure, Step};
-use crate::config::Config;
 use crate::facts::netfilter::{LegacyPrograms, Netfilter};
+use crate::input::config::Config;
 
 /// Where Debian's legacy programs get the names that dockerd looks for.
 const DIRECTORY: &str = "/run/dind/iptables-legacy";

@@ -5,9 +5,9 @@ use std::path::Path;
 use nix::mount::MsFlags;
 
 use super::action::{Action, OnFailure, Step};
-use crate::config::Config;
 use crate::facts::Facts;
 use crate::facts::cgroup::{CGROUP_ROOT, Layout, RootMount};
+use crate::input::config::Config;
 
 /// Words of wrapdocker's that others search logs for.
 const NO_TMPFS: &str = "Could not make a tmpfs mount. Did you use --privileged?";

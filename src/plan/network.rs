@@ -5,8 +5,8 @@ use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::inputs::Inputs;
-use crate::config::Mtu;
 use crate::facts::network::{Network, Networks, USUAL_MTU};
+use crate::input::config::Mtu;
 
 /// Each level of nesting takes its networks out of one block of 65,536 addresses: the
 /// blocks of dockerd's own defaults, then some of the 10 network for deeper levels.

@@ -8,7 +8,7 @@ use super::action::Step;
 use super::engine::{DataImage, Engine, Foreground, NewImage, Readiness};
 use super::words::quoted;
 use super::{Outcome, Plan};
-use crate::line::one_line;
+use crate::messages::line::one_line;
 
 /// Writes one line, whatever is in it.
 fn line(formatter: &mut fmt::Formatter<'_>, text: fmt::Arguments<'_>) -> fmt::Result {

@@ -8,11 +8,11 @@ use nix::mount::MsFlags;
 use super::action::{Action, OnFailure, Step};
 use super::engine::{DataImage, Emptied, NewImage};
 use super::inputs::Inputs;
-use crate::config::{Config, Storage};
 use crate::facts::Facts;
 use crate::facts::storage::{DataRoot, Filesystem, LOOP_CONTROL, Means, is_on_volume};
-use crate::fault::Fault;
-use crate::finding::Finding;
+use crate::input::config::{Config, Storage};
+use crate::messages::fault::Fault;
+use crate::messages::finding::Finding;
 
 /// What dockerd gives its data root: the owner, and search for the group of a
 /// remapped root (`setupDaemonRoot` in moby's daemon_unix.go).

@@ -11,21 +11,21 @@ use nix::mount::MsFlags;
 use proptest::prelude::*;
 
 use super::*;
-use crate::dockerd_options::DockerdOptions;
 use crate::facts::Programs;
 use crate::facts::cgroup::{
     CGROUP_ROOT, CgroupFacts, Hierarchy, LEAF, Membership, RootMount, UnifiedRoot,
 };
 use crate::facts::client::ClientFacts;
 use crate::facts::hooks::Hooks;
+use crate::facts::mountinfo::{Mount, MountTable};
 use crate::facts::netfilter::{LegacyPrograms, Netfilter};
 use crate::facts::network::Networks;
 use crate::facts::storage::{DataRoot, Filesystem, Means};
 use crate::facts::surroundings::{SocketState, Surroundings};
-use crate::fault::NOT_FOUND;
-use crate::mountinfo::{Mount, MountTable};
-use crate::request::{self, Request};
-use crate::role;
+use crate::input::dockerd_options::DockerdOptions;
+use crate::input::request::{self, Request};
+use crate::messages::fault::NOT_FOUND;
+use crate::plan::role;
 
 /// What Docker's `--privileged` gives on each layout, apart from the cgroups.
 fn facts(mountinfo: &str, memberships: &str, root: RootMount) -> Facts {

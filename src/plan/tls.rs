@@ -6,9 +6,9 @@ use super::action::{Action, OnFailure, Step};
 use super::engine::Protection;
 use super::inputs::Inputs;
 use super::words::with_value;
-use crate::contract::Contract;
-use crate::dockerd_options::Origin;
-use crate::tls::name::Name;
+use crate::input::contract::Contract;
+use crate::input::dockerd_options::Origin;
+use crate::input::san::Name;
 
 /// The port that docker:dind made customary.
 pub const TLS_PORT: u16 = 2376;

@@ -2,7 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 
-use crate::secrets;
+use crate::messages::secrets;
 
 /// A flag that ends with `=`, and its value, as one word.
 pub fn with_value(flag: &str, value: impl AsRef<OsStr>) -> OsString {

@@ -11,7 +11,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
 
 use crate::facts;
-use crate::json_log;
+use crate::messages::json_log;
 
 /// How much of the log is shown when dockerd dies, and read for that.
 const LINES: usize = 12;

@@ -1,5 +1,5 @@
 //! `DIND_LOG_FORMAT=json`: the pipes that daemons and hooks write to, and the child that makes JSON of
-//! what comes out of them. See [`crate::relay`].
+//! what comes out of them. See [`crate::helpers::relay`].
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -15,10 +15,10 @@ use tracing::warn;
 
 use super::machine::Process;
 use super::{become_helper, leave_terminal};
-use crate::end::End;
-use crate::relay::{self, Stream};
-use crate::signals::Signals;
+use crate::helpers::relay::{self, Stream};
 use crate::sys;
+use crate::sys::end::End;
+use crate::sys::signals::Signals;
 
 /// One that ends sooner than this after its start waits so long for the next, and twice as
 /// long each time that this happens again.

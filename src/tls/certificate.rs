@@ -11,8 +11,8 @@ use yasna::tags::TAG_GENERALIZEDTIME;
 use yasna::{ASN1Error, ASN1ErrorKind, ASN1Result, BERReader, Tag};
 
 use super::der;
-use super::name::Name;
 use super::purpose::Purpose;
+use crate::input::san::Name;
 
 const SUBJECT_KEY_IDENTIFIER: &[u64] = &[2, 5, 29, 14];
 const KEY_USAGE: &[u64] = &[2, 5, 29, 15];

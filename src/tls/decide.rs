@@ -9,9 +9,9 @@ use rcgen::KeyPair;
 use super::certificate::Certificate;
 use super::files::{Contents, Files};
 use super::key;
-use super::name::Name;
 use super::purpose::Purpose;
 use super::verify::{self, Verdict};
+use crate::input::san::Name;
 
 /// A certificate with less than this left is made again: a container may run that long.
 pub const LEAST: Duration = Duration::from_secs(30 * 24 * 3600);

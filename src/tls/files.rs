@@ -12,7 +12,7 @@ use nix::fcntl::{OFlag, openat};
 use nix::libc;
 use nix::sys::stat::Mode;
 
-use crate::{sys, write};
+use crate::sys::{self, write};
 
 /// How long another daemon may take to make certificates; that is done in milliseconds,
 /// unless its disk has stopped.

@@ -13,9 +13,9 @@ use ring::rand::{SecureRandom, SystemRandom};
 
 use super::certificate::Certificate;
 use super::der;
-use super::name::Name;
 use super::purpose::Purpose;
 use super::verify::{self, Verdict};
+use crate::input::san::Name;
 
 /// The most that macOS takes, says the script.
 const VALIDITY: Duration = Duration::from_secs(825 * 24 * 3600);

@@ -217,7 +217,7 @@ fn certificates() -> Result<f64> {
             std::env::temp_dir().join(format!("dind-bench-{}-{round}", std::process::id()));
         let names = ["docker", "localhost", "127.0.0.1", "172.17.0.2", "::1"]
             .into_iter()
-            .filter_map(dind::tls::name::Name::host)
+            .filter_map(dind::input::san::Name::host)
             .collect();
         let began = Instant::now();
         let made = dind::tls::prepare(&directory, &names, SystemTime::now());

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use dind::mountinfo::MountTable;
+use dind::facts::mountinfo::MountTable;
 
 use crate::docker::{BUSYBOX, Container, Spec, dind, unprivileged};
 

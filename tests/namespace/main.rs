@@ -22,10 +22,10 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use dind::apply::apply;
-use dind::delegate::delegate;
-use dind::mountinfo::MountTable;
+use dind::apply::delegate::delegate;
+use dind::facts::mountinfo::MountTable;
 use dind::plan::action::{Action, OnFailure, Step};
-use dind::spawn::{Child, Session, spawn};
+use dind::sys::spawn::{Child, Session, spawn};
 use nix::libc;
 use nix::mount::MsFlags;
 use nix::sys::signal::SigSet;

@@ -23,7 +23,8 @@ use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime};
 
-use dind::tls::{self, Outcome, name::Name};
+use dind::input::san::Name;
+use dind::tls::{self, Outcome};
 
 /// Every file that this program makes.
 const ALL: [&str; 8] = [

@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use super::*;
-use crate::config::Config;
+use crate::input::config::Config;
 
 const CERTIFICATES: (&str, &str) = ("DOCKER_TLS_CERTDIR", "/certs");
 

@@ -4,12 +4,12 @@
 
 #![no_main]
 
-use dind::client;
-use dind::config::Config;
 use dind::facts::client::ClientFacts;
 use dind::facts::surroundings::{SocketState, Stdin, Surroundings};
-use dind::request::{self, Request};
-use dind::role::{self, Role};
+use dind::input::config::Config;
+use dind::input::request::{self, Request};
+use dind::plan::client;
+use dind::plan::role::{self, Role};
 use dind_fuzz::{environment, words};
 use libfuzzer_sys::fuzz_target;
 

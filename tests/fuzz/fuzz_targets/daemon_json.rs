@@ -5,7 +5,7 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use dind::dockerd_options::DockerdOptions;
+use dind::input::dockerd_options::DockerdOptions;
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 

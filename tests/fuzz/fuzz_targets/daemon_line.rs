@@ -5,7 +5,7 @@
 
 use std::time::UNIX_EPOCH;
 
-use dind::json_log::{Otherwise, translated, words};
+use dind::messages::json_log::{Otherwise, translated, words};
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 

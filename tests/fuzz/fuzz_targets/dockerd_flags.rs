@@ -4,7 +4,7 @@
 
 use std::ffi::OsString;
 
-use dind::dockerd_options::{DockerdOptions, without_hosts};
+use dind::input::dockerd_options::{DockerdOptions, without_hosts};
 use dind_fuzz::words;
 use libfuzzer_sys::fuzz_target;
 

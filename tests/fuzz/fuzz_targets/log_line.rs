@@ -3,8 +3,8 @@
 
 #![no_main]
 
-use dind::line::one_line;
-use dind::secrets;
+use dind::messages::line::one_line;
+use dind::messages::secrets;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {

@@ -6,7 +6,7 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use dind::mountinfo::{Mount, MountTable};
+use dind::facts::mountinfo::{Mount, MountTable};
 use libfuzzer_sys::fuzz_target;
 
 /// As `mangle()` in the kernel's fs/proc_namespace.c.

@@ -8,7 +8,7 @@ use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
-use dind::ping::{Ping, Progress};
+use dind::api::ping::{Ping, Progress};
 use libfuzzer_sys::fuzz_target;
 
 static LISTENER: LazyLock<(PathBuf, UnixListener)> = LazyLock::new(|| {

@@ -8,22 +8,22 @@
 use std::collections::BTreeSet;
 use std::path::{Component, Path};
 
-use dind::config::Config;
-use dind::dockerd_options::DockerdOptions;
 use dind::facts::cgroup::{CGROUP_ROOT, CgroupFacts, Membership, RootMount, UnifiedRoot};
 use dind::facts::client::ClientFacts;
 use dind::facts::hooks::Hooks;
+use dind::facts::mountinfo::MountTable;
 use dind::facts::netfilter::{LegacyPrograms, Netfilter};
 use dind::facts::network::{Networks, resolver_words, resolvers, routes};
 use dind::facts::storage::{DataRoot, Filesystem};
 use dind::facts::surroundings::{SocketState, Stdin, Surroundings};
 use dind::facts::{Facts, Programs};
-use dind::mountinfo::MountTable;
+use dind::input::config::Config;
+use dind::input::dockerd_options::DockerdOptions;
+use dind::input::request::{self, Request};
 use dind::plan::action::Action;
 use dind::plan::inputs::Inputs;
+use dind::plan::role;
 use dind::plan::{self, Plan};
-use dind::request::{self, Request};
-use dind::role;
 use dind_fuzz::{environment, sections, words};
 use libfuzzer_sys::fuzz_target;
 

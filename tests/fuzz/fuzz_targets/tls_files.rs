@@ -6,9 +6,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use dind::input::san::Name;
 use dind::tls::decide::{Decision, LEAST, decide};
 use dind::tls::files::{Contents, Files};
-use dind::tls::name::Name;
 use dind_fuzz::sections;
 use libfuzzer_sys::fuzz_target;
 

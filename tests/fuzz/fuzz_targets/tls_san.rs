@@ -2,7 +2,7 @@
 
 #![no_main]
 
-use dind::tls::name::Name;
+use dind::input::san::Name;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {

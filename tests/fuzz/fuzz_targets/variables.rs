@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use dind::config::Config;
+use dind::input::config::Config;
 use dind_fuzz::environment;
 use libfuzzer_sys::fuzz_target;
 

@@ -1,0 +1,5 @@
+//! Requests to dockerd, and how other processes learn that docker is ready.
+
+pub mod exchange;
+pub mod ping;
+pub mod readiness;

@@ -1,0 +1,229 @@
+//! Carries out the steps of a plan. Decides nothing.
+
+pub mod data_root;
+pub mod delegate;
+pub mod sockets;
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
+use std::path::Path;
+use std::time::SystemTime;
+
+use anyhow::{Context, Result};
+use nix::errno::Errno;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, setns, unshare};
+use tracing::{debug, info, warn};
+
+use crate::apply::delegate::delegate;
+use crate::facts::host::Confinement;
+use crate::facts::netfilter::load_module;
+use crate::messages::fault::Fault;
+use crate::plan::action::{Action, OnFailure, Step};
+use crate::sys::write;
+use crate::tls;
+
+/// Carries out `steps` in order. A step whose failure is fatal ends it; the fault
+/// then says what was done by then and is left so.
+pub fn apply(steps: &[Step]) -> Result<(), Fault> {
+    let mut done: Vec<String> = Vec::new();
+    for step in steps {
+        debug!("{}: {}", step.action, step.why);
+        match (carry_out(&step.action), step.on_failure) {
+            (Ok(()), _) => done.push(step.action.to_string()),
+            (Err(error), OnFailure::Fatal(words)) => {
+                let left = if done.is_empty() {
+                    String::new()
+                } else {
+                    format!("; done before and left so: {}", done.join("; "))
+                };
+                return Err(Fault::failure(format!("{words} ({error:#}{left})")));
+            }
+            (Err(error), OnFailure::Warn) => warn!("{error:#}; going on without"),
+            (Err(error), OnFailure::Ignore) => debug!("{error:#}, ignoring"),
+        }
+    }
+    Ok(())
+}
+
+fn carry_out(action: &Action) -> Result<()> {
+    match action {
+        Action::Directory { path, mode } => directory(path, *mode).context(action.to_string()),
+        Action::Mount {
+            source,
+            target,
+            fstype,
+            flags,
+            data,
+        } => {
+            let mount = || {
+                mount(
+                    Some(source.as_str()),
+                    target,
+                    Some(fstype.as_str()),
+                    *flags,
+                    Some(data.as_str()),
+                )
+            };
+            let mounted = match fstype.as_str() {
+                "cgroup" | "cgroup2" => in_cgroup_namespace(mount),
+                _ => mount(),
+            };
+            mounted.map_err(|errno| explained(action, errno))
+        }
+        Action::RemountWritable {
+            target,
+            flags,
+            superblock,
+        } => {
+            remount_writable(target, *flags, *superblock).map_err(|errno| explained(action, errno))
+        }
+        Action::Share { target } => mount(
+            None::<&str>,
+            target,
+            None::<&str>,
+            MsFlags::MS_SHARED | MsFlags::MS_REC,
+            None::<&str>,
+        )
+        .map_err(|errno| explained(action, errno)),
+        Action::Symlink { link, to } => match symlink(to, link) {
+            Err(_) if fs::read_link(link).is_ok_and(|found| found == *to) => Ok(()),
+            result => result.context(action.to_string()),
+        },
+        Action::LoadModule { name } => {
+            load_module(name);
+            Ok(())
+        }
+        Action::Certificates { directory, names } => {
+            let outcome = tls::prepare(directory, names, SystemTime::now())?;
+            for warning in &outcome.warnings {
+                warn!("{warning}");
+            }
+            info!("{outcome}");
+            Ok(())
+        }
+        Action::Lock { path } => data_root::lock(path),
+        Action::Remove { path } => match fs::remove_file(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            result => result.context(action.to_string()),
+        },
+        Action::Write { path, content } => write(path, content).context(action.to_string()),
+        Action::Delegate {
+            remount,
+            root,
+            leaf,
+        } => {
+            if let Some(flags) = remount {
+                own_cgroup_namespace(root, *flags)?;
+            }
+            let delegation = delegate(root, leaf)?;
+            for (controller, reason) in &delegation.refused {
+                warn!("the {controller} controller cannot be enabled ({reason}); going on without");
+            }
+            if delegation.threaded {
+                warn!(
+                    "the cgroup of this container is threaded, so inner containers can have no \
+                     memory limits; start the container in a cgroup of the kind 'domain'"
+                );
+            }
+            if delegation.attempts > 1 {
+                info!(
+                    "cgroup controllers enabled at attempt {}",
+                    delegation.attempts
+                );
+            }
+            Ok(())
+        }
+    }
+}
+
+/// Where the hierarchy is mounted before it takes the place of another: the kernel mounts
+/// no file system twice on one mount point (`do_add_mount` in fs/namespace.c).
+const BESIDE: &str = "/run/dind/cgroup";
+
+/// Enters a cgroup namespace for good and puts its hierarchy in the place of the one at
+/// `root`: of what is then in sight all is this container's. Where the hierarchy cannot be
+/// mounted, the namespace is the old one again.
+fn own_cgroup_namespace(root: &Path, flags: MsFlags) -> Result<()> {
+    const REFUSED: &str = "this container has the cgroup namespace of its host and cannot get \
+        one of its own, so inner containers are outside of its limits; start it with \
+        --cgroupns=private or --privileged";
+    let none = None::<&str>;
+    let beside = Path::new(BESIDE);
+    directory(beside, 0o700).context(REFUSED)?;
+    let before = File::open("/proc/self/ns/cgroup").context(REFUSED)?;
+    unshare(CloneFlags::CLONE_NEWCGROUP).context(REFUSED)?;
+    if let Err(errno) = mount(Some("cgroup"), beside, Some("cgroup2"), flags, none) {
+        setns(before, CloneFlags::CLONE_NEWCGROUP).context(REFUSED)?;
+        return Err(errno).context(REFUSED);
+    }
+    // What cannot be unmounted is covered.
+    let _ = umount2(root, MntFlags::MNT_DETACH);
+    let moved = mount(Some(beside), root, none, MsFlags::MS_BIND, none);
+    // It would only be in the way, and of nothing that matters.
+    let _ = umount2(beside, MntFlags::MNT_DETACH);
+    let _ = fs::remove_dir(beside);
+    moved.with_context(|| format!("cannot mount cgroups on {}; see mount(2)", root.display()))
+}
+
+/// Does `mount` in a cgroup namespace of its own. From the host's, mount(2) would give the
+/// one superblock of cgroup2 the options that are given here, and so take `nsdelegate` and
+/// its kin from the host (`apply_cgroup_root_flags` in the kernel's kernel/cgroup/cgroup.c).
+/// It would also show all of the host's hierarchy, and inner engines would put their
+/// containers at its top, outside of this container's limits; so it shows the container's
+/// own part, as the mounts that Docker makes do.
+fn in_cgroup_namespace(mount: impl FnOnce() -> nix::Result<()>) -> nix::Result<()> {
+    let before = File::open("/proc/self/ns/cgroup").map_err(|_| Errno::ENOENT)?;
+    unshare(CloneFlags::CLONE_NEWCGROUP)?;
+    let mounted = mount();
+    setns(before, CloneFlags::CLONE_NEWCGROUP)?;
+    mounted
+}
+
+/// An error of mount(2) with the way out that its number suggests.
+fn explained(action: &Action, errno: Errno) -> anyhow::Error {
+    let hint = match errno {
+        Errno::EACCES if matches!(Confinement::read(), Confinement::AppArmor(_)) => {
+            "AppArmor denies it to this container; start it with --privileged or with \
+             --security-opt apparmor=unconfined"
+        }
+        Errno::EPERM | Errno::EACCES => "start the container with --privileged",
+        Errno::EBUSY => {
+            "it is mounted with other options elsewhere; mount it in the same way outside"
+        }
+        Errno::ENODEV => "this kernel does not have that file system",
+        Errno::ENOENT | Errno::EINVAL => "this kernel or this container does not offer it",
+        _ => "see mount(2)",
+    };
+    anyhow::anyhow!("{action}: {}; {hint}", errno.desc())
+}
+
+fn directory(path: &Path, mode: u32) -> io::Result<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
+}
+
+/// Below the directory of `path`, which the plan has named and may be a link: what is
+/// there may be somebody else's, as where `/run` is mounted from outside.
+fn write(path: &Path, content: &str) -> io::Result<()> {
+    let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(Errno::EINVAL.into());
+    };
+    write::replace(&File::open(directory)?, name, 0o644, content.as_bytes())
+}
+
+/// A mount's own flag needs MS_BIND, its superblock's must go without: mount(2).
+fn remount_writable(target: &Path, flags: MsFlags, superblock: bool) -> nix::Result<()> {
+    let remount = |extra| {
+        let flags = MsFlags::MS_REMOUNT | flags | extra;
+        mount(None::<&str>, target, None::<&str>, flags, None::<&str>)
+    };
+    if superblock {
+        remount(MsFlags::empty())?;
+    }
+    remount(MsFlags::MS_BIND)
+}

@@ -1,0 +1,195 @@
+//! An ext4 image in the place of a data root on which overlay2 cannot be: made, attached to
+//! a loop device, mounted.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg, OFlag};
+use nix::libc;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::signal::SigSet;
+use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::pipe2;
+use tracing::{info, warn};
+
+use crate::facts::storage::{LOOP_CONTROL, new_name};
+use crate::plan::engine::{DataImage, NewImage};
+use crate::sys;
+use crate::sys::spawn::{self, Child, Session};
+
+/// The numbers of loop devices and of what gives them: devices.txt of the kernel.
+const LOOP_MAJOR: u64 = 7;
+const MISC_MAJOR: u64 = 10;
+const LOOP_CONTROL_MINOR: u64 = 237;
+
+/// How often another process may take the loop device that the kernel has just offered.
+const ATTEMPTS: u32 = 64;
+
+/// Longer than anybody waits for this child.
+const FOR_EVER: Duration = Duration::from_secs(3600);
+
+/// Mounts an image over the data root, and makes it where there is none. To be called in a
+/// child, since it waits: for `mkfs.ext4`, and where another container has just been killed
+/// with that image mounted, for the kernel to let go of it.
+pub fn put_in_place(image: &DataImage, mask: &SigSet) -> Result<()> {
+    let file = match &image.new {
+        Some(new) => make(&image.path, new, mask)?,
+        None => open(&image.path, false)?,
+    };
+    // Open until it is mounted: it lets go of the image when nothing uses it.
+    let (device, _open) = attach(&file)?;
+    mount(
+        Some(device.as_str()),
+        &image.target,
+        Some("ext4"),
+        MsFlags::empty(),
+        // What is removed inside is given back to the file system that the image is on.
+        Some("discard"),
+    )
+    .with_context(|| {
+        format!(
+            "cannot mount {} on {}; the kernel's log says why: repair it with fsck.ext4, or move it away to begin anew",
+            image.path.display(),
+            image.target.display()
+        )
+    })
+}
+
+/// Unmounts the data root and removes the image that was there.
+pub fn remove(image: &Path, target: &Path) -> Result<()> {
+    umount2(target, MntFlags::MNT_DETACH)
+        .with_context(|| format!("cannot unmount {}", target.display()))?;
+    fs::remove_file(image).with_context(|| format!("cannot remove {}", image.display()))
+}
+
+/// Opens an image and locks it. The lock is one of the open file (flock(2)), which the loop
+/// device holds as long as anything has its file system mounted: also after this process
+/// and its container have been killed, while the kernel still writes.
+fn open(path: &Path, create: bool) -> Result<File> {
+    let shown = path.display();
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create(create)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(path)
+        .with_context(|| format!("cannot open {shown}; remove what is there"))?;
+    let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(locked) => {
+            let copy = locked.try_clone();
+            // Unlocked by the last descriptor, not by this value.
+            std::mem::forget(locked);
+            copy?
+        }
+        Err((file, Errno::EWOULDBLOCK)) => {
+            info!("waiting for {shown}, which another container has mounted");
+            sys::lock(&file, libc::LOCK_EX, FOR_EVER)
+                .with_context(|| format!("cannot lock {shown}"))?;
+            file
+        }
+        Err((_, errno)) => {
+            return Err(errno).with_context(|| format!("cannot lock {shown}"));
+        }
+    };
+    Ok(file)
+}
+
+/// Makes an image under another name, so that what has the right one has a file system.
+fn make(path: &Path, new: &NewImage, mask: &SigSet) -> Result<File> {
+    let beside = new_name(path);
+    let shown = beside.display();
+    if let Some(directory) = path.parent() {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(directory)
+            .with_context(|| format!("cannot make {}", directory.display()))?;
+    }
+    let file = open(&beside, true)?;
+    // Nothing of an attempt before this one, and no block before it is needed.
+    file.set_len(0)
+        .and_then(|()| file.set_len(new.size))
+        .with_context(|| format!("cannot give {shown} {} bytes", new.size))?;
+    format(&beside, &new.mkfs, mask)?;
+    file.sync_all()
+        .with_context(|| format!("cannot write {shown}"))?;
+    fs::rename(&beside, path).with_context(|| format!("cannot rename {shown}"))?;
+    Ok(file)
+}
+
+fn format(path: &Path, mkfs: &Path, mask: &SigSet) -> Result<()> {
+    let null = File::open("/dev/null").context("cannot open /dev/null")?;
+    let (reader, writer) = pipe2(OFlag::O_CLOEXEC).context("cannot make a pipe")?;
+    let arguments = [
+        mkfs.as_os_str(),
+        "-q".as_ref(),
+        "-F".as_ref(),
+        // Nothing is kept for root: there is nobody else.
+        "-m0".as_ref(),
+        // Tables are written when the kernel has time: 20 ms instead of seconds.
+        "-Elazy_itable_init=1,lazy_journal_init=1,nodiscard".as_ref(),
+        path.as_os_str(),
+    ];
+    let pid = spawn::spawn(&Child {
+        path: mkfs,
+        arguments: arguments.into(),
+        environment: &[],
+        stdio: Some([null.as_fd(), writer.as_fd(), writer.as_fd()]),
+        descriptors: Vec::new(),
+        session: Session::Own,
+        dies_with_parent: true,
+        oom_score_adj: None,
+        mask,
+        umask: None,
+    })
+    .with_context(|| format!("cannot run {}", mkfs.display()))?;
+    drop(writer);
+    // In lines of this program's own, so that a log has one form.
+    let mut said = Vec::new();
+    File::from(reader)
+        .read_to_end(&mut said)
+        .with_context(|| format!("cannot read what {} says", mkfs.display()))?;
+    for line in String::from_utf8_lossy(&said).lines() {
+        warn!("{}: {line}", mkfs.display());
+    }
+    match waitpid(pid, None) {
+        Ok(WaitStatus::Exited(_, 0)) => Ok(()),
+        Ok(end) => anyhow::bail!("{} {} failed: {end:?}", mkfs.display(), path.display()),
+        Err(errno) => Err(errno).with_context(|| format!("cannot wait for {}", mkfs.display())),
+    }
+}
+
+/// Attaches an image to a free loop device, which lets go of it with its last mount, and
+/// returns that, by its path and open: loop(4). The kernel makes no node in a container's `/dev`.
+fn attach(image: &File) -> Result<(String, File)> {
+    let writable = |path: &str| File::options().read(true).write(true).open(path);
+    let make = |path: &str, kind, major, minor| {
+        let mode = Mode::from_bits_truncate(0o600);
+        match mknod(path, kind, mode, makedev(major, minor)) {
+            Ok(()) | Err(Errno::EEXIST) => Ok(()),
+            Err(errno) => Err(errno).with_context(|| format!("cannot make {path}")),
+        }
+    };
+    make(LOOP_CONTROL, SFlag::S_IFCHR, MISC_MAJOR, LOOP_CONTROL_MINOR)?;
+    let control = writable(LOOP_CONTROL).with_context(|| format!("cannot open {LOOP_CONTROL}"))?;
+    for _ in 0..ATTEMPTS {
+        let number = sys::free_loop_device(&control).context("no loop device is free")?;
+        let path = format!("/dev/loop{number}");
+        make(&path, SFlag::S_IFBLK, LOOP_MAJOR, u64::from(number))?;
+        let device = writable(&path).with_context(|| format!("cannot open {path}"))?;
+        match sys::attach_loop_device(&device, image) {
+            Ok(()) => return Ok((path, device)),
+            Err(Errno::EBUSY) => {}
+            Err(errno) => return Err(errno).with_context(|| format!("cannot use {path}")),
+        }
+    }
+    anyhow::bail!("other processes took {ATTEMPTS} loop devices in a row")
+}

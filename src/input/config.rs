@@ -1,0 +1,622 @@
+//! The environment and the command line, read once and validated.
+//!
+//! No other module reads the environment. Bad values become a [`Fault`] with
+//! status 2 before anything is touched.
+
+use std::ffi::{OsStr, OsString};
+use std::num::NonZeroU16;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tracing::Level;
+
+use crate::input::contract::Contract;
+use crate::input::san::Name;
+use crate::messages::fault::Fault;
+use crate::messages::logging::{LogFormat, Logs};
+use crate::messages::secrets;
+
+/// Where the daemons' output goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Log {
+    /// To [`LOG_FILE`] beside a session on a terminal, where it would garble the
+    /// shell's line; else to standard error.
+    Auto,
+    /// To [`LOG_FILE`].
+    File,
+    /// To standard output and error.
+    Stdio,
+}
+
+/// What holds the data: `DIND_STORAGE`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Storage {
+    /// What is best where the data root is.
+    Auto,
+    /// An ext4 image on a loop device.
+    Loop,
+    /// A tmpfs.
+    Tmpfs,
+    /// The storage driver of that name.
+    FuseOverlayfs,
+    /// The storage driver of that name.
+    Vfs,
+    /// What dockerd makes of the data root.
+    None,
+}
+
+impl Storage {
+    const ALL: [Self; 6] = [
+        Self::Auto,
+        Self::Loop,
+        Self::Tmpfs,
+        Self::FuseOverlayfs,
+        Self::Vfs,
+        Self::None,
+    ];
+
+    /// The variable's word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Loop => "loop",
+            Self::Tmpfs => "tmpfs",
+            Self::FuseOverlayfs => "fuse-overlayfs",
+            Self::Vfs => "vfs",
+            Self::None => "none",
+        }
+    }
+
+    /// dockerd's storage driver, where it is one.
+    pub fn driver(self) -> Option<&'static str> {
+        matches!(self, Self::FuseOverlayfs | Self::Vfs).then(|| self.name())
+    }
+}
+
+/// What MTU inner networks get.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mtu {
+    /// That of the way out.
+    Auto,
+    /// This many bytes.
+    Bytes(u16),
+    /// dockerd's own choice.
+    Off,
+}
+
+/// What every IPv4 network takes: RFC 791, 3.2.
+const LEAST_MTU: u16 = 68;
+
+/// The file that `LOG=file` writes; the path is wrapdocker's.
+pub const LOG_FILE: &str = "/var/log/docker.log";
+
+/// Where images to load are, if `DIND_IMAGES` does not say otherwise.
+pub const IMAGES: &str = "/var/lib/dind/images";
+
+/// The socket that the docker CLI and everybody else uses by default.
+pub const DOCKER_SOCKET: &str = "/var/run/docker.sock";
+
+const DEFAULT_LOG_LEVEL: Level = Level::INFO;
+/// Less than the 10 s after which `docker stop` kills.
+const DEFAULT_STOP_TIMEOUT: Duration = Duration::from_secs(9);
+/// As long as wrapdocker waited.
+const DEFAULT_READY_TIMEOUT: Duration = Duration::from_secs(60);
+/// As long as the API may take.
+const DEFAULT_HOOK_TIMEOUT: Duration = DEFAULT_READY_TIMEOUT;
+/// What execvp(3) and the usual images search when `PATH` is not set.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What the user asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// argv\[0\].
+    pub program: PathBuf,
+    /// The arguments after it.
+    pub arguments: Vec<OsString>,
+    /// `DIND_CONTRACT`.
+    pub contract: Option<Contract>,
+    /// `PORT`: serve on this TCP port too.
+    pub port: Option<NonZeroU16>,
+    /// `LOG`.
+    pub log: Log,
+    /// `DIND_LOG_FORMAT`: of this program's lines and the daemons'.
+    pub log_format: LogFormat,
+    /// `DOCKER_DAEMON_ARGS`, split into words.
+    pub daemon_arguments: Vec<OsString>,
+    /// `DIND_TMPFS`: whether `/tmp` may get a tmpfs.
+    pub tmpfs: bool,
+    /// `DIND_DNS`: whether resolvers on loopback are made reachable for inner containers.
+    pub dns: bool,
+    /// `DIND_MTU`.
+    pub mtu: Mtu,
+    /// `DIND_HOOK_TIMEOUT`: how long a hook may take.
+    pub hook_timeout: Duration,
+    /// `DIND_EPHEMERAL`: whether the data root is emptied at the end.
+    pub ephemeral: bool,
+    /// `DIND_RESTART`: how many times in a row a daemon that has failed is started again.
+    pub restarts: u32,
+    /// `DIND_STORAGE`.
+    pub storage: Storage,
+    /// `DIND_STORAGE_SIZE`: the bytes of an image or a tmpfs.
+    pub storage_size: Option<u64>,
+    /// `DIND_IMAGES`: the directory of images to load, instead of [`IMAGES`].
+    pub images: Option<PathBuf>,
+    /// `DIND_IMAGES_STRICT`: whether a start without one of them has failed.
+    pub images_strict: bool,
+    /// `DOCKER_DRIVER`: dockerd's own variable for its storage driver.
+    pub docker_driver: Option<String>,
+    /// `DIND_STOP_TIMEOUT`: everything has ended this long after a stop began.
+    pub stop_timeout: Duration,
+    /// `DIND_READY_TIMEOUT`: how long the API may take.
+    pub ready_timeout: Duration,
+    /// `DOCKER_HOST`, when it is not empty.
+    pub docker_host: Option<String>,
+    /// `DOCKER_TLS_CERTDIR`, when it is not empty.
+    pub tls_directory: Option<PathBuf>,
+    /// `DOCKER_TLS_SAN`: further names for the server's certificate.
+    pub tls_names: Vec<Name>,
+    /// `DOCKER_CERT_PATH`: where the docker CLI has its certificates.
+    pub certificate_path: Option<PathBuf>,
+    /// `DOCKER_CONFIG`, else `.docker` in `HOME`: the docker CLI's own directory.
+    pub docker_config: Option<PathBuf>,
+    /// `DOCKER_IPTABLES_LEGACY`: whether the user wants the legacy backend. Here, as in
+    /// docker-library's script, an empty variable says no.
+    pub iptables_legacy: Option<bool>,
+    /// `NOTIFY_SOCKET` of whoever started this container: sd_notify(3).
+    pub notify_socket: Option<OsString>,
+    /// `PATH`, or the usual one where it is not set.
+    pub search_path: OsString,
+    /// The whole environment, for the children.
+    pub environment: Vec<(OsString, OsString)>,
+}
+
+impl Config {
+    /// Reads `arguments` (argv\[0\] first) and `environment`. An empty variable
+    /// counts as one that is not set, as it did in the scripts.
+    pub fn read(
+        arguments: impl IntoIterator<Item = OsString>,
+        environment: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<Self, Fault> {
+        let mut arguments = arguments.into_iter();
+        let environment: Vec<_> = environment.into_iter().collect();
+        let variables = Variables(&environment);
+        // It is used by then, and here is where a bad value is told.
+        variables.log_level()?;
+        Ok(Self {
+            program: arguments
+                .next()
+                .map_or_else(|| PathBuf::from("dind"), PathBuf::from),
+            arguments: arguments.collect(),
+            contract: variables.parse("DIND_CONTRACT", Contract::NAMES, Contract::from_name)?,
+            port: variables.parse("PORT", "a TCP port, 1 to 65535", |text| text.parse().ok())?,
+            log: variables
+                .parse("LOG", "file, stdio", |text| match text {
+                    "file" => Some(Log::File),
+                    "stdio" => Some(Log::Stdio),
+                    _ => None,
+                })?
+                .unwrap_or(Log::Auto),
+            log_format: variables.log_format()?,
+            daemon_arguments: variables
+                .parse(
+                    "DOCKER_DAEMON_ARGS",
+                    "words with balanced quotes",
+                    shlex::split,
+                )?
+                .unwrap_or_default()
+                .into_iter()
+                .map(OsString::from)
+                .collect(),
+            tmpfs: variables.switch("DIND_TMPFS")?,
+            dns: variables.switch("DIND_DNS")?,
+            mtu: variables
+                .parse(
+                    "DIND_MTU",
+                    "off, or bytes, 68 to 65535",
+                    |text| match text {
+                        "off" => Some(Mtu::Off),
+                        _ => {
+                            let bytes = text.parse().ok().filter(|bytes| *bytes >= LEAST_MTU);
+                            bytes.map(Mtu::Bytes)
+                        }
+                    },
+                )?
+                .unwrap_or(Mtu::Auto),
+            hook_timeout: variables.seconds("DIND_HOOK_TIMEOUT", DEFAULT_HOOK_TIMEOUT)?,
+            ephemeral: variables.flag("DIND_EPHEMERAL")?,
+            restarts: variables
+                .parse("DIND_RESTART", "no, on-failure, on-failure:N", restarts)?
+                .unwrap_or(0),
+            storage: variables
+                .parse(
+                    "DIND_STORAGE",
+                    "auto, loop, tmpfs, fuse-overlayfs, vfs, none",
+                    |text| Storage::ALL.into_iter().find(|known| known.name() == text),
+                )?
+                .unwrap_or(Storage::Auto),
+            storage_size: variables.parse("DIND_STORAGE_SIZE", SIZE, size)?,
+            images: variables.parse("DIND_IMAGES", "an absolute path of a directory", |text| {
+                Some(PathBuf::from(text)).filter(|path| path.is_absolute())
+            })?,
+            images_strict: variables.flag("DIND_IMAGES_STRICT")?,
+            docker_driver: variables.parse("DOCKER_DRIVER", "a storage driver", |text| {
+                Some(text.to_owned())
+            })?,
+            stop_timeout: variables.seconds("DIND_STOP_TIMEOUT", DEFAULT_STOP_TIMEOUT)?,
+            ready_timeout: variables.seconds("DIND_READY_TIMEOUT", DEFAULT_READY_TIMEOUT)?,
+            docker_host: variables
+                .parse("DOCKER_HOST", "an address", |text| Some(text.to_owned()))?,
+            tls_directory: variables.get("DOCKER_TLS_CERTDIR").map(PathBuf::from),
+            tls_names: match variables.get("DOCKER_TLS_SAN") {
+                Some(names) => Name::parse_list(&names.to_string_lossy())
+                    .map_err(|error| Fault::usage(format!("DOCKER_TLS_SAN: {error}")))?,
+                None => Vec::new(),
+            },
+            certificate_path: variables.get("DOCKER_CERT_PATH").map(PathBuf::from),
+            docker_config: variables
+                .get("DOCKER_CONFIG")
+                .map(PathBuf::from)
+                .or_else(|| Some(Path::new(variables.get("HOME")?).join(".docker"))),
+            iptables_legacy: environment
+                .iter()
+                .find(|(name, _)| name == "DOCKER_IPTABLES_LEGACY")
+                .map(|(_, value)| !value.is_empty()),
+            notify_socket: variables.get("NOTIFY_SOCKET").map(OsStr::to_owned),
+            search_path: variables
+                .get("PATH")
+                .unwrap_or(OsStr::new(DEFAULT_PATH))
+                .to_owned(),
+            environment,
+        })
+    }
+
+    /// The Unix socket that a start is to listen on: what `DOCKER_HOST` says when it names
+    /// one, else [`DOCKER_SOCKET`]. `wrapdocker` never asked `DOCKER_HOST`.
+    pub fn socket_path(&self, contract: Contract) -> PathBuf {
+        let host = self.docker_host.as_deref();
+        match host.and_then(|host| host.strip_prefix("unix://")) {
+            Some(path) if contract != Contract::Wrapdocker && !path.is_empty() => {
+                PathBuf::from(path)
+            }
+            _ => PathBuf::from(DOCKER_SOCKET),
+        }
+    }
+
+    /// Where the client's certificates are below `DOCKER_TLS_CERTDIR`.
+    pub fn client_certificates(&self) -> Option<PathBuf> {
+        Some(self.tls_directory.as_deref()?.join("client"))
+    }
+}
+
+/// What [`seconds`] allows, in words.
+pub const SECONDS: &str = "seconds, 0.1 to 86400";
+
+/// Seconds, with or without a fraction: a limit that cannot overflow and that nobody
+/// reaches on purpose.
+pub fn seconds(text: &str) -> Option<Duration> {
+    let digits = text
+        .bytes()
+        .all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let seconds: f64 = digits.then(|| text.parse().ok())??;
+    (0.1..=86_400.0)
+        .contains(&seconds)
+        .then(|| Duration::from_secs_f64(seconds))
+}
+
+/// docker's words for `--restart`, but for those that would outlive the container.
+fn restarts(text: &str) -> Option<u32> {
+    match text.split_once(':') {
+        None if text == "no" => Some(0),
+        None if text == "on-failure" => Some(u32::MAX),
+        Some(("on-failure", limit)) if limit.bytes().all(|byte| byte.is_ascii_digit()) => {
+            limit.parse().ok()
+        }
+        _ => None,
+    }
+}
+
+/// What [`size`] allows, in words.
+const SIZE: &str = "bytes, or a number with K, M, G or T, 256M to 1024T";
+
+/// Bytes, as truncate(1) takes them.
+fn size(text: &str) -> Option<u64> {
+    const LEAST: u64 = 256 << 20;
+    const MOST: u64 = 1 << 50;
+    const UNITS: [(char, u32); 4] = [('K', 10), ('M', 20), ('G', 30), ('T', 40)];
+    let with_unit = UNITS
+        .iter()
+        .find_map(|(unit, shift)| Some((text.strip_suffix(*unit)?, *shift)));
+    let (digits, shift) = with_unit.unwrap_or((text, 0));
+    let plain = digits.bytes().all(|byte| byte.is_ascii_digit());
+    let number: u64 = plain.then(|| digits.parse().ok())??;
+    let bytes = number.checked_mul(1 << shift)?;
+    (LEAST..=MOST).contains(&bytes).then_some(bytes)
+}
+
+/// How this program logs, by `environment`. A value that is not valid counts as not set here,
+/// so that the error about it, which [`Config::read`] has, can be written.
+pub fn logs(environment: &[(OsString, OsString)]) -> Logs {
+    let variables = Variables(environment);
+    Logs {
+        level: variables.log_level().unwrap_or(DEFAULT_LOG_LEVEL),
+        format: variables.log_format().unwrap_or(LogFormat::Text),
+        colours: variables.get("NO_COLOR").is_none()
+            && variables.get("TERM") != Some(OsStr::new("dumb")),
+    }
+}
+
+struct Variables<'a>(&'a [(OsString, OsString)]);
+
+impl<'a> Variables<'a> {
+    fn get(&self, name: &str) -> Option<&'a OsStr> {
+        self.0
+            .iter()
+            .find(|(key, value)| key == name && !value.is_empty())
+            .map(|(_, value)| value.as_os_str())
+    }
+
+    fn parse<T>(
+        &self,
+        name: &str,
+        allowed: &str,
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> Result<Option<T>, Fault> {
+        let Some(value) = self.get(name) else {
+            return Ok(None);
+        };
+        match value.to_str().and_then(parse) {
+            Some(parsed) => Ok(Some(parsed)),
+            None => Err(Fault::usage(format!(
+                "{name}={:?} is not valid; allowed: {allowed}",
+                secrets::word(&value.to_string_lossy())
+            ))),
+        }
+    }
+
+    fn log_level(&self) -> Result<Level, Fault> {
+        let level = self.parse("DIND_LOG", "error, warn, info, debug, trace", |text| {
+            Some(match text {
+                "error" => Level::ERROR,
+                "warn" => Level::WARN,
+                "info" => Level::INFO,
+                "debug" => Level::DEBUG,
+                "trace" => Level::TRACE,
+                _ => return None,
+            })
+        })?;
+        Ok(level.unwrap_or(DEFAULT_LOG_LEVEL))
+    }
+
+    fn log_format(&self) -> Result<LogFormat, Fault> {
+        let format = self.parse("DIND_LOG_FORMAT", "text, json", |text| match text {
+            "text" => Some(LogFormat::Text),
+            "json" => Some(LogFormat::Json),
+            _ => None,
+        })?;
+        Ok(format.unwrap_or(LogFormat::Text))
+    }
+
+    /// A switch that is on unless it is turned off.
+    fn switch(&self, name: &str) -> Result<bool, Fault> {
+        let on = self.parse(name, "on, off", |text| match text {
+            "on" => Some(true),
+            "off" => Some(false),
+            _ => None,
+        })?;
+        Ok(on.unwrap_or(true))
+    }
+
+    /// A switch that is off unless it is turned on.
+    fn flag(&self, name: &str) -> Result<bool, Fault> {
+        let on = self.parse(name, "1, 0", |text| match text {
+            "1" => Some(true),
+            "0" => Some(false),
+            _ => None,
+        })?;
+        Ok(on.unwrap_or(false))
+    }
+
+    fn seconds(&self, name: &str, default: Duration) -> Result<Duration, Fault> {
+        Ok(self.parse(name, SECONDS, seconds)?.unwrap_or(default))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn read(variables: &[(&str, &str)]) -> Result<Config, Fault> {
+        Config::read(
+            [OsString::from("dind")],
+            variables
+                .iter()
+                .map(|(key, value)| (key.into(), value.into())),
+        )
+    }
+
+    fn fault(name: &str, value: &str) -> Fault {
+        match read(&[(name, value)]) {
+            Err(fault) => fault,
+            Ok(config) => panic!("{name}={value:?} was accepted: {config:?}"),
+        }
+    }
+
+    #[test]
+    fn bad_values_name_the_variable_the_value_and_what_is_allowed() {
+        for (name, value, allowed) in [
+            ("PORT", "abc", "1 to 65535"),
+            ("PORT", "0", "1 to 65535"),
+            ("PORT", "70000", "1 to 65535"),
+            ("PORT", "-1", "1 to 65535"),
+            ("DOCKER_DAEMON_ARGS", "--label 'a", "balanced quotes"),
+            ("LOG", "somewhere", "file, stdio"),
+            ("DIND_LOG", "warning", "error, warn, info"),
+            ("DIND_LOG", "2", "error, warn, info"),
+            ("DIND_LOG_FORMAT", "JSON", "text, json"),
+            ("DIND_STOP_TIMEOUT", "soon", "seconds, 0.1 to"),
+            ("DIND_STOP_TIMEOUT", "0", "seconds, 0.1 to"),
+            ("DIND_READY_TIMEOUT", "1.5s", "seconds, 0.1 to"),
+            (
+                "DIND_READY_TIMEOUT",
+                "99999999999999999999",
+                "seconds, 0.1 to",
+            ),
+            ("DIND_CONTRACT", "dnd", "wrapdocker"),
+            ("DIND_TMPFS", "maybe", "on, off"),
+            ("DIND_DNS", "1", "on, off"),
+            ("DIND_MTU", "67", "68 to 65535"),
+            ("DIND_MTU", "65536", "68 to 65535"),
+            ("DIND_MTU", "auto", "off, or bytes"),
+            ("DIND_HOOK_TIMEOUT", "never", "seconds, 0.1 to"),
+            ("DIND_EPHEMERAL", "yes", "1, 0"),
+            ("DIND_IMAGES", "images", "an absolute path"),
+            ("DIND_IMAGES_STRICT", "yes", "1, 0"),
+            ("DIND_RESTART", "always", "on-failure:N"),
+            ("DIND_RESTART", "on-failure:", "on-failure:N"),
+            ("DIND_RESTART", "on-failure:-1", "on-failure:N"),
+            ("DIND_RESTART", "no:1", "on-failure:N"),
+            ("DIND_STORAGE", "overlay2", "auto, loop"),
+            ("DIND_STORAGE_SIZE", "20", "256M to"),
+            ("DIND_STORAGE_SIZE", "20GB", "a number with"),
+            ("DIND_STORAGE_SIZE", "99999999999T", "256M to"),
+            ("DIND_STORAGE_SIZE", "+1G", "a number with"),
+        ] {
+            let fault = fault(name, value);
+            assert_eq!(fault.status, 2, "{name}={value}");
+            for part in [name, value, allowed] {
+                assert!(
+                    fault.message.contains(part),
+                    "{part:?} not in {:?}",
+                    fault.message
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn an_empty_variable_is_one_that_is_not_set() -> Result<(), Fault> {
+        let empty = [
+            ("PORT", ""),
+            ("LOG", ""),
+            ("DIND_LOG", ""),
+            ("DIND_LOG_FORMAT", ""),
+            ("DOCKER_DAEMON_ARGS", ""),
+            ("DIND_CONTRACT", ""),
+            ("DIND_TMPFS", ""),
+            ("DIND_DNS", ""),
+            ("DIND_MTU", ""),
+            ("DIND_HOOK_TIMEOUT", ""),
+            ("DIND_EPHEMERAL", ""),
+            ("DIND_IMAGES", ""),
+            ("DIND_IMAGES_STRICT", ""),
+            ("DIND_RESTART", ""),
+            ("DIND_STORAGE", ""),
+            ("DIND_STORAGE_SIZE", ""),
+            ("DOCKER_DRIVER", ""),
+            ("DIND_STOP_TIMEOUT", ""),
+            ("DIND_READY_TIMEOUT", ""),
+            ("DOCKER_HOST", ""),
+            ("DOCKER_TLS_CERTDIR", ""),
+            ("PATH", ""),
+        ];
+        let with = Config {
+            environment: Vec::new(),
+            ..read(&empty)?
+        };
+        assert_eq!(with, read(&[])?);
+        Ok(())
+    }
+
+    #[test]
+    fn the_log_is_known_before_the_rest_is() {
+        let logs_of = |variables: &[(&str, &str)]| {
+            let environment = variables
+                .iter()
+                .map(|(name, value)| (name.into(), value.into()));
+            logs(&environment.collect::<Vec<_>>())
+        };
+        let usual = logs_of(&[]);
+        assert_eq!(
+            usual,
+            Logs {
+                level: Level::INFO,
+                format: LogFormat::Text,
+                colours: true
+            }
+        );
+        let set = [
+            ("DIND_LOG", "error"),
+            ("DIND_LOG_FORMAT", "json"),
+            ("PORT", "x"),
+        ];
+        assert_eq!(
+            logs_of(&set),
+            Logs {
+                level: Level::ERROR,
+                format: LogFormat::Json,
+                ..usual
+            }
+        );
+        let bad = [("DIND_LOG", "loud"), ("DIND_LOG_FORMAT", "xml")];
+        assert_eq!(logs_of(&bad), usual);
+        for (name, value, colours) in [
+            ("NO_COLOR", "1", false),
+            ("NO_COLOR", "", true),
+            ("TERM", "dumb", false),
+            ("TERM", "xterm", true),
+        ] {
+            assert_eq!(logs_of(&[(name, value)]).colours, colours, "{name}={value}");
+        }
+    }
+
+    #[test]
+    fn restarts_are_counted_as_docker_counts_them() {
+        for (text, expected) in [
+            ("no", Some(0)),
+            ("on-failure", Some(u32::MAX)),
+            ("on-failure:3", Some(3)),
+            ("on-failure:0", Some(0)),
+            ("unless-stopped", None),
+        ] {
+            assert_eq!(restarts(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_size_has_a_unit_or_none() {
+        for (text, bytes) in [
+            ("268435456", Some(256 << 20)),
+            ("262144K", Some(256 << 20)),
+            ("256M", Some(256 << 20)),
+            ("3G", Some(3 << 30)),
+            ("1024T", Some(1 << 50)),
+            ("1025T", None),
+            ("255M", None),
+            ("G", None),
+            ("", None),
+        ] {
+            assert_eq!(size(text), bytes, "{text}");
+        }
+    }
+
+    #[test]
+    fn daemon_arguments_are_split_as_a_shell_splits_words() -> Result<(), Fault> {
+        let config = read(&[(
+            "DOCKER_DAEMON_ARGS",
+            r#"--label "a=b c" --label='d e' $HOME"#,
+        )])?;
+        assert_eq!(
+            config.daemon_arguments,
+            ["--label", "a=b c", "--label=d e", "$HOME"]
+        );
+        Ok(())
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics(name in "PORT|LOG|DIND_LOG|DIND_LOG_FORMAT|DOCKER_DAEMON_ARGS|DIND_STOP_TIMEOUT|DIND_CONTRACT", value in ".*") {
+            let _ = read(&[(&name, &value)]);
+        }
+    }
+}

@@ -1,0 +1,558 @@
+//! What dockerd's own flags and its daemon.json say, where a start depends on it.
+//!
+//! dockerd reads its flags with spf13/pflag: `--flag=value`, `--flag value`,
+//! `-H value`, `-Hvalue`, `-H=value`, and one-letter switches run together. The
+//! names are those of moby's cmd/dockerd (`config.go`, `options.go`). Flags that
+//! are not named here are left to dockerd unread.
+
+use std::ffi::{OsStr, OsString};
+use std::net::Ipv4Addr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::messages::fault::Fault;
+
+/// dockerd's default for `--config-file`.
+pub const DEFAULT_CONFIG_FILE: &str = "/etc/docker/daemon.json";
+
+/// dockerd's default for `--group`.
+const DEFAULT_GROUP: &str = "docker";
+
+/// One-letter switches of dockerd: they take no value.
+const SHORT_SWITCHES: &[char] = &['D', 'h', 'v'];
+
+/// Long switches that are read here.
+const SWITCHES: &[&str] = &["--debug", "--iptables", "--tls", "--tlsverify"];
+
+/// Long flags that are read here and take the next word, whatever it begins with.
+const VALUED: &[&str] = &[
+    "--bip",
+    "--bip6",
+    "--bridge",
+    "--config-file",
+    "--containerd",
+    "--data-root",
+    "--default-address-pool",
+    "--default-network-opt",
+    "--dns",
+    "--dns-opt",
+    "--dns-search",
+    "--exec-root",
+    "--fixed-cidr",
+    "--graph",
+    "--group",
+    "--host",
+    "--log-level",
+    "--mtu",
+    "--pidfile",
+    "--shutdown-timeout",
+    "--storage-driver",
+    "--tlscacert",
+    "--tlscert",
+    "--tlskey",
+];
+
+/// Long switches of dockerd that stand for "print something and end".
+const INFORMATIONAL: &[&str] = &["--help", "--version", "--validate"];
+
+/// The options that this program shares an interest in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DockerdOptions {
+    /// `--data-root`: images, containers, volumes.
+    pub data_root: PathBuf,
+    /// `--exec-root`: run-time state.
+    pub exec_root: PathBuf,
+    /// `--pidfile`.
+    pub pid_file: PathBuf,
+    /// `--group`: the group of the Unix socket; `None` for dockerd's default.
+    pub group: Option<String>,
+    /// `--host` flags, in order.
+    pub hosts: Vec<String>,
+    /// `hosts` of daemon.json, where it has them: dockerd then refuses `--host` flags.
+    pub file_hosts: Option<Vec<String>>,
+    /// What is said about TLS.
+    pub tls: TlsOptions,
+    /// Whether the user runs containerd: `--containerd`.
+    pub containerd: bool,
+    /// Whether the user set `--shutdown-timeout`.
+    pub shutdown_timeout: bool,
+    /// `--storage-driver`.
+    pub storage_driver: Option<String>,
+    /// Whether the user chose addresses for the default bridge or for networks.
+    pub addresses_set: bool,
+    /// The address that the user chose for the default bridge: `--bip`.
+    pub bridge_address: Option<Ipv4Addr>,
+    /// Whether the user chose an MTU.
+    pub mtu_set: bool,
+    /// Whether the user named resolvers for containers.
+    pub dns_set: bool,
+    /// Whether the user chose options for them: `--dns-opt`.
+    pub dns_options_set: bool,
+    /// Whether the user chose search domains for them: `--dns-search`.
+    pub dns_search_set: bool,
+    /// Whether the user told dockerd to leave iptables alone.
+    pub iptables_off: bool,
+    /// Whether the user asked for debug output, by `--debug` or `--log-level`.
+    pub debug: bool,
+}
+
+/// What is said about TLS: dockerd refuses an option that is both a flag and in daemon.json.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TlsOptions {
+    /// `--tls`.
+    pub tls: Switch,
+    /// `--tlsverify`.
+    pub verify: Switch,
+    /// `--tlscacert`.
+    pub ca: Origin,
+    /// `--tlscert`.
+    pub certificate: Origin,
+    /// `--tlskey`.
+    pub key: Origin,
+}
+
+impl TlsOptions {
+    /// Whether the user has turned it on. `tlsverify` does that with any value
+    /// (`newDaemonConfig` and its kin in cmd/dockerd).
+    pub fn is_on(self) -> bool {
+        self.verify.value().is_some() || self.tls.value() == Some(true)
+    }
+}
+
+/// A switch, in both of its places.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Switch {
+    /// The last of the flags.
+    pub flag: Option<bool>,
+    /// In daemon.json.
+    pub file: Option<bool>,
+}
+
+impl Switch {
+    /// What it is set to, if it is.
+    pub fn value(self) -> Option<bool> {
+        self.flag.or(self.file)
+    }
+}
+
+/// Where an option's value is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Origin {
+    /// Nowhere: dockerd has a default.
+    #[default]
+    Default,
+    /// Among the flags.
+    Flag,
+    /// In daemon.json.
+    File,
+}
+
+/// A flag and its value, as pflag would see them.
+struct Flag<'a> {
+    name: String,
+    value: Option<&'a OsStr>,
+}
+
+impl DockerdOptions {
+    /// Whether these arguments make dockerd print something and end at once.
+    pub fn informational(arguments: &[OsString]) -> bool {
+        flags(arguments).iter().any(|flag| {
+            matches!(flag.name.as_str(), "-h" | "-v") || INFORMATIONAL.contains(&flag.name.as_str())
+        })
+    }
+
+    /// Where daemon.json is, by these arguments, and whether that was said. A file
+    /// that was not asked for may be missing.
+    pub fn config_file(arguments: &[OsString]) -> (PathBuf, bool) {
+        match last(&flags(arguments), &["--config-file"]) {
+            Some(path) => (PathBuf::from(path), true),
+            None => (PathBuf::from(DEFAULT_CONFIG_FILE), false),
+        }
+    }
+
+    /// Reads `arguments` together with the text of daemon.json at `path`, if there
+    /// is one. A flag wins over the file. A file that is not a JSON object is a
+    /// fault with the place in it, as dockerd would refuse it too.
+    pub fn read(arguments: &[OsString], file: Option<(&Path, &str)>) -> Result<Self, Fault> {
+        // Editors put a byte order mark there, and dockerd takes it.
+        let file = file.map(|(path, text)| (path, text.trim_start_matches('\u{feff}')));
+        let json = match file {
+            Some((path, text)) if !text.trim().is_empty() => parse(path, text)?,
+            _ => Value::Null,
+        };
+        let flags = flags(arguments);
+        let text = |names: &[&str], key: &str| -> Option<String> {
+            last(&flags, names)
+                .map(|value| value.to_string_lossy().into_owned())
+                .or_else(|| json.get(key).and_then(Value::as_str).map(str::to_owned))
+        };
+        let path = |names: &[&str], key: &str, default: &str| {
+            PathBuf::from(text(names, key).unwrap_or_else(|| default.to_owned()))
+        };
+        let is_set = |names: &[&str]| {
+            names.iter().any(|name| {
+                json.get(name).is_some() || last(&flags, &[format!("--{name}").as_str()]).is_some()
+            })
+        };
+        let origin = |name: &str| {
+            if json.get(name).is_some() {
+                Origin::File
+            } else if last(&flags, &[format!("--{name}").as_str()]).is_some() {
+                Origin::Flag
+            } else {
+                Origin::Default
+            }
+        };
+        let switch = |name: &str| Switch {
+            flag: last_switch(&flags, &[format!("--{name}").as_str()]),
+            file: json.get(name).map(|value| value == &Value::Bool(true)),
+        };
+        let debug_flag = last_switch(&flags, &["-D", "--debug"]);
+        let debug_level =
+            text(&["-l", "--log-level"], "log-level").is_some_and(|level| level == "debug");
+        Ok(Self {
+            data_root: path(
+                &["--data-root", "-g", "--graph"],
+                "data-root",
+                "/var/lib/docker",
+            ),
+            exec_root: path(&["--exec-root"], "exec-root", "/var/run/docker"),
+            pid_file: path(&["-p", "--pidfile"], "pidfile", "/var/run/docker.pid"),
+            group: text(&["-G", "--group"], "group"),
+            hosts: flags
+                .iter()
+                .filter(|flag| is_host(&flag.name))
+                .filter_map(|flag| flag.value)
+                .map(|value| value.to_string_lossy().into_owned())
+                .collect(),
+            file_hosts: json.get("hosts").map(strings),
+            tls: TlsOptions {
+                tls: switch("tls"),
+                verify: switch("tlsverify"),
+                ca: origin("tlscacert"),
+                certificate: origin("tlscert"),
+                key: origin("tlskey"),
+            },
+            containerd: text(&["--containerd"], "containerd").is_some(),
+            shutdown_timeout: last(&flags, &["--shutdown-timeout"]).is_some()
+                || json.get("shutdown-timeout").is_some(),
+            storage_driver: text(&["-s", "--storage-driver"], "storage-driver"),
+            addresses_set: is_set(&[
+                "bip",
+                "bip6",
+                "bridge",
+                "fixed-cidr",
+                "default-address-pool",
+                "default-address-pools",
+            ]) || last(&flags, &["-b"]).is_some(),
+            mtu_set: is_set(&["mtu", "default-network-opt", "default-network-opts"]),
+            dns_set: is_set(&["dns"]),
+            dns_search_set: is_set(&["dns-search"]),
+            dns_options_set: is_set(&["dns-opt", "dns-opts"]),
+            bridge_address: text(&["--bip"], "bip")
+                .and_then(|network| network.split('/').next()?.parse().ok()),
+            iptables_off: last_switch(&flags, &["--iptables"])
+                .or_else(|| json.get("iptables").and_then(Value::as_bool))
+                == Some(false),
+            debug: debug_level
+                || debug_flag
+                    .unwrap_or_else(|| json.get("debug").and_then(Value::as_bool).unwrap_or(false)),
+        })
+    }
+
+    /// The Unix socket's group by its name or its number; `None` where only root is to
+    /// use it.
+    pub fn socket_group(&self) -> Option<&str> {
+        let group = self.group.as_deref().unwrap_or(DEFAULT_GROUP);
+        Some(group).filter(|group| !group.is_empty())
+    }
+
+    /// Every address that these options name, flags first.
+    pub fn addresses(&self) -> impl Iterator<Item = &str> {
+        let in_file = self.file_hosts.iter().flatten();
+        self.hosts.iter().chain(in_file).map(String::as_str)
+    }
+}
+
+/// `arguments` without the `--host` flags whose address satisfies `taken`: those
+/// sockets reach dockerd already bound.
+pub fn without_hosts(arguments: &[OsString], taken: impl Fn(&str) -> bool) -> Vec<OsString> {
+    let mut kept = Vec::with_capacity(arguments.len());
+    let mut rest = arguments;
+    while let Some((first, tail)) = rest.split_first() {
+        let (flags, used) = flag(first, tail.first().map(OsString::as_os_str));
+        let (words, after) = rest.split_at(used.min(rest.len()));
+        let is_taken = |flag: &Flag<'_>| {
+            is_host(&flag.name)
+                && flag
+                    .value
+                    .is_some_and(|value| taken(&value.to_string_lossy()))
+        };
+        if flags.iter().any(is_taken) {
+            // The switches that were run together with it.
+            let others = flags.iter().filter(|flag| !is_taken(flag));
+            kept.extend(others.map(|flag| OsString::from(&flag.name)));
+        } else {
+            kept.extend_from_slice(words);
+        }
+        rest = after;
+    }
+    kept
+}
+
+fn strings(value: &Value) -> Vec<String> {
+    let values = value.as_array().into_iter().flatten();
+    values
+        .filter_map(|value| value.as_str().map(str::to_owned))
+        .collect()
+}
+
+fn is_host(name: &str) -> bool {
+    matches!(name, "-H" | "--host")
+}
+
+fn parse(path: &Path, text: &str) -> Result<Value, Fault> {
+    match serde_json::from_str(text) {
+        Ok(value @ Value::Object(_)) => Ok(value),
+        Ok(_) => Err(Fault::failure(format!(
+            "{}: not a JSON object; dockerd would not start with it",
+            path.display()
+        ))),
+        Err(error) => {
+            // serde_json ends its message with the place; here the place comes first.
+            let message = error.to_string();
+            let reason = message.split(" at line ").next().unwrap_or_default();
+            Err(Fault::failure(format!(
+                "{}: line {}, column {}: {reason}; correct the file or remove it",
+                path.display(),
+                error.line(),
+                error.column()
+            )))
+        }
+    }
+}
+
+fn last<'a>(flags: &[Flag<'a>], names: &[&str]) -> Option<&'a OsStr> {
+    flags
+        .iter()
+        .rev()
+        .find(|flag| names.contains(&flag.name.as_str()))
+        .and_then(|flag| flag.value)
+}
+
+fn flags(arguments: &[OsString]) -> Vec<Flag<'_>> {
+    let mut flags = Vec::new();
+    let mut rest = arguments;
+    while let Some((first, tail)) = rest.split_first() {
+        if first == "--" {
+            break;
+        }
+        let (found, used) = flag(first, tail.first().map(OsString::as_os_str));
+        flags.extend(found);
+        rest = rest.get(used..).unwrap_or_default();
+    }
+    flags
+}
+
+fn last_switch(flags: &[Flag<'_>], names: &[&str]) -> Option<bool> {
+    let mut flags = flags.iter().rev();
+    let flag = flags.find(|flag| names.contains(&flag.name.as_str()))?;
+    // What Go's strconv.ParseBool takes for false; what it refuses, dockerd refuses.
+    let is_false = |value: &OsStr| {
+        ["0", "f", "F", "false", "FALSE", "False"]
+            .iter()
+            .any(|no| value == *no)
+    };
+    Some(!flag.value.is_some_and(is_false))
+}
+
+/// The flags that `word` begins, several where switches are run together, and how many
+/// words they take.
+///
+/// A long flag that is neither a known switch nor known to have a value takes the next
+/// word as one unless that begins with `-`: what it is, nobody here asks.
+fn flag<'a>(word: &'a OsStr, next: Option<&'a OsStr>) -> (Vec<Flag<'a>>, usize) {
+    let bytes = word.as_bytes();
+    let named = |name: &[u8], value| Flag {
+        name: String::from_utf8_lossy(name).into_owned(),
+        value,
+    };
+    if bytes.starts_with(b"--") {
+        if let Some(equals) = bytes.iter().position(|byte| *byte == b'=') {
+            let (name, value) = bytes.split_at(equals);
+            let value = value.get(1..).unwrap_or_default();
+            return (vec![named(name, Some(OsStr::from_bytes(value)))], 1);
+        }
+        let is_one_of = |names: &[&str]| names.iter().any(|name| name.as_bytes() == bytes);
+        let is_switch = is_one_of(INFORMATIONAL) || is_one_of(SWITCHES);
+        let takes = |next: &&OsStr| is_one_of(VALUED) || !next.as_bytes().starts_with(b"-");
+        return match next.filter(|next| !is_switch && takes(next)) {
+            Some(value) => (vec![named(bytes, Some(value))], 2),
+            None => (vec![named(bytes, None)], 1),
+        };
+    }
+    let mut found = Vec::new();
+    let mut letters = bytes.strip_prefix(b"-").unwrap_or_default();
+    while let Some((&letter, rest)) = letters.split_first() {
+        let name = [b'-', letter];
+        let attached = rest.strip_prefix(b"=");
+        if !SHORT_SWITCHES.contains(&char::from(letter)) {
+            let (value, used) = match rest {
+                [] => (next, 2),
+                _ => (Some(OsStr::from_bytes(attached.unwrap_or(rest))), 1),
+            };
+            found.push(named(&name, value));
+            return (found, used);
+        }
+        found.push(named(&name, attached.map(OsStr::from_bytes)));
+        letters = if attached.is_some() { &[] } else { rest };
+    }
+    (found, 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn words(text: &str) -> Vec<OsString> {
+        text.split_whitespace().map(OsString::from).collect()
+    }
+
+    fn read(arguments: &str, json: &str) -> Result<DockerdOptions, Fault> {
+        DockerdOptions::read(
+            &words(arguments),
+            Some((Path::new("/etc/docker/daemon.json"), json)),
+        )
+    }
+
+    #[test]
+    fn every_spelling_of_a_host_is_seen() -> Result<(), Fault> {
+        let options = read(
+            "-H unix:///a -Hunix:///b -H=unix:///c --host unix:///d --host=unix:///e -DH tcp://f",
+            "",
+        )?;
+        assert_eq!(
+            options.hosts,
+            [
+                "unix:///a",
+                "unix:///b",
+                "unix:///c",
+                "unix:///d",
+                "unix:///e",
+                "tcp://f"
+            ]
+        );
+        Ok(())
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_file_and_the_last_flag_over_the_first() -> Result<(), Fault> {
+        let json = r#"{"data-root": "/file", "exec-root": "/run/x", "debug": true}"#;
+        let options = read("--data-root /one --data-root=/two --debug=false", json)?;
+        assert_eq!(options.data_root, Path::new("/two"));
+        assert_eq!(options.exec_root, Path::new("/run/x"));
+        assert!(!options.debug);
+        Ok(())
+    }
+
+    #[test]
+    fn hosts_in_the_file_are_told_from_hosts_in_flags() -> Result<(), Fault> {
+        let options = read("", r#"{"hosts": ["unix:///x"]}"#)?;
+        assert_eq!(options.file_hosts, Some(vec!["unix:///x".to_owned()]));
+        assert!(options.hosts.is_empty());
+        Ok(())
+    }
+
+    #[test]
+    fn broken_json_is_refused_with_its_place() {
+        let fault = read("", "{\n  \"debug\": trux\n}").err();
+        let fault = fault
+            .as_ref()
+            .map(|fault| (fault.status, fault.message.as_str()));
+        assert!(
+            fault.is_some_and(|(status, message)| status == 1
+                && message.contains("/etc/docker/daemon.json: line 2, column")),
+            "{fault:?}"
+        );
+    }
+
+    #[test]
+    fn switches_are_read_as_go_reads_them() -> Result<(), Fault> {
+        for (arguments, expected) in [
+            ("--tls", Some(true)),
+            ("--tls=1", Some(true)),
+            ("--tls=0", Some(false)),
+            ("--tls=False", Some(false)),
+            ("--tls --tls=f", Some(false)),
+            ("", None),
+        ] {
+            assert_eq!(read(arguments, "")?.tls.tls.flag, expected, "{arguments}");
+        }
+        assert!(read("-DGadm", "")?.debug);
+        assert!(!read("-D=0", "")?.debug);
+        // Any value of this one turns TLS on.
+        assert!(read("", r#"{"tlsverify": false}"#)?.tls.is_on());
+        assert!(!read("", r#"{"tls": false}"#)?.tls.is_on());
+        Ok(())
+    }
+
+    #[test]
+    fn a_flag_that_is_read_takes_the_next_word_whatever_that_is() -> Result<(), Fault> {
+        let flags = [
+            "--bip",
+            "--bip6",
+            "--bridge",
+            "--fixed-cidr",
+            "--default-address-pool",
+        ];
+        for flag in flags {
+            let options = read(&format!("{flag} -Hunix:///a -D"), "")?;
+            assert!(options.addresses_set && options.hosts.is_empty(), "{flag}");
+        }
+        for flag in ["--mtu", "--default-network-opt"] {
+            let options = read(&format!("{flag} -Hunix:///a -D"), "")?;
+            assert!(options.mtu_set && options.hosts.is_empty(), "{flag}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_switch_does_not_take_the_next_word() {
+        assert!(DockerdOptions::informational(&words("-D --version")));
+        assert!(DockerdOptions::informational(&words("-Dv")));
+        assert!(!DockerdOptions::informational(&words("--data-root -v2")));
+        assert!(!DockerdOptions::informational(&words(
+            "-H --version -- --help"
+        )));
+    }
+
+    #[test]
+    fn only_the_hosts_that_are_taken_are_left_out() {
+        let arguments = words("-D -H unix:///a --host=tcp://b --label x -Hunix:///a -H tcp://c");
+        let kept = without_hosts(&arguments, |host| host == "unix:///a");
+        assert_eq!(kept, words("-D --host=tcp://b --label x -H tcp://c"));
+        let together = without_hosts(&words("-DHunix:///a -DHunix:///b"), |host| {
+            host == "unix:///a"
+        });
+        assert_eq!(together, words("-D -DHunix:///b"));
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics(arguments in proptest::collection::vec("(-|--)?[a-zA-Z=-]{0,8}", 0..8), json in ".*") {
+            let arguments: Vec<OsString> = arguments.into_iter().map(OsString::from).collect();
+            let _ = DockerdOptions::read(&arguments, Some((Path::new("/x"), &json)));
+            DockerdOptions::informational(&arguments);
+            DockerdOptions::config_file(&arguments);
+        }
+
+        #[test]
+        fn nothing_but_taken_hosts_is_left_out(arguments in proptest::collection::vec("(-|--)?[a-zA-Z=-]{0,8}", 0..8)) {
+            let arguments: Vec<OsString> = arguments.into_iter().map(OsString::from).collect();
+            prop_assert_eq!(without_hosts(&arguments, |_| false), arguments);
+        }
+    }
+}

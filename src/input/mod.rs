@@ -1,0 +1,9 @@
+//! What the user asked for: the environment, the command line, dockerd's options.
+
+pub mod cli;
+pub mod config;
+pub mod contract;
+pub mod dockerd_options;
+pub mod nest;
+pub mod request;
+pub mod san;

@@ -1,0 +1,280 @@
+//! The client: what `docker-entrypoint.sh` of the official `docker:cli` image makes of
+//! a command and of the environment. Pure.
+
+use std::ffi::{OsStr, OsString};
+
+use crate::facts::client::ClientFacts;
+use crate::input::config::Config;
+
+/// The subcommands of the docker CLI from 20.10 to 28.5, by `docker help`. The script
+/// asked `docker help WORD` itself, at every start; an end-to-end test asks it now.
+const SUBCOMMANDS: &[&str] = &[
+    "attach",
+    "build",
+    "builder",
+    "checkpoint",
+    "commit",
+    "completion",
+    "config",
+    "container",
+    "context",
+    "cp",
+    "create",
+    "diff",
+    "events",
+    "exec",
+    "export",
+    "history",
+    "image",
+    "images",
+    "import",
+    "info",
+    "inspect",
+    "kill",
+    "load",
+    "login",
+    "logout",
+    "logs",
+    "manifest",
+    "network",
+    "node",
+    "pause",
+    "plugin",
+    "port",
+    "ps",
+    "pull",
+    "push",
+    "rename",
+    "restart",
+    "rm",
+    "rmi",
+    "run",
+    "save",
+    "search",
+    "secret",
+    "service",
+    "stack",
+    "start",
+    "stats",
+    "stop",
+    "swarm",
+    "system",
+    "tag",
+    "top",
+    "trust",
+    "unpause",
+    "update",
+    "version",
+    "volume",
+    "wait",
+];
+
+/// The command with `docker` before it, where it is one of docker's own.
+pub fn command(words: &[OsString], facts: &ClientFacts) -> Vec<OsString> {
+    let docker = words
+        .first()
+        .and_then(|first| first.to_str())
+        .is_some_and(|first| {
+            facts.docker
+                && (first.starts_with('-')
+                    || SUBCOMMANDS.contains(&first)
+                    || facts.plugins.contains(first))
+        });
+    let docker = docker.then(|| OsString::from("docker"));
+    docker.into_iter().chain(words.iter().cloned()).collect()
+}
+
+/// The environment in which the docker CLI finds its daemon: the one that
+/// `DOCKER_HOST` names, else the one behind the usual socket, else the host `docker`,
+/// as linked containers and CI services are called.
+pub fn environment(config: &Config, facts: &ClientFacts) -> Vec<(OsString, OsString)> {
+    let mut environment = config.environment.clone();
+    let is_set = |name: &str| {
+        config
+            .environment
+            .iter()
+            .any(|(key, value)| key == name && !value.is_empty())
+    };
+    let host = match &config.docker_host {
+        Some(host) => host.clone(),
+        None if facts.socket => return environment,
+        None if facts.certificates || is_set("DOCKER_TLS_VERIFY") => "tcp://docker:2376".into(),
+        None => "tcp://docker:2375".into(),
+    };
+    let is_tcp = host.starts_with("tcp:");
+    set(&mut environment, "DOCKER_HOST", host.as_ref());
+    if let Some(directory) = config.client_certificates()
+        && is_tcp
+        && facts.certificates
+        && !is_set("DOCKER_TLS_VERIFY")
+        && !is_set("DOCKER_CERT_PATH")
+    {
+        set(&mut environment, "DOCKER_TLS_VERIFY", "1".as_ref());
+        set(&mut environment, "DOCKER_CERT_PATH", directory.as_os_str());
+    }
+    environment
+}
+
+/// What the user should know where the certificates are not used. The script, which looked
+/// for them in the same way, said nothing, and docker then speaks of a daemon that is not
+/// there.
+pub fn warning(config: &Config, facts: &ClientFacts) -> Option<String> {
+    let directory = config.client_certificates()?;
+    let own = config.certificate_path.is_some();
+    let is_tcp = |(name, value): &(OsString, OsString)| {
+        name == "DOCKER_HOST" && value.as_encoded_bytes().starts_with(b"tcp:")
+    };
+    let is_needed =
+        facts.certificates_hidden && !own && environment(config, facts).iter().any(is_tcp);
+    is_needed.then(|| {
+        format!(
+            "this user may not read the certificates in {}; going on without them: \
+             give that directory mode 755, or use another --user",
+            directory.display()
+        )
+    })
+}
+
+fn set(environment: &mut Vec<(OsString, OsString)>, name: &str, value: &OsStr) {
+    environment.retain(|(key, _)| key != name);
+    environment.push((name.into(), value.to_owned()));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::messages::fault::Fault;
+
+    fn facts(plugins: &[&str]) -> ClientFacts {
+        ClientFacts {
+            docker: true,
+            plugins: plugins.iter().map(|&name| name.to_owned()).collect(),
+            ..ClientFacts::default()
+        }
+    }
+
+    fn shown(words: &str, facts: &ClientFacts) -> String {
+        let words: Vec<OsString> = words.split_whitespace().map(OsString::from).collect();
+        let command = command(&words, facts);
+        let command: Vec<_> = command.iter().map(|word| word.to_string_lossy()).collect();
+        command.join(" ")
+    }
+
+    /// `DOCKER_HOST`, `DOCKER_TLS_VERIFY` and `DOCKER_CERT_PATH`.
+    fn variables(given: &[(&str, &str)], facts: &ClientFacts) -> Result<[String; 3], Fault> {
+        let given = given
+            .iter()
+            .map(|(name, value)| (OsString::from(name), OsString::from(value)));
+        let config = Config::read([OsString::from("docker-entrypoint.sh")], given)?;
+        let environment = environment(&config, facts);
+        Ok(
+            ["DOCKER_HOST", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH"].map(|name| {
+                let mut values = environment.iter().filter(|(key, _)| key == name);
+                let value = values
+                    .next()
+                    .map(|(_, value)| value.to_string_lossy().into_owned());
+                assert!(values.next().is_none(), "{name} is there twice");
+                value.unwrap_or_default()
+            }),
+        )
+    }
+
+    #[test]
+    fn dockers_own_words_get_docker_before_them() {
+        let facts = facts(&["compose"]);
+        for (words, expected) in [
+            ("ps -a", "docker ps -a"),
+            ("--version", "docker --version"),
+            ("compose up", "docker compose up"),
+            ("buildx ls", "buildx ls"),
+            ("docker ps", "docker ps"),
+            ("sh -c x", "sh -c x"),
+            ("/bin/ps", "/bin/ps"),
+            ("", ""),
+        ] {
+            assert_eq!(shown(words, &facts), expected);
+        }
+        assert_eq!(shown("ps", &ClientFacts::default()), "ps");
+    }
+
+    #[test]
+    fn certificates_that_are_hidden_are_said_where_they_are_missed() -> Result<(), Fault> {
+        let hidden = ClientFacts {
+            certificates_hidden: true,
+            ..facts(&[])
+        };
+        let socket = ClientFacts {
+            socket: true,
+            ..hidden.clone()
+        };
+        let directory = ("DOCKER_TLS_CERTDIR", "/certs");
+        for (given, facts, expected) in [
+            (&[directory][..], &hidden, true),
+            (&[directory, ("DOCKER_HOST", "tcp://a:1")], &socket, true),
+            (&[directory], &facts(&[]), false),
+            (&[directory], &socket, false),
+            (&[directory, ("DOCKER_CERT_PATH", "/own")], &hidden, false),
+            (&[directory, ("DOCKER_HOST", "ssh://a")], &hidden, false),
+            (&[], &hidden, false),
+        ] {
+            let variables = given
+                .iter()
+                .map(|(name, value)| (OsString::from(name), OsString::from(value)));
+            let config = Config::read([OsString::from("docker-entrypoint.sh")], variables)?;
+            let warning = warning(&config, facts);
+            assert_eq!(warning.is_some(), expected, "{given:?}: {warning:?}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn the_daemon_is_found_as_the_script_found_it() -> Result<(), Fault> {
+        let nothing = facts(&[]);
+        let socket = ClientFacts {
+            socket: true,
+            ..facts(&[])
+        };
+        let certificates = ClientFacts {
+            certificates: true,
+            ..facts(&[])
+        };
+        let directory = ("DOCKER_TLS_CERTDIR", "/certs");
+        let elsewhere = ("DOCKER_HOST", "tcp://elsewhere:1");
+        let ours = ["tcp://docker:2376", "1", "/certs/client"];
+        for (given, facts, expected) in [
+            (&[][..], &socket, ["", "", ""]),
+            (&[], &nothing, ["tcp://docker:2375", "", ""]),
+            (&[directory], &nothing, ["tcp://docker:2375", "", ""]),
+            (&[directory], &certificates, ours),
+            (
+                &[("DOCKER_TLS_VERIFY", "1")],
+                &nothing,
+                ["tcp://docker:2376", "1", ""],
+            ),
+            (
+                &[directory, elsewhere],
+                &certificates,
+                ["tcp://elsewhere:1", "1", "/certs/client"],
+            ),
+            (&[elsewhere], &nothing, ["tcp://elsewhere:1", "", ""]),
+            (
+                &[directory, elsewhere, ("DOCKER_CERT_PATH", "/mine")],
+                &certificates,
+                ["tcp://elsewhere:1", "", "/mine"],
+            ),
+            (
+                &[directory, ("DOCKER_HOST", "ssh://me@there")],
+                &certificates,
+                ["ssh://me@there", "", ""],
+            ),
+            (
+                &[directory, ("DOCKER_HOST", ""), ("DOCKER_CERT_PATH", "")],
+                &certificates,
+                ours,
+            ),
+        ] {
+            assert_eq!(variables(given, facts)?, expected, "{given:?} {facts:?}");
+        }
+        Ok(())
+    }
+}

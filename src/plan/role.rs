@@ -1,0 +1,208 @@
+//! What this container is, by the contract and by what is around it. Pure: what is asked of the
+//! system comes in as [`Surroundings`].
+
+use std::ffi::OsString;
+
+use crate::facts::surroundings::{SocketState, Stdin, Surroundings};
+use crate::input::config::Config;
+use crate::input::contract::Contract;
+use crate::input::dockerd_options::DockerdOptions;
+use crate::input::nest::Nest;
+use crate::input::request::Start;
+use crate::messages::fault::Fault;
+
+/// What this container is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Role {
+    /// The daemon in the foreground: the container lives as long as it does.
+    Serve(Serve),
+    /// A command, or a login shell where it is empty, beside the daemon.
+    Session {
+        /// The command; empty for a login shell.
+        command: Vec<OsString>,
+        /// How many levels of nesting it makes inside this one.
+        levels_below: u32,
+    },
+    /// Prepare the container and become the command, as `hack/dind` does.
+    Prepare {
+        /// The command.
+        command: Vec<OsString>,
+    },
+    /// Become a command that is a client of another daemon, or a login shell where it
+    /// is empty, as `docker-entrypoint.sh` does.
+    Client {
+        /// The command; empty for a login shell.
+        command: Vec<OsString>,
+    },
+    /// Become a dockerd that only prints something and ends.
+    Inform {
+        /// dockerd's arguments.
+        arguments: Vec<OsString>,
+    },
+}
+
+/// How to serve.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Serve {
+    /// `dockerd …` was given word for word: it listens on what those words say.
+    pub literal: bool,
+    /// dockerd's arguments on the command line.
+    pub arguments: Vec<OsString>,
+    /// A command that was given and is not run, because `PORT` is set.
+    pub ignored: Vec<OsString>,
+}
+
+/// Decides what this container is. The faults are final and nothing has been
+/// changed when they are returned.
+pub fn decide(start: &Start, config: &Config, surroundings: &Surroundings) -> Result<Role, Fault> {
+    let role = match start.contract {
+        Contract::Dind => dind(start, config, surroundings)?,
+        Contract::Wrapdocker => wrapdocker(start, config),
+        Contract::HackDind => hack_dind(start)?,
+        Contract::DockerdEntrypoint => dockerd_entrypoint(start),
+        Contract::DockerEntrypoint => Role::Client {
+            command: start.arguments.clone(),
+        },
+    };
+    if let Role::Client { .. } = role {
+        return Ok(role);
+    }
+    if let Role::Serve(serve) = &role {
+        let arguments = [config.daemon_arguments.as_slice(), &serve.arguments].concat();
+        if DockerdOptions::informational(&arguments) {
+            return Ok(Role::Inform { arguments });
+        }
+    }
+    if let Some(fault) = unprivileged(start.contract, surroundings) {
+        return Err(fault);
+    }
+    let starts_daemon = matches!(role, Role::Serve(_) | Role::Session { .. });
+    match socket_taken(config, surroundings) {
+        Some(fault) if starts_daemon => Err(fault),
+        Some(_) | None => Ok(role),
+    }
+}
+
+/// What stops everything but a client in a container without privileges.
+pub fn unprivileged(contract: Contract, surroundings: &Surroundings) -> Option<Fault> {
+    let message = match contract {
+        // Others search logs for these words of the old script.
+        Contract::Wrapdocker => "Could not make a tmpfs mount. Did you use --privileged?",
+        _ => {
+            "this container has no CAP_SYS_ADMIN, so no daemon can run in it; start it with --privileged"
+        }
+    };
+    (!surroundings.cap_sys_admin).then(|| Fault::failure(message))
+}
+
+/// What stops a daemon whose socket is somebody else's.
+pub fn socket_taken(config: &Config, surroundings: &Surroundings) -> Option<Fault> {
+    match surroundings.socket_state {
+        SocketState::Mounted { live } => Some(Fault::failure(format!(
+            "{} is mounted from outside and cannot be replaced; drop that mount to run a daemon here{}",
+            surroundings.socket.display(),
+            match (live, config.port) {
+                (false, _) => "",
+                (true, None) => ", or give a command to use the daemon behind it",
+                (true, Some(_)) => ", or drop PORT and give a command to use the daemon behind it",
+            }
+        ))),
+        SocketState::Live => Some(Fault::failure(format!(
+            "a daemon already answers on {}; stop it first, or use it by running docker itself",
+            surroundings.socket.display()
+        ))),
+        SocketState::Free => None,
+    }
+}
+
+/// The `dind` contract: serve, then client, then session.
+fn dind(start: &Start, config: &Config, surroundings: &Surroundings) -> Result<Role, Fault> {
+    let arguments = &start.arguments;
+    let first = arguments
+        .first()
+        .map(|first| first.to_string_lossy().into_owned());
+    match first.as_deref() {
+        Some("dockerd") => Ok(Role::Serve(Serve {
+            literal: true,
+            arguments: arguments.iter().skip(1).cloned().collect(),
+            ignored: Vec::new(),
+        })),
+        Some(flag) if flag.starts_with('-') => Ok(Role::Serve(Serve {
+            literal: false,
+            arguments: arguments.clone(),
+            ignored: Vec::new(),
+        })),
+        _ if config.port.is_some() => Ok(serve_without_flags(arguments)),
+        None if surroundings.stdin == Stdin::Null => Ok(serve_without_flags(&[])),
+        _ => {
+            let command = arguments.clone();
+            let elsewhere = config
+                .docker_host
+                .as_deref()
+                .is_some_and(|host| !host.starts_with("unix://"));
+            let has_daemon = elsewhere || surroundings.socket_state.is_live();
+            // Somebody who gave no command wants a daemon, and one who did may not.
+            let needs_none =
+                !surroundings.cap_sys_admin && !command.is_empty() && start.nest.is_none();
+            if has_daemon || needs_none {
+                Ok(Role::Client { command })
+            } else {
+                Ok(Role::Session {
+                    command,
+                    levels_below: start.nest.as_ref().map_or(0, Nest::levels_below),
+                })
+            }
+        }
+    }
+}
+
+/// `dockerd-entrypoint.sh`: whatever is no dockerd is a client.
+fn dockerd_entrypoint(start: &Start) -> Role {
+    match start.arguments.split_first() {
+        None => serve_without_flags(&[]),
+        Some((first, rest)) if first == "dockerd" => Role::Serve(Serve {
+            literal: true,
+            arguments: rest.to_vec(),
+            ignored: Vec::new(),
+        }),
+        Some((first, _)) if first.as_encoded_bytes().starts_with(b"-") => Role::Serve(Serve {
+            literal: false,
+            arguments: start.arguments.clone(),
+            ignored: Vec::new(),
+        }),
+        Some(_) => Role::Client {
+            command: start.arguments.clone(),
+        },
+    }
+}
+
+/// `wrapdocker`: `PORT` decides, and with it the arguments were never looked at.
+fn wrapdocker(start: &Start, config: &Config) -> Role {
+    if config.port.is_some() {
+        serve_without_flags(&start.arguments)
+    } else {
+        Role::Session {
+            command: start.arguments.clone(),
+            levels_below: 0,
+        }
+    }
+}
+
+fn serve_without_flags(ignored: &[OsString]) -> Role {
+    Role::Serve(Serve {
+        literal: false,
+        arguments: Vec::new(),
+        ignored: ignored.to_vec(),
+    })
+}
+
+fn hack_dind(start: &Start) -> Result<Role, Fault> {
+    if start.arguments.is_empty() {
+        return Err(Fault::usage(
+            "hack-dind needs a command: hack-dind COMMAND [ARGUMENT...]",
+        ));
+    }
+    Ok(Role::Prepare {
+        command: start.arguments.clone(),
+    })
+}

@@ -1,0 +1,299 @@
+//! `dind doctor`: what is wrong with this host or this container for dind, and what to do.
+//! It changes nothing. The same is said when dockerd ends before it is ready.
+//!
+//! [`findings`] is pure; what the planner has words for is said in the planner's.
+
+mod kernel;
+mod security;
+mod storage;
+mod versions;
+
+use std::fmt::Write;
+
+use serde_json::json;
+
+use crate::facts::Facts;
+use crate::facts::host::Host;
+use crate::facts::surroundings::{self, SocketState};
+use crate::input::config::Config;
+use crate::input::contract::Contract;
+use crate::input::dockerd_options::DockerdOptions;
+use crate::input::request::Report;
+use crate::messages::fault::{FAILURE, Fault};
+use crate::messages::finding::{Finding, Severity};
+use crate::messages::line::one_line;
+use crate::plan::inputs::Inputs;
+use crate::plan::role;
+use crate::plan::{self, CLIENT_VARIABLES};
+use crate::programs::health;
+
+/// A table's row: what is looked at, and what was found there.
+type Row = fn(Case<'_>) -> Vec<Finding>;
+
+/// Everything that is looked at, in the order in which it is reported within a severity.
+const TABLE: &[Row] = &[
+    security::privileges,
+    socket,
+    engine,
+    leaked_variables,
+    security::confinement,
+    kernel::cgroups,
+    planned,
+    storage::room,
+    leftovers,
+    kernel::netfilter,
+    kernel::modules,
+    kernel::networks,
+    kernel::quotas,
+    kernel::processes,
+    kernel::clock,
+];
+
+/// What the rows look at.
+#[derive(Clone, Copy)]
+struct Case<'a> {
+    inputs: Inputs<'a>,
+    host: &'a Host,
+}
+
+/// Reads everything, and returns what was found. Fails only where `/proc` cannot be read.
+/// With `ask` the engine's programs are asked for their versions.
+pub fn examine(config: &Config, ask: bool) -> Result<Vec<Finding>, Fault> {
+    const LINK: &str = "https://docs.docker.com/engine/daemon/";
+    let contract = config.contract.unwrap_or(Contract::Dind);
+    let surroundings = surroundings::read(config.socket_path(contract))?;
+    let (options, unreadable) = match health::options(config) {
+        Ok(options) => (options, None),
+        Err(fault) => (
+            DockerdOptions::read(&[], None)?,
+            Some(Finding::fault("daemon-json", &fault, LINK)),
+        ),
+    };
+    let facts = Facts::read(&options, config)?;
+    let mut host = Host::read(&facts, config);
+    if ask {
+        host.versions = versions::ask(&facts.programs, config);
+    }
+    let inputs = Inputs {
+        contract,
+        config,
+        surroundings: &surroundings,
+        options: &options,
+        facts: &facts,
+    };
+    let mut found = findings(inputs, &host);
+    found.extend(unreadable);
+    found.sort_by_key(|finding| finding.severity);
+    Ok(found)
+}
+
+/// What there is to say, the worst first.
+pub fn findings(inputs: Inputs<'_>, host: &Host) -> Vec<Finding> {
+    let case = Case { inputs, host };
+    let mut found: Vec<Finding> = TABLE.iter().flat_map(|row| row(case)).collect();
+    found.sort_by_key(|finding| finding.severity);
+    found
+}
+
+/// What is shown when dockerd does not start: errors and warnings. What keeps the reading
+/// from being done is one of them.
+pub fn diagnosis(config: &Config) -> Vec<Finding> {
+    let found = examine(config, false)
+        .unwrap_or_else(|fault| vec![Finding::fault("proc", &fault, "README.md#doctor")]);
+    found
+        .into_iter()
+        .filter(|finding| finding.severity < Severity::Note)
+        .collect()
+}
+
+/// The report and the exit status: 1 where something will not work.
+pub fn report(findings: &[Finding], how: Report) -> (String, u8) {
+    let count = |severity| {
+        findings
+            .iter()
+            .filter(|finding| finding.severity == severity)
+            .count()
+    };
+    let [errors, warnings, notes] = [Severity::Error, Severity::Warning, Severity::Note].map(count);
+    let status = if errors > 0 { FAILURE } else { 0 };
+    let text = match how {
+        Report::Json => json!({
+            "findings": findings.iter().map(Finding::json).collect::<Vec<_>>(),
+            "summary": { "errors": errors, "warnings": warnings, "notes": notes },
+        })
+        .to_string(),
+        Report::Text => {
+            let mut text = String::new();
+            for finding in findings {
+                let line = format!("{}: {finding} ({})", finding.severity.name(), finding.link);
+                // Writing to a string cannot fail.
+                let _ = writeln!(text, "{}", one_line(&line));
+            }
+            let outcome = match errors {
+                0 => "nothing keeps dind from working here",
+                _ => "dind will not work here as it is",
+            };
+            let _ = write!(
+                text,
+                "{}, {}, {}: {outcome}",
+                counted(errors, "error"),
+                counted(warnings, "warning"),
+                counted(notes, "note"),
+            );
+            text
+        }
+    };
+    (text, status)
+}
+
+fn counted(count: usize, what: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {what}{plural}")
+}
+
+/// A daemon's socket that is mounted from outside, or a daemon that is there already.
+fn socket(case: Case<'_>) -> Vec<Finding> {
+    const LINK: &str = "https://docs.docker.com/engine/daemon/remote-access/";
+    let Inputs {
+        config,
+        surroundings,
+        facts,
+        ..
+    } = case.inputs;
+    if !case.host.in_container {
+        return Vec::new();
+    }
+    let running = || plan::already_running(facts);
+    let fault = role::socket_taken(config, surroundings).or_else(running);
+    let finding = fault.map(|fault| Finding::fault("daemon-running", &fault, LINK));
+    let finding = finding.map(|finding| match surroundings.socket_state {
+        SocketState::Mounted { .. } => Finding {
+            severity: Severity::Warning,
+            code: "socket-mounted",
+            ..finding
+        },
+        // There is nothing wrong with it.
+        SocketState::Live | SocketState::Free => Finding {
+            severity: Severity::Note,
+            remedy: None,
+            ..finding
+        },
+    });
+    finding.into_iter().collect()
+}
+
+/// The engine's programs, which a container is to have.
+fn engine(case: Case<'_>) -> Vec<Finding> {
+    const LINK: &str = "https://docs.docker.com/engine/install/binaries/";
+    const RELEASES: &str = "https://docs.docker.com/engine/release-notes/";
+    let mut found = Vec::new();
+    if !case.host.in_container {
+        let seen = "this is not a container, so what is said here is of its host";
+        return vec![
+            Finding::note("outside", seen, "README.md#two-commands")
+                .remedy("run dind itself in a container: docker run --privileged"),
+        ];
+    }
+    match plan::find_dockerd(case.inputs) {
+        Err(fault) => found.push(Finding::fault("no-dockerd", &fault, LINK)),
+        Ok(_) if !case.host.iptables && !case.inputs.options.iptables_off => found.push(
+            Finding::error(
+                "no-iptables",
+                "there is no iptables in PATH, without which dockerd does not start",
+                LINK,
+            )
+            .remedy("install iptables in the image, or give dockerd --iptables=false"),
+        ),
+        Ok(_) => {}
+    }
+    let versions = &case.host.versions;
+    if !versions.is_empty() {
+        let list: Vec<String> = versions
+            .iter()
+            .map(|(name, version)| format!("{name} {version}"))
+            .collect();
+        found.push(Finding::note("engine", list.join(", "), RELEASES));
+    }
+    let dockerd = versions.iter().find(|(name, _)| name == "dockerd");
+    if let Some((_, version)) = dockerd
+        && versions::is_older(version, versions::OLDEST)
+    {
+        let (major, minor) = versions::OLDEST;
+        let seen = format!("dockerd {version} is older than any that dind is tested with");
+        let remedy = format!("use an image with {major}.{minor} or newer");
+        found.push(Finding::warning("engine-version", seen, RELEASES).remedy(remedy));
+    }
+    found
+}
+
+/// A client's variables, which CI systems give to their services too. Their values may be
+/// anybody's.
+fn leaked_variables(case: Case<'_>) -> Vec<Finding> {
+    const LINK: &str = "https://docs.docker.com/reference/cli/docker/#environment-variables";
+    let config = case.inputs.config;
+    let is_own_socket = config
+        .docker_host
+        .as_deref()
+        .is_some_and(|host| host.starts_with("unix://"));
+    let leaked: Vec<&str> = CLIENT_VARIABLES
+        .iter()
+        .copied()
+        .filter(|name| !(is_own_socket && *name == "DOCKER_HOST"))
+        .filter(|name| {
+            let mut variables = config.environment.iter();
+            variables.any(|(key, value)| key == name && !value.is_empty())
+        })
+        .collect();
+    if leaked.is_empty() {
+        return Vec::new();
+    }
+    let names = leaked.join(", ");
+    let finding = if leaked.contains(&"DOCKER_HOST") {
+        let seen = format!(
+            "set for clients: {names}; dockerd does not get them, but beside a command or a \
+             terminal DOCKER_HOST makes this container a client, and no daemon is started"
+        );
+        Finding::warning("client-variables", seen, LINK)
+            .remedy("unset DOCKER_HOST if a daemon is wanted")
+    } else {
+        let seen = format!("set for clients: {names}; dockerd does not get them");
+        Finding::note("client-variables", seen, LINK)
+    };
+    vec![finding]
+}
+
+/// What a start would warn of.
+fn planned(case: Case<'_>) -> Vec<Finding> {
+    if case.host.in_container {
+        plan::warnings(None, case.inputs)
+    } else {
+        plan::host_warnings(case.inputs.facts)
+    }
+}
+
+/// What an earlier start left behind.
+fn leftovers(case: Case<'_>) -> Vec<Finding> {
+    let facts = case.inputs.facts;
+    let alive =
+        facts.running.is_some() || case.inputs.surroundings.socket_state != SocketState::Free;
+    if alive || facts.stale.is_empty() || !case.host.in_container {
+        return Vec::new();
+    }
+    let paths: Vec<String> = facts
+        .stale
+        .iter()
+        .map(|path| path.display().to_string())
+        .collect();
+    let seen = format!(
+        "left behind by an earlier start, and removed by the next one: {}",
+        paths.join(", ")
+    );
+    vec![Finding::note(
+        "stale-files",
+        seen,
+        "https://docs.docker.com/engine/daemon/troubleshoot/",
+    )]
+}
+
+#[cfg(test)]
+mod tests;

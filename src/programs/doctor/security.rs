@@ -1,0 +1,102 @@
+//! What the container may do.
+
+use super::Case;
+use crate::facts::host::Confinement;
+use crate::messages::finding::{Finding, Severity};
+use crate::plan::role;
+
+const PRIVILEGED: &str = "https://docs.docker.com/engine/containers/run/";
+
+/// CAP_SYS_ADMIN, and whose the user ids are.
+pub fn privileges(case: Case<'_>) -> Vec<Finding> {
+    let super::Inputs {
+        contract,
+        surroundings,
+        ..
+    } = case.inputs;
+    let user = case.host.user;
+    let mut found = Vec::new();
+    let fault = role::unprivileged(contract, surroundings);
+    if let Some(fault) = fault {
+        let finding = Finding::fault("privileges", &fault, PRIVILEGED);
+        found.push(match (case.host.in_container, user) {
+            (true, 0) => finding.remedy("start it with --privileged"),
+            (true, _) => finding.remedy(format!(
+                "this process is user {user}: start the container with --privileged, and without --user"
+            )),
+            (false, _) => Finding::note(
+                "privileges",
+                "this process has no CAP_SYS_ADMIN, so not everything could be looked at",
+                PRIVILEGED,
+            )
+            .remedy("run it as root to see the rest"),
+        });
+    }
+    if case.host.user_namespace {
+        let seen = "this is a user namespace, in which root is not the host's: no module can be loaded, and no device be made";
+        found.push(
+            Finding::warning(
+                "user-namespace",
+                seen,
+                "https://man7.org/linux/man-pages/man7/user_namespaces.7.html",
+            )
+            .remedy("start the container with --userns=host, where its engine allows it"),
+        );
+    }
+    found
+}
+
+/// Filters and security modules, of which `--privileged` frees a container. Without
+/// CAP_SYS_ADMIN they make no difference.
+pub fn confinement(case: Case<'_>) -> Vec<Finding> {
+    const SECCOMP: &str = "https://docs.docker.com/engine/security/seccomp/";
+    const APPARMOR: &str = "https://docs.docker.com/engine/security/apparmor/";
+    const SELINUX: &str = "https://man7.org/linux/man-pages/man8/selinux.8.html";
+    const NO_NEW_PRIVILEGES: &str = "https://docs.kernel.org/userspace-api/no_new_privs.html";
+    let status = case.host.status;
+    let mut found = Vec::new();
+    if case.host.in_container && case.inputs.surroundings.cap_sys_admin {
+        if status.seccomp_filter {
+            let seen = "system calls are filtered (seccomp), for containers inside too";
+            found.push(Finding::warning("seccomp", seen, SECCOMP).remedy(
+                "start the container with --privileged or --security-opt seccomp=unconfined",
+            ));
+        }
+        if status.no_new_privileges {
+            let seen = "no_new_privs is set, so neither su nor sudo works in containers inside";
+            found.push(
+                Finding::warning("no-new-privileges", seen, NO_NEW_PRIVILEGES)
+                    .remedy("start the container without --security-opt no-new-privileges"),
+            );
+        }
+        match &case.host.confinement {
+            Confinement::None => {}
+            Confinement::AppArmor(profile) => {
+                let seen =
+                    format!("AppArmor enforces the profile {profile} here, which denies mounts");
+                found.push(Finding::warning("apparmor", seen, APPARMOR).remedy(
+                    "start the container with --privileged or --security-opt apparmor=unconfined",
+                ));
+            }
+            Confinement::Selinux(context) => {
+                let seen = format!("SELinux confines this container as {context}");
+                found.push(Finding::warning("selinux", seen, SELINUX).remedy(
+                    "start the container with --privileged or --security-opt label=disable",
+                ));
+            }
+        }
+    }
+    if case.host.in_container && case.inputs.facts.apparmor {
+        let finding = if case.host.apparmor_parser {
+            let seen = "AppArmor is on, and containers inside are confined by it";
+            Finding::note("apparmor-inside", seen, APPARMOR)
+        } else {
+            let seen = "AppArmor is on and /sbin/apparmor_parser is missing, so containers inside are not confined by it";
+            Finding::note("apparmor-inside", seen, APPARMOR)
+                .severity(Severity::Warning)
+                .remedy("install apparmor in the image")
+        };
+        found.push(finding);
+    }
+    found
+}

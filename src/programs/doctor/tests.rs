@@ -1,0 +1,738 @@
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::*;
+use crate::facts::Programs;
+use crate::facts::cgroup::{CGROUP_ROOT, CgroupFacts, Membership, RootMount, UnifiedRoot};
+use crate::facts::client::ClientFacts;
+use crate::facts::hooks::Hooks;
+use crate::facts::host::{Clock, Confinement, Modules, Processes, Quotas, Room, Status};
+use crate::facts::mountinfo::MountTable;
+use crate::facts::netfilter::{LegacyPrograms, Netfilter};
+use crate::facts::network::{Network, Networks, Route};
+use crate::facts::storage::{DataRoot, Filesystem, Means};
+use crate::facts::surroundings::{Stdin, Surroundings};
+
+/// A container and its host.
+struct Machine {
+    facts: Facts,
+    host: Host,
+    cap_sys_admin: bool,
+    socket_state: SocketState,
+    variables: Vec<(&'static str, &'static str)>,
+    arguments: &'static str,
+}
+
+/// The text of a file in a fixture: tests/fixtures/README.md.
+fn fixture(layout: &str, name: &str, path: &str) -> String {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/fixtures")
+        .join(layout)
+        .join(format!("{name}.facts"));
+    let text = std::fs::read_to_string(&file);
+    let text = text.unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    let start = format!("== {path}");
+    let lines = text.lines().skip_while(|line| *line != start).skip(1);
+    let lines = lines.take_while(|line| !line.starts_with("== "));
+    lines.flat_map(|line| [line, "\n"]).collect()
+}
+
+/// Privileged containers on real hosts, with nothing amiss besides.
+fn machine(layout: &str, name: &str) -> Machine {
+    let text = |path: &str| fixture(layout, name, path);
+    let words = |path: &str| -> BTreeSet<String> {
+        text(path).split_whitespace().map(str::to_owned).collect()
+    };
+    let mut mounts = MountTable::parse(&text("/proc/self/mountinfo"));
+    let volume = MountTable::parse("1 0 8:1 / /var/lib/docker rw - ext4 /dev/sda rw\n");
+    mounts.mounts.extend(volume.mounts);
+    let entries = text("observed");
+    let entries = entries.lines().filter_map(|line| {
+        let path = line.split(' ').nth(1)?;
+        let name = Path::new(path).strip_prefix(CGROUP_ROOT).ok()?.to_str()?;
+        (!name.is_empty() && !name.contains('/')).then(|| name.to_owned())
+    });
+    let facts = Facts {
+        pid1: true,
+        cgroup: CgroupFacts {
+            memberships: Membership::parse(&text("/proc/self/cgroup")),
+            root: if text("observed").contains("statfs /sys/fs/cgroup 63677270") {
+                RootMount::Cgroup2
+            } else if mounts.at(Path::new(CGROUP_ROOT)).is_some() {
+                RootMount::Directory
+            } else {
+                RootMount::Nothing
+            },
+            entries: entries.collect(),
+            unified: UnifiedRoot {
+                controllers: words("/sys/fs/cgroup/cgroup.controllers"),
+                enabled: words("/sys/fs/cgroup/cgroup.subtree_control"),
+            },
+        },
+        mounts,
+        security_directory: true,
+        apparmor: false,
+        tmp_empty: true,
+        images: false,
+        data_root: DataRoot {
+            path: "/var/lib/docker".into(),
+            mode: Some(0o710),
+            filesystem: Filesystem::Other,
+            means: None,
+        },
+        stale: Vec::new(),
+        running: None,
+        programs: Programs {
+            dockerd: Some("/usr/sbin/dockerd".into()),
+            ..Programs::default()
+        },
+        socket_group: Some(999),
+        addresses: BTreeSet::new(),
+        host_names: BTreeSet::new(),
+        networks: Networks {
+            mtu: Some(1500),
+            ..Networks::default()
+        },
+        netfilter: Netfilter {
+            legacy_in_use: false,
+            nf_tables: true,
+            legacy_programs: LegacyPrograms::Missing,
+        },
+        hooks: Hooks::default(),
+        client: ClientFacts::default(),
+    };
+    Machine {
+        facts,
+        host: Host {
+            in_container: true,
+            user: 0,
+            status: Status::parse(&text("/proc/self/status")),
+            confinement: Confinement::parse(&text("/proc/self/attr/current")),
+            user_namespace: false,
+            room: Some(Room {
+                bytes: 100 << 30,
+                inodes: Some(1 << 20),
+                read_only: false,
+            }),
+            quotas: Quotas {
+                inotify_instances: Some(1024),
+                inotify_watches: Some(1 << 20),
+                keys: Some(2000),
+            },
+            processes: None,
+            modules: Modules {
+                overlay: true,
+                bridge_filter: true,
+                ip_tables: true,
+            },
+            clock: Clock {
+                now: 1_800_000_000,
+                written: Some(1_790_000_000),
+            },
+            iptables: true,
+            apparmor_parser: true,
+            versions: Vec::new(),
+        },
+        cap_sys_admin: true,
+        socket_state: SocketState::Free,
+        variables: Vec::new(),
+        arguments: "",
+    }
+}
+
+fn sound() -> Machine {
+    machine("v2", "private")
+}
+
+impl Machine {
+    fn findings(&self) -> Result<Vec<Finding>, Fault> {
+        let variables = self.variables.iter();
+        let variables = variables.map(|(name, value)| (name.into(), value.into()));
+        let config = Config::read([OsString::from("dind")], variables)?;
+        let arguments: Vec<OsString> = self.arguments.split_whitespace().map(Into::into).collect();
+        let options = DockerdOptions::read(&arguments, None)?;
+        let surroundings = Surroundings {
+            stdin: Stdin::Null,
+            cap_sys_admin: self.cap_sys_admin,
+            socket: config.socket_path(Contract::Dind),
+            socket_state: self.socket_state,
+        };
+        let inputs = Inputs {
+            contract: Contract::Dind,
+            config: &config,
+            surroundings: &surroundings,
+            options: &options,
+            facts: &self.facts,
+        };
+        Ok(findings(inputs, &self.host))
+    }
+
+    /// The findings of that code.
+    fn coded(&self, code: &str) -> Result<Vec<Finding>, Fault> {
+        let mut found = self.findings()?;
+        found.retain(|finding| finding.code == code);
+        Ok(found)
+    }
+}
+
+/// Fails unless exactly one finding has that code, with that severity and all of `parts`.
+#[track_caller]
+fn says(machine: &Machine, code: &str, severity: Severity, parts: &[&str]) {
+    let found = machine.coded(code);
+    let Ok([finding]) = found.as_deref() else {
+        panic!("one {code} is wanted: {found:?}");
+    };
+    assert_eq!(finding.severity, severity, "{finding:?}");
+    for part in parts {
+        assert!(
+            finding.to_string().contains(part),
+            "{part:?} is not in: {finding}"
+        );
+    }
+}
+
+#[test]
+fn nothing_is_wrong_with_a_privileged_container_on_a_sound_host() -> Result<(), Fault> {
+    for layout in ["v1", "hybrid", "v2"] {
+        for name in ["private", "host", "bare"] {
+            let machine = machine(layout, name);
+            let mut found = machine.findings()?;
+            let layout = format!("cgroups is {layout}");
+            says(&machine, "cgroup-layout", Severity::Note, &[&layout]);
+            found.retain(|finding| finding.severity < Severity::Note);
+            assert_eq!(found, [], "{layout}/{name}");
+        }
+    }
+    Ok(())
+}
+
+/// What there is to say of these hosts is said, and of others not.
+#[test]
+fn what_a_start_will_do_with_the_cgroups_is_noted() -> Result<(), Fault> {
+    let path = &[CGROUP_ROOT][..];
+    for (layout, name, code, parts) in [
+        ("v2", "host", "cgroup-namespace", &[][..]),
+        ("v2", "bare", "cgroup-missing", path),
+        ("v1", "bare", "cgroup-missing", &["/sys/fs/cgroup/memory"]),
+        (
+            "hybrid",
+            "private",
+            "cgroup-missing",
+            &["/sys/fs/cgroup/unified"],
+        ),
+    ] {
+        says(&machine(layout, name), code, Severity::Note, parts);
+    }
+    for code in ["cgroup-namespace", "cgroup-missing", "cgroup-read-only"] {
+        assert_eq!(sound().coded(code)?, []);
+    }
+    let mut read_only = sound();
+    let mounts = read_only.facts.mounts.mounts.iter_mut();
+    for mount in mounts.filter(|mount| mount.target.starts_with(CGROUP_ROOT)) {
+        mount.options = vec!["ro".into()];
+    }
+    says(&read_only, "cgroup-read-only", Severity::Note, path);
+    Ok(())
+}
+
+#[test]
+fn a_controller_that_is_missing_is_named() {
+    let mut unified = sound();
+    unified.facts.cgroup.unified.controllers.remove("memory");
+    let mut legacy = machine("v1", "private");
+    legacy.facts.cgroup.memberships = Membership::parse("4:devices:/\n2:cpu:/\n1:pids:/\n");
+    for machine in [unified, legacy] {
+        let parts = &["no memory controller", "cgroup_enable"];
+        says(&machine, "cgroup-controllers", Severity::Warning, parts);
+    }
+    let mut devices = machine("v1", "private");
+    devices.facts.cgroup.memberships = Membership::parse("4:devices,cpu:/\n3:memory:/\n1:pids:/\n");
+    let parts = &["the 'devices' cgroup should be in its own hierarchy."];
+    says(&devices, "devices-cgroup", Severity::Warning, parts);
+}
+
+#[test]
+fn without_privileges_nothing_works_and_the_flag_is_named() -> Result<(), Fault> {
+    let mut machine = sound();
+    machine.cap_sys_admin = false;
+    machine.host.status.seccomp_filter = true;
+    says(
+        &machine,
+        "privileges",
+        Severity::Error,
+        &["CAP_SYS_ADMIN", "--privileged"],
+    );
+    // Privileges cure it too.
+    assert_eq!(machine.coded("seccomp")?, []);
+    machine.host.user = 1000;
+    says(
+        &machine,
+        "privileges",
+        Severity::Error,
+        &["user 1000", "without --user"],
+    );
+    machine.host.in_container = false;
+    says(&machine, "privileges", Severity::Note, &["as root"]);
+    Ok(())
+}
+
+#[test]
+fn what_confines_a_container_with_cap_sys_admin_is_said() {
+    let mut machine = sound();
+    machine.host.status = Status::parse("CapEff: 0000000000201000\nNoNewPrivs: 1\nSeccomp: 2\n");
+    machine.host.confinement = Confinement::AppArmor("docker-default".into());
+    machine.facts.apparmor = true;
+    machine.host.apparmor_parser = false;
+    machine.host.user_namespace = true;
+    let warning = Severity::Warning;
+    says(&machine, "seccomp", warning, &["seccomp=unconfined"]);
+    says(
+        &machine,
+        "no-new-privileges",
+        warning,
+        &["without --security-opt"],
+    );
+    says(
+        &machine,
+        "apparmor",
+        warning,
+        &["docker-default", "apparmor=unconfined"],
+    );
+    says(
+        &machine,
+        "apparmor-inside",
+        warning,
+        &["apparmor_parser is missing"],
+    );
+    says(&machine, "user-namespace", warning, &["--userns=host"]);
+    machine.host.confinement = Confinement::Selinux("a:b:container_t:s0".into());
+    says(
+        &machine,
+        "selinux",
+        warning,
+        &["container_t", "label=disable"],
+    );
+    machine.host.apparmor_parser = true;
+    says(&machine, "apparmor-inside", Severity::Note, &["confined"]);
+}
+
+#[test]
+fn the_data_root_is_judged_by_what_is_left_and_by_what_it_lies_on() -> Result<(), Fault> {
+    let room = |bytes: u64, inodes| {
+        let mut machine = sound();
+        machine.host.room = Some(Room {
+            bytes,
+            inodes,
+            read_only: false,
+        });
+        machine
+    };
+    let plenty = Some(1 << 20);
+    says(
+        &room(63 << 20, plenty),
+        "space",
+        Severity::Error,
+        &["/var/lib/docker has 63 MiB left", "prune"],
+    );
+    says(
+        &room(64 << 20, plenty),
+        "space",
+        Severity::Warning,
+        &["64 MiB"],
+    );
+    assert_eq!(room(1 << 30, plenty).coded("space")?, []);
+    says(
+        &room(1 << 40, Some(999)),
+        "inodes",
+        Severity::Error,
+        &["999 inodes"],
+    );
+    says(
+        &room(1 << 40, Some(1_000)),
+        "inodes",
+        Severity::Warning,
+        &["1000 inodes"],
+    );
+    assert_eq!(room(1 << 40, Some(50_000)).coded("inodes")?, []);
+    assert_eq!(room(1 << 40, None).coded("inodes")?, []);
+    let mut read_only = sound();
+    read_only.host.room = Some(Room {
+        bytes: 0,
+        inodes: None,
+        read_only: true,
+    });
+    says(
+        &read_only,
+        "data-root-read-only",
+        Severity::Error,
+        &["mount it writable"],
+    );
+    let mut overlay = sound();
+    overlay.facts.data_root.filesystem = Filesystem::Unsuitable("overlay");
+    overlay.facts.data_root.means = Some(Means {
+        occupied: false,
+        vfs: false,
+        image: "/var/lib/dind/data-root.ext4".into(),
+        made: false,
+        free: 0,
+        mkfs: Some("/usr/sbin/mkfs.ext4".into()),
+        loop_devices: true,
+        fuse_overlayfs: false,
+        zfs: false,
+    });
+    says(
+        &overlay,
+        "data-root-filesystem",
+        Severity::Warning,
+        &[
+            "is on overlay",
+            "only 0 MiB are free",
+            "FULL COPY",
+            "-v NAME:",
+        ],
+    );
+    let mut inside = sound();
+    let volume = Path::new("/var/lib/docker");
+    inside
+        .facts
+        .mounts
+        .mounts
+        .retain(|mount| mount.target != volume);
+    says(
+        &inside,
+        "data-root-volume",
+        Severity::Warning,
+        &["not a mount of its own"],
+    );
+    Ok(())
+}
+
+#[test]
+fn the_engine_and_what_it_needs_are_looked_for() -> Result<(), Fault> {
+    let mut machine = sound();
+    machine.facts.programs.dockerd = None;
+    says(
+        &machine,
+        "no-dockerd",
+        Severity::Error,
+        &["no dockerd in PATH", "use an image"],
+    );
+    let mut machine = sound();
+    machine.host.iptables = false;
+    says(
+        &machine,
+        "no-iptables",
+        Severity::Error,
+        &["--iptables=false"],
+    );
+    for arguments in ["--iptables=false", "--debug --iptables=0"] {
+        machine.arguments = arguments;
+        assert_eq!(machine.coded("no-iptables")?, [], "{arguments}");
+    }
+    machine.facts.socket_group = None;
+    says(
+        &machine,
+        "socket-group",
+        Severity::Warning,
+        &["no group \"docker\""],
+    );
+    let versions = |dockerd: &str| {
+        let mut machine = sound();
+        machine.host.versions = vec![
+            ("dockerd".into(), dockerd.into()),
+            ("runc".into(), "1.1".into()),
+        ];
+        machine
+    };
+    says(
+        &versions("26.1.5"),
+        "engine",
+        Severity::Note,
+        &["dockerd 26.1.5, runc 1.1"],
+    );
+    assert_eq!(versions("26.1.5").coded("engine-version")?, []);
+    says(
+        &versions("19.03.1"),
+        "engine-version",
+        Severity::Warning,
+        &["20.10 or newer"],
+    );
+    Ok(())
+}
+
+#[test]
+fn netfilter_is_judged_only_where_it_answers() -> Result<(), Fault> {
+    let mut machine = sound();
+    says(&machine, "iptables", Severity::Note, &["iptables: nft"]);
+    machine.facts.netfilter.nf_tables = false;
+    machine.host.modules.ip_tables = false;
+    says(
+        &machine,
+        "no-netfilter",
+        Severity::Warning,
+        &["modprobe nf_tables"],
+    );
+    says(
+        &machine,
+        "no-iptables-legacy",
+        Severity::Warning,
+        &["no iptables-legacy"],
+    );
+    machine.host.status.network_admin = false;
+    assert_eq!(machine.coded("no-netfilter")?, []);
+    machine.host.modules.overlay = false;
+    machine.host.modules.bridge_filter = false;
+    says(
+        &machine,
+        "no-overlay",
+        Severity::Warning,
+        &["modprobe overlay"],
+    );
+    says(
+        &machine,
+        "no-br-netfilter",
+        Severity::Note,
+        &["modprobe br_netfilter"],
+    );
+    Ok(())
+}
+
+#[test]
+fn resolvers_addresses_and_mtu() -> Result<(), Fault> {
+    let mut machine = sound();
+    machine.facts.networks.resolvers = vec![[127, 0, 0, 11].into()];
+    let code = "resolver-on-loopback";
+    assert_eq!(machine.coded(code)?, []);
+    machine.variables = vec![("DIND_DNS", "off")];
+    says(&machine, code, Severity::Warning, &["127.0.0.11", "--dns"]);
+    for arguments in ["--dns 10.0.0.1", "--dns=10.0.0.1"] {
+        machine.arguments = arguments;
+        assert_eq!(machine.coded(code)?, [], "{arguments}");
+    }
+    machine.arguments = "";
+    machine.facts.networks.resolvers.push([10, 0, 0, 53].into());
+    assert_eq!(machine.coded(code)?, []);
+    machine.facts.networks.mtu = Some(1400);
+    says(
+        &machine,
+        "mtu",
+        Severity::Note,
+        &["1400", "so have inner networks"],
+    );
+    machine.variables.push(("DIND_MTU", "off"));
+    says(&machine, "mtu", Severity::Note, &["1400", "your choice"]);
+    let halves = [[0, 0, 0, 0], [128, 0, 0, 0]].map(|address| Route {
+        interface: "tun0".into(),
+        network: Network {
+            address: address.into(),
+            prefix: 1,
+        },
+    });
+    machine.facts.networks.routes = halves.into();
+    says(
+        &machine,
+        "addresses",
+        Severity::Warning,
+        &["--default-address-pool"],
+    );
+    machine.arguments = "--bip=10.1.0.1/24";
+    assert_eq!(machine.coded("addresses")?, []);
+    Ok(())
+}
+
+#[test]
+fn limits_and_quotas_are_named_with_what_to_set() -> Result<(), Fault> {
+    let mut machine = sound();
+    assert_eq!(machine.coded("inotify")?, []);
+    machine.host.quotas = Quotas {
+        inotify_instances: Some(64),
+        inotify_watches: None,
+        keys: Some(200),
+    };
+    says(
+        &machine,
+        "inotify",
+        Severity::Warning,
+        &["sysctl -w fs.inotify.max_user_instances=512"],
+    );
+    says(
+        &machine,
+        "keyring",
+        Severity::Note,
+        &["kernel.keys.maxkeys is 200"],
+    );
+    let processes = |limit| Processes {
+        limit,
+        cgroup: "/sys/fs/cgroup/pids".into(),
+    };
+    machine.host.processes = Some(processes(999));
+    says(
+        &machine,
+        "pids-limit",
+        Severity::Warning,
+        &["allows 999", "--pids-limit"],
+    );
+    machine.host.processes = Some(processes(1_000));
+    assert_eq!(machine.coded("pids-limit")?, []);
+    Ok(())
+}
+
+#[test]
+fn a_clock_that_is_behind_is_said() -> Result<(), Fault> {
+    let at = |now, written| {
+        let mut machine = sound();
+        machine.host.clock = Clock { now, written };
+        machine
+    };
+    says(
+        &at(100, Some(50)),
+        "clock",
+        Severity::Warning,
+        &["100 s after 1970", "certificates"],
+    );
+    let written = Some(1_800_000_000);
+    says(
+        &at(1_799_000_000, written),
+        "clock",
+        Severity::Warning,
+        &["277 h behind"],
+    );
+    assert_eq!(at(1_799_990_000, written).coded("clock")?, []);
+    Ok(())
+}
+
+#[test]
+fn leaked_variables_are_named_without_their_values() -> Result<(), Fault> {
+    let mut machine = sound();
+    machine.variables = vec![("DOCKER_TLS_VERIFY", "1"), ("DOCKER_CERT_PATH", "")];
+    says(
+        &machine,
+        "client-variables",
+        Severity::Note,
+        &["DOCKER_TLS_VERIFY;"],
+    );
+    machine
+        .variables
+        .push(("DOCKER_HOST", "tcp://user:secret@docker:2375"));
+    says(
+        &machine,
+        "client-variables",
+        Severity::Warning,
+        &["DOCKER_HOST, DOCKER_TLS_VERIFY"],
+    );
+    assert!(!format!("{:?}", machine.findings()?).contains("secret"));
+    machine.variables = vec![("DOCKER_HOST", "unix:///run/x.sock")];
+    assert_eq!(machine.coded("client-variables")?, []);
+    Ok(())
+}
+
+#[test]
+fn a_daemon_that_runs_is_no_fault_and_its_files_are_not_stale() -> Result<(), Fault> {
+    let mut machine = sound();
+    machine.facts.stale = vec!["/run/docker.pid".into()];
+    says(
+        &machine,
+        "stale-files",
+        Severity::Note,
+        &["/run/docker.pid"],
+    );
+    machine.facts.running = Some(("/run/docker.pid".into(), 12));
+    says(
+        &machine,
+        "daemon-running",
+        Severity::Note,
+        &["already runs here with pid 12"],
+    );
+    assert_eq!(machine.coded("stale-files")?, []);
+    machine.socket_state = SocketState::Live;
+    says(
+        &machine,
+        "daemon-running",
+        Severity::Note,
+        &["already answers on"],
+    );
+    machine.socket_state = SocketState::Mounted { live: true };
+    says(
+        &machine,
+        "socket-mounted",
+        Severity::Warning,
+        &["mounted from outside", "drop that mount"],
+    );
+    Ok(())
+}
+
+/// Outside of any container only the host is judged: its engine, its group and its data
+/// root are no container's.
+#[test]
+fn outside_of_a_container_only_the_host_is_judged() -> Result<(), Fault> {
+    let mut machine = machine("v1", "machine");
+    machine.host.in_container = false;
+    machine.host.iptables = false;
+    machine.facts.programs.dockerd = None;
+    machine.facts.socket_group = None;
+    machine.facts.stale = vec!["/run/docker.pid".into()];
+    machine.facts.data_root.filesystem = Filesystem::Unsuitable("overlay");
+    machine.socket_state = SocketState::Live;
+    let found = machine.findings()?;
+    let codes: Vec<&str> = found.iter().map(|finding| finding.code).collect();
+    assert_eq!(codes, ["outside", "cgroup-layout"], "{found:#?}");
+    Ok(())
+}
+
+#[test]
+fn the_report_counts_and_its_status_is_by_the_worst() -> Result<(), Fault> {
+    let (text, status) = report(&sound().findings()?, Report::Text);
+    assert_eq!(status, 0);
+    let last = text.lines().last();
+    assert_eq!(
+        last,
+        Some("0 errors, 0 warnings, 2 notes: nothing keeps dind from working here")
+    );
+    let mut machine = sound();
+    machine.cap_sys_admin = false;
+    machine.host.quotas.keys = Some(1);
+    let found = machine.findings()?;
+    let (text, status) = report(&found, Report::Text);
+    assert_eq!(status, 1);
+    let lines: Vec<&str> = text.lines().collect();
+    assert!(
+        lines[0].starts_with("error: this container has no CAP_SYS_ADMIN"),
+        "{text}"
+    );
+    assert!(
+        lines[0].ends_with("(https://docs.docker.com/engine/containers/run/)"),
+        "{text}"
+    );
+    assert!(
+        lines[1].starts_with("warning: kernel.keys.maxkeys is 1"),
+        "{text}"
+    );
+    assert_eq!(
+        lines.len(),
+        found.len() + 1,
+        "one line a finding, and the summary"
+    );
+    let (text, status) = report(&found, Report::Json);
+    assert_eq!(status, 1);
+    let Ok(json) = serde_json::from_str::<Value>(&text) else {
+        panic!("not JSON: {text}");
+    };
+    assert_eq!(json["summary"]["errors"], 1);
+    assert_eq!(json["findings"][0]["code"], "privileges");
+    assert_eq!(json["findings"][0]["severity"], "error");
+    Ok(())
+}
+
+/// Nobody's words end a line.
+#[test]
+fn a_finding_is_one_line() -> Result<(), Fault> {
+    let mut machine = sound();
+    machine.facts.stale = vec!["/run/docker\nerror: forged.pid".into()];
+    let found = machine.findings()?;
+    let (text, _) = report(&found, Report::Text);
+    assert_eq!(text.lines().count(), found.len() + 1, "{text}");
+    Ok(())
+}

@@ -1,0 +1,156 @@
+//! The engine's own word for its versions: only the programs know.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::fcntl::OFlag;
+use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::SigSet;
+use nix::sys::wait::waitpid;
+use nix::unistd::pipe2;
+
+use crate::facts::Programs;
+use crate::input::config::Config;
+use crate::sys;
+use crate::sys::search::search;
+use crate::sys::spawn::{Child, Session, spawn};
+
+/// The oldest engine that the tests start: Debian bookworm's.
+pub const OLDEST: (u32, u32) = (20, 10);
+
+/// How long an answer may take, and how much of it is read.
+const PATIENCE: Duration = Duration::from_secs(5);
+const BYTES: usize = 4096;
+
+/// What `--version` of each program says, without those that are not there or do not
+/// answer. Not for PID 1, which has other children.
+pub fn ask(programs: &Programs, config: &Config) -> Vec<(String, String)> {
+    let runc = search("runc", &config.search_path);
+    [
+        ("dockerd", &programs.dockerd),
+        ("containerd", &programs.containerd),
+        ("runc", &runc),
+    ]
+    .into_iter()
+    .filter_map(|(name, path)| {
+        let output = output(path.as_deref()?, config)?;
+        Some((name.to_owned(), version(&output)?.to_owned()))
+    })
+    .collect()
+}
+
+/// Whether a version is older than another; what is no version is not.
+pub fn is_older(version: &str, than: (u32, u32)) -> bool {
+    let mut parts = version.split(|character: char| !character.is_ascii_digit());
+    let mut number = || parts.next().and_then(|part| part.parse::<u32>().ok());
+    match (number(), number()) {
+        (Some(major), Some(minor)) => (major, minor) < than,
+        (_, _) => false,
+    }
+}
+
+/// The first word that looks like one: `Docker version 26.1.5+dfsg1, build …`,
+/// `containerd PACKAGE v1.7.24 …`, `runc version 1.1.15`.
+fn version(output: &str) -> Option<&str> {
+    output
+        .split_whitespace()
+        .map(|word| word.trim_start_matches('v').trim_end_matches(','))
+        .find(|word| word.starts_with(|first: char| first.is_ascii_digit()) && word.contains('.'))
+}
+
+/// The standard output of `PROGRAM --version`.
+fn output(program: &Path, config: &Config) -> Option<String> {
+    let null = File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/null")
+        .ok()?;
+    let (reader, writer) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).ok()?;
+    let pid = spawn(&Child {
+        path: program,
+        arguments: vec![program.as_os_str(), OsStr::new("--version")],
+        environment: &config.environment,
+        stdio: Some([null.as_fd(), writer.as_fd(), null.as_fd()]),
+        descriptors: Vec::new(),
+        session: Session::Own,
+        dies_with_parent: false,
+        oom_score_adj: None,
+        mask: &SigSet::thread_get_mask().ok()?,
+        umask: None,
+    })
+    .ok()?;
+    drop(writer);
+    let bytes = read(File::from(reader));
+    // It has nothing more to say.
+    let _ = sys::kill(pid, libc::SIGKILL);
+    let _ = waitpid(pid, None);
+    Some(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// What comes in time.
+fn read(mut pipe: File) -> Vec<u8> {
+    let deadline = Instant::now() + PATIENCE;
+    let mut bytes = Vec::new();
+    let mut part = [0; BYTES];
+    while bytes.len() < BYTES {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
+        let mut descriptors = [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
+        if !poll(&mut descriptors, timeout).is_ok_and(|count| count > 0) {
+            break;
+        }
+        match pipe.read(&mut part) {
+            Ok(0) | Err(_) => break,
+            Ok(count) => bytes.extend(part.iter().take(count)),
+        }
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_the_programs_own_words() {
+        for (output, expected) in [
+            (
+                "Docker version 26.1.5+dfsg1, build 411e817\n",
+                Some("26.1.5+dfsg1"),
+            ),
+            (
+                "containerd github.com/containerd/containerd 1.7.24~ds1 1.7.24~ds1-6\n",
+                Some("1.7.24~ds1"),
+            ),
+            (
+                "containerd containerd.io v2.1.4 75cb2b7193e4\n",
+                Some("2.1.4"),
+            ),
+            (
+                "runc version 1.1.15+ds1\ncommit: 1.1.15\n",
+                Some("1.1.15+ds1"),
+            ),
+            ("nothing of the kind\n", None),
+        ] {
+            assert_eq!(version(output), expected, "{output:?}");
+        }
+    }
+
+    #[test]
+    fn compares_versions_as_numbers() {
+        for (version, expected) in [
+            ("20.10.24+dfsg1", false),
+            ("26.1.5+dfsg1", false),
+            ("19.03.15", true),
+            ("20.9.0", true),
+            ("dev", false),
+        ] {
+            assert_eq!(is_older(version, OLDEST), expected, "{version}");
+        }
+    }
+}

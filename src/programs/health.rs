@@ -1,0 +1,208 @@
+//! `dind health`: whether the daemon of this container answers, for HEALTHCHECK and for
+//! the probes of Kubernetes. It runs beside PID 1, as a process of its own.
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+
+use crate::api::ping::{Ping, Progress};
+use crate::api::readiness;
+use crate::facts;
+use crate::input::config::Config;
+use crate::input::contract::Contract;
+use crate::input::dockerd_options::DockerdOptions;
+use crate::input::request::Health;
+use crate::messages::fault::Fault;
+
+/// How long an answer may take where nobody said how long.
+const PROMPT: Duration = Duration::from_secs(5);
+
+/// Asks the daemon, by the Unix sockets that PID 1's arguments, the environment and
+/// daemon.json name. The fault, with status 1, has the reason.
+pub fn check(config: &Config, how: Health) -> Result<(), Fault> {
+    let sockets = sockets(config)?;
+    let deadline = Instant::now() + how.wait.unwrap_or(PROMPT);
+    // Watched before the first look, so that no socket appears in between.
+    let watch = how.wait.map(|_| watch(&sockets)).transpose()?;
+    loop {
+        let reason = match answered(&sockets, deadline) {
+            Ok(()) => {
+                let left = deadline.saturating_duration_since(Instant::now());
+                if readiness::is_complete(how.wait.map(|_| left)) {
+                    return Ok(());
+                }
+                return Err(unhealthy(
+                    "images are being loaded, or post-start hooks run",
+                ));
+            }
+            Err(reason) => reason,
+        };
+        let appeared = watch.as_ref().is_some_and(|watch| {
+            let appeared = readable(watch.as_fd(), deadline);
+            // Emptied; which of them it was is seen by asking again.
+            let _ = watch.read_events();
+            appeared
+        });
+        if !appeared {
+            return Err(unhealthy(&reason));
+        }
+    }
+}
+
+fn unhealthy(reason: &str) -> Fault {
+    Fault::failure(format!("not healthy: {reason}; see the container's log"))
+}
+
+/// dockerd's options by PID 1's arguments, the environment and daemon.json.
+pub fn options(config: &Config) -> Result<DockerdOptions, Fault> {
+    let arguments: Vec<OsString> = config
+        .daemon_arguments
+        .iter()
+        .cloned()
+        .chain(daemon_arguments(
+            &fs::read("/proc/1/cmdline").unwrap_or_default(),
+        ))
+        .collect();
+    let (path, _) = DockerdOptions::config_file(&arguments);
+    let text = facts::daemon_json(&path, false)?;
+    let file = text.as_deref().map(|text| (path.as_path(), text));
+    DockerdOptions::read(&arguments, file)
+}
+
+/// The sockets on which the daemon may listen, the likeliest first.
+fn sockets(config: &Config) -> Result<Vec<PathBuf>, Fault> {
+    let options = options(config)?;
+    let named = options.addresses().filter_map(|address| {
+        let path = address.strip_prefix("unix://")?;
+        (!path.is_empty()).then(|| PathBuf::from(path))
+    });
+    let usual = config.socket_path(Contract::Dind);
+    let mut sockets: Vec<PathBuf> = named.collect();
+    sockets.retain(|path| *path != usual);
+    sockets.insert(0, usual);
+    Ok(sockets)
+}
+
+/// dockerd's flags among the words of PID 1's command line, which is this program's or
+/// has it behind an init of its own: proc_pid_cmdline(5).
+fn daemon_arguments(command_line: &[u8]) -> Vec<OsString> {
+    let words = command_line
+        .split(|byte| *byte == 0)
+        .map(|word| OsStr::from_bytes(word).to_owned());
+    let is_program = |word: &OsString| {
+        let name = Path::new(word).file_name().and_then(OsStr::to_str);
+        name.is_some_and(|name| Contract::from_name(name).is_some())
+    };
+    let mut after = words
+        .skip_while(|word| !is_program(word))
+        .skip(1)
+        .peekable();
+    while after
+        .next_if(|word| is_program(word) || word == "dockerd")
+        .is_some()
+    {}
+    match after.peek() {
+        Some(first) if first.as_bytes().starts_with(b"-") => after.collect(),
+        Some(_) | None => Vec::new(),
+    }
+}
+
+/// Asks all of them at once. The error is the reason of the first.
+fn answered(sockets: &[PathBuf], deadline: Instant) -> Result<(), String> {
+    let mut reasons = Vec::new();
+    let mut asked: Vec<(&Path, Ping)> = Vec::new();
+    for socket in sockets {
+        match Ping::ask(socket) {
+            Ok(ping) => asked.push((socket, ping)),
+            Err(error) => reasons.push(format!("{}: {error}", socket.display())),
+        }
+    }
+    while !asked.is_empty() {
+        let mut waiting = Vec::new();
+        let pollable: Vec<_> = asked.iter().map(|(_, ping)| ping.as_fd()).collect();
+        if !any_readable(&pollable, deadline) {
+            let silent = asked
+                .iter()
+                .map(|(socket, _)| format!("{}: no answer in time", socket.display()));
+            reasons.splice(0..0, silent);
+            break;
+        }
+        for (socket, mut ping) in asked {
+            match ping.advance() {
+                Progress::Answered => return Ok(()),
+                Progress::Waiting => waiting.push((socket, ping)),
+                Progress::Refused(error) => reasons.push(format!("{}: {error}", socket.display())),
+            }
+        }
+        asked = waiting;
+    }
+    Err(reasons.into_iter().next().unwrap_or_default())
+}
+
+/// Tells when something is made in the directories of the sockets: inotify(7). Of a
+/// directory that is not there yet, the nearest one that is.
+fn watch(sockets: &[PathBuf]) -> Result<Inotify> {
+    let watch = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)
+        .context("cannot watch for the socket; raise fs.inotify.max_user_instances")?;
+    for socket in sockets {
+        let directory = socket
+            .ancestors()
+            .skip(1)
+            .find(|directory| directory.is_dir());
+        let made = AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO;
+        if let Some(directory) = directory {
+            watch.add_watch(directory, made).with_context(|| {
+                format!(
+                    "cannot watch {}; raise fs.inotify.max_user_watches",
+                    directory.display()
+                )
+            })?;
+        }
+    }
+    Ok(watch)
+}
+
+fn readable(descriptor: std::os::fd::BorrowedFd<'_>, deadline: Instant) -> bool {
+    any_readable(&[descriptor], deadline)
+}
+
+fn any_readable(descriptors: &[std::os::fd::BorrowedFd<'_>], deadline: Instant) -> bool {
+    let mut descriptors: Vec<PollFd<'_>> = descriptors
+        .iter()
+        .map(|descriptor| PollFd::new(*descriptor, PollFlags::POLLIN))
+        .collect();
+    let left = deadline.saturating_duration_since(Instant::now());
+    let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+    poll(&mut descriptors, timeout).is_ok_and(|count| count > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_dockerds_flags_on_the_command_line_of_pid_1() {
+        for (line, flags) in [
+            ("/usr/local/bin/dind\0-H\0unix:///x\0", "-H unix:///x"),
+            ("dind\0dockerd\0--debug\0", "--debug"),
+            (
+                "/sbin/docker-init\0--\0dind\0dockerd-entrypoint.sh\0-D\0",
+                "-D",
+            ),
+            ("dind\0bash\0-c\0true\0", ""),
+            ("sleep\0-1\0", ""),
+            ("", ""),
+        ] {
+            let found = daemon_arguments(line.as_bytes());
+            let found: Vec<_> = found.iter().map(|word| word.to_string_lossy()).collect();
+            assert_eq!(found.join(" ").trim_end(), flags, "{line:?}");
+        }
+    }
+}

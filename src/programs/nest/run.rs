@@ -1,0 +1,54 @@
+//! One level makes the next: the image, and `docker run`.
+
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+
+use super::docker::Docker;
+use super::image;
+use super::limits::{self, Image, Room};
+use crate::facts::surroundings;
+use crate::input::config::Config;
+use crate::input::nest::Nest;
+use crate::messages::fault::Fault;
+use crate::sys::signals::Signals;
+use crate::sys::spawn;
+
+/// Looks, in the outermost level and before anything is begun, whether there is room for
+/// all of them. An image is stored `copies` times for a container.
+pub fn check(nest: &Nest, config: &Config, data_root: &Path, copies: u64) -> Result<(), Fault> {
+    if nest.level > 1 {
+        return Ok(());
+    }
+    let tree = image::tree(config, data_root)?;
+    let image = Image {
+        bytes: tree.bytes(),
+        files: tree.files(),
+        copies,
+    };
+    limits::check(nest.depth, image, Room::read(data_root)?)
+}
+
+/// Makes the level inside this one and becomes the docker CLI that waits for it.
+pub fn run(nest: &Nest, config: &Config) -> Result<std::convert::Infallible, Fault> {
+    let signals = Signals::block()?;
+    let mut environment = config.environment.clone();
+    let variables = super::environment(&mut environment, config.stop_timeout, nest.levels_below());
+    let variables: Vec<OsString> = variables.into_iter().map(OsStr::to_owned).collect();
+    let mut docker = Docker::find(config, &environment, &signals)?;
+    let data_root = docker.output(&["info", "--format={{.DockerRootDir}}"])?;
+    let data_root = PathBuf::from(data_root.trim_end());
+    let tree = image::tree(config, &data_root)?;
+    let whose = format!("level {} of {}", nest.level.saturating_add(1), nest.depth);
+    let image = image::give(&mut docker, &tree, config, &data_root, &whose)?;
+    drop(tree);
+    let variables: Vec<&OsStr> = variables.iter().map(OsString::as_os_str).collect();
+    let words = super::docker_run(nest, &image, surroundings::stdin(), &variables);
+    let arguments: Vec<&OsStr> = std::iter::once(OsStr::new("docker"))
+        .chain(words.iter().map(OsString::as_os_str))
+        .collect();
+    signals.restore()?;
+    Err(
+        spawn::become_program(docker.path(), &arguments, &environment)
+            .fault(docker.path().as_os_str()),
+    )
+}

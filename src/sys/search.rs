@@ -1,0 +1,38 @@
+//! Programs, searched in `PATH`.
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use crate::messages::fault::{Fault, NOT_FOUND};
+
+/// The program that execvp(3) would find for `name`.
+pub fn search(name: &str, search_path: &OsStr) -> Option<PathBuf> {
+    std::env::split_paths(search_path)
+        .map(|directory| directory.join(name))
+        .find(|path| is_executable(path))
+}
+
+/// Whether a path leads to a file that somebody may execute.
+pub fn is_executable(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+}
+
+/// The file of a command, found as a shell would.
+pub fn find(words: &[OsString], search_path: &OsStr) -> Result<PathBuf, Fault> {
+    let name = words.first().map(OsString::as_os_str).unwrap_or_default();
+    if name.as_encoded_bytes().contains(&b'/') {
+        return Ok(PathBuf::from(name));
+    }
+    name.to_str()
+        .and_then(|text| search(text, search_path))
+        .ok_or_else(|| Fault {
+            status: NOT_FOUND,
+            message: format!(
+                "{}: not found in PATH ({}); check its spelling",
+                name.to_string_lossy(),
+                search_path.to_string_lossy()
+            ),
+        })
+}

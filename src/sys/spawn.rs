@@ -1,0 +1,340 @@
+//! Starting a child: session or process group, descriptors, signals, exec.
+//!
+//! `std::process::Command` cannot do it: `LISTEN_PID` must be the child's own pid,
+//! which exists only after the fork, and descriptors must land on given numbers.
+
+use std::ffi::{CString, OsStr, OsString};
+use std::fmt;
+use std::io::Write;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::prctl;
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::{ForkResult, Pid};
+
+use crate::messages::fault::{FAILURE, Fault, NOT_EXECUTABLE, NOT_FOUND};
+use crate::sys;
+use crate::sys::terminal::{self, Terminal};
+
+/// How long exec may take before the child is taken to be on its way: a program on
+/// a file system that hangs must not hang PID 1.
+const EXEC_DEADLINE_MS: u16 = 10_000;
+
+/// The first number of the descriptors that a child gets: sd_listen_fds(3).
+const FIRST_DESCRIPTOR: RawFd = 3;
+
+/// What the child is to the terminal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Session {
+    /// A session of its own: no key of the terminal reaches it.
+    Own,
+    /// The foreground of the terminal, when there is one; else a process group.
+    Foreground(Terminal),
+}
+
+/// A child to start.
+pub struct Child<'a> {
+    /// The file to execute.
+    pub path: &'a Path,
+    /// argv, with argv\[0\].
+    pub arguments: Vec<&'a OsStr>,
+    /// The environment. `LISTEN_PID` and `LISTEN_FDS` are added where there are
+    /// descriptors.
+    pub environment: &'a [(OsString, OsString)],
+    /// Standard input, output and error; this process's own where it is `None`.
+    pub stdio: Option<[BorrowedFd<'a>; 3]>,
+    /// Descriptors for the child, from number 3 on.
+    pub descriptors: Vec<BorrowedFd<'a>>,
+    /// Its place on the terminal.
+    pub session: Session,
+    /// Whether it is killed when this process ends: prctl(2), PR_SET_PDEATHSIG.
+    pub dies_with_parent: bool,
+    /// `oom_score_adj` to try for: only a wish, as lowering it takes
+    /// CAP_SYS_RESOURCE.
+    pub oom_score_adj: Option<i16>,
+    /// The signal mask to run with: the one that this process was started with.
+    pub mask: &'a SigSet,
+    /// The file mode creation mask to run with; this process's own where it is `None`.
+    pub umask: Option<Mode>,
+}
+
+/// Why a child did not start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SpawnError {
+    /// The step that failed.
+    step: Step,
+    /// How.
+    errno: Errno,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Prepare,
+    Fork,
+    Exec,
+}
+
+impl SpawnError {
+    /// The exit status that a shell would have for it.
+    pub fn status(self) -> u8 {
+        match (self.step, self.errno) {
+            (Step::Exec, Errno::ENOENT | Errno::ENOTDIR) => NOT_FOUND,
+            (Step::Exec, _) => NOT_EXECUTABLE,
+            (Step::Prepare | Step::Fork, _) => FAILURE,
+        }
+    }
+
+    /// The error as the last word on `program`.
+    pub fn fault(self, program: &OsStr) -> Fault {
+        Fault {
+            status: self.status(),
+            message: format!("cannot run {}: {self}", program.to_string_lossy()),
+        }
+    }
+}
+
+impl fmt::Display for SpawnError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let errno = self.errno.desc();
+        match (self.step, self.errno) {
+            (Step::Exec, Errno::ENOENT) => {
+                write!(
+                    formatter,
+                    "{errno}; check its spelling, or its interpreter's"
+                )
+            }
+            (Step::Exec, Errno::EACCES) => write!(formatter, "{errno}; check its mode"),
+            (Step::Exec, Errno::ENOEXEC) => {
+                write!(formatter, "{errno}; a script needs a first line with #!")
+            }
+            (Step::Exec, _) => write!(formatter, "{errno}"),
+            (Step::Fork, _) => write!(formatter, "fork: {errno}; raise the container's pids limit"),
+            (Step::Prepare, Errno::EINVAL) => {
+                write!(formatter, "{errno}; check its words for a NUL byte")
+            }
+            (Step::Prepare, Errno::EMFILE | Errno::ENFILE) => {
+                write!(formatter, "{errno}; raise the limit of open files")
+            }
+            (Step::Prepare, _) => {
+                write!(
+                    formatter,
+                    "{errno}; see whether a seccomp profile forbids something"
+                )
+            }
+        }
+    }
+}
+
+impl std::error::Error for SpawnError {}
+
+/// Strings as execve(2) takes them.
+struct Image {
+    path: CString,
+    arguments: Vec<CString>,
+    environment: Vec<CString>,
+}
+
+/// Starts a child and returns when it has executed its program, or failed to.
+pub fn spawn(child: &Child<'_>) -> Result<Pid, SpawnError> {
+    begin(child)?.finish()
+}
+
+/// A child on its way to its program.
+#[derive(Debug)]
+pub struct Begun {
+    /// Its pid, which a failure does not change: it is reaped like any other.
+    pub pid: Pid,
+    report: OwnedFd,
+}
+
+impl Begun {
+    /// Returns when the child has executed its program, or failed to.
+    pub fn finish(self) -> Result<Pid, SpawnError> {
+        reported(&self.report).map_or(Ok(self.pid), Err)
+    }
+}
+
+/// Starts a child and does not wait for it: several that begin together do not wait
+/// for each other either, and on a busy machine each wait is a few milliseconds.
+pub fn begin(child: &Child<'_>) -> Result<Begun, SpawnError> {
+    let prepare = |errno| SpawnError {
+        step: Step::Prepare,
+        errno,
+    };
+    let image = image(child).map_err(prepare)?;
+    let above = first_free(child.descriptors.len()).map_err(prepare)?;
+    let (reader, writer) = report_pipe(above).map_err(prepare)?;
+    match sys::fork().map_err(|errno| SpawnError {
+        step: Step::Fork,
+        errno,
+    })? {
+        ForkResult::Parent { child } => Ok(Begun {
+            pid: child,
+            report: reader,
+        }),
+        ForkResult::Child => {
+            let error = become_child(child, image, above);
+            let report = [
+                u8::from(error.step == Step::Exec),
+                u8::try_from(error.errno as i32).unwrap_or(0),
+            ];
+            // Nobody reads it if this fails, and the status below still says it.
+            let _ = std::fs::File::from(writer).write_all(&report);
+            sys::exit_child(i32::from(error.status()))
+        }
+    }
+}
+
+/// Replaces this process by a program. Returns only when that failed.
+pub fn become_program(
+    path: &Path,
+    arguments: &[&OsStr],
+    environment: &[(OsString, OsString)],
+) -> SpawnError {
+    let error = |step| move |errno| SpawnError { step, errno };
+    let run = || {
+        let arguments = strings(arguments.iter().copied()).map_err(error(Step::Prepare))?;
+        let environment = variables(environment).map_err(error(Step::Prepare))?;
+        let path = string(path.as_os_str()).map_err(error(Step::Prepare))?;
+        sys::default_action(Signal::SIGPIPE).map_err(error(Step::Prepare))?;
+        nix::unistd::execve(&path, &arguments, &environment).map_err(error(Step::Exec))
+    };
+    match run() {
+        Ok(never) => match never {},
+        Err(error) => error,
+    }
+}
+
+/// A pipe that exec closes. Its writing end is numbered `above` or higher, out of the
+/// way of the descriptors that the child gets; its first number is closed here, or
+/// the reader would never see the end.
+fn report_pipe(above: RawFd) -> nix::Result<(OwnedFd, OwnedFd)> {
+    let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+    Ok((reader, raise(writer.as_fd(), above)?))
+}
+
+/// What the child wrote before it ended; nothing when exec closed the pipe.
+fn reported(reader: &OwnedFd) -> Option<SpawnError> {
+    let mut ready = [PollFd::new(reader.as_fd(), PollFlags::POLLIN)];
+    poll(&mut ready, PollTimeout::from(EXEC_DEADLINE_MS))
+        .ok()
+        .filter(|count| *count > 0)?;
+    let mut report = [0_u8; 2];
+    match nix::unistd::read(reader, &mut report) {
+        Ok(2) => {
+            let [exec, errno] = report;
+            Some(SpawnError {
+                step: if exec == 1 { Step::Exec } else { Step::Prepare },
+                errno: Errno::from_raw(i32::from(errno)),
+            })
+        }
+        Ok(_) | Err(_) => None,
+    }
+}
+
+fn image(child: &Child<'_>) -> nix::Result<Image> {
+    let mut environment = variables(child.environment)?;
+    if !child.descriptors.is_empty() {
+        environment.push(string(OsStr::new(&format!(
+            "LISTEN_FDS={}",
+            child.descriptors.len()
+        )))?);
+    }
+    Ok(Image {
+        path: string(child.path.as_os_str())?,
+        arguments: strings(child.arguments.iter().copied())?,
+        environment,
+    })
+}
+
+fn string(word: &OsStr) -> nix::Result<CString> {
+    CString::new(word.as_bytes()).map_err(|_| Errno::EINVAL)
+}
+
+fn strings<'a>(words: impl Iterator<Item = &'a OsStr>) -> nix::Result<Vec<CString>> {
+    words.map(string).collect()
+}
+
+fn variables(environment: &[(OsString, OsString)]) -> nix::Result<Vec<CString>> {
+    let joined = environment.iter().map(|(name, value)| {
+        let mut variable = name.clone();
+        variable.push("=");
+        variable.push(value);
+        variable
+    });
+    joined.map(|variable| string(&variable)).collect()
+}
+
+/// The child's side of the fork, up to exec.
+fn become_child(child: &Child<'_>, mut image: Image, above: RawFd) -> SpawnError {
+    let mut run = || -> Result<std::convert::Infallible, SpawnError> {
+        let prepare = |errno| SpawnError {
+            step: Step::Prepare,
+            errno,
+        };
+        match child.session {
+            Session::Own => drop(nix::unistd::setsid().map_err(prepare)?),
+            Session::Foreground(terminal) => terminal::take(terminal).map_err(prepare)?,
+        }
+        if child.dies_with_parent {
+            prctl::set_pdeathsig(Signal::SIGKILL).map_err(prepare)?;
+        }
+        if let Some(score) = child.oom_score_adj {
+            // Refused without CAP_SYS_RESOURCE, and no reason not to run.
+            let _ = std::fs::write("/proc/self/oom_score_adj", score.to_string());
+        }
+        place_descriptors(child, above).map_err(prepare)?;
+        if !child.descriptors.is_empty() {
+            let own = format!("LISTEN_PID={}", std::process::id());
+            image
+                .environment
+                .push(string(OsStr::new(&own)).map_err(prepare)?);
+        }
+        if let Some(mode) = child.umask {
+            umask(mode);
+        }
+        sys::default_action(Signal::SIGPIPE).map_err(prepare)?;
+        sigprocmask(SigmaskHow::SIG_SETMASK, Some(child.mask), None).map_err(prepare)?;
+        nix::unistd::execve(&image.path, &image.arguments, &image.environment).map_err(|errno| {
+            SpawnError {
+                step: Step::Exec,
+                errno,
+            }
+        })
+    };
+    match run() {
+        Ok(never) => match never {},
+        Err(error) => error,
+    }
+}
+
+/// The first number above those that a child's descriptors get.
+fn first_free(descriptors: usize) -> nix::Result<RawFd> {
+    let count = RawFd::try_from(descriptors).map_err(|_| Errno::EMFILE)?;
+    FIRST_DESCRIPTOR.checked_add(count).ok_or(Errno::EMFILE)
+}
+
+/// A copy of a descriptor, numbered `above` or higher, that closes at exec.
+fn raise(descriptor: BorrowedFd<'_>, above: RawFd) -> nix::Result<OwnedFd> {
+    fcntl(descriptor, FcntlArg::F_DUPFD_CLOEXEC(above)).map(sys::own)
+}
+
+/// Puts every descriptor on its number. All are first copied above the numbers that
+/// are to be filled, so that none is overwritten before it is placed.
+fn place_descriptors(child: &Child<'_>, above: RawFd) -> nix::Result<()> {
+    let standard = child.stdio.into_iter().flatten().zip(0..);
+    let numbered = child.descriptors.iter().copied().zip(FIRST_DESCRIPTOR..);
+    let placed: Vec<(OwnedFd, RawFd)> = standard
+        .chain(numbered)
+        .map(|(descriptor, number)| Ok((raise(descriptor, above)?, number)))
+        .collect::<nix::Result<_>>()?;
+    placed
+        .iter()
+        .try_for_each(|(descriptor, number)| sys::duplicate_onto(descriptor.as_fd(), *number))
+}

@@ -1,0 +1,311 @@
+//! The TLS files of a daemon and its clients: made as docker-library's entrypoint makes
+//! them, or, where they are the user's own, verified.
+//!
+//! `ca` has the authority, `server` what dockerd gets, `client` what is shared with
+//! clients. [`mod@decide`] is pure; [`files`] reads, locks and writes.
+
+pub mod certificate;
+pub mod decide;
+mod der;
+pub mod files;
+pub mod issue;
+pub mod key;
+pub mod purpose;
+pub mod verify;
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result};
+use rcgen::KeyPair;
+
+use crate::input::san::Name;
+use decide::{Decision, LEAST, Managed, Pair, decide};
+use files::{CERTIFICATE_MODE, CLIENT_KEY_MODE, KEY_MODE};
+use files::{Change, Content, Directory, Files, Locked};
+use issue::Authority;
+use purpose::Purpose;
+
+/// What was done, for the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    directory: PathBuf,
+    made: Made,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Made {
+    /// The certificates that were made.
+    Anew(Vec<Reason>),
+    /// They are the user's.
+    Users,
+}
+
+/// What was made, and why.
+type Reason = (&'static str, &'static str);
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "certificates in {}: ", self.directory.display())?;
+        match &self.made {
+            Made::Users => write!(formatter, "your own, verified"),
+            Made::Anew(made) if made.is_empty() => write!(formatter, "kept"),
+            Made::Anew(made) => {
+                let made: Vec<String> = made
+                    .iter()
+                    .map(|(what, why)| format!("{what} ({why})"))
+                    .collect();
+                write!(formatter, "made {}", made.join(", "))
+            }
+        }
+    }
+}
+
+/// Makes the files below `directory`, or those of them that are missing, do not fit
+/// `names` or expire soon; verifies them where they are the user's own. Where nothing has
+/// to be made nothing is written, and where nothing can be written, what is still valid is
+/// kept: a read-only directory cannot know the address of the next container. Several
+/// daemons may do this at once.
+pub fn prepare(directory: &Path, names: &BTreeSet<Name>, now: SystemTime) -> Result<Outcome> {
+    let now = now
+        .duration_since(UNIX_EPOCH)
+        .context("the clock is before 1970; set it")?;
+    let context = || format!("the certificates in {}", directory.display());
+    // Without any, rcgen panics over a key that it reads.
+    issue::random(&mut [0]).with_context(context)?;
+    let look = |names: &BTreeSet<Name>, left: Duration| -> Result<(Files, Decision)> {
+        let files = Files::read(directory)?;
+        let decision = decide(&files, names, now, left).with_context(context)?;
+        Ok((files, decision))
+    };
+    let make = || -> Result<(Made, Vec<String>)> {
+        let locked = Locked::open(directory)?;
+        // Another daemon may have made them in the meantime.
+        let (files, managed) = match look(names, LEAST)? {
+            (files, Decision::Manage(managed)) => (files, managed),
+            (_, Decision::Users(warnings)) => return Ok((Made::Users, warnings)),
+        };
+        let (changes, made) = changes(&files, *managed, now).with_context(context)?;
+        locked.carry_out(&changes)?;
+        files::share_client_key(directory);
+        Ok((Made::Anew(made), locked.warnings))
+    };
+    let (made, warnings) = match look(names, LEAST)? {
+        (_, Decision::Users(warnings)) => (Made::Users, warnings),
+        (files, Decision::Manage(managed)) if managed.is_complete(&files) => {
+            files::share_client_key(directory);
+            (Made::Anew(Vec::new()), Vec::new())
+        }
+        (_, Decision::Manage(_)) => make().or_else(|error| {
+            let nothing = BTreeSet::new();
+            match look(&nothing, Duration::ZERO)? {
+                (files, Decision::Manage(managed)) if managed.is_complete(&files) => {
+                    let warning = format!("{error:#}; {}", managed.shortcomings(names, now));
+                    Ok((Made::Anew(Vec::new()), vec![warning]))
+                }
+                _ => Err(error),
+            }
+        })?,
+    };
+    Ok(Outcome {
+        directory: directory.to_owned(),
+        made,
+        warnings,
+    })
+}
+
+/// Makes what is missing, as changes in an order in which every reader finds what fits:
+/// the client's files last, and of those `ca.pem`, which clients wait for.
+fn changes(files: &Files, managed: Managed, now: Duration) -> Result<(Vec<Change>, Vec<Reason>)> {
+    let mut changes = Vec::new();
+    let mut made = Vec::new();
+    let ca_pem = files.ca.certificate.clone();
+    let key = kept_or_made(managed.ca.key, Directory::Ca, KEY_MODE, &mut changes)?;
+    let (authority, ca_pem) = match (managed.ca.certificate, ca_pem) {
+        (Ok(certificate), Some(content)) => {
+            let authority = Authority {
+                pem: String::new(),
+                certificate,
+                key,
+            };
+            (authority, content)
+        }
+        (Ok(_), None) => anyhow::bail!("ca/cert.pem is gone; start again"),
+        (Err(why), _) => {
+            made.push(("ca", why));
+            let authority = issue::authority(key, now)?;
+            let content = authority.pem.clone().into_bytes();
+            changes.push(write(
+                Directory::Ca,
+                "cert.pem",
+                CERTIFICATE_MODE,
+                content.clone(),
+            ));
+            (authority, content)
+        }
+    };
+    let mut side = |directory,
+                    pair: Pair,
+                    mode,
+                    purpose,
+                    names: &BTreeSet<Name>,
+                    old: &Content|
+     -> Result<()> {
+        // Whoever waits for ca.pem shall find a key and a certificate that fit.
+        let is_new = old.as_ref() != Some(&ca_pem) || pair.key.is_none();
+        if is_new && old.is_some() {
+            changes.push(Change::Remove {
+                directory,
+                name: "ca.pem",
+            });
+        }
+        let key = kept_or_made(pair.key, directory, mode, &mut changes)?;
+        if let Err(why) = pair.certificate {
+            made.push((directory.name(), why));
+            let pem = issue::leaf(purpose, names, &key, &authority, now)
+                .context("ca/cert.pem cannot be used; remove it to have another made")?;
+            changes.push(write(
+                directory,
+                "cert.pem",
+                CERTIFICATE_MODE,
+                pem.into_bytes(),
+            ));
+        }
+        if is_new {
+            changes.push(write(directory, "ca.pem", CERTIFICATE_MODE, ca_pem.clone()));
+        }
+        Ok(())
+    };
+    side(
+        Directory::Server,
+        managed.server,
+        KEY_MODE,
+        Purpose::Server,
+        &managed.names,
+        &files.server.ca,
+    )?;
+    let nobody = BTreeSet::new();
+    side(
+        Directory::Client,
+        managed.client,
+        CLIENT_KEY_MODE,
+        Purpose::Client,
+        &nobody,
+        &files.client.ca,
+    )?;
+    Ok((changes, made))
+}
+
+fn kept_or_made(
+    key: Option<KeyPair>,
+    directory: Directory,
+    mode: u32,
+    changes: &mut Vec<Change>,
+) -> Result<KeyPair> {
+    match key {
+        Some(key) => Ok(key),
+        None => {
+            let key = key::make()?;
+            let pem = key.serialize_pem().into_bytes();
+            changes.push(write(directory, "key.pem", mode, pem));
+            Ok(key)
+        }
+    }
+}
+
+fn write(directory: Directory, name: &'static str, mode: u32, content: Vec<u8>) -> Change {
+    Change::Write {
+        directory,
+        name,
+        mode,
+        content,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use files::Contents;
+
+    const NOW: Duration = Duration::from_secs(2_000_000_000);
+
+    fn managed(files: &Files, names: &BTreeSet<Name>) -> Managed {
+        match decide(files, names, NOW, LEAST) {
+            Ok(Decision::Manage(managed)) => *managed,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Makes what is missing; the order in which it is, as `removed` or written files.
+    fn make(files: &mut Files, names: &BTreeSet<Name>) -> Vec<String> {
+        let (changes, _) = changes(files, managed(files, names), NOW).unwrap_or_default();
+        let mut order = Vec::new();
+        for change in changes {
+            let (sign, directory, name, content) = match change {
+                Change::Write {
+                    directory,
+                    name,
+                    content,
+                    ..
+                } => ("", directory, name, Some(content)),
+                Change::Remove { directory, name } => ("-", directory, name, None),
+            };
+            order.push(format!("{sign}{}/{name}", directory.name()));
+            let contents: &mut Contents = match directory {
+                Directory::Ca => &mut files.ca,
+                Directory::Server => &mut files.server,
+                Directory::Client => &mut files.client,
+            };
+            match name {
+                "ca.pem" => contents.ca = content,
+                "cert.pem" => contents.certificate = content,
+                _ => contents.key = content,
+            }
+        }
+        order
+    }
+
+    const SERVER: [&str; 3] = ["server/key.pem", "server/cert.pem", "server/ca.pem"];
+    const CLIENT: [&str; 3] = ["client/key.pem", "client/cert.pem", "client/ca.pem"];
+
+    #[test]
+    fn the_authoritys_key_is_first_and_the_clients_ca_pem_is_last() {
+        let mut files = Files::default();
+        let names = [Name::Dns("docker".into())].into();
+        let order = make(&mut files, &names);
+        let all = [&["ca/key.pem", "ca/cert.pem"], &SERVER[..], &CLIENT[..]].concat();
+        assert_eq!(order, all);
+        // And then there is nothing left to do.
+        assert!(managed(&files, &names).is_complete(&files));
+        assert_eq!(make(&mut files, &names), Vec::<String>::new());
+    }
+
+    #[test]
+    fn ca_pem_is_withdrawn_while_what_it_stands_for_is_replaced() {
+        let nobody = BTreeSet::new();
+        let mut made = Files::default();
+        make(&mut made, &nobody);
+        let with = |change: fn(&mut Files)| {
+            let mut files = made.clone();
+            change(&mut files);
+            let order = make(&mut files, &nobody);
+            assert!(managed(&files, &nobody).is_complete(&files));
+            order
+        };
+        let withdrawn = [&["-client/ca.pem"], &CLIENT[..]].concat();
+        assert_eq!(with(|files| files.client.key = None), withdrawn);
+        let order = with(|files| files.ca.certificate = None);
+        let server = ["-server/ca.pem", "server/cert.pem", "server/ca.pem"];
+        let client = ["-client/ca.pem", "client/cert.pem", "client/ca.pem"];
+        assert_eq!(order, [&["ca/cert.pem"], &server[..], &client[..]].concat());
+        // The key goes on, so the old one fits until the new one is there.
+        assert_eq!(
+            with(|files| files.client.certificate = None),
+            ["client/cert.pem"]
+        );
+    }
+}
