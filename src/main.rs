@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use dind::apply::{self, sockets};
 use dind::facts::surroundings;
-use dind::facts::{self, Facts};
+use dind::facts::{Facts, daemon_json};
 use dind::input::cli;
 use dind::input::config::{self, Config};
 use dind::input::dockerd_options::DockerdOptions;
@@ -14,14 +14,15 @@ use dind::input::request::{self, Request, Start};
 use dind::messages::fault::Fault;
 use dind::messages::line::one_line;
 use dind::messages::logging;
+use dind::plan;
 use dind::plan::engine::Engine;
 use dind::plan::inputs::Inputs;
+use dind::plan::outcome::{Outcome, Plan};
 use dind::plan::role::{self, Role};
-use dind::plan::{self, Outcome, Plan};
 use dind::programs::{doctor, health, nest};
 use dind::supervise;
 use dind::sys::signals::Signals;
-use dind::sys::{self, search, spawn};
+use dind::sys::{descriptors, search, spawn};
 use nix::sys::stat::{Mode, umask};
 use tracing::{Level, error, info, warn};
 
@@ -76,7 +77,7 @@ fn make_plan(config: &Config, start: &Start) -> Result<Plan, Fault> {
         }
         Role::Serve(_) | Role::Session { .. } => {
             let (path, asked) = DockerdOptions::config_file(&arguments);
-            let text = facts::daemon_json(&path, asked)?;
+            let text = daemon_json::read(&path, asked)?;
             DockerdOptions::read(
                 &arguments,
                 text.as_deref().map(|text| (path.as_path(), text)),
@@ -123,7 +124,7 @@ fn supervise_engine(
     started: Instant,
 ) -> Result<u8, Fault> {
     // A command that this process becomes may be waiting for some of them.
-    sys::close_inherited_descriptors().map_err(|error| {
+    descriptors::close_inherited_descriptors().map_err(|error| {
         Fault::failure(format!(
             "cannot close inherited descriptors: {error}; mount /proc"
         ))

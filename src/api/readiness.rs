@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::libc;
 
-use crate::sys;
+use crate::sys::lock;
 
 /// Not below `/run/dind`, which pods mount for a socket that their containers share.
 const FILE: &str = "/run/dind-provisioning";
@@ -49,7 +49,7 @@ pub fn is_complete(patience: Option<Duration>) -> bool {
         return true;
     };
     let locked = match patience.filter(|patience| !patience.is_zero()) {
-        Some(patience) => sys::lock(&file, libc::LOCK_SH, patience),
+        Some(patience) => lock::lock(&file, libc::LOCK_SH, patience),
         None => Flock::lock(file, FlockArg::LockSharedNonblock)
             .map(drop)
             .map_err(|(_, errno)| errno),

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 
-use crate::facts;
+use crate::facts::processes;
 
 /// How long to go on. An attempt takes some 100 µs and fails when a process is in the
 /// root that came within it, or that cannot be moved: one of another pid namespace,
@@ -84,7 +84,8 @@ pub fn delegate(root: &Path, leaf: &str) -> Result<Delegation> {
 }
 
 fn processes(root: &Path) -> Result<Vec<i32>> {
-    facts::processes(root).with_context(|| format!("cannot read {}/cgroup.procs", root.display()))
+    processes::in_cgroup(root)
+        .with_context(|| format!("cannot read {}/cgroup.procs", root.display()))
 }
 
 /// Moves every process that can be seen out of `root`. One that has ended meanwhile is
@@ -98,7 +99,7 @@ fn evacuate(root: &Path, leaf: &Path) -> Result<()> {
                 return Err(error).with_context(|| {
                     format!(
                         "cannot move process {pid} ({}) to {}; start the container with --privileged",
-                        facts::process_name(*pid),
+                        processes::name(*pid),
                         leaf.display()
                     )
                 });
@@ -177,7 +178,7 @@ fn named(processes: &[i32]) -> String {
         .take(SHOWN)
         .map(|pid| match pid {
             0 => "one of another pid namespace".to_owned(),
-            pid => format!("{pid} ({})", facts::process_name(*pid)),
+            pid => format!("{pid} ({})", processes::name(*pid)),
         })
         .collect();
     if processes.len() > SHOWN {

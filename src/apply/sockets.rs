@@ -17,7 +17,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::{chdir, fchdir};
 use tracing::warn;
 
-use crate::plan::engine::{Listener, Protection};
+use crate::plan::listener::{Listener, Protection};
 
 /// Owner and group, nobody else: whoever can connect is root.
 const SOCKET_MODE: u32 = 0o660;

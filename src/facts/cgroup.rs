@@ -3,7 +3,14 @@
 //! Sources: cgroups(7), cgroup_namespaces(7), Documentation/admin-guide/cgroup-v2.rst.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::path::Path;
+
+use anyhow::Result;
+use nix::sys::statfs;
+
+use super::mountinfo::MountTable;
+use super::proc;
 
 /// Where every container engine and systemd have the hierarchies.
 pub const CGROUP_ROOT: &str = "/sys/fs/cgroup";
@@ -139,6 +146,32 @@ pub struct CgroupFacts {
 }
 
 impl CgroupFacts {
+    /// Reads them.
+    pub fn read(mounts: &MountTable) -> Result<Self> {
+        let root = Path::new(CGROUP_ROOT);
+        let kind = match statfs::statfs(root) {
+            Ok(stat) if stat.filesystem_type() == statfs::CGROUP2_SUPER_MAGIC => RootMount::Cgroup2,
+            Ok(_) if mounts.at(root).is_some() => RootMount::Directory,
+            _ => RootMount::Nothing,
+        };
+        let words = |name: &str| -> BTreeSet<String> {
+            let text = fs::read_to_string(root.join(name)).unwrap_or_default();
+            text.split_whitespace().map(str::to_owned).collect()
+        };
+        let names = fs::read_dir(root).into_iter().flatten().flatten();
+        Ok(Self {
+            memberships: Membership::parse(&proc::text("/proc/self/cgroup")?),
+            root: kind,
+            entries: names
+                .filter_map(|entry| entry.file_name().into_string().ok())
+                .collect(),
+            unified: UnifiedRoot {
+                controllers: words("cgroup.controllers"),
+                enabled: words("cgroup.subtree_control"),
+            },
+        })
+    }
+
     /// The parent's layout. What is mounted decides; where nothing is, the
     /// hierarchies that this process is in do. The kernel lists version 2 once
     /// somebody has mounted it.

@@ -5,10 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use nix::sys::statvfs::{FsFlags, statvfs};
-
+use super::Facts;
 use super::cgroup::{CGROUP_ROOT, CgroupFacts, Hierarchy};
-use super::{Facts, existing};
+use super::space::Space;
 use crate::facts::mountinfo::MountTable;
 use crate::input::config::Config;
 use crate::sys::search::search;
@@ -33,7 +32,7 @@ pub struct Host {
     /// Whether user ids are those of a user namespace: user_namespaces(7).
     pub user_namespace: bool,
     /// What is left where the data root is or will be.
-    pub room: Option<Room>,
+    pub space: Option<Space>,
     /// The quotas of the kernel's.
     pub quotas: Quotas,
     /// The lowest limit of processes that this process is under.
@@ -70,17 +69,6 @@ pub enum Confinement {
     AppArmor(String),
     /// SELinux, with this context.
     Selinux(String),
-}
-
-/// What is left on a file system: statvfs(3).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Room {
-    /// Bytes for those who are not root.
-    pub bytes: u64,
-    /// Inodes, where the file system counts them.
-    pub inodes: Option<u64>,
-    /// Whether it is mounted read-only.
-    pub read_only: bool,
 }
 
 /// The kernel's quotas, `None` where they cannot be read: inotify(7), keyrings(7).
@@ -140,7 +128,7 @@ impl Host {
             status: Status::parse(&text("/proc/self/status")),
             confinement: Confinement::read(),
             user_namespace: is_user_namespace(&text("/proc/self/uid_map")),
-            room: Room::read(&facts.data_root.path),
+            space: Space::read(&facts.data_root.path),
             quotas: Quotas {
                 inotify_instances: number("/proc/sys/fs/inotify/max_user_instances"),
                 inotify_watches: number("/proc/sys/fs/inotify/max_user_watches"),
@@ -225,21 +213,6 @@ fn is_user_namespace(uid_map: &str) -> bool {
     let mut words = uid_map.split_whitespace();
     let first: Vec<&str> = words.by_ref().take(3).collect();
     !first.is_empty() && first != ["0", "0", "4294967295"]
-}
-
-impl Room {
-    /// Of the file system that `path` is on, or will be.
-    pub fn read(path: &Path) -> Option<Self> {
-        let found = statvfs(existing(path)?).ok()?;
-        Some(Self {
-            bytes: found
-                .blocks_available()
-                .saturating_mul(found.fragment_size()),
-            // btrfs and its kin have as many as they like, and say 0.
-            inodes: (found.files() > 0).then(|| found.files_available()),
-            read_only: found.flags().contains(FsFlags::ST_RDONLY),
-        })
-    }
 }
 
 /// The lowest `pids.max` between this process's cgroup and the top of what is in sight.

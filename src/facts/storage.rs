@@ -3,16 +3,19 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::sys::statfs::{self, FsType};
 use nix::unistd::{AccessFlags, access};
 
-use super::{existing, host};
+use super::paths::{existing, resolve};
+use super::proc;
+use super::space::Space;
 use crate::facts::mountinfo::MountTable;
-use crate::sys;
+use crate::input::config::{Config, Storage};
+use crate::sys::filesystem;
 use crate::sys::search::search;
 
 /// What an image is called that lies where its own file system is mounted: on a volume.
@@ -34,6 +37,30 @@ pub struct DataRoot {
     pub filesystem: Filesystem,
     /// What could be used instead. Looked at only where there is something to choose.
     pub means: Option<Means>,
+}
+
+impl DataRoot {
+    /// Reads it.
+    pub fn read(path: &Path, mounts: &MountTable, config: &Config) -> Self {
+        let path = resolve(path);
+        let filesystem = filesystem(&path);
+        let to_choose = filesystem != Filesystem::Other
+            || config.storage != Storage::Auto
+            || has_image(&path, mounts);
+        Self {
+            mode: fs::metadata(&path).ok().map(|found| found.mode() & 0o7777),
+            means: to_choose.then(|| Means::read(&path, mounts, &config.search_path)),
+            filesystem,
+            path,
+        }
+    }
+}
+
+/// Whether `directory` is on the container's own root file system, and on none that is
+/// mounted into it: what is there, nobody outside has put there.
+pub fn is_own(directory: &Path) -> bool {
+    let directory = resolve(directory);
+    proc::mounts().is_ok_and(|mounts| mounts.mount_point(&directory) == Some(Path::new("/")))
 }
 
 /// A file system type, by the magic number of statfs(2).
@@ -86,7 +113,7 @@ impl Means {
             }),
             vfs: data_root.join("image/vfs").is_dir() && !data_root.join("image/overlay2").exists(),
             made: has_image(data_root, mounts),
-            free: host::Room::read(&image).map_or(0, |room| room.bytes),
+            free: Space::read(&image).map_or(0, |space| space.bytes),
             image,
             mkfs: search("mkfs.ext4", search_path),
             loop_devices: may_open(LOOP_CONTROL) || fs::symlink_metadata(LOOP_CONTROL).is_err(),
@@ -167,7 +194,7 @@ pub fn filesystem(path: &Path) -> Filesystem {
 fn has_ftype(directory: &Path) -> bool {
     let directory = fs::File::open(directory).map_err(|_| Errno::ENOENT);
     directory
-        .and_then(|directory| sys::xfs_has_ftype(&directory))
+        .and_then(|directory| filesystem::xfs_has_ftype(&directory))
         .unwrap_or(true)
 }
 

@@ -6,7 +6,8 @@ use anyhow::Result;
 use nix::errno::Errno;
 use nix::sys::stat::{major, minor};
 
-use super::{effective_capabilities, mounts, resolve};
+use super::paths::resolve;
+use super::proc::{effective_capabilities, mounts};
 use crate::facts::mountinfo::MountTable;
 use crate::sys::nonblocking::connect;
 

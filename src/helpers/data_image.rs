@@ -21,8 +21,8 @@ use tracing::{info, warn};
 
 use crate::facts::storage::{LOOP_CONTROL, new_name};
 use crate::plan::engine::{DataImage, NewImage};
-use crate::sys;
 use crate::sys::spawn::{self, Child, Session};
+use crate::sys::{lock, loop_device};
 
 /// The numbers of loop devices and of what gives them: devices.txt of the kernel.
 const LOOP_MAJOR: u64 = 7;
@@ -91,7 +91,7 @@ fn open(path: &Path, create: bool) -> Result<File> {
         }
         Err((file, Errno::EWOULDBLOCK)) => {
             info!("waiting for {shown}, which another container has mounted");
-            sys::lock(&file, libc::LOCK_EX, FOR_EVER)
+            lock::lock(&file, libc::LOCK_EX, FOR_EVER)
                 .with_context(|| format!("cannot lock {shown}"))?;
             file
         }
@@ -181,11 +181,11 @@ fn attach(image: &File) -> Result<(String, File)> {
     make(LOOP_CONTROL, SFlag::S_IFCHR, MISC_MAJOR, LOOP_CONTROL_MINOR)?;
     let control = writable(LOOP_CONTROL).with_context(|| format!("cannot open {LOOP_CONTROL}"))?;
     for _ in 0..ATTEMPTS {
-        let number = sys::free_loop_device(&control).context("no loop device is free")?;
+        let number = loop_device::free_loop_device(&control).context("no loop device is free")?;
         let path = format!("/dev/loop{number}");
         make(&path, SFlag::S_IFBLK, LOOP_MAJOR, u64::from(number))?;
         let device = writable(&path).with_context(|| format!("cannot open {path}"))?;
-        match sys::attach_loop_device(&device, image) {
+        match loop_device::attach_loop_device(&device, image) {
             Ok(()) => return Ok((path, device)),
             Err(Errno::EBUSY) => {}
             Err(errno) => return Err(errno).with_context(|| format!("cannot use {path}")),

@@ -24,8 +24,8 @@ use nix::sys::socket::{
 };
 use tracing::debug;
 
-use crate::plan::Forwarder;
-use crate::sys;
+use crate::plan::resolver::Forwarder;
+use crate::sys::memory;
 use crate::sys::nonblocking::is_later;
 
 /// The port of DNS.
@@ -221,7 +221,7 @@ pub fn run(forwarder: &Forwarder) -> Result<std::convert::Infallible> {
         accept_from: None,
         buffer: vec![0; DATAGRAM],
     };
-    if let Err(errno) = sys::unmap_code() {
+    if let Err(errno) = memory::unmap_code() {
         debug!("madvise: {}, ignoring", errno.desc());
     }
     loop {

@@ -15,8 +15,8 @@ use nix::unistd::Pid;
 use tracing::{error, info, warn};
 
 use crate::messages::fault::{FAILURE, Fault};
-use crate::sys;
 use crate::sys::end::End;
+use crate::sys::process;
 use crate::sys::signals::Signals;
 use crate::sys::spawn::{self, Child, Session};
 
@@ -111,10 +111,10 @@ impl Runner<'_> {
         if !matches!(outcome, Finish::Ended(_)) {
             // What it has started is in its process group, but for what made its own.
             let group = Pid::from_raw(-pid.as_raw());
-            let _ = sys::kill(group, libc::SIGTERM);
+            let _ = process::kill(group, libc::SIGTERM);
             let told = self.wait(pid, self.grace, false)?;
             // Others of the group may care less for SIGTERM than the first of them.
-            let _ = sys::kill(group, libc::SIGKILL);
+            let _ = process::kill(group, libc::SIGKILL);
             if !matches!(told, Finish::Ended(_)) {
                 self.wait(pid, self.grace, false)?;
             }
@@ -132,7 +132,7 @@ impl Runner<'_> {
                     self.stopped.set(true);
                 }
             }
-            while let Some((ended, end)) = sys::reap() {
+            while let Some((ended, end)) = process::reap() {
                 if ended == pid {
                     return Ok(Finish::Ended(end));
                 }

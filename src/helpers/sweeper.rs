@@ -14,7 +14,7 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 use tracing::{info, warn};
 
 use super::data_image;
-use crate::facts;
+use crate::facts::proc;
 use crate::plan::engine::Emptied;
 
 /// Empties a data root whose daemons have ended, as far as it can, and says so. What the
@@ -28,7 +28,7 @@ pub fn empty(emptied: &Emptied) {
         warn!("{path} is not emptied: {error:#}; remove it");
         return;
     }
-    match facts::mounts() {
+    match proc::mounts() {
         Ok(mounts) => {
             // The innermost first.
             for mount in mounts.below(&emptied.path).iter().rev() {

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::action::{Action, OnFailure, Step};
-use super::engine::{Listener, Program, Protection};
+use super::engine::Program;
 use super::inputs::Inputs;
+use super::listener::{Listener, Protection};
 use super::tls::{self, TLS_PORT, Tls};
 use super::words::{quoted, with_value};
 use crate::input::config::{Config, DOCKER_SOCKET};

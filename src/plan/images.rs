@@ -3,8 +3,8 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::engine::Listener;
 use super::inputs::Inputs;
+use super::listener::Listener;
 use crate::input::config::{DOCKER_SOCKET, IMAGES};
 
 /// What was loaded, in the data root.

@@ -8,14 +8,16 @@ mod cgroups;
 pub mod client;
 mod daemons;
 pub mod engine;
-mod hooks;
-mod images;
+pub mod hooks;
+pub mod images;
 pub mod inputs;
 mod iptables;
+pub mod listener;
 mod mounts;
 mod network;
+pub mod outcome;
 mod print;
-mod resolver;
+pub mod resolver;
 pub mod role;
 pub mod stop_budget;
 mod storage;
@@ -33,53 +35,12 @@ use crate::input::contract::Contract;
 use crate::messages::fault::Fault;
 use crate::messages::finding::Finding;
 use crate::plan::role::{Role, Serve};
-use action::{Action, Step};
+use action::Action;
 pub use daemons::{CLIENT_VARIABLES, DOCKERD_OOM_SCORE};
-use engine::{Engine, Foreground, Listener, Program, Readiness};
-pub use hooks::Hooks;
-pub use images::Images;
+use engine::{Engine, Foreground, Program, Readiness};
 use inputs::Inputs;
-pub use resolver::Forwarder;
-
-/// What becomes of this process.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
-    /// It supervises an engine. Boxed: it is the large one.
-    Supervise(Box<Engine>),
-    /// It becomes a command.
-    Become {
-        /// The command.
-        command: Vec<OsString>,
-        /// Its environment.
-        environment: Vec<(OsString, OsString)>,
-    },
-}
-
-/// The whole plan.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Plan {
-    /// The contract that is kept.
-    pub contract: Contract,
-    /// What the user should know whatever happens.
-    pub warnings: Vec<String>,
-    /// What was chosen, and why.
-    pub notes: Vec<String>,
-    /// What is done to the container, in this order.
-    pub steps: Vec<Step>,
-    /// What becomes of this process.
-    pub outcome: Outcome,
-}
-
-impl Plan {
-    /// Every change to the container, in order.
-    pub fn changes(&self) -> impl Iterator<Item = &Step> {
-        let meanwhile = match &self.outcome {
-            Outcome::Supervise(engine) => engine.meanwhile.as_slice(),
-            Outcome::Become { .. } => &[],
-        };
-        self.steps.iter().chain(meanwhile)
-    }
-}
+use listener::Listener;
+use outcome::{Outcome, Plan};
 
 /// Makes the plan. The faults are final; nothing has been changed by then.
 pub fn plan(role: &Role, inputs: Inputs<'_>) -> Result<Plan, Fault> {

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use super::action::Step;
 use super::engine::{DataImage, Engine, Foreground, NewImage, Readiness};
+use super::outcome::{Outcome, Plan};
 use super::words::quoted;
-use super::{Outcome, Plan};
 use crate::messages::line::one_line;
 
 /// Writes one line, whatever is in it.

@@ -25,6 +25,7 @@ use crate::facts::surroundings::{SocketState, Surroundings};
 use crate::input::dockerd_options::DockerdOptions;
 use crate::input::request::{self, Request};
 use crate::messages::fault::NOT_FOUND;
+use crate::plan::images::Images;
 use crate::plan::role;
 
 /// What Docker's `--privileged` gives on each layout, apart from the cgroups.

@@ -3,8 +3,8 @@
 use std::ffi::OsString;
 
 use super::action::{Action, OnFailure, Step};
-use super::engine::Protection;
 use super::inputs::Inputs;
+use super::listener::Protection;
 use super::words::with_value;
 use crate::input::contract::Contract;
 use crate::input::dockerd_options::Origin;

@@ -14,7 +14,7 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
 use crate::api::ping::{Ping, Progress};
 use crate::api::readiness;
-use crate::facts;
+use crate::facts::daemon_json;
 use crate::input::config::Config;
 use crate::input::contract::Contract;
 use crate::input::dockerd_options::DockerdOptions;
@@ -71,7 +71,7 @@ pub fn options(config: &Config) -> Result<DockerdOptions, Fault> {
         ))
         .collect();
     let (path, _) = DockerdOptions::config_file(&arguments);
-    let text = facts::daemon_json(&path, false)?;
+    let text = daemon_json::read(&path, false)?;
     let file = text.as_deref().map(|text| (path.as_path(), text));
     DockerdOptions::read(&arguments, file)
 }

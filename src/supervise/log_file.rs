@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
 
-use crate::facts;
+use crate::facts::storage;
 use crate::messages::json_log;
 
 /// How much of the log is shown when dockerd dies, and read for that.
@@ -35,7 +35,7 @@ impl LogFile {
         let open = || -> std::io::Result<Self> {
             let directory = path.parent().unwrap_or(Path::new("/"));
             fs::create_dir_all(directory)?;
-            let follow = match facts::is_own(directory) {
+            let follow = match storage::is_own(directory) {
                 true => 0,
                 false => libc::O_NOFOLLOW,
             };

@@ -18,17 +18,17 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::prctl;
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::SigSet;
 use nix::sys::stat::Mode;
-use nix::unistd::{ForkResult, Pid, setsid};
+use nix::unistd::{ForkResult, Pid};
 use tracing::{debug, error, info, warn};
 
 use crate::api::ping::{Ping, Progress};
 use crate::api::readiness::Provisioning;
 use crate::apply;
 use crate::apply::sockets::Bound;
-use crate::facts;
+use crate::facts::processes;
+use crate::helpers::child::{become_helper, leave_terminal};
 use crate::helpers::forwarder;
 use crate::helpers::hooks::Runner;
 use crate::helpers::{data_image, loader, sweeper};
@@ -37,15 +37,14 @@ use crate::messages::fault::{FAILURE, Fault};
 use crate::messages::finding::Severity;
 use crate::messages::logging::LogFormat;
 use crate::messages::progress::ProgressLine;
-use crate::plan::DOCKERD_OOM_SCORE;
 use crate::plan::engine::{Engine, Foreground, Program, Readiness};
 use crate::programs::doctor;
-use crate::sys;
 use crate::sys::end::End;
 use crate::sys::search;
 use crate::sys::signals::Signals;
 use crate::sys::spawn::{self, Begun, Child, Session};
 use crate::sys::terminal::{self, Terminal};
+use crate::sys::{descriptors, memory, process};
 use log_file::LogFile;
 use machine::{Effect, Event, Level, Machine, Need, Process, Settings};
 use notify::Notify;
@@ -354,7 +353,7 @@ impl Supervisor<'_> {
     /// may be more: signals coalesce, so this goes on until none is left.
     fn reap(&mut self, events: &mut VecDeque<Event>) -> bool {
         for _ in 0..REAPED_A_TURN {
-            let Some((pid, end)) = sys::reap() else {
+            let Some((pid, end)) = process::reap() else {
                 return false;
             };
             match self.children.take(pid) {
@@ -451,7 +450,7 @@ impl Supervisor<'_> {
 
     fn send(&self, process: Process, signal: i32) {
         if let Some(pid) = self.children.pid(process)
-            && let Err(errno) = sys::kill(pid, signal)
+            && let Err(errno) = process::kill(pid, signal)
         {
             warn!(
                 "cannot send signal {signal} to {} ({pid}): {}",
@@ -488,7 +487,7 @@ impl Supervisor<'_> {
         if process == Process::PreStart {
             self.start_relay();
         }
-        match sys::fork() {
+        match process::fork() {
             Ok(ForkResult::Parent { child }) => self.children.add(process, child),
             Ok(ForkResult::Child) => {
                 let done = leave_terminal().and_then(|()| self.help(process));
@@ -499,7 +498,7 @@ impl Supervisor<'_> {
                     }
                     FAILURE
                 });
-                sys::exit_child(status.into())
+                process::exit_child(status.into())
             }
             Err(errno) => {
                 error!(
@@ -548,7 +547,7 @@ impl Supervisor<'_> {
 
     fn run_hooks(&self, process: Process, hooks: &[PathBuf]) -> Result<u8> {
         let [stdout, stderr] = self.output(process);
-        sys::close_other_descriptors(&[self.signals.as_fd(), stdout, stderr])?;
+        descriptors::close_other_descriptors(&[self.signals.as_fd(), stdout, stderr])?;
         let null = null()?;
         let runner = Runner {
             timeout: self.engine.hooks.timeout,
@@ -589,7 +588,7 @@ impl Supervisor<'_> {
             line.push_str(&format!("; its log is {}", log.path().display()));
         }
         info!("{line}");
-        if let Err(errno) = sys::unmap_code() {
+        if let Err(errno) = memory::unmap_code() {
             debug!("madvise: {}, ignoring", errno.desc());
         }
     }
@@ -652,24 +651,6 @@ fn sinks<'a>(
     }
 }
 
-/// What a child of this program's own is before anything else: out of reach of the
-/// terminal's signals, and never alive without its parent.
-fn leave_terminal() -> Result<()> {
-    prctl::set_pdeathsig(Signal::SIGKILL)?;
-    setsid()?;
-    Ok(())
-}
-
-/// What a child is that does its own work: signals end it, wherever it waits, and of its
-/// parent's descriptors, such as the sockets of the daemons, it has those that are `kept`.
-fn become_helper(signals: &Signals, kept: &[BorrowedFd<'_>]) -> Result<()> {
-    signals.restore()?;
-    sys::close_other_descriptors(kept)?;
-    // Refused without CAP_SYS_RESOURCE, and no reason not to run.
-    let _ = fs::write("/proc/self/oom_score_adj", DOCKERD_OOM_SCORE.to_string());
-    Ok(())
-}
-
 /// Starts a daemon in a session of its own.
 fn begin_daemon(
     program: &Program,
@@ -710,20 +691,20 @@ struct Readable {
 }
 
 fn kill_containers() {
-    let processes = facts::container_processes();
+    let processes = processes::of_containers();
     if processes.is_empty() {
         return;
     }
     let names: Vec<String> = processes
         .iter()
-        .map(|pid| format!("{pid} ({})", facts::process_name(*pid)))
+        .map(|pid| format!("{pid} ({})", processes::name(*pid)))
         .collect();
     warn!(
         "inner containers did not end in time and are killed: {}; a longer DIND_STOP_TIMEOUT gives them more, within the grace of 'docker stop -t'",
         names.join(", ")
     );
     for pid in processes {
-        if let Err(errno) = sys::kill(Pid::from_raw(pid), libc::SIGKILL) {
+        if let Err(errno) = process::kill(Pid::from_raw(pid), libc::SIGKILL) {
             warn!("cannot kill {pid}: {}", errno.desc());
         }
     }

@@ -14,10 +14,10 @@ use nix::unistd::{ForkResult, Pid, pipe2};
 use tracing::warn;
 
 use super::machine::Process;
-use super::{become_helper, leave_terminal};
+use crate::helpers::child::{become_helper, leave_terminal};
 use crate::helpers::relay::{self, Stream};
-use crate::sys;
 use crate::sys::end::End;
+use crate::sys::process;
 use crate::sys::signals::Signals;
 
 /// One that ends sooner than this after its start waits so long for the next, and twice as
@@ -135,7 +135,7 @@ impl Relay {
         let (control, theirs) = UnixStream::pair().context("socketpair")?;
         control.set_nonblocking(true)?;
         theirs.set_nonblocking(true)?;
-        match sys::fork().context("fork")? {
+        match process::fork().context("fork")? {
             ForkResult::Parent { child } => Ok(Child {
                 pid: child,
                 control,
@@ -144,7 +144,7 @@ impl Relay {
             ForkResult::Child => {
                 let done = self.run(signals, theirs);
                 let done = done.inspect_err(|error| warn!("{NAME}: {error:#}"));
-                sys::exit_child(i32::from(done.is_err()))
+                process::exit_child(i32::from(done.is_err()))
             }
         }
     }
@@ -198,7 +198,7 @@ impl Relay {
         if matches!(flushed, Flushed::Gone) && (is_last || self.due.is_none()) {
             // Two of them would tear each other's lines.
             if let Some(child) = self.child.take() {
-                let _ = sys::kill(child.pid, libc::SIGKILL);
+                let _ = process::kill(child.pid, libc::SIGKILL);
             }
             self.start(signals, now);
             self.prompt = true;

@@ -19,8 +19,8 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::{ForkResult, Pid};
 
 use crate::messages::fault::{FAILURE, Fault, NOT_EXECUTABLE, NOT_FOUND};
-use crate::sys;
 use crate::sys::terminal::{self, Terminal};
+use crate::sys::{descriptors, process};
 
 /// How long exec may take before the child is taken to be on its way: a program on
 /// a file system that hangs must not hang PID 1.
@@ -170,7 +170,7 @@ pub fn begin(child: &Child<'_>) -> Result<Begun, SpawnError> {
     let image = image(child).map_err(prepare)?;
     let above = first_free(child.descriptors.len()).map_err(prepare)?;
     let (reader, writer) = report_pipe(above).map_err(prepare)?;
-    match sys::fork().map_err(|errno| SpawnError {
+    match process::fork().map_err(|errno| SpawnError {
         step: Step::Fork,
         errno,
     })? {
@@ -186,7 +186,7 @@ pub fn begin(child: &Child<'_>) -> Result<Begun, SpawnError> {
             ];
             // Nobody reads it if this fails, and the status below still says it.
             let _ = std::fs::File::from(writer).write_all(&report);
-            sys::exit_child(i32::from(error.status()))
+            process::exit_child(i32::from(error.status()))
         }
     }
 }
@@ -202,7 +202,7 @@ pub fn become_program(
         let arguments = strings(arguments.iter().copied()).map_err(error(Step::Prepare))?;
         let environment = variables(environment).map_err(error(Step::Prepare))?;
         let path = string(path.as_os_str()).map_err(error(Step::Prepare))?;
-        sys::default_action(Signal::SIGPIPE).map_err(error(Step::Prepare))?;
+        process::default_action(Signal::SIGPIPE).map_err(error(Step::Prepare))?;
         nix::unistd::execve(&path, &arguments, &environment).map_err(error(Step::Exec))
     };
     match run() {
@@ -299,7 +299,7 @@ fn become_child(child: &Child<'_>, mut image: Image, above: RawFd) -> SpawnError
         if let Some(mode) = child.umask {
             umask(mode);
         }
-        sys::default_action(Signal::SIGPIPE).map_err(prepare)?;
+        process::default_action(Signal::SIGPIPE).map_err(prepare)?;
         sigprocmask(SigmaskHow::SIG_SETMASK, Some(child.mask), None).map_err(prepare)?;
         nix::unistd::execve(&image.path, &image.arguments, &image.environment).map_err(|errno| {
             SpawnError {
@@ -322,7 +322,7 @@ fn first_free(descriptors: usize) -> nix::Result<RawFd> {
 
 /// A copy of a descriptor, numbered `above` or higher, that closes at exec.
 fn raise(descriptor: BorrowedFd<'_>, above: RawFd) -> nix::Result<OwnedFd> {
-    fcntl(descriptor, FcntlArg::F_DUPFD_CLOEXEC(above)).map(sys::own)
+    fcntl(descriptor, FcntlArg::F_DUPFD_CLOEXEC(above)).map(descriptors::own)
 }
 
 /// Puts every descriptor on its number. All are first copied above the numbers that
@@ -334,7 +334,7 @@ fn place_descriptors(child: &Child<'_>, above: RawFd) -> nix::Result<()> {
         .chain(numbered)
         .map(|(descriptor, number)| Ok((raise(descriptor, above)?, number)))
         .collect::<nix::Result<_>>()?;
-    placed
-        .iter()
-        .try_for_each(|(descriptor, number)| sys::duplicate_onto(descriptor.as_fd(), *number))
+    placed.iter().try_for_each(|(descriptor, number)| {
+        descriptors::duplicate_onto(descriptor.as_fd(), *number)
+    })
 }

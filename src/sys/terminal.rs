@@ -2,11 +2,13 @@
 //!
 //! Sources: credentials(7), setpgid(2), tcsetpgrp(3), ioctl_tty(2).
 
+#![expect(unsafe_code, reason = "system calls that no safe interface offers")]
+
 use std::io;
 
+use nix::errno::Errno;
+use nix::libc;
 use nix::unistd::{self, Pid};
-
-use crate::sys;
 
 /// What standard input is to this session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +47,14 @@ pub fn take(terminal: Terminal) -> nix::Result<()> {
         }
         Terminal::Foreign => {
             unistd::setsid()?;
-            sys::take_controlling_terminal()
+            take_controlling_terminal()
         }
     }
+}
+
+/// Makes the terminal on standard input the controlling terminal of this session,
+/// of which this process must be the leader: ioctl_tty(2).
+fn take_controlling_terminal() -> nix::Result<()> {
+    // SAFETY: TIOCSCTTY takes an integer, here 0: do not steal.
+    Errno::result(unsafe { libc::ioctl(0, libc::TIOCSCTTY, 0) }).map(drop)
 }

@@ -12,7 +12,7 @@ use nix::fcntl::{OFlag, openat};
 use nix::libc;
 use nix::sys::stat::Mode;
 
-use crate::sys::{self, write};
+use crate::sys::{lock, write};
 
 /// How long another daemon may take to make certificates; that is done in milliseconds,
 /// unless its disk has stopped.
@@ -195,7 +195,7 @@ impl Locked {
                 .create(&path)
                 .with_context(|| cannot("make", &path))?;
             let opened = write::open_directory(&path).with_context(|| cannot("open", &path))?;
-            match sys::lock(&opened, libc::LOCK_EX, PATIENCE) {
+            match lock::lock(&opened, libc::LOCK_EX, PATIENCE) {
                 Ok(()) => {}
                 Err(Errno::EINTR) => bail!(
                     "{} is locked by another daemon that does not finish; stop that one",

@@ -445,7 +445,7 @@ fn every_inherited_descriptor_is_closed() {
         // The harness's own must stay open, so this is done in a child that has only
         // the descriptors it was given.
         let null = fs::File::open("/dev/null").unwrap();
-        match dind::sys::fork().unwrap() {
+        match dind::sys::process::fork().unwrap() {
             nix::unistd::ForkResult::Parent { child } => {
                 let status = nix::sys::wait::waitpid(child, None).unwrap();
                 assert_eq!(status, nix::sys::wait::WaitStatus::Exited(child, 0));
@@ -471,7 +471,7 @@ fn every_inherited_descriptor_is_closed() {
                     hard,
                 )
                 .unwrap();
-                dind::sys::close_inherited_descriptors().unwrap();
+                dind::sys::descriptors::close_inherited_descriptors().unwrap();
                 let left = fs::read_dir("/proc/self/fd")
                     .unwrap()
                     .flatten()
@@ -483,7 +483,7 @@ fn every_inherited_descriptor_is_closed() {
                     })
                     .count();
                 let status = if opened == 1000 && left == 0 { 0 } else { 1 };
-                dind::sys::exit_child(status);
+                dind::sys::process::exit_child(status);
             }
         }
         assert!(null.as_raw_fd() > 2);

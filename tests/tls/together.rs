@@ -178,12 +178,15 @@ fn a_lock_that_is_held_is_waited_for_only_so_long() {
         let before = signals();
         let second = Duration::from_secs(1);
         assert_eq!(
-            dind::sys::lock(&open(), libc::LOCK_EX, second),
+            dind::sys::lock::lock(&open(), libc::LOCK_EX, second),
             Err(Errno::EINTR)
         );
         assert_eq!(signals(), before);
         drop(held);
-        assert_eq!(dind::sys::lock(&open(), libc::LOCK_EX, second), Ok(()));
+        assert_eq!(
+            dind::sys::lock::lock(&open(), libc::LOCK_EX, second),
+            Ok(())
+        );
     });
 }
 
@@ -211,7 +214,7 @@ fn a_lock_that_becomes_free_is_taken() {
                 drop(held);
             });
             assert_eq!(
-                dind::sys::lock(&open(), libc::LOCK_EX, Duration::from_secs(60)),
+                dind::sys::lock::lock(&open(), libc::LOCK_EX, Duration::from_secs(60)),
                 Ok(())
             );
         });

@@ -22,7 +22,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::api::exchange::{Body, Exchange, Lost};
 use crate::messages::progress::ProgressLine;
-use crate::plan::Images;
+use crate::plan::images::Images;
 use directory::{Archive, Listing};
 use record::{Identity, Record};
 

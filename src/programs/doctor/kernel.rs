@@ -1,6 +1,6 @@
 //! What the kernel offers, and what it allows.
 
-use super::Case;
+use super::case::Case;
 use crate::facts::cgroup::{Hierarchy, Layout};
 use crate::facts::netfilter::LegacyPrograms;
 use crate::facts::network::USUAL_MTU;

@@ -3,6 +3,7 @@
 //!
 //! [`findings`] is pure; what the planner has words for is said in the planner's.
 
+mod case;
 mod kernel;
 mod security;
 mod storage;
@@ -26,6 +27,7 @@ use crate::plan::inputs::Inputs;
 use crate::plan::role;
 use crate::plan::{self, CLIENT_VARIABLES};
 use crate::programs::health;
+use case::Case;
 
 /// A table's row: what is looked at, and what was found there.
 type Row = fn(Case<'_>) -> Vec<Finding>;
@@ -39,7 +41,7 @@ const TABLE: &[Row] = &[
     security::confinement,
     kernel::cgroups,
     planned,
-    storage::room,
+    storage::space,
     leftovers,
     kernel::netfilter,
     kernel::modules,
@@ -48,13 +50,6 @@ const TABLE: &[Row] = &[
     kernel::processes,
     kernel::clock,
 ];
-
-/// What the rows look at.
-#[derive(Clone, Copy)]
-struct Case<'a> {
-    inputs: Inputs<'a>,
-    host: &'a Host,
-}
 
 /// Reads everything, and returns what was found. Fails only where `/proc` cannot be read.
 /// With `ask` the engine's programs are asked for their versions.

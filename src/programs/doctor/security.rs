@@ -1,15 +1,16 @@
 //! What the container may do.
 
-use super::Case;
+use super::case::Case;
 use crate::facts::host::Confinement;
 use crate::messages::finding::{Finding, Severity};
+use crate::plan::inputs::Inputs;
 use crate::plan::role;
 
 const PRIVILEGED: &str = "https://docs.docker.com/engine/containers/run/";
 
 /// CAP_SYS_ADMIN, and whose the user ids are.
 pub fn privileges(case: Case<'_>) -> Vec<Finding> {
-    let super::Inputs {
+    let Inputs {
         contract,
         surroundings,
         ..

@@ -1,6 +1,6 @@
 //! Where the data is. What it lies on is the planner's to say.
 
-use super::Case;
+use super::case::Case;
 use crate::messages::finding::Finding;
 
 /// Less than this, and not even the daemons' own databases can grow.
@@ -12,31 +12,31 @@ const LEAST_INODES: u64 = 1_000;
 const FEW_INODES: u64 = 50_000;
 
 /// Free space and inodes.
-pub fn room(case: Case<'_>) -> Vec<Finding> {
+pub fn space(case: Case<'_>) -> Vec<Finding> {
     const LINK: &str = "https://docs.docker.com/engine/manage-resources/pruning/";
     const REMEDY: &str = "make room: docker system prune, and docker volume prune for volumes that \
         containers left behind; or put it on a larger file system";
     let path = case.inputs.facts.data_root.path.display();
-    let Some(room) = case.host.room else {
+    let Some(space) = case.host.space else {
         return Vec::new();
     };
-    if room.read_only {
+    if space.read_only {
         let seen = format!("{path} is on a file system that is mounted read-only");
         return vec![
             Finding::error("data-root-read-only", seen, LINK)
                 .remedy("mount it writable: dockerd writes there at once"),
         ];
     }
-    let mib = room.bytes >> 20;
+    let mib = space.bytes >> 20;
     let bytes = format!("{path} has {mib} MiB left");
     let inodes = |left| format!("{path} has {left} inodes left");
     let mut found = Vec::new();
-    match room.bytes {
+    match space.bytes {
         ..LEAST_BYTES => found.push(Finding::error("space", bytes, LINK).remedy(REMEDY)),
         LEAST_BYTES..FEW_BYTES => found.push(Finding::warning("space", bytes, LINK).remedy(REMEDY)),
         _ => {}
     }
-    match room.inodes {
+    match space.inodes {
         Some(left @ ..LEAST_INODES) => {
             found.push(Finding::error("inodes", inodes(left), LINK).remedy(REMEDY));
         }

@@ -9,10 +9,11 @@ use crate::facts::Programs;
 use crate::facts::cgroup::{CGROUP_ROOT, CgroupFacts, Membership, RootMount, UnifiedRoot};
 use crate::facts::client::ClientFacts;
 use crate::facts::hooks::Hooks;
-use crate::facts::host::{Clock, Confinement, Modules, Processes, Quotas, Room, Status};
+use crate::facts::host::{Clock, Confinement, Modules, Processes, Quotas, Status};
 use crate::facts::mountinfo::MountTable;
 use crate::facts::netfilter::{LegacyPrograms, Netfilter};
 use crate::facts::network::{Network, Networks, Route};
+use crate::facts::space::Space;
 use crate::facts::storage::{DataRoot, Filesystem, Means};
 use crate::facts::surroundings::{Stdin, Surroundings};
 
@@ -112,7 +113,7 @@ fn machine(layout: &str, name: &str) -> Machine {
             status: Status::parse(&text("/proc/self/status")),
             confinement: Confinement::parse(&text("/proc/self/attr/current")),
             user_namespace: false,
-            room: Some(Room {
+            space: Some(Space {
                 bytes: 100 << 30,
                 inodes: Some(1 << 20),
                 read_only: false,
@@ -323,7 +324,7 @@ fn what_confines_a_container_with_cap_sys_admin_is_said() {
 fn the_data_root_is_judged_by_what_is_left_and_by_what_it_lies_on() -> Result<(), Fault> {
     let room = |bytes: u64, inodes| {
         let mut machine = sound();
-        machine.host.room = Some(Room {
+        machine.host.space = Some(Space {
             bytes,
             inodes,
             read_only: false,
@@ -359,7 +360,7 @@ fn the_data_root_is_judged_by_what_is_left_and_by_what_it_lies_on() -> Result<()
     assert_eq!(room(1 << 40, Some(50_000)).coded("inodes")?, []);
     assert_eq!(room(1 << 40, None).coded("inodes")?, []);
     let mut read_only = sound();
-    read_only.host.room = Some(Room {
+    read_only.host.space = Some(Space {
         bytes: 0,
         inodes: None,
         read_only: true,

@@ -16,7 +16,7 @@ use nix::unistd::pipe2;
 
 use crate::facts::Programs;
 use crate::input::config::Config;
-use crate::sys;
+use crate::sys::process;
 use crate::sys::search::search;
 use crate::sys::spawn::{Child, Session, spawn};
 
@@ -87,7 +87,7 @@ fn output(program: &Path, config: &Config) -> Option<String> {
     drop(writer);
     let bytes = read(File::from(reader));
     // It has nothing more to say.
-    let _ = sys::kill(pid, libc::SIGKILL);
+    let _ = process::kill(pid, libc::SIGKILL);
     let _ = waitpid(pid, None);
     Some(String::from_utf8_lossy(&bytes).into_owned())
 }

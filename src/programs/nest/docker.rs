@@ -19,8 +19,8 @@ use crate::input::config::Config;
 use crate::messages::fault::{FAILURE, Fault};
 use crate::messages::logging::LogFormat;
 use crate::messages::progress::ProgressLine;
-use crate::sys;
 use crate::sys::end::End;
+use crate::sys::process;
 use crate::sys::search;
 use crate::sys::signals::Signals;
 use crate::sys::spawn::{self, Child, Session};
@@ -200,7 +200,7 @@ impl Running<'_> {
     }
 
     fn reap(&mut self) {
-        while let Some((pid, end)) = sys::reap() {
+        while let Some((pid, end)) = process::reap() {
             if pid == self.pid {
                 self.end = Some(end);
             }
@@ -249,7 +249,7 @@ impl Running<'_> {
 
     fn kill(&self, signal: i32) {
         // It has ended then, or is nobody's to end.
-        let _ = sys::kill(self.pid, signal);
+        let _ = process::kill(self.pid, signal);
     }
 }
 

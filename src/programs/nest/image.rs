@@ -7,7 +7,7 @@ use tracing::info;
 
 use super::docker::Docker;
 use super::tree::Tree;
-use crate::facts;
+use crate::facts::proc;
 use crate::facts::storage::IN_CONTAINER;
 use crate::input::config::{Config, LOG_FILE};
 use crate::messages::fault::Fault;
@@ -32,7 +32,7 @@ fn left_out(config: &Config, data_root: &Path) -> Vec<PathBuf> {
 
 /// Walks the root file system.
 pub fn tree(config: &Config, data_root: &Path) -> Result<Tree, Fault> {
-    let mounts = facts::mounts()?;
+    let mounts = proc::mounts()?;
     Ok(Tree::walk(
         Path::new("/"),
         &mounts,

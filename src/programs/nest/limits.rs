@@ -6,14 +6,17 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::ForkResult;
 
 use crate::facts::cgroup::CGROUP_ROOT;
-use crate::facts::host;
+use crate::facts::space::Space;
 use crate::messages::fault::Fault;
-use crate::sys;
+use crate::sys::process;
 
 /// What one more level takes in memory: its daemons, their shim, and the docker CLI that
 /// waits for it. `tests/lab bench --deep` measures it; this is with some room.
@@ -155,7 +158,7 @@ pub fn check(depth: u32, image: Image, room: Room) -> Result<(), Fault> {
 impl Room {
     /// Looks at this container, and at the file system that `data_root` is on, or will be.
     pub fn read(data_root: &Path) -> Result<Self> {
-        let disk = host::Room::read(data_root)
+        let disk = Space::read(data_root)
             .with_context(|| format!("cannot look at {}; check it", data_root.display()))?;
         let root = Path::new(CGROUP_ROOT);
         let unified = |name: &str| number(&root.join(name));
@@ -220,11 +223,11 @@ fn pid_namespaces() -> Result<Option<u8>> {
     let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC)
         .context("cannot make a pipe; raise the limit of open files")?;
     // Reaped with all other children.
-    match sys::fork().context("cannot fork; raise the container's pids limit")? {
+    match process::fork().context("cannot fork; raise the container's pids limit")? {
         ForkResult::Child => {
-            let count = sys::nest_pid_namespaces(MAX_PID_NAMESPACES);
+            let count = nest_pid_namespaces(MAX_PID_NAMESPACES);
             let _ = fs::File::from(writer).write_all(&[count.unwrap_or(u8::MAX)]);
-            sys::exit_child(0)
+            process::exit_child(0)
         }
         ForkResult::Parent { .. } => drop(writer),
     }
@@ -235,6 +238,35 @@ fn pid_namespaces() -> Result<Option<u8>> {
     }
     let [count] = answer;
     Ok(Some(count).filter(|count| *count <= MAX_PID_NAMESPACES))
+}
+
+/// Nests pid namespaces in this process's, each with one process, until the kernel refuses
+/// or there are `most`, and returns how many there were: unshare(2), pid_namespaces(7).
+/// `None` where this process may make none. Its later children would be in the first of
+/// them, so it is to be a child that ends then.
+fn nest_pid_namespaces(most: u8) -> Option<u8> {
+    if most == 0 {
+        return Some(0);
+    }
+    match unshare(CloneFlags::CLONE_NEWPID) {
+        Ok(()) => {}
+        Err(Errno::EPERM) => return None,
+        Err(_) => return Some(0),
+    }
+    match process::fork() {
+        Ok(ForkResult::Child) => {
+            let inside = nest_pid_namespaces(most - 1).unwrap_or(0);
+            process::exit_child(i32::from(inside))
+        }
+        // A namespace ends with its first process, so that has to wait for those in it.
+        Ok(ForkResult::Parent { child }) => match waitpid(child, None) {
+            Ok(WaitStatus::Exited(_, inside)) => {
+                Some(u8::try_from(inside).unwrap_or(0).saturating_add(1))
+            }
+            _ => Some(0),
+        },
+        Err(_) => Some(0),
+    }
 }
 
 #[cfg(test)]

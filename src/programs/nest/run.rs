@@ -4,8 +4,8 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use super::docker::Docker;
-use super::image;
 use super::limits::{self, Image, Room};
+use super::{image, level};
 use crate::facts::surroundings;
 use crate::input::config::Config;
 use crate::input::nest::Nest;
@@ -32,7 +32,7 @@ pub fn check(nest: &Nest, config: &Config, data_root: &Path, copies: u64) -> Res
 pub fn run(nest: &Nest, config: &Config) -> Result<std::convert::Infallible, Fault> {
     let signals = Signals::block()?;
     let mut environment = config.environment.clone();
-    let variables = super::environment(&mut environment, config.stop_timeout, nest.levels_below());
+    let variables = level::environment(&mut environment, config.stop_timeout, nest.levels_below());
     let variables: Vec<OsString> = variables.into_iter().map(OsStr::to_owned).collect();
     let mut docker = Docker::find(config, &environment, &signals)?;
     let data_root = docker.output(&["info", "--format={{.DockerRootDir}}"])?;
@@ -42,7 +42,7 @@ pub fn run(nest: &Nest, config: &Config) -> Result<std::convert::Infallible, Fau
     let image = image::give(&mut docker, &tree, config, &data_root, &whose)?;
     drop(tree);
     let variables: Vec<&OsStr> = variables.iter().map(OsString::as_os_str).collect();
-    let words = super::docker_run(nest, &image, surroundings::stdin(), &variables);
+    let words = level::docker_run(nest, &image, surroundings::stdin(), &variables);
     let arguments: Vec<&OsStr> = std::iter::once(OsStr::new("docker"))
         .chain(words.iter().map(OsString::as_os_str))
         .collect();

@@ -14,7 +14,7 @@ use nix::libc;
 use tar::{Builder, EntryType, Header};
 
 use crate::facts::mountinfo::MountTable;
-use crate::sys;
+use crate::sys::filesystem;
 
 /// pax(1) has no name for extended attributes; this is what Go's archives are written and
 /// read with by dockerd (moby's pkg/archive).
@@ -173,7 +173,7 @@ impl Found {
             .read(true)
             .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
             .open(path)?;
-        if let Some(capability) = sys::capability(&file)? {
+        if let Some(capability) = filesystem::capability(&file)? {
             archive.append_pax_extensions([(CAPABILITY, capability.as_slice())])?;
         }
         header.set_size(self.metadata.len());

@@ -1,0 +1,129 @@
+//! What an earlier start has left behind, and a daemon that is alive after all.
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::fs;
+use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::libc;
+
+use super::paths::{resolve, resolve_directory};
+use super::processes;
+use crate::input::dockerd_options::DockerdOptions;
+
+/// How deep and how far the search for stale files goes: containerd's pid file is
+/// two directories below `/run`, and a `/run` full of other things must not hold
+/// up a start.
+const STALE_DEPTH: usize = 4;
+const STALE_ENTRIES: usize = 20_000;
+
+/// The stale pid files and sockets of dockerd and containerd, and a daemon that is
+/// alive after all.
+pub fn find(options: &DockerdOptions) -> (Vec<PathBuf>, Option<(PathBuf, i32)>) {
+    let mut found = Vec::new();
+    let directories: BTreeSet<PathBuf> = ["/run", "/var/run"]
+        .iter()
+        .map(|path| resolve(Path::new(path)))
+        .collect();
+    let mut budget = STALE_ENTRIES;
+    for directory in directories {
+        walk(&directory, STALE_DEPTH, &mut budget, &mut |path, kind| {
+            if kind.is_file() && is_pid_file(path) {
+                found.push(path.to_owned());
+            }
+        });
+    }
+    let pid_file = resolve_directory(&options.pid_file);
+    let is_left =
+        fs::symlink_metadata(&pid_file).is_ok_and(|found| found.is_file() || found.is_symlink());
+    if is_left && !found.contains(&pid_file) {
+        found.push(pid_file);
+    }
+    let running = found.iter().find_map(|path| {
+        let pid: i32 = pid_in(path)?;
+        matches!(processes::name(pid).as_str(), "dockerd" | "containerd")
+            .then(|| (path.clone(), pid))
+    });
+    // Only below containerd's own directory: `plugins` beside it holds sockets that
+    // are the user's.
+    walk(
+        &resolve(&options.exec_root.join("containerd")),
+        1,
+        &mut budget,
+        &mut |path, kind| {
+            if kind.is_socket() {
+                found.push(path.to_owned());
+            }
+        },
+    );
+    (found, running)
+}
+
+/// The pid in a pid file; a file of a few bytes, or it is none. A pipe is not waited for.
+fn pid_in(path: &Path) -> Option<i32> {
+    let file = fs::File::options()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)
+        .ok()?;
+    let mut text = String::new();
+    file.take(32).read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
+}
+
+/// docker-library's entrypoint deletes `docker*.pid` in any case; containerd's is
+/// beside it because it stops dockerd just the same.
+fn is_pid_file(path: &Path) -> bool {
+    let name = path
+        .file_name()
+        .map(OsStr::to_ascii_lowercase)
+        .unwrap_or_default();
+    let name = name.as_bytes();
+    name.ends_with(b".pid") && (name.starts_with(b"docker") || name.starts_with(b"containerd"))
+}
+
+fn walk(
+    directory: &Path,
+    depth: usize,
+    budget: &mut usize,
+    visit: &mut dyn FnMut(&Path, fs::FileType),
+) {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    for entry in entries {
+        let Some(left) = budget.checked_sub(1) else {
+            return;
+        };
+        *budget = left;
+        let Ok(kind) = entry.file_type() else {
+            continue;
+        };
+        if !kind.is_dir() {
+            visit(&entry.path(), kind);
+        } else if depth > 1 {
+            walk(&entry.path(), depth - 1, budget, visit);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn knows_the_daemons_pid_files_in_any_case() {
+        for name in [
+            "docker.pid",
+            "Docker-x.PID",
+            "containerd.pid",
+            "dockerd.pid",
+        ] {
+            assert!(is_pid_file(&Path::new("/run").join(name)), "{name}");
+        }
+        for name in ["sshd.pid", "docker.sock", "mydocker.pid", "pid"] {
+            assert!(!is_pid_file(&Path::new("/run").join(name)), "{name}");
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! The whole plan, as a value.
+
+use std::ffi::OsString;
+
+use super::action::Step;
+use super::engine::Engine;
+use crate::input::contract::Contract;
+
+/// What becomes of this process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// It supervises an engine. Boxed: it is the large one.
+    Supervise(Box<Engine>),
+    /// It becomes a command.
+    Become {
+        /// The command.
+        command: Vec<OsString>,
+        /// Its environment.
+        environment: Vec<(OsString, OsString)>,
+    },
+}
+
+/// The whole plan.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// The contract that is kept.
+    pub contract: Contract,
+    /// What the user should know whatever happens.
+    pub warnings: Vec<String>,
+    /// What was chosen, and why.
+    pub notes: Vec<String>,
+    /// What is done to the container, in this order.
+    pub steps: Vec<Step>,
+    /// What becomes of this process.
+    pub outcome: Outcome,
+}
+
+impl Plan {
+    /// Every change to the container, in order.
+    pub fn changes(&self) -> impl Iterator<Item = &Step> {
+        let meanwhile = match &self.outcome {
+            Outcome::Supervise(engine) => engine.meanwhile.as_slice(),
+            Outcome::Become { .. } => &[],
+        };
+        self.steps.iter().chain(meanwhile)
+    }
+}

@@ -1,0 +1,66 @@
+//! Descriptors by their numbers.
+
+#![expect(unsafe_code, reason = "system calls that no safe interface offers")]
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+use nix::libc;
+
+/// Closes every descriptor but 0, 1 and 2, whatever their number and whatever
+/// RLIMIT_NOFILE says: close_range(2). Kernels before 5.9 do not have it, and seccomp
+/// profiles that do not know it say EPERM instead; there `/proc/self/fd` lists them. To
+/// be called while this process has none of its own.
+pub fn close_inherited_descriptors() -> io::Result<()> {
+    close_other_descriptors(&[])
+}
+
+/// The same but for those that are `kept`. To be called while this process has no others of
+/// its own, or none that it will ever use.
+pub fn close_other_descriptors(kept: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut kept: Vec<RawFd> = kept.iter().map(AsRawFd::as_raw_fd).collect();
+    kept.extend(0..=2);
+    kept.sort_unstable();
+    let firsts = kept.iter().map(|descriptor| descriptor.saturating_add(1));
+    let lasts = kept.iter().map(|descriptor| descriptor.saturating_sub(1));
+    let gaps = firsts.zip(lasts.skip(1).chain([RawFd::MAX]));
+    let mut gaps = gaps.filter(|(first, last)| first <= last);
+    let closed = gaps.try_for_each(|(first, last)| {
+        // SAFETY: closes descriptors that nothing in this process uses.
+        let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+        Errno::result(result).map(drop)
+    });
+    match closed {
+        Ok(()) => Ok(()),
+        Err(_) => close_listed_descriptors(&kept),
+    }
+}
+
+/// The way without close_range(2). The listing's own descriptor is in the list and
+/// closed by then: EBADF for it is as good as success.
+fn close_listed_descriptors(kept: &[RawFd]) -> io::Result<()> {
+    let listed: Vec<RawFd> = std::fs::read_dir("/proc/self/fd")?
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|descriptor| !kept.contains(descriptor))
+        .collect();
+    for descriptor in listed {
+        // SAFETY: as above.
+        unsafe { libc::close(descriptor) };
+    }
+    Ok(())
+}
+
+/// Duplicates `from` onto the number `to`, open across exec: dup2(2).
+pub fn duplicate_onto(from: BorrowedFd<'_>, to: RawFd) -> nix::Result<()> {
+    // SAFETY: only called in a child that is about to exec, where no value owns the
+    // descriptor `to`.
+    Errno::result(unsafe { libc::dup2(from.as_raw_fd(), to) }).map(drop)
+}
+
+/// A descriptor that this process got from fcntl(2) as a plain number.
+pub fn own(descriptor: RawFd) -> OwnedFd {
+    // SAFETY: the callers pass a number that F_DUPFD_CLOEXEC has just returned.
+    unsafe { OwnedFd::from_raw_fd(descriptor) }
+}

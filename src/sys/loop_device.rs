@@ -1,0 +1,90 @@
+//! Loop devices: loop(4).
+
+#![expect(unsafe_code, reason = "system calls that no safe interface offers")]
+
+use std::fs::File;
+use std::os::fd::AsRawFd;
+
+use nix::errno::Errno;
+use nix::libc;
+
+/// `struct loop_info64` of linux/loop.h.
+#[repr(C)]
+struct LoopInfo {
+    device: u64,
+    inode: u64,
+    rdevice: u64,
+    offset: u64,
+    size_limit: u64,
+    number: u32,
+    encrypt_type: u32,
+    encrypt_key_size: u32,
+    flags: u32,
+    file_name: [u8; 64],
+    crypt_name: [u8; 64],
+    encrypt_key: [u8; 32],
+    init: [u64; 2],
+}
+
+/// `struct loop_config` of linux/loop.h.
+#[repr(C)]
+struct LoopConfig {
+    descriptor: u32,
+    block_size: u32,
+    info: LoopInfo,
+    reserved: [u64; 8],
+}
+
+/// The number of a loop device that nobody uses: LOOP_CTL_GET_FREE in loop(4).
+pub fn free_loop_device(control: &File) -> nix::Result<u32> {
+    const GET_FREE: libc::Ioctl = 0x4C82;
+    // SAFETY: takes no argument.
+    let number = Errno::result(unsafe { libc::ioctl(control.as_raw_fd(), GET_FREE) })?;
+    u32::try_from(number).map_err(|_| Errno::EINVAL)
+}
+
+/// Gives a loop device its file, until nobody has the device open or mounted: loop(4),
+/// LOOP_CONFIGURE; before Linux 5.8 LOOP_SET_FD and LOOP_SET_STATUS64.
+pub fn attach_loop_device(device: &File, file: &File) -> nix::Result<()> {
+    const CONFIGURE: libc::Ioctl = 0x4C0A;
+    const SET_FILE: libc::Ioctl = 0x4C00;
+    const SET_STATUS: libc::Ioctl = 0x4C04;
+    const CLEAR_FILE: libc::Ioctl = 0x4C01;
+    const AUTOCLEAR: u32 = 4;
+    let descriptor = file.as_raw_fd();
+    let config = LoopConfig {
+        descriptor: u32::try_from(descriptor).map_err(|_| Errno::EBADF)?,
+        block_size: 0,
+        info: LoopInfo {
+            device: 0,
+            inode: 0,
+            rdevice: 0,
+            offset: 0,
+            size_limit: 0,
+            number: 0,
+            encrypt_type: 0,
+            encrypt_key_size: 0,
+            flags: AUTOCLEAR,
+            file_name: [0; 64],
+            crypt_name: [0; 64],
+            encrypt_key: [0; 32],
+            init: [0; 2],
+        },
+        reserved: [0; 8],
+    };
+    let device = device.as_raw_fd();
+    // SAFETY: the kernel reads a structure that lives until the call has returned.
+    match Errno::result(unsafe { libc::ioctl(device, CONFIGURE, &raw const config) }) {
+        Ok(_) => return Ok(()),
+        Err(Errno::EINVAL | Errno::ENOTTY) => {}
+        Err(errno) => return Err(errno),
+    }
+    // SAFETY: takes an integer.
+    Errno::result(unsafe { libc::ioctl(device, SET_FILE, descriptor) })?;
+    // SAFETY: as with LOOP_CONFIGURE.
+    let set = unsafe { libc::ioctl(device, SET_STATUS, &raw const config.info) };
+    Errno::result(set).map(drop).inspect_err(|_| {
+        // SAFETY: takes an integer, which is not used.
+        unsafe { libc::ioctl(device, CLEAR_FILE, 0) };
+    })
+}
