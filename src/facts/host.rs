@@ -5,7 +5,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::Facts;
 use super::cgroup::{CGROUP_ROOT, CgroupFacts, Hierarchy};
 use super::space::Space;
 use crate::facts::mountinfo::MountTable;
@@ -113,7 +112,12 @@ pub struct Clock {
 
 impl Host {
     /// Reads them. What cannot be read is taken to be in order.
-    pub fn read(facts: &Facts, config: &Config) -> Self {
+    pub fn read(
+        mounts: &MountTable,
+        cgroup: &CgroupFacts,
+        data_root: &Path,
+        config: &Config,
+    ) -> Self {
         let text = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let number = |path: &str| text(path).trim().parse().ok();
         let exists = |path: &str| Path::new(path).exists();
@@ -122,19 +126,19 @@ impl Host {
             in_container: is_container(
                 fs::read_link("/proc/self/ns/pid").ok().as_deref(),
                 CONTAINER_MARKS.into_iter().any(exists),
-                &facts.mounts,
+                mounts,
             ),
             user: nix::unistd::geteuid().as_raw(),
             status: Status::parse(&text("/proc/self/status")),
             confinement: Confinement::read(),
             user_namespace: is_user_namespace(&text("/proc/self/uid_map")),
-            space: Space::read(&facts.data_root.path),
+            space: Space::read(data_root),
             quotas: Quotas {
                 inotify_instances: number("/proc/sys/fs/inotify/max_user_instances"),
                 inotify_watches: number("/proc/sys/fs/inotify/max_user_watches"),
                 keys: number("/proc/sys/kernel/keys/maxkeys"),
             },
-            processes: processes(&facts.cgroup, &facts.mounts),
+            processes: processes(cgroup, mounts),
             modules: Modules {
                 overlay: filesystems.split_whitespace().any(|name| name == "overlay"),
                 bridge_filter: exists("/proc/sys/net/bridge"),

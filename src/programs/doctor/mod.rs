@@ -65,7 +65,7 @@ pub fn examine(config: &Config, ask: bool) -> Result<Vec<Finding>, Fault> {
         ),
     };
     let facts = Facts::read(&options, config)?;
-    let mut host = Host::read(&facts, config);
+    let mut host = Host::read(&facts.mounts, &facts.cgroup, &facts.data_root.path, config);
     if ask {
         host.versions = versions::ask(&facts.programs, config);
     }
@@ -185,7 +185,7 @@ fn engine(case: Case<'_>) -> Vec<Finding> {
     if !case.host.in_container {
         let seen = "this is not a container, so what is said here is of its host";
         return vec![
-            Finding::note("outside", seen, "README.md#two-commands")
+            Finding::note("outside", seen, "README.md#install")
                 .remedy("run dind itself in a container: docker run --privileged"),
         ];
     }

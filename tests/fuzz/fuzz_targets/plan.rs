@@ -20,10 +20,11 @@ use dind::facts::{Facts, Programs};
 use dind::input::config::Config;
 use dind::input::dockerd_options::DockerdOptions;
 use dind::input::request::{self, Request};
+use dind::plan;
 use dind::plan::action::Action;
 use dind::plan::inputs::Inputs;
+use dind::plan::outcome::Plan;
 use dind::plan::role;
-use dind::plan::{self, Plan};
 use dind_fuzz::{environment, sections, words};
 use libfuzzer_sys::fuzz_target;
 
