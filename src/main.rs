@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use dind::apply::{self, sockets};
+use dind::apply::{self, delegate, sockets};
 use dind::facts::surroundings;
 use dind::facts::{Facts, daemon_json};
 use dind::input::cli;
@@ -20,7 +20,7 @@ use dind::plan::inputs::Inputs;
 use dind::plan::outcome::{Outcome, Plan};
 use dind::plan::role::{self, Role};
 use dind::programs::{doctor, health, nest};
-use dind::supervise;
+use dind::supervise::{self, Beginning};
 use dind::sys::signals::Signals;
 use dind::sys::{descriptors, search, spawn};
 use nix::sys::stat::{Mode, umask};
@@ -111,7 +111,12 @@ fn carry_out(plan: &Plan, config: &Config, started: Instant) -> Result<u8, Fault
             environment,
         } => {
             say(plan);
-            apply::apply(&plan.steps)?;
+            if let Some(unfinished) = apply::apply(&plan.steps)? {
+                match delegate::finish(&unfinished) {
+                    Ok(done) => done.log(),
+                    Err(error) => warn!("{error:#}; going on without"),
+                }
+            }
             Err(become_command(command, environment, config))
         }
     }
@@ -135,8 +140,14 @@ fn supervise_engine(
     let umask = umask(Mode::from_bits_truncate(0o022));
     let bound = sockets::bind_all(&engine.listeners)?;
     say(plan);
-    apply::apply(&plan.steps)?;
-    supervise::run(engine, config, bound, signals, umask, started)
+    let delegation = apply::apply(&plan.steps)?;
+    let beginning = Beginning {
+        bound,
+        delegation,
+        umask,
+        started,
+    };
+    supervise::run(engine, config, signals, beginning)
 }
 
 fn say(plan: &Plan) {

@@ -9,11 +9,12 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
+use tracing::{info, warn};
 
 use crate::facts::processes;
 
@@ -35,52 +36,108 @@ pub struct Delegation {
     pub threaded: bool,
 }
 
+/// A cgroup whose controllers are not enabled for its children yet, since processes were in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unfinished {
+    root: PathBuf,
+    leaf: PathBuf,
+}
+
+/// What an attempt came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Attempt {
+    /// Controllers are enabled.
+    Done(Delegation),
+    /// Processes are in the way, which may be gone soon.
+    Busy(Unfinished),
+}
+
 /// Evacuates the cgroup at `root` into its child `leaf` and enables every
 /// controller of `root` for children; the leaf keeps the `cpu.max` of `root`, by
-/// which Go programs count their processors. Done before, it changes nothing.
-pub fn delegate(root: &Path, leaf: &str) -> Result<Delegation> {
+/// which Go programs count their processors. Done before, it changes nothing. Tries once.
+pub fn attempt(root: &Path, leaf: &str) -> Result<Attempt> {
     if is_threaded(root) {
-        return Ok(Delegation {
+        return Ok(Attempt::Done(Delegation {
             attempts: 1,
             refused: enable(root, Busy::Refused)?.unwrap_or_default(),
             threaded: true,
-        });
+        }));
     }
-    let leaf = root.join(leaf);
-    match fs::create_dir(&leaf) {
+    let unfinished = Unfinished {
+        root: root.to_owned(),
+        leaf: root.join(leaf),
+    };
+    match fs::create_dir(&unfinished.leaf) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
             return Err(error).with_context(|| {
                 format!(
                     "cannot make the cgroup {}; start the container with --privileged",
-                    leaf.display()
+                    unfinished.leaf.display()
                 )
             });
         }
         Ok(()) | Err(_) => {}
     }
+    Ok(match unfinished.attempt(1)? {
+        Some(delegation) => Attempt::Done(delegation),
+        None => Attempt::Busy(unfinished),
+    })
+}
+
+impl Unfinished {
+    fn attempt(&self, attempts: usize) -> Result<Option<Delegation>> {
+        let Self { root, leaf } = self;
+        evacuate(root, leaf)?;
+        let Some(refused) = enable(root, Busy::Retried)? else {
+            return Ok(None);
+        };
+        keep_cpu_max(root, leaf)?;
+        Ok(Some(Delegation {
+            attempts,
+            refused,
+            threaded: false,
+        }))
+    }
+}
+
+/// Goes on after an attempt that found processes in the way, for a bounded time. It does not wait for anything, but it takes its time: not for PID 1 while it
+/// has something to supervise.
+pub fn finish(unfinished: &Unfinished) -> Result<Delegation> {
     let began = Instant::now();
-    let mut attempts = 0;
-    while attempts == 0 || began.elapsed() < PATIENCE {
-        attempts += 1;
-        evacuate(root, &leaf)?;
-        if let Some(refused) = enable(root, Busy::Retried)? {
-            keep_cpu_max(root, &leaf)?;
-            return Ok(Delegation {
-                attempts,
-                refused,
-                threaded: false,
-            });
-        }
+    let mut attempts = 1;
+    while began.elapsed() < PATIENCE {
         // Whoever is on the way in or out may need this processor.
         nix::sched::sched_yield()?;
+        attempts += 1;
+        if let Some(delegation) = unfinished.attempt(attempts)? {
+            return Ok(delegation);
+        }
     }
     bail!(
         "{} still has processes after {attempts} attempts in {} s: {}; inner containers have no \
          limits; end what keeps starting them, and restart the container",
-        root.display(),
+        unfinished.root.display(),
         PATIENCE.as_secs(),
-        named(&processes(root)?)
+        named(&processes(&unfinished.root)?)
     )
+}
+
+impl Delegation {
+    /// Logs what the user should know of it.
+    pub fn log(&self) {
+        for (controller, reason) in &self.refused {
+            warn!("the {controller} controller cannot be enabled ({reason}); going on without");
+        }
+        if self.threaded {
+            warn!(
+                "the cgroup of this container is threaded, so inner containers can have no \
+                 memory limits; start the container in a cgroup of the kind 'domain'"
+            );
+        }
+        if self.attempts > 1 {
+            info!("cgroup controllers enabled at attempt {}", self.attempts);
+        }
+    }
 }
 
 fn processes(root: &Path) -> Result<Vec<i32>> {

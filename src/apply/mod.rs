@@ -8,30 +8,31 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
 use std::path::Path;
-use std::time::SystemTime;
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
-use crate::apply::delegate::delegate;
 use crate::facts::host::Confinement;
 use crate::facts::netfilter::load_module;
 use crate::messages::fault::Fault;
 use crate::plan::action::{Action, OnFailure, Step};
 use crate::sys::write;
-use crate::tls;
+use delegate::{Attempt, Unfinished};
 
 /// Carries out `steps` in order. A step whose failure is fatal ends it; the fault
-/// then says what was done by then and is left so.
-pub fn apply(steps: &[Step]) -> Result<(), Fault> {
+/// then names what was done by then and is left so. Returns a delegation of cgroup controllers
+/// that is not complete, since processes were in the way.
+pub fn apply(steps: &[Step]) -> Result<Option<Unfinished>, Fault> {
     let mut done: Vec<String> = Vec::new();
+    let mut unfinished = None;
     for step in steps {
         debug!("{}: {}", step.action, step.why);
         match (carry_out(&step.action), step.on_failure) {
-            (Ok(()), _) => done.push(step.action.to_string()),
+            (Ok(None), _) => done.push(step.action.to_string()),
+            (Ok(busy), _) => unfinished = busy,
             (Err(error), OnFailure::Fatal(words)) => {
                 let left = if done.is_empty() {
                     String::new()
@@ -44,10 +45,10 @@ pub fn apply(steps: &[Step]) -> Result<(), Fault> {
             (Err(error), OnFailure::Ignore) => debug!("{error:#}, ignoring"),
         }
     }
-    Ok(())
+    Ok(unfinished)
 }
 
-fn carry_out(action: &Action) -> Result<()> {
+fn carry_out(action: &Action) -> Result<Option<Unfinished>> {
     match action {
         Action::Directory { path, mode } => directory(path, *mode).context(action.to_string()),
         Action::Mount {
@@ -95,14 +96,6 @@ fn carry_out(action: &Action) -> Result<()> {
             load_module(name);
             Ok(())
         }
-        Action::Certificates { directory, names } => {
-            let outcome = tls::prepare(directory, names, SystemTime::now())?;
-            for warning in &outcome.warnings {
-                warn!("{warning}");
-            }
-            info!("{outcome}");
-            Ok(())
-        }
         Action::Lock { path } => data_root::lock(path),
         Action::Remove { path } => match fs::remove_file(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -117,25 +110,14 @@ fn carry_out(action: &Action) -> Result<()> {
             if let Some(flags) = remount {
                 own_cgroup_namespace(root, *flags)?;
             }
-            let delegation = delegate(root, leaf)?;
-            for (controller, reason) in &delegation.refused {
-                warn!("the {controller} controller cannot be enabled ({reason}); going on without");
-            }
-            if delegation.threaded {
-                warn!(
-                    "the cgroup of this container is threaded, so inner containers can have no \
-                     memory limits; start the container in a cgroup of the kind 'domain'"
-                );
-            }
-            if delegation.attempts > 1 {
-                info!(
-                    "cgroup controllers enabled at attempt {}",
-                    delegation.attempts
-                );
+            match delegate::attempt(root, leaf)? {
+                Attempt::Done(delegation) => delegation.log(),
+                Attempt::Busy(unfinished) => return Ok(Some(unfinished)),
             }
             Ok(())
         }
     }
+    .map(|()| None)
 }
 
 /// Where the hierarchy is mounted before it takes the place of another: the kernel mounts

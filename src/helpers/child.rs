@@ -10,7 +10,7 @@ use nix::unistd::setsid;
 
 use crate::plan::DOCKERD_OOM_SCORE;
 use crate::sys::descriptors;
-use crate::sys::signals::Signals;
+use crate::sys::signals::Inherited;
 
 /// What a child of this program's own is before anything else: out of reach of the
 /// terminal's signals, and never alive without its parent.
@@ -22,8 +22,8 @@ pub fn leave_terminal() -> Result<()> {
 
 /// What a child is that does its own work: signals end it, wherever it waits, and of its
 /// parent's descriptors, such as the sockets of the daemons, it has those that are `kept`.
-pub fn become_helper(signals: &Signals, kept: &[BorrowedFd<'_>]) -> Result<()> {
-    signals.restore()?;
+pub fn become_helper(inherited: &Inherited, kept: &[BorrowedFd<'_>]) -> Result<()> {
+    inherited.restore()?;
     descriptors::close_other_descriptors(kept)?;
     // Refused without CAP_SYS_RESOURCE, and no reason not to run.
     let _ = fs::write("/proc/self/oom_score_adj", DOCKERD_OOM_SCORE.to_string());

@@ -13,7 +13,6 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
 use nix::libc;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sys::signal::SigSet;
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::pipe2;
@@ -21,6 +20,7 @@ use tracing::{info, warn};
 
 use crate::facts::storage::{LOOP_CONTROL, new_name};
 use crate::plan::engine::{DataImage, NewImage};
+use crate::sys::signals::Inherited;
 use crate::sys::spawn::{self, Child, Session};
 use crate::sys::{lock, loop_device};
 
@@ -38,9 +38,9 @@ const FOR_EVER: Duration = Duration::from_secs(3600);
 /// Mounts an image over the data root, and makes it where there is none. To be called in a
 /// child, since it waits: for `mkfs.ext4`, and where another container has just been killed
 /// with that image mounted, for the kernel to let go of it.
-pub fn put_in_place(image: &DataImage, mask: &SigSet) -> Result<()> {
+pub fn put_in_place(image: &DataImage, inherited: &Inherited) -> Result<()> {
     let file = match &image.new {
-        Some(new) => make(&image.path, new, mask)?,
+        Some(new) => make(&image.path, new, inherited)?,
         None => open(&image.path, false)?,
     };
     // Open until it is mounted: it lets go of the image when nothing uses it.
@@ -103,7 +103,7 @@ fn open(path: &Path, create: bool) -> Result<File> {
 }
 
 /// Makes an image under another name, so that what has the right one has a file system.
-fn make(path: &Path, new: &NewImage, mask: &SigSet) -> Result<File> {
+fn make(path: &Path, new: &NewImage, inherited: &Inherited) -> Result<File> {
     let beside = new_name(path);
     let shown = beside.display();
     if let Some(directory) = path.parent() {
@@ -118,14 +118,14 @@ fn make(path: &Path, new: &NewImage, mask: &SigSet) -> Result<File> {
     file.set_len(0)
         .and_then(|()| file.set_len(new.size))
         .with_context(|| format!("cannot give {shown} {} bytes", new.size))?;
-    format(&beside, &new.mkfs, mask)?;
+    format(&beside, &new.mkfs, inherited)?;
     file.sync_all()
         .with_context(|| format!("cannot write {shown}"))?;
     fs::rename(&beside, path).with_context(|| format!("cannot rename {shown}"))?;
     Ok(file)
 }
 
-fn format(path: &Path, mkfs: &Path, mask: &SigSet) -> Result<()> {
+fn format(path: &Path, mkfs: &Path, inherited: &Inherited) -> Result<()> {
     let null = File::open("/dev/null").context("cannot open /dev/null")?;
     let (reader, writer) = pipe2(OFlag::O_CLOEXEC).context("cannot make a pipe")?;
     let arguments = [
@@ -147,7 +147,7 @@ fn format(path: &Path, mkfs: &Path, mask: &SigSet) -> Result<()> {
         session: Session::Own,
         dies_with_parent: true,
         oom_score_adj: None,
-        mask,
+        inherited,
         umask: None,
     })
     .with_context(|| format!("cannot run {}", mkfs.display()))?;

@@ -1,15 +1,15 @@
 //! Runs the user's hooks: what a child of PID 1's own does at their times of a start and a
 //! stop. It is not PID 1, so it may wait for them, but never without a deadline.
 
-use std::cell::Cell;
 use std::ffi::OsString;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::libc;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags};
 use nix::sys::stat::Mode;
 use nix::unistd::Pid;
 use tracing::{error, info, warn};
@@ -31,13 +31,13 @@ pub struct Runner<'a> {
     /// Their standard input, output and error.
     pub stdio: [BorrowedFd<'a>; 3],
     /// The signals of this process, of which SIGTERM ends the hook that runs.
-    pub signals: &'a Signals,
+    pub signals: &'a mut Signals,
     /// The user's file mode creation mask.
     pub umask: Mode,
     /// Whether those after one that has failed are not run.
     pub until_failure: bool,
     /// Whether SIGTERM has come.
-    pub stopped: Cell<bool>,
+    pub stopped: bool,
 }
 
 /// How a hook that was started came to its end.
@@ -54,7 +54,7 @@ enum Finish {
 impl Runner<'_> {
     /// Runs them, one after the other, and names those that fail. Returns the status of the
     /// first of these, as a shell would have it; 0 where none did.
-    pub fn run(&self, hooks: &[PathBuf]) -> u8 {
+    pub fn run(&mut self, hooks: &[PathBuf]) -> u8 {
         let mut status = 0;
         for path in hooks {
             info!("hook {}", path.display());
@@ -86,14 +86,14 @@ impl Runner<'_> {
                 }
             };
             status = if status == 0 { failed } else { status };
-            if self.stopped.get() || (failed != 0 && self.until_failure) {
+            if self.stopped || (failed != 0 && self.until_failure) {
                 break;
             }
         }
         status
     }
 
-    fn run_one(&self, path: &Path) -> Result<Finish, Fault> {
+    fn run_one(&mut self, path: &Path) -> Result<Finish, Fault> {
         let pid = spawn::spawn(&Child {
             path,
             arguments: vec![path.as_os_str()],
@@ -103,7 +103,7 @@ impl Runner<'_> {
             session: Session::Own,
             dies_with_parent: true,
             oom_score_adj: None,
-            mask: self.signals.original(),
+            inherited: self.signals.inherited(),
             umask: Some(self.umask),
         })
         .map_err(|error| error.fault(path.as_os_str()))?;
@@ -124,12 +124,12 @@ impl Runner<'_> {
 
     /// Waits until a hook has ended, for so long; where `until_stop`, no longer than until
     /// a stop.
-    fn wait(&self, pid: Pid, patience: Duration, until_stop: bool) -> Result<Finish, Fault> {
+    fn wait(&mut self, pid: Pid, patience: Duration, until_stop: bool) -> Result<Finish, Fault> {
         let deadline = Instant::now() + patience;
         loop {
-            while let Some(signal) = self.signals.next() {
+            for signal in self.signals.arrived() {
                 if signal == libc::SIGTERM {
-                    self.stopped.set(true);
+                    self.stopped = true;
                 }
             }
             while let Some((ended, end)) = process::reap() {
@@ -137,19 +137,16 @@ impl Runner<'_> {
                     return Ok(Finish::Ended(end));
                 }
             }
-            if until_stop && self.stopped.get() {
+            if until_stop && self.stopped {
                 return Ok(Finish::Stopped);
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Ok(Finish::TimedOut);
             }
-            // Rounded up: what is less than a millisecond would only spin.
-            let left = left.saturating_add(Duration::from_millis(1));
-            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
             let mut descriptors = [PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
-            if let Err(errno) = poll(&mut descriptors, timeout)
-                && errno != nix::errno::Errno::EINTR
+            if let Err(errno) = self.signals.poll(&mut descriptors, Some(left))
+                && errno != Errno::EINTR
             {
                 return Err(Fault {
                     status: FAILURE,

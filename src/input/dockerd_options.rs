@@ -47,7 +47,6 @@ const VALUED: &[&str] = &[
     "--log-level",
     "--mtu",
     "--pidfile",
-    "--shutdown-timeout",
     "--storage-driver",
     "--tlscacert",
     "--tlscert",
@@ -76,8 +75,6 @@ pub struct DockerdOptions {
     pub tls: TlsOptions,
     /// Whether the user runs containerd: `--containerd`.
     pub containerd: bool,
-    /// Whether the user set `--shutdown-timeout`.
-    pub shutdown_timeout: bool,
     /// `--storage-driver`.
     pub storage_driver: Option<String>,
     /// Whether the user chose addresses for the default bridge or for networks.
@@ -236,8 +233,6 @@ impl DockerdOptions {
                 key: origin("tlskey"),
             },
             containerd: text(&["--containerd"], "containerd").is_some(),
-            shutdown_timeout: last(&flags, &["--shutdown-timeout"]).is_some()
-                || json.get("shutdown-timeout").is_some(),
             storage_driver: text(&["-s", "--storage-driver"], "storage-driver"),
             addresses_set: is_set(&[
                 "bip",

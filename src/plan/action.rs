@@ -1,12 +1,9 @@
 //! One change to the container, as a value.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
 
 use nix::mount::MsFlags;
-
-use crate::input::san::Name;
 
 /// One change to the container.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,13 +63,6 @@ pub enum Action {
     LoadModule {
         /// Its name.
         name: String,
-    },
-    /// Make the TLS files of a server and its clients, or check those that are there.
-    Certificates {
-        /// The directory that has `ca`, `server` and `client` in it.
-        directory: PathBuf,
-        /// What the server's certificate is good for.
-        names: BTreeSet<Name>,
     },
     /// Write a file anew.
     Write {
@@ -166,15 +156,6 @@ impl fmt::Display for Action {
             Self::Remove { path } => write!(formatter, "rm {}", path.display()),
             Self::Lock { path } => write!(formatter, "lock {}", path.display()),
             Self::LoadModule { name } => write!(formatter, "load module {name}"),
-            Self::Certificates { directory, names } => {
-                let names: Vec<String> = names.iter().map(ToString::to_string).collect();
-                write!(
-                    formatter,
-                    "certificates in {} for {}",
-                    directory.display(),
-                    names.join(",")
-                )
-            }
             Self::Write { path, .. } => write!(formatter, "write {}", path.display()),
             Self::Delegate {
                 root,

@@ -3,7 +3,6 @@
 use std::ffi::{OsStr, OsString};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use super::action::{Action, OnFailure, Step};
 use super::engine::Program;
@@ -199,15 +198,6 @@ pub fn dockerd_arguments(
     if own_containerd {
         arguments.push(with_value("--containerd=", containerd_socket(options)));
     }
-    if !options.shutdown_timeout {
-        arguments.push(
-            format!(
-                "--shutdown-timeout={}",
-                shutdown_timeout(config.stop_timeout)
-            )
-            .into(),
-        );
-    }
     let given = serve
         .map(|serve| serve.arguments.as_slice())
         .unwrap_or_default();
@@ -221,12 +211,6 @@ pub fn dockerd_arguments(
         listeners.iter().any(|listener| serves(listener, host))
     }));
     arguments
-}
-
-/// Seconds for dockerd itself, so that it is done before its supervisor's patience
-/// ends: two less, where there are two.
-fn shutdown_timeout(stop_timeout: Duration) -> u64 {
-    stop_timeout.as_secs().saturating_sub(2).max(1)
 }
 
 /// Whether `host`, as dockerd's `--host` has it, is what `listener` is bound to.

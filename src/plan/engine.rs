@@ -1,5 +1,6 @@
 //! A start with daemons, as a value: what is started, with what, and what goes on beside it.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,6 +10,8 @@ use super::hooks::Hooks;
 use super::images::Images;
 use super::listener::Listener;
 use super::resolver::Forwarder;
+use super::stop_budget::StopBudget;
+use crate::input::san::Name;
 
 /// A program to start, as execve(2) takes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,6 +48,16 @@ pub struct NewImage {
     pub mkfs: PathBuf,
 }
 
+/// The TLS files of a server and its clients: what is missing is issued, and what is there is
+/// verified, before the daemons start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Certificates {
+    /// The directory that has `ca`, `server` and `client` in it.
+    pub directory: PathBuf,
+    /// What the server's certificate is good for.
+    pub names: BTreeSet<Name>,
+}
+
 /// How it is known that the API answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Readiness {
@@ -68,6 +81,8 @@ pub enum Foreground {
 pub struct Engine {
     /// What holds the data, where that is not the data root itself.
     pub image: Option<DataImage>,
+    /// The certificates, where dockerd has TLS by our doing.
+    pub certificates: Option<Certificates>,
     /// The sockets that dockerd gets.
     pub listeners: Vec<Listener>,
     /// containerd, where dockerd is not left to start its own.
@@ -99,12 +114,8 @@ pub struct Engine {
     pub log_file: Option<PathBuf>,
     /// How long the API may take.
     pub ready_timeout: Duration,
-    /// How long everything may take to end.
-    pub stop_timeout: Duration,
-    /// How much of that the command may take.
-    pub command_patience: Duration,
-    /// How much of that the command and the pre-stop hooks together may take.
-    pub hooks_patience: Duration,
+    /// The deadlines of a stop.
+    pub stop: StopBudget,
     /// How many times in a row a daemon that has failed is started again.
     pub restarts: u32,
     /// What is emptied at the end.

@@ -41,6 +41,7 @@ use engine::{Engine, Foreground, Program, Readiness};
 use inputs::Inputs;
 use listener::Listener;
 use outcome::{Outcome, Plan};
+use stop_budget::StopBudget;
 
 /// Makes the plan. The faults are final; nothing has been changed by then.
 pub fn plan(role: &Role, inputs: Inputs<'_>) -> Result<Plan, Fault> {
@@ -248,7 +249,6 @@ fn engine(
         program
     });
     steps.extend(iptables.steps);
-    steps.extend(tls.step);
     let path = iptables.directory.as_deref();
     let environment = daemons::environment(inputs, path);
     let (session, more) = daemons::session_environment(inputs, &listeners);
@@ -285,13 +285,14 @@ fn engine(
         oom_score_adj: 0,
     });
     let hooks = hooks::plan(inputs)?;
-    let (command_patience, hooks_patience) = stop_budget::shares(
+    let stop = StopBudget::new(
         config.stop_timeout,
         levels_below,
         !hooks.pre_stop.is_empty(),
     );
     let engine = Engine {
         image: storage.image,
+        certificates: tls.certificates,
         containerd,
         dockerd,
         forwarder: resolver.forwarder,
@@ -307,9 +308,7 @@ fn engine(
         environment: session,
         search_path: config.search_path.clone(),
         ready_timeout: config.ready_timeout,
-        stop_timeout: config.stop_timeout,
-        command_patience,
-        hooks_patience,
+        stop,
         restarts: config.restarts,
         emptied: storage.emptied,
     };

@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use super::action::Step;
-use super::engine::{DataImage, Engine, Foreground, NewImage, Readiness};
+use super::engine::{Certificates, DataImage, Engine, Foreground, NewImage, Readiness};
 use super::outcome::{Outcome, Plan};
 use super::words::quoted;
 use crate::messages::line::one_line;
@@ -61,10 +61,25 @@ impl fmt::Display for DataImage {
     }
 }
 
+impl fmt::Display for Certificates {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<String> = self.names.iter().map(ToString::to_string).collect();
+        write!(
+            formatter,
+            "certificates in {} for {}",
+            self.directory.display(),
+            names.join(",")
+        )
+    }
+}
+
 impl fmt::Display for Engine {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(image) = &self.image {
             line(formatter, format_args!("prepare: {image}"))?;
+        }
+        if let Some(certificates) = &self.certificates {
+            line(formatter, format_args!("prepare: {certificates}"))?;
         }
         let seconds = self.hooks.timeout.as_secs_f64();
         let mut hooks = |stage: &str, hooks: &[PathBuf]| {
@@ -128,7 +143,11 @@ impl fmt::Display for Engine {
             Some(emptied) => format!(", and empty {}", emptied.path.display()),
             None => String::new(),
         };
-        let timeout = self.stop_timeout.as_secs_f64();
-        line(formatter, format_args!("stop: within {timeout} s{emptied}"))
+        let stop = self.stop.shown(
+            matches!(self.foreground, Foreground::Command(_)),
+            !self.hooks.pre_stop.is_empty(),
+            self.containerd.is_some(),
+        );
+        line(formatter, format_args!("stop: {stop}{emptied}"))
     }
 }

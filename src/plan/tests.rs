@@ -357,8 +357,7 @@ fn after(facts: &Facts, plan: &Plan) -> Facts {
             Action::Directory { .. }
             | Action::Write { .. }
             | Action::LoadModule { .. }
-            | Action::Lock { .. }
-            | Action::Certificates { .. } => {}
+            | Action::Lock { .. } => {}
             Action::Remove { path } => facts.stale.retain(|stale| stale != path),
             Action::Delegate { remount, .. } => {
                 if remount.is_some() {

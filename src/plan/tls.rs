@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 
-use super::action::{Action, OnFailure, Step};
+use super::engine::Certificates;
 use super::inputs::Inputs;
 use super::listener::Protection;
 use super::words::with_value;
@@ -19,8 +19,8 @@ pub struct Tls {
     /// dockerd's flags, without those that daemon.json has: it refuses to read an
     /// option in both.
     pub flags: Vec<OsString>,
-    /// The step that makes or checks the files.
-    pub step: Option<Step>,
+    /// The files, where there are some to issue or to verify.
+    pub certificates: Option<Certificates>,
 }
 
 /// Whether `DOCKER_TLS_CERTDIR` asks for TLS on `port`, or on a port of this program's
@@ -44,7 +44,7 @@ pub fn protection(ours: bool, inputs: Inputs<'_>) -> Protection {
     }
 }
 
-/// The flags and the step, for a start whose socket has TLS by [`wanted`].
+/// The flags and the files, for a start whose socket has TLS by [`wanted`].
 pub fn plan(inputs: Inputs<'_>) -> Tls {
     let Some(directory) = &inputs.config.tls_directory else {
         return Tls::default();
@@ -61,13 +61,9 @@ pub fn plan(inputs: Inputs<'_>) -> Tls {
         .filter(|(_, _, origin)| *origin == Origin::Default)
         .map(|(flag, name, _)| with_value(flag, server.join(name)))
         .collect();
-    let step = (!ours.is_empty()).then(|| Step {
-        action: Action::Certificates {
-            directory: directory.clone(),
-            names: names(inputs),
-        },
-        on_failure: OnFailure::Fatal("no certificates for TLS"),
-        why: "DOCKER_TLS_CERTDIR asks for TLS, and clients find their files there".into(),
+    let certificates = (!ours.is_empty()).then(|| Certificates {
+        directory: directory.clone(),
+        names: names(inputs),
     });
     // Without either as a flag dockerd takes no notice of the three files.
     let switch = match (tls.verify.file, tls.tls.file) {
@@ -77,7 +73,7 @@ pub fn plan(inputs: Inputs<'_>) -> Tls {
     };
     Tls {
         flags: switch.into_iter().chain(ours).collect(),
-        step,
+        certificates,
     }
 }
 

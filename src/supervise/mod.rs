@@ -1,37 +1,46 @@
 //! Starts the daemons and stays with them to the end: one loop, one `poll`, the only
 //! `waitpid`. What happens when is decided in [`machine`].
+//!
+//! PID 1 waits in that `poll` and nowhere else. What may take time is a child with a deadline of
+//! the machine's: see [`crate::helpers`]. What PID 1 still does itself is bounded:
+//!
+//! - reading facts, and the steps of the plan (`apply`): files of /proc, /sys and /run, system
+//!   calls for mounts, and of other file systems only what `helpers::probe` has found to answer;
+//! - one attempt to delegate cgroup controllers, some 100 µs: the others are a child's;
+//! - connecting to dockerd's socket, sending to it and to `NOTIFY_SOCKET`: none of these waits;
+//! - fork(2), kill(2), and reading /proc for the processes of inner containers.
 
+mod children;
 mod log_file;
 pub mod machine;
 mod notify;
 mod relay;
 
-use std::cell::Cell;
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Stderr, Stdout};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result};
 use nix::libc;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::SigSet;
+use nix::poll::{PollFd, PollFlags};
 use nix::sys::stat::Mode;
 use nix::unistd::{ForkResult, Pid};
 use tracing::{debug, error, info, warn};
 
 use crate::api::ping::{Ping, Progress};
 use crate::api::readiness::Provisioning;
-use crate::apply;
+use crate::apply::delegate::Unfinished;
 use crate::apply::sockets::Bound;
+use crate::apply::{self, delegate};
 use crate::facts::processes;
 use crate::helpers::child::{become_helper, leave_terminal};
-use crate::helpers::forwarder;
 use crate::helpers::hooks::Runner;
-use crate::helpers::{data_image, loader, sweeper};
+use crate::helpers::{certificates, data_image, forwarder, loader, sweeper};
 use crate::input::config::Config;
 use crate::messages::fault::{FAILURE, Fault};
 use crate::messages::finding::Severity;
@@ -40,13 +49,13 @@ use crate::messages::progress::ProgressLine;
 use crate::plan::engine::{Engine, Foreground, Program, Readiness};
 use crate::programs::doctor;
 use crate::sys::end::End;
-use crate::sys::search;
-use crate::sys::signals::Signals;
+use crate::sys::signals::{Inherited, Signals};
 use crate::sys::spawn::{self, Begun, Child, Session};
 use crate::sys::terminal::{self, Terminal};
-use crate::sys::{descriptors, memory, process};
+use crate::sys::{descriptors, memory, process, search};
+use children::Children;
 use log_file::LogFile;
-use machine::{Effect, Event, Level, Machine, Need, Process, Settings};
+use machine::{Effect, Event, Level, Machine, Message, Need, Process, Settings};
 use notify::Notify;
 use relay::Relay;
 
@@ -54,25 +63,34 @@ use relay::Relay;
 /// signals and deadlines waiting.
 const REAPED_A_TURN: usize = 256;
 
-/// The pids of the children that matter.
-#[derive(Default)]
-struct Children(Vec<(Process, Pid)>);
+/// How long the end of a child, and at last that of this process, waits for lines to be written:
+/// somebody outside may not read them.
+const LINES: Duration = Duration::from_millis(500);
 
-impl Children {
-    fn add(&mut self, process: Process, pid: Pid) {
-        self.0.push((process, pid));
-    }
+/// What a start has made before the daemons run.
+pub struct Beginning {
+    /// The sockets that dockerd gets.
+    pub bound: Vec<Bound>,
+    /// A delegation of cgroup controllers that processes were in the way of.
+    pub delegation: Option<Unfinished>,
+    /// The user's file mode creation mask, which the command gets.
+    pub umask: Mode,
+    /// When this program was started.
+    pub started: Instant,
+}
 
-    fn pid(&self, process: Process) -> Option<Pid> {
-        let mut children = self.0.iter();
-        children.find_map(|(known, pid)| (*known == process).then_some(*pid))
-    }
+/// The end of a child that waits for its last lines to be written.
+struct Held {
+    /// The log relay's answer.
+    answer: u8,
+    until: Duration,
+    event: Event,
+}
 
-    /// Which child a pid is; it is forgotten by that, for the pid may come again.
-    fn take(&mut self, pid: Pid) -> Option<Process> {
-        let place = self.0.iter().position(|(_, known)| *known == pid)?;
-        Some(self.0.swap_remove(place).0)
-    }
+/// The end of this process, which waits for the last lines.
+struct Leaving {
+    status: u8,
+    until: Duration,
 }
 
 /// The supervisor.
@@ -83,11 +101,11 @@ struct Supervisor<'a> {
     addresses: Vec<String>,
     /// The sockets, until dockerd has them; and as long as there may be another dockerd.
     bound: Vec<Bound>,
+    delegation: Option<Unfinished>,
     started: Instant,
     signals: Signals,
     /// Descriptors 1 and 2.
     standard: (Stdout, Stderr),
-    /// The user's file mode creation mask.
     umask: Mode,
     notify: Notify,
     ping: Option<Ping>,
@@ -99,23 +117,28 @@ struct Supervisor<'a> {
     machine: Machine,
     terminal: Terminal,
     log: Option<LogFile>,
-    /// What makes JSON of the daemons' lines, where that is wanted.
+    /// The log relay's side of this process, where there is one.
     relay: Option<Relay>,
-    exit: Option<u8>,
+    held: VecDeque<Held>,
+    /// Whether no line was waited for in vain. After one that was, the next is not waited for.
+    prompt: bool,
+    leaving: Option<Leaving>,
 }
 
-/// Starts the daemons of `engine`, which get the `bound` sockets, and returns the
-/// exit status of the container once everything has ended. The command has `umask`.
-/// `started` is when this program was; by `config` it is looked for what is wrong where
-/// dockerd does not start.
+/// Starts the daemons of `engine` and returns the exit status of the container once everything
+/// has ended. By `config` the reasons of a failed start are looked for.
 pub fn run(
     engine: &Engine,
     config: &Config,
-    bound: Vec<Bound>,
     signals: Signals,
-    umask: Mode,
-    started: Instant,
+    beginning: Beginning,
 ) -> Result<u8, Fault> {
+    let Beginning {
+        bound,
+        delegation,
+        umask,
+        started,
+    } = beginning;
     if std::process::id() != 1
         && let Err(errno) = nix::sys::prctl::set_child_subreaper(true)
     {
@@ -135,21 +158,22 @@ pub fn run(
         LogFormat::Json => Some(Relay::new(sinks(log.as_ref(), engine, &standard))?),
     };
     let terminal = terminal::detect();
-    let has_command = matches!(engine.foreground, Foreground::Command(_));
     let machine = Machine::new(Settings {
-        command: has_command,
+        command: matches!(engine.foreground, Foreground::Command(_)),
         terminal: terminal != Terminal::None,
         containerd: engine.containerd.is_some(),
-        image: Need::of(engine.image.as_ref().map(|image| image.required)),
+        data_image: Need::of(engine.image.as_ref().map(|image| image.required)),
+        certificates: engine.certificates.is_some(),
+        delegation: delegation.is_some(),
         loader: Need::of(engine.images.as_ref().map(|images| images.strict)),
         pre_start: !engine.hooks.pre_start.is_empty(),
         post_start: !engine.hooks.post_start.is_empty(),
         pre_stop: !engine.hooks.pre_stop.is_empty(),
         forwarder: engine.forwarder.is_some(),
+        relay: relay.is_some(),
+        log_file: log.is_some(),
         ready_timeout: engine.ready_timeout,
-        stop_timeout: engine.stop_timeout,
-        command_patience: engine.command_patience,
-        hooks_patience: engine.hooks_patience,
+        stop: engine.stop,
         restarts: engine.restarts,
         ephemeral: engine.emptied.is_some(),
     });
@@ -162,6 +186,7 @@ pub fn run(
         config,
         addresses: bound.iter().map(|bound| bound.address.clone()).collect(),
         bound,
+        delegation,
         started,
         signals,
         standard,
@@ -175,7 +200,9 @@ pub fn run(
         terminal,
         log,
         relay,
-        exit: None,
+        held: VecDeque::new(),
+        prompt: true,
+        leaving: None,
     };
     let status = supervisor.supervise();
     for path in sockets {
@@ -187,6 +214,204 @@ pub fn run(
 }
 
 impl Supervisor<'_> {
+    /// The loop. Every wait is in its `poll`, which ends at the next deadline.
+    fn supervise(&mut self) -> u8 {
+        let mut events = VecDeque::from([Event::Begin]);
+        let mut unreaped = false;
+        loop {
+            while let Some(event) = events.pop_front() {
+                if self.leaving.is_some() {
+                    break;
+                }
+                debug!("{event:?}");
+                for effect in self.machine.step(event, self.now()) {
+                    self.perform(effect, &mut events);
+                }
+            }
+            if let Some(status) = self.left() {
+                return status;
+            }
+            self.wait(unreaped);
+            for (process, fault) in self.children.failed() {
+                error!("{fault}");
+                events.push_back(Event::NotStarted(process, fault.status));
+            }
+            self.read_answer(&mut events);
+            if self.notify.ready() {
+                self.notified(&mut events);
+            }
+            self.release_held(&mut events);
+            let mut children = unreaped;
+            for signal in self.signals.arrived() {
+                match signal {
+                    libc::SIGCHLD => children = true,
+                    signal => events.push_back(Event::Signal(signal)),
+                }
+            }
+            unreaped = children && self.reap(&mut events);
+            events.push_back(Event::Tick);
+        }
+    }
+
+    fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Waits until something may have happened. What has, is looked at by who can tell without
+    /// waiting.
+    fn wait(&self, unreaped: bool) {
+        let deadlines = [
+            self.machine.deadline(),
+            self.held.front().map(|held| held.until),
+            self.leaving.as_ref().map(|leaving| leaving.until),
+        ];
+        let timeout = match deadlines.into_iter().flatten().min() {
+            _ if unreaped => Some(Duration::ZERO),
+            deadline => deadline.map(|deadline| deadline.saturating_sub(self.now())),
+        };
+        let read = |descriptor| PollFd::new(descriptor, PollFlags::POLLIN);
+        let mut descriptors = vec![read(self.signals.as_fd()), read(self.notify.as_fd())];
+        descriptors.extend(self.ping.as_ref().map(|ping| read(ping.as_fd())));
+        let relay = self.relay.as_ref().and_then(Relay::descriptor);
+        descriptors.extend(relay.map(read));
+        descriptors.extend(self.children.reports().map(read));
+        if let Err(errno) = self.signals.poll(&mut descriptors, timeout) {
+            debug!("poll: {}, ignoring", errno.desc());
+        }
+    }
+
+    /// Reaps the children that have ended, whoever their parents were. Whether there
+    /// may be more: signals coalesce, so this goes on until none is left.
+    fn reap(&mut self, events: &mut VecDeque<Event>) -> bool {
+        for _ in 0..REAPED_A_TURN {
+            let Some((pid, end)) = process::reap() else {
+                return false;
+            };
+            // Why it did not start it has reported before it ended.
+            for (process, fault) in self.children.failed() {
+                error!("{fault}");
+                events.push_back(Event::NotStarted(process, fault.status));
+            }
+            match self.children.take(pid) {
+                Some(process) => self.ended(process, end, events),
+                None => debug!("reaped {pid}: it {end}"),
+            }
+        }
+        true
+    }
+
+    /// Takes the end of a child. Its last lines come before what is logged of its end.
+    fn ended(&mut self, process: Process, end: End, events: &mut VecDeque<Event>) {
+        let event = Event::Ended(process, end);
+        let now = self.now();
+        let writes = matches!(
+            process,
+            Process::Dockerd
+                | Process::Containerd
+                | Process::PreStart
+                | Process::PostStart
+                | Process::PreStop
+        );
+        match &mut self.relay {
+            Some(relay) if writes => {
+                let answer = relay.flush();
+                let patience = if self.prompt { LINES } else { Duration::ZERO };
+                self.held.push_back(Held {
+                    answer,
+                    until: now.saturating_add(patience),
+                    event,
+                });
+            }
+            Some(relay) if process == Process::Relay => {
+                relay.disconnect();
+                events.push_back(event);
+            }
+            Some(_) | None => events.push_back(event),
+        }
+    }
+
+    /// Hands on the ends of children whose last lines are written, or waited for too long.
+    fn release_held(&mut self, events: &mut VecDeque<Event>) {
+        let now = self.now();
+        if let Some(answer) = self.relay.as_mut().and_then(Relay::read_answers) {
+            self.prompt = true;
+            let written = self.held.iter().rposition(|held| held.answer == answer);
+            let count = written.map_or(0, |place| place + 1);
+            events.extend(self.held.drain(..count).map(|held| held.event));
+            if answer == relay::LAST
+                && let Some(leaving) = &mut self.leaving
+            {
+                leaving.until = now;
+            }
+        }
+        let late = self
+            .held
+            .iter()
+            .take_while(|held| held.until <= now)
+            .count();
+        self.prompt &= late == 0;
+        events.extend(self.held.drain(..late).map(|held| held.event));
+    }
+
+    /// The exit status, when this process is to end and the last lines are written, or waited
+    /// for too long.
+    fn left(&mut self) -> Option<u8> {
+        let now = self.now();
+        let leaving = self.leaving.as_ref()?;
+        (self.relay.is_none() || leaving.until <= now).then_some(leaving.status)
+    }
+
+    /// Begins the end of this process.
+    fn leave(&mut self, status: u8) {
+        self.leaving = Some(Leaving {
+            status,
+            until: self.now().saturating_add(LINES),
+        });
+        let runs = self.relay.as_ref().is_some_and(Relay::is_connected);
+        if self.relay.is_some() && !runs {
+            // What the last one has left in the pipes.
+            self.fork(Process::Relay, &mut VecDeque::new());
+        }
+        if let Some(relay) = &mut self.relay {
+            relay.end();
+        }
+    }
+
+    fn perform(&mut self, effect: Effect, events: &mut VecDeque<Event>) {
+        match effect {
+            Effect::Log(message) => log(&message),
+            Effect::AnnounceReady => self.announce_ready(),
+            Effect::StartDaemons => {
+                if let Err(fault) = self.start_daemons() {
+                    error!("{fault}");
+                    let missing = [Process::Dockerd, Process::Containerd]
+                        .into_iter()
+                        .filter(|process| self.children.pid(*process).is_none())
+                        .map(|process| Event::NotStarted(process, fault.status));
+                    events.extend(missing);
+                    events.push_back(Event::Failed(fault.status));
+                }
+            }
+            Effect::Restart(process) => {
+                if let Err(fault) = self.restart(process) {
+                    error!("{fault}");
+                    events.push_back(Event::NotStarted(process, fault.status));
+                }
+            }
+            Effect::CloseSockets => self.bound.clear(),
+            Effect::StartCommand => {
+                if let Err(fault) = self.start_command() {
+                    error!("{fault}");
+                    events.push_back(Event::NotStarted(Process::Command, fault.status));
+                }
+            }
+            Effect::Send(process, signal) => self.send(process, signal),
+            Effect::KillContainers => kill_containers(),
+            Effect::Fork(process) => self.fork(process, events),
+            Effect::Exit(status) => self.leave(status),
+        }
+    }
+
     /// Starts dockerd and containerd at once. dockerd is first, because everybody waits for
     /// it; it looks for containerd much later.
     fn start_daemons(&mut self) -> Result<(), Fault> {
@@ -198,33 +423,20 @@ impl Supervisor<'_> {
                 })
                 .ok();
         }
-        let dockerd = self.begin_daemon(Process::Dockerd, &engine.dockerd)?;
-        let containerd = engine.containerd.as_ref().map(|program| {
-            let begun = self.begin_daemon(Process::Containerd, program);
-            begun.map(|begun| (program, begun))
-        });
-        self.start_relay();
-        // Where one has failed the other runs, and is to be known for that.
-        let dockerd = finish_daemon(&engine.dockerd, dockerd)
-            .map(|pid| self.children.add(Process::Dockerd, pid));
-        let containerd = containerd.transpose().and_then(|begun| {
-            let Some((program, begun)) = begun else {
-                return Ok(());
-            };
-            self.children
-                .add(Process::Containerd, finish_daemon(program, begun)?);
-            Ok(())
-        });
-        dockerd.and(containerd)?;
+        self.begin_daemon(Process::Dockerd, &engine.dockerd)?;
+        if let Some(program) = &engine.containerd {
+            self.begin_daemon(Process::Containerd, program)?;
+        }
         if engine.restarts == 0 {
             // When dockerd is gone, clients are refused and not kept waiting.
             self.bound.clear();
         }
         if let Some(program) = &engine.dmsetup {
-            // Nobody waits for what it has to say.
+            // Nobody waits for what it prints, nor for its end.
             let null = null()?;
             let silent = [null.as_fd(); 3];
-            if let Err(fault) = begin_daemon(program, silent, &[], None, self.signals.original()) {
+            let inherited = self.signals.inherited();
+            if let Err(fault) = begin_daemon(program, silent, &[], None, inherited) {
                 warn!("{fault}; going on without");
             }
         }
@@ -240,11 +452,9 @@ impl Supervisor<'_> {
             Process::Containerd => engine.containerd.as_ref(),
             _ => Some(&engine.dockerd),
         };
-        let Some(program) = program else {
-            return Ok(());
-        };
-        let begun = self.begin_daemon(process, program)?;
-        self.children.add(process, finish_daemon(program, begun)?);
+        if let Some(program) = program {
+            self.begin_daemon(process, program)?;
+        }
         if process == Process::Dockerd {
             self.answered = false;
             self.ask();
@@ -252,123 +462,66 @@ impl Supervisor<'_> {
         Ok(())
     }
 
-    /// Standard output and error for a daemon or for hooks.
-    fn output(&self, process: Process) -> [BorrowedFd<'_>; 2] {
-        match &self.relay {
-            Some(relay) => relay.output_for(process),
-            None => sinks(self.log.as_ref(), self.engine, &self.standard),
-        }
-    }
-
-    fn begin_daemon(&self, process: Process, program: &Program) -> Result<Begun, Fault> {
+    fn begin_daemon(&mut self, process: Process, program: &Program) -> Result<(), Fault> {
         let null = null()?;
         let [stdout, stderr] = self.output(process);
         let stdio = [null.as_fd(), stdout, stderr];
-        let mask = self.signals.original();
-        if process != Process::Dockerd {
-            return begin_daemon(program, stdio, &[], None, mask);
-        }
-        let descriptors: Vec<BorrowedFd<'_>> = self.bound.iter().map(AsFd::as_fd).collect();
-        begin_daemon(program, stdio, &descriptors, Some(&self.notify), mask)
+        let inherited = self.signals.inherited();
+        let begun = match process {
+            Process::Dockerd => {
+                let sockets: Vec<BorrowedFd<'_>> = self.bound.iter().map(AsFd::as_fd).collect();
+                begin_daemon(program, stdio, &sockets, Some(&self.notify), inherited)
+            }
+            _ => begin_daemon(program, stdio, &[], None, inherited),
+        }?;
+        self.children.begin(process, begun, program.path.clone());
+        Ok(())
     }
 
-    /// The loop. Every wait is in its `poll`, which ends at the machine's deadline.
-    fn supervise(&mut self) -> u8 {
-        let mut events = VecDeque::from([Event::Begin]);
-        let mut unreaped = false;
-        loop {
-            while let Some(event) = events.pop_front() {
-                debug!("{event:?}");
-                for effect in self.machine.step(event, self.started.elapsed()) {
-                    self.perform(effect, &mut events);
-                }
-                if let Some(status) = self.exit {
-                    if let Some(relay) = &mut self.relay {
-                        relay.end(&self.signals, self.started.elapsed());
-                    }
-                    return status;
-                }
-            }
-            if let Some(relay) = &mut self.relay {
-                relay.tick(&self.signals, self.started.elapsed());
-            }
-            let readable = self.wait(unreaped);
-            if readable.ping {
-                self.read_answer(&mut events);
-            }
-            if readable.notify && self.notify.ready() {
-                self.notified(&mut events);
-            }
-            let mut children = unreaped;
-            while let Some(signal) = self.signals.next() {
-                match signal {
-                    libc::SIGCHLD => children = true,
-                    signal => events.push_back(Event::Signal(signal)),
-                }
-            }
-            unreaped = children && self.reap(&mut events);
-            events.push_back(Event::Tick);
-        }
-    }
-
-    fn wait(&self, unreaped: bool) -> Readable {
-        let relay = self.relay.as_ref().and_then(Relay::due);
-        let deadlines = self.machine.deadline().into_iter().chain(relay);
-        let timeout = match deadlines.min() {
-            _ if unreaped => PollTimeout::ZERO,
-            None => PollTimeout::NONE,
-            Some(deadline) => {
-                // Rounded up: a tick before the deadline would only spin.
-                let left = deadline.saturating_sub(self.started.elapsed());
-                let left = left.saturating_add(Duration::from_millis(1));
-                PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
-            }
+    fn start_command(&mut self) -> Result<(), Fault> {
+        let words: &[OsString] = match &self.engine.foreground {
+            Foreground::Command(words) => words,
+            Foreground::Daemon => &[],
         };
-        let mut descriptors = vec![
-            PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
-            PollFd::new(self.notify.as_fd(), PollFlags::POLLIN),
-        ];
-        descriptors.extend(
-            self.ping
-                .as_ref()
-                .map(|ping| PollFd::new(ping.as_fd(), PollFlags::POLLIN)),
-        );
-        // An error here means nothing is readable; the deadlines are looked at anyway.
-        if let Err(errno) = poll(&mut descriptors, timeout) {
-            debug!("poll: {}, ignoring", errno.desc());
-        }
-        let any = |index: usize| {
-            descriptors
-                .get(index)
-                .and_then(PollFd::revents)
-                .is_some_and(|events| !events.is_empty())
-        };
-        Readable {
-            notify: any(1),
-            ping: any(2),
+        let path = search::find(words, &self.engine.search_path)?;
+        let begun = spawn::begin(&Child {
+            path: &path,
+            arguments: words.iter().map(OsString::as_os_str).collect(),
+            environment: &self.engine.environment,
+            stdio: None,
+            descriptors: Vec::new(),
+            session: Session::Foreground(self.terminal),
+            dies_with_parent: false,
+            oom_score_adj: None,
+            inherited: self.signals.inherited(),
+            umask: Some(self.umask),
+        })
+        .map_err(|error| error.fault(path.as_os_str()))?;
+        self.children.begin(Process::Command, begun, path);
+        Ok(())
+    }
+
+    fn send(&self, process: Process, signal: i32) {
+        if let Some(pid) = self.children.pid(process)
+            && let Err(errno) = process::kill(pid, signal)
+        {
+            warn!(
+                "cannot send signal {signal} to {} ({pid}): {}",
+                process.name(),
+                errno.desc()
+            );
         }
     }
 
-    /// Reaps the children that have ended, whoever their parents were. Whether there
-    /// may be more: signals coalesce, so this goes on until none is left.
-    fn reap(&mut self, events: &mut VecDeque<Event>) -> bool {
-        for _ in 0..REAPED_A_TURN {
-            let Some((pid, end)) = process::reap() else {
-                return false;
-            };
-            match self.children.take(pid) {
-                Some(process) => {
-                    if !matches!(process, Process::Command) {
-                        // Its last lines come before what is said of its end.
-                        self.flush();
-                    }
-                    events.push_back(Event::Ended(process, end));
-                }
-                None if self.relay_ended(pid, end) => {}
-                None => debug!("reaped {pid}: it {end}"),
-            }
-        }
-        true
+    /// Standard output and error for a daemon or for hooks.
+    fn output(&self, process: Process) -> [BorrowedFd<'_>; 2] {
+        output(
+            self.relay.as_ref(),
+            self.log.as_ref(),
+            self.engine,
+            &self.standard,
+            process,
+        )
     }
 
     /// Asks the API whether it answers, where that can be asked.
@@ -399,7 +552,7 @@ impl Supervisor<'_> {
         }
     }
 
-    /// dockerd says that it is ready. Where the API can be asked, its answer counts.
+    /// dockerd has sent `READY=1`. Where the API can be asked, its answer counts.
     fn notified(&mut self, events: &mut VecDeque<Event>) {
         match self.engine.readiness {
             Readiness::Notify => events.push_back(Event::Ready),
@@ -408,92 +561,30 @@ impl Supervisor<'_> {
         }
     }
 
-    fn perform(&mut self, effect: Effect, events: &mut VecDeque<Event>) {
-        match effect {
-            Effect::Say(Level::Info, message) => info!("{message}"),
-            Effect::Say(Level::Warn, message) => warn!("{message}"),
-            Effect::Say(Level::Error, message) => error!("{message}"),
-            Effect::ShowLog => self.show_log(),
-            Effect::Diagnose => diagnose(self.config),
-            Effect::AnnounceReady => self.announce_ready(),
-            Effect::StartDaemons => {
-                if let Err(fault) = self.start_daemons() {
-                    error!("{fault}");
-                    let missing = [Process::Dockerd, Process::Containerd]
-                        .into_iter()
-                        .filter(|process| self.children.pid(*process).is_none())
-                        .map(|process| Event::NotStarted(process, fault.status));
-                    events.extend(missing);
-                    events.push_back(Event::Failed(fault.status));
-                }
-            }
-            Effect::Restart(process) => {
-                if let Err(fault) = self.restart(process) {
-                    error!("{fault}");
-                    events.push_back(Event::NotStarted(process, fault.status));
-                }
-            }
-            Effect::CloseSockets => self.bound.clear(),
-            Effect::StartCommand => match self.command() {
-                Ok(pid) => self.children.add(Process::Command, pid),
-                Err(fault) => {
-                    error!("{fault}");
-                    events.push_back(Event::NotStarted(Process::Command, fault.status));
-                }
-            },
-            Effect::Send(process, signal) => self.send(process, signal),
-            Effect::KillContainers => kill_containers(),
-            Effect::Fork(process) => self.fork(process, events),
-            Effect::Exit(status) => self.exit = Some(status),
-        }
-    }
-
-    fn send(&self, process: Process, signal: i32) {
-        if let Some(pid) = self.children.pid(process)
-            && let Err(errno) = process::kill(pid, signal)
-        {
-            warn!(
-                "cannot send signal {signal} to {} ({pid}): {}",
-                process.name(),
-                errno.desc()
-            );
-        }
-    }
-
-    fn command(&self) -> Result<Pid, Fault> {
-        let words: &[OsString] = match &self.engine.foreground {
-            Foreground::Command(words) => words,
-            Foreground::Daemon => &[],
-        };
-        let path = search::find(words, &self.engine.search_path)?;
-        spawn::spawn(&Child {
-            path: &path,
-            arguments: words.iter().map(OsString::as_os_str).collect(),
-            environment: &self.engine.environment,
-            stdio: None,
-            descriptors: Vec::new(),
-            session: Session::Foreground(self.terminal),
-            dies_with_parent: false,
-            oom_score_adj: None,
-            mask: self.signals.original(),
-            umask: Some(self.umask),
-        })
-        .map_err(|error| error.fault(path.as_os_str()))
-    }
-
     /// Has a part of this program run in a child, so that signals and deadlines are looked
     /// at meanwhile.
     fn fork(&mut self, process: Process, events: &mut VecDeque<Event>) {
-        if process == Process::PreStart {
-            self.start_relay();
-        }
+        let control = match (process, &mut self.relay) {
+            (Process::Relay, Some(relay)) => relay.connect(),
+            _ => Err(anyhow::anyhow!("no relay")),
+        };
+        let control = match (process, control) {
+            (Process::Relay, Err(error)) => {
+                warn!("{} cannot run: {error:#}", process.name());
+                events.push_back(Event::NotStarted(process, FAILURE));
+                return;
+            }
+            (_, control) => control.ok(),
+        };
         match process::fork() {
             Ok(ForkResult::Parent { child }) => self.children.add(process, child),
             Ok(ForkResult::Child) => {
-                let done = leave_terminal().and_then(|()| self.help(process));
+                let done = leave_terminal().and_then(|()| self.help(process, control));
                 let status = done.unwrap_or_else(|error| {
                     match process {
-                        Process::Forwarder => warn!("{error:#}"),
+                        Process::Forwarder | Process::Relay | Process::Delegation => {
+                            warn!("{error:#}");
+                        }
                         _ => error!("{error:#}"),
                     }
                     FAILURE
@@ -501,28 +592,47 @@ impl Supervisor<'_> {
                 process::exit_child(status.into())
             }
             Err(errno) => {
+                if let (Process::Relay, Some(relay)) = (process, &mut self.relay) {
+                    relay.disconnect();
+                }
                 error!(
                     "{} cannot run: fork: {}; raise the container's pids limit",
                     process.name(),
                     errno.desc()
                 );
-                events.push_back(Event::Ended(process, End::Exited(FAILURE)));
+                events.push_back(Event::NotStarted(process, FAILURE));
             }
         }
     }
 
-    /// What a child of this program's own is for. Its exit status.
-    fn help(&self, process: Process) -> Result<u8> {
+    /// The work of a child. Returns its exit status.
+    fn help(&mut self, process: Process, control: Option<UnixStream>) -> Result<u8> {
         let engine = self.engine;
-        match process {
-            Process::PreStart => return self.run_hooks(process, &engine.hooks.pre_start),
-            Process::PostStart => return self.run_hooks(process, &engine.hooks.post_start),
-            Process::PreStop => return self.run_hooks(process, &engine.hooks.pre_stop),
-            _ => become_helper(&self.signals, &[])?,
+        match (process, control, &self.relay) {
+            (Process::PreStart, ..) => return self.run_hooks(process, &engine.hooks.pre_start),
+            (Process::PostStart, ..) => return self.run_hooks(process, &engine.hooks.post_start),
+            (Process::PreStop, ..) => return self.run_hooks(process, &engine.hooks.pre_stop),
+            (Process::Relay, Some(control), Some(relay)) => {
+                relay.run(self.signals.inherited(), control)?;
+                return Ok(0);
+            }
+            _ => {}
+        }
+        let inherited = self.signals.inherited();
+        match &self.log {
+            Some(log) => become_helper(inherited, &[log.as_fd()])?,
+            None => become_helper(inherited, &[])?,
         }
         match process {
-            Process::Mounter => engine.image.as_ref().map_or(Ok(()), |image| {
-                data_image::put_in_place(image, self.signals.original())
+            Process::Mounter => engine
+                .image
+                .as_ref()
+                .map_or(Ok(()), |image| data_image::put_in_place(image, inherited))?,
+            Process::Certificates => engine.certificates.as_ref().map_or(Ok(()), |wanted| {
+                certificates::prepare(wanted, SystemTime::now())
+            })?,
+            Process::Delegation => self.delegation.as_ref().map_or(Ok(()), |unfinished| {
+                delegate::finish(unfinished).map(|done| done.log())
             })?,
             Process::Sweeper => {
                 engine.emptied.as_ref().map(sweeper::empty);
@@ -540,26 +650,39 @@ impl Supervisor<'_> {
                     loader::load(images, ProgressLine::new(wanted))?;
                 }
             }
+            Process::LogReader => self.show_log(),
+            Process::Diagnosis => {
+                self.show_log();
+                diagnose(self.config);
+            }
             _ => {}
         }
         Ok(0)
     }
 
-    fn run_hooks(&self, process: Process, hooks: &[PathBuf]) -> Result<u8> {
-        let [stdout, stderr] = self.output(process);
-        descriptors::close_other_descriptors(&[self.signals.as_fd(), stdout, stderr])?;
+    fn run_hooks(&mut self, process: Process, hooks: &[PathBuf]) -> Result<u8> {
+        self.signals.renew()?;
+        let [stdout, stderr] = output(
+            self.relay.as_ref(),
+            self.log.as_ref(),
+            self.engine,
+            &self.standard,
+            process,
+        );
+        let [wait, wake] = self.signals.descriptors();
+        descriptors::close_other_descriptors(&[wait, wake, stdout, stderr])?;
         let null = null()?;
-        let runner = Runner {
+        let mut runner = Runner {
             timeout: self.engine.hooks.timeout,
             // In a stop a hook, what it has started, and its runner are to end one after the
             // other.
-            grace: self.engine.hooks_patience / 8,
+            grace: self.engine.stop.hook_grace,
             environment: &self.engine.environment,
             stdio: [null.as_fd(), stdout, stderr],
-            signals: &self.signals,
+            signals: &mut self.signals,
             umask: self.umask,
             until_failure: process == Process::PreStart,
-            stopped: Cell::new(false),
+            stopped: false,
         };
         Ok(runner.run(hooks))
     }
@@ -572,7 +695,7 @@ impl Supervisor<'_> {
             && let Err(errno) = notify::tell_ready(address)
         {
             warn!(
-                "cannot say READY=1 to NOTIFY_SOCKET={}: {}; going on without",
+                "cannot send READY=1 to NOTIFY_SOCKET={}: {}; going on without",
                 address.to_string_lossy(),
                 errno.desc()
             );
@@ -593,25 +716,6 @@ impl Supervisor<'_> {
         }
     }
 
-    fn start_relay(&mut self) {
-        if let Some(relay) = &mut self.relay {
-            relay.start(&self.signals, self.started.elapsed());
-        }
-    }
-
-    fn relay_ended(&mut self, pid: Pid, end: End) -> bool {
-        let now = self.started.elapsed();
-        let relay = self.relay.as_mut();
-        relay.is_some_and(|relay| relay.ended(pid, end, &self.signals, now))
-    }
-
-    /// Has what the daemons have written so far be where it goes.
-    fn flush(&mut self) {
-        if let Some(relay) = &mut self.relay {
-            relay.flush(&self.signals, self.started.elapsed());
-        }
-    }
-
     /// With no file, the lines stand above already.
     fn show_log(&self) {
         if let Some(log) = &self.log {
@@ -623,7 +727,21 @@ impl Supervisor<'_> {
     }
 }
 
-/// Says what `dind doctor` would, but for its notes.
+fn log(message: &Message) {
+    let process = message.process.map(Process::name);
+    let (status, signal) = match message.end {
+        Some(End::Exited(status)) => (Some(status), None),
+        Some(End::Signaled(signal)) => (None, Some(signal)),
+        None => (None, None),
+    };
+    match message.level {
+        Level::Info => info!(process, status, signal, "{}", message.text),
+        Level::Warn => warn!(process, status, signal, "{}", message.text),
+        Level::Error => error!(process, status, signal, "{}", message.text),
+    }
+}
+
+/// Logs what `dind doctor` would print, but for its notes.
 fn diagnose(config: &Config) {
     for finding in doctor::diagnosis(config) {
         match finding.severity {
@@ -635,6 +753,19 @@ fn diagnose(config: &Config) {
 
 fn null() -> Result<File> {
     File::open("/dev/null").context("cannot open /dev/null; the container needs a /dev")
+}
+
+fn output<'a>(
+    relay: Option<&'a Relay>,
+    log: Option<&'a LogFile>,
+    engine: &Engine,
+    standard: &'a (Stdout, Stderr),
+    process: Process,
+) -> [BorrowedFd<'a>; 2] {
+    match relay {
+        Some(relay) => relay.output_for(process),
+        None => sinks(log, engine, standard),
+    }
 }
 
 /// Where the standard output and error of daemons and hooks go.
@@ -657,7 +788,7 @@ fn begin_daemon(
     stdio: [BorrowedFd<'_>; 3],
     descriptors: &[BorrowedFd<'_>],
     notify: Option<&Notify>,
-    mask: &SigSet,
+    inherited: &Inherited,
 ) -> Result<Begun, Fault> {
     let mut environment = program.environment.clone();
     environment.extend(notify.map(|notify| ("NOTIFY_SOCKET".into(), notify.address.clone())));
@@ -672,22 +803,10 @@ fn begin_daemon(
         session: Session::Own,
         dies_with_parent: false,
         oom_score_adj: Some(program.oom_score_adj),
-        mask,
+        inherited,
         umask: None,
     })
     .map_err(|error| error.fault(program.path.as_os_str()))
-}
-
-fn finish_daemon(program: &Program, begun: Begun) -> Result<Pid, Fault> {
-    begun
-        .finish()
-        .map_err(|error| error.fault(program.path.as_os_str()))
-}
-
-/// What a wait found.
-struct Readable {
-    notify: bool,
-    ping: bool,
 }
 
 fn kill_containers() {

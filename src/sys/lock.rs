@@ -42,6 +42,12 @@ pub fn lock(file: &File, operation: i32, patience: Duration) -> nix::Result<()> 
     result
 }
 
+/// The same without waiting: EWOULDBLOCK where somebody else has it.
+pub fn try_lock(file: &File, operation: i32) -> nix::Result<()> {
+    // SAFETY: a plain system call on a descriptor that is open.
+    Errno::result(unsafe { libc::flock(file.as_raw_fd(), operation | libc::LOCK_NB) }).map(drop)
+}
+
 /// SIGALRM after `first`, and then every second, in case that the first comes before the
 /// call that it is to end: setitimer(2). Never, where `first` is zero.
 fn set_timer(first: Duration) -> nix::Result<()> {

@@ -12,4 +12,5 @@ pub mod search;
 pub mod signals;
 pub mod spawn;
 pub mod terminal;
+pub mod wait;
 pub mod write;

@@ -9,22 +9,24 @@ use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::prctl;
-use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{ForkResult, Pid};
 
 use crate::messages::fault::{FAILURE, Fault, NOT_EXECUTABLE, NOT_FOUND};
+use crate::sys::signals::Inherited;
 use crate::sys::terminal::{self, Terminal};
-use crate::sys::{descriptors, process};
+use crate::sys::{descriptors, process, wait};
 
-/// How long exec may take before the child is taken to be on its way: a program on
-/// a file system that hangs must not hang PID 1.
-const EXEC_DEADLINE_MS: u16 = 10_000;
+/// How long [`spawn`] waits for exec before it takes the child to be on its way: a program may
+/// be on a file system that hangs.
+const EXEC_DEADLINE: Duration = Duration::from_secs(10);
 
 /// The first number of the descriptors that a child gets: sd_listen_fds(3).
 const FIRST_DESCRIPTOR: RawFd = 3;
@@ -58,8 +60,9 @@ pub struct Child<'a> {
     /// `oom_score_adj` to try for: only a wish, as lowering it takes
     /// CAP_SYS_RESOURCE.
     pub oom_score_adj: Option<i16>,
-    /// The signal mask to run with: the one that this process was started with.
-    pub mask: &'a SigSet,
+    /// The signal mask and the dispositions to run with: those that this process was started
+    /// with.
+    pub inherited: &'a Inherited,
     /// The file mode creation mask to run with; this process's own where it is `None`.
     pub umask: Option<Mode>,
 }
@@ -67,15 +70,15 @@ pub struct Child<'a> {
 /// Why a child did not start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SpawnError {
-    /// The step that failed.
-    step: Step,
+    /// Where it failed.
+    failed: At,
     /// How.
     errno: Errno,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Step {
-    Prepare,
+enum At {
+    Preparation,
     Fork,
     Exec,
 }
@@ -83,10 +86,10 @@ enum Step {
 impl SpawnError {
     /// The exit status that a shell would have for it.
     pub fn status(self) -> u8 {
-        match (self.step, self.errno) {
-            (Step::Exec, Errno::ENOENT | Errno::ENOTDIR) => NOT_FOUND,
-            (Step::Exec, _) => NOT_EXECUTABLE,
-            (Step::Prepare | Step::Fork, _) => FAILURE,
+        match (self.failed, self.errno) {
+            (At::Exec, Errno::ENOENT | Errno::ENOTDIR) => NOT_FOUND,
+            (At::Exec, _) => NOT_EXECUTABLE,
+            (At::Preparation | At::Fork, _) => FAILURE,
         }
     }
 
@@ -102,26 +105,26 @@ impl SpawnError {
 impl fmt::Display for SpawnError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let errno = self.errno.desc();
-        match (self.step, self.errno) {
-            (Step::Exec, Errno::ENOENT) => {
+        match (self.failed, self.errno) {
+            (At::Exec, Errno::ENOENT) => {
                 write!(
                     formatter,
                     "{errno}; check its spelling, or its interpreter's"
                 )
             }
-            (Step::Exec, Errno::EACCES) => write!(formatter, "{errno}; check its mode"),
-            (Step::Exec, Errno::ENOEXEC) => {
+            (At::Exec, Errno::EACCES) => write!(formatter, "{errno}; check its mode"),
+            (At::Exec, Errno::ENOEXEC) => {
                 write!(formatter, "{errno}; a script needs a first line with #!")
             }
-            (Step::Exec, _) => write!(formatter, "{errno}"),
-            (Step::Fork, _) => write!(formatter, "fork: {errno}; raise the container's pids limit"),
-            (Step::Prepare, Errno::EINVAL) => {
+            (At::Exec, _) => write!(formatter, "{errno}"),
+            (At::Fork, _) => write!(formatter, "fork: {errno}; raise the container's pids limit"),
+            (At::Preparation, Errno::EINVAL) => {
                 write!(formatter, "{errno}; check its words for a NUL byte")
             }
-            (Step::Prepare, Errno::EMFILE | Errno::ENFILE) => {
+            (At::Preparation, Errno::EMFILE | Errno::ENFILE) => {
                 write!(formatter, "{errno}; raise the limit of open files")
             }
-            (Step::Prepare, _) => {
+            (At::Preparation, _) => {
                 write!(
                     formatter,
                     "{errno}; see whether a seccomp profile forbids something"
@@ -133,16 +136,24 @@ impl fmt::Display for SpawnError {
 
 impl std::error::Error for SpawnError {}
 
-/// Strings as execve(2) takes them.
-struct Image {
+/// What execve(2) takes.
+struct Program {
     path: CString,
     arguments: Vec<CString>,
     environment: Vec<CString>,
 }
 
-/// Starts a child and returns when it has executed its program, or failed to.
+/// Starts a child and returns when it has executed its program, or failed to. It waits, so it
+/// is not for PID 1: see [`begin`].
 pub fn spawn(child: &Child<'_>) -> Result<Pid, SpawnError> {
-    begin(child)?.finish()
+    let begun = begin(child)?;
+    let mut ready = [PollFd::new(begun.as_fd(), PollFlags::POLLIN)];
+    // An error, as EINTR, means that it is not known whether it has: then it is on its way.
+    let _ = poll(&mut ready, wait::timeout(Some(EXEC_DEADLINE)));
+    match begun.progress() {
+        Progress::Failed(error) => Err(error),
+        Progress::OnItsWay | Progress::Executed => Ok(begun.pid),
+    }
 }
 
 /// A child on its way to its program.
@@ -153,10 +164,39 @@ pub struct Begun {
     report: OwnedFd,
 }
 
+/// How far a child is that has begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// It has not executed its program yet.
+    OnItsWay,
+    /// It has.
+    Executed,
+    /// It could not, and has ended.
+    Failed(SpawnError),
+}
+
 impl Begun {
-    /// Returns when the child has executed its program, or failed to.
-    pub fn finish(self) -> Result<Pid, SpawnError> {
-        reported(&self.report).map_or(Ok(self.pid), Err)
+    /// How far it is. [`Begun::as_fd`] is readable when that changes, once.
+    pub fn progress(&self) -> Progress {
+        let mut report = [0_u8; 2];
+        match nix::unistd::read(&self.report, &mut report) {
+            Ok(2) => {
+                let [exec, errno] = report;
+                Progress::Failed(SpawnError {
+                    failed: if exec == 1 { At::Exec } else { At::Preparation },
+                    errno: Errno::from_raw(i32::from(errno)),
+                })
+            }
+            Err(Errno::EAGAIN | Errno::EINTR) => Progress::OnItsWay,
+            // exec has closed the pipe.
+            Ok(_) | Err(_) => Progress::Executed,
+        }
+    }
+}
+
+impl AsFd for Begun {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.report.as_fd()
     }
 }
 
@@ -164,14 +204,14 @@ impl Begun {
 /// for each other either, and on a busy machine each wait is a few milliseconds.
 pub fn begin(child: &Child<'_>) -> Result<Begun, SpawnError> {
     let prepare = |errno| SpawnError {
-        step: Step::Prepare,
+        failed: At::Preparation,
         errno,
     };
-    let image = image(child).map_err(prepare)?;
+    let program = program(child).map_err(prepare)?;
     let above = first_free(child.descriptors.len()).map_err(prepare)?;
     let (reader, writer) = report_pipe(above).map_err(prepare)?;
     match process::fork().map_err(|errno| SpawnError {
-        step: Step::Fork,
+        failed: At::Fork,
         errno,
     })? {
         ForkResult::Parent { child } => Ok(Begun {
@@ -179,9 +219,9 @@ pub fn begin(child: &Child<'_>) -> Result<Begun, SpawnError> {
             report: reader,
         }),
         ForkResult::Child => {
-            let error = become_child(child, image, above);
+            let error = become_child(child, program, above);
             let report = [
-                u8::from(error.step == Step::Exec),
+                u8::from(error.failed == At::Exec),
                 u8::try_from(error.errno as i32).unwrap_or(0),
             ];
             // Nobody reads it if this fails, and the status below still says it.
@@ -197,13 +237,13 @@ pub fn become_program(
     arguments: &[&OsStr],
     environment: &[(OsString, OsString)],
 ) -> SpawnError {
-    let error = |step| move |errno| SpawnError { step, errno };
+    let error = |failed| move |errno| SpawnError { failed, errno };
     let run = || {
-        let arguments = strings(arguments.iter().copied()).map_err(error(Step::Prepare))?;
-        let environment = variables(environment).map_err(error(Step::Prepare))?;
-        let path = string(path.as_os_str()).map_err(error(Step::Prepare))?;
-        process::default_action(Signal::SIGPIPE).map_err(error(Step::Prepare))?;
-        nix::unistd::execve(&path, &arguments, &environment).map_err(error(Step::Exec))
+        let arguments = strings(arguments.iter().copied()).map_err(error(At::Preparation))?;
+        let environment = variables(environment).map_err(error(At::Preparation))?;
+        let path = string(path.as_os_str()).map_err(error(At::Preparation))?;
+        process::default_action(Signal::SIGPIPE).map_err(error(At::Preparation))?;
+        nix::unistd::execve(&path, &arguments, &environment).map_err(error(At::Exec))
     };
     match run() {
         Ok(never) => match never {},
@@ -211,34 +251,15 @@ pub fn become_program(
     }
 }
 
-/// A pipe that exec closes. Its writing end is numbered `above` or higher, out of the
+/// A pipe that exec closes, and that nobody waits at. Its writing end is numbered `above` or higher, out of the
 /// way of the descriptors that the child gets; its first number is closed here, or
 /// the reader would never see the end.
 fn report_pipe(above: RawFd) -> nix::Result<(OwnedFd, OwnedFd)> {
-    let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+    let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
     Ok((reader, raise(writer.as_fd(), above)?))
 }
 
-/// What the child wrote before it ended; nothing when exec closed the pipe.
-fn reported(reader: &OwnedFd) -> Option<SpawnError> {
-    let mut ready = [PollFd::new(reader.as_fd(), PollFlags::POLLIN)];
-    poll(&mut ready, PollTimeout::from(EXEC_DEADLINE_MS))
-        .ok()
-        .filter(|count| *count > 0)?;
-    let mut report = [0_u8; 2];
-    match nix::unistd::read(reader, &mut report) {
-        Ok(2) => {
-            let [exec, errno] = report;
-            Some(SpawnError {
-                step: if exec == 1 { Step::Exec } else { Step::Prepare },
-                errno: Errno::from_raw(i32::from(errno)),
-            })
-        }
-        Ok(_) | Err(_) => None,
-    }
-}
-
-fn image(child: &Child<'_>) -> nix::Result<Image> {
+fn program(child: &Child<'_>) -> nix::Result<Program> {
     let mut environment = variables(child.environment)?;
     if !child.descriptors.is_empty() {
         environment.push(string(OsStr::new(&format!(
@@ -246,7 +267,7 @@ fn image(child: &Child<'_>) -> nix::Result<Image> {
             child.descriptors.len()
         )))?);
     }
-    Ok(Image {
+    Ok(Program {
         path: string(child.path.as_os_str())?,
         arguments: strings(child.arguments.iter().copied())?,
         environment,
@@ -272,10 +293,10 @@ fn variables(environment: &[(OsString, OsString)]) -> nix::Result<Vec<CString>> 
 }
 
 /// The child's side of the fork, up to exec.
-fn become_child(child: &Child<'_>, mut image: Image, above: RawFd) -> SpawnError {
+fn become_child(child: &Child<'_>, mut program: Program, above: RawFd) -> SpawnError {
     let mut run = || -> Result<std::convert::Infallible, SpawnError> {
         let prepare = |errno| SpawnError {
-            step: Step::Prepare,
+            failed: At::Preparation,
             errno,
         };
         match child.session {
@@ -292,21 +313,20 @@ fn become_child(child: &Child<'_>, mut image: Image, above: RawFd) -> SpawnError
         place_descriptors(child, above).map_err(prepare)?;
         if !child.descriptors.is_empty() {
             let own = format!("LISTEN_PID={}", std::process::id());
-            image
+            program
                 .environment
                 .push(string(OsStr::new(&own)).map_err(prepare)?);
         }
         if let Some(mode) = child.umask {
             umask(mode);
         }
-        process::default_action(Signal::SIGPIPE).map_err(prepare)?;
-        sigprocmask(SigmaskHow::SIG_SETMASK, Some(child.mask), None).map_err(prepare)?;
-        nix::unistd::execve(&image.path, &image.arguments, &image.environment).map_err(|errno| {
-            SpawnError {
-                step: Step::Exec,
+        child.inherited.restore().map_err(prepare)?;
+        nix::unistd::execve(&program.path, &program.arguments, &program.environment).map_err(
+            |errno| SpawnError {
+                failed: At::Exec,
                 errno,
-            }
-        })
+            },
+        )
     };
     match run() {
         Ok(never) => match never {},

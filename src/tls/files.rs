@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
 use nix::libc;
 use nix::sys::stat::Mode;
+use tracing::info;
 
 use crate::sys::{lock, write};
 
@@ -195,7 +196,7 @@ impl Locked {
                 .create(&path)
                 .with_context(|| cannot("make", &path))?;
             let opened = write::open_directory(&path).with_context(|| cannot("open", &path))?;
-            match lock::lock(&opened, libc::LOCK_EX, PATIENCE) {
+            match lock(&opened, &path) {
                 Ok(()) => {}
                 Err(Errno::EINTR) => bail!(
                     "{} is locked by another daemon that does not finish; stop that one",
@@ -241,6 +242,19 @@ impl Locked {
             }
         }
     }
+}
+
+/// Locks a directory, and says so where that takes its time.
+fn lock(directory: &File, path: &Path) -> nix::Result<()> {
+    match lock::try_lock(directory, libc::LOCK_EX) {
+        Err(Errno::EWOULDBLOCK) => {}
+        done => return done,
+    }
+    info!(
+        "waiting for {}, which another daemon has locked",
+        path.display()
+    );
+    lock::lock(directory, libc::LOCK_EX, PATIENCE)
 }
 
 fn cannot(what: &str, path: &Path) -> String {

@@ -296,10 +296,7 @@ fn the_forwarder_lives_through_floods_and_is_replaced() {
     finds(&daemon);
     assert_eq!(daemon.sh(FORWARDER), first);
     daemon.sh(&format!("kill -KILL {first}"));
-    daemon.wait_log(
-        "what forwards DNS queries of inner containers was ended by SIGKILL",
-        1,
-    );
+    daemon.wait_log("the DNS forwarder was ended by SIGKILL", 1);
     daemon.wait_until(&format!("test -n \"$({FORWARDER})\""));
     finds(&daemon);
     daemon.docker(&["stop"]).exited(0);

@@ -31,6 +31,7 @@ mod dns;
 mod doctor;
 mod faults;
 mod hack_dind;
+mod hangs;
 mod health;
 mod hooks;
 mod host;

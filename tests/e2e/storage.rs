@@ -221,7 +221,7 @@ fn an_image_that_fails_is_gone_without() {
     let container = dind().prelude(&format!("{NO_VOLUME}; {broken}")).ready(&[]);
     container.logged(&["dind: warning: /usr/local/sbin/mkfs.ext4: no room"]);
     container.logged(&["dind: error: /usr/local/sbin/mkfs.ext4", "failed"]);
-    container.logged(&["dind: warning: the data root has no image; going on without"]);
+    container.logged(&["dind: warning: the data root has no ext4 image; going on without"]);
     assert_ne!(driver(&container), "overlay2");
     // Whoever asked for it wants no other.
     dind()

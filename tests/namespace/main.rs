@@ -22,13 +22,13 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use dind::apply::apply;
-use dind::apply::delegate::delegate;
+use dind::apply::delegate::{self, Attempt, Delegation};
 use dind::facts::mountinfo::MountTable;
 use dind::plan::action::{Action, OnFailure, Step};
+use dind::sys::signals::Inherited;
 use dind::sys::spawn::{Child, Session, spawn};
 use nix::libc;
 use nix::mount::MsFlags;
-use nix::sys::signal::SigSet;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 /// Set in the process that is inside, to a name that no other test has.
@@ -75,6 +75,14 @@ fn step(action: Action) -> Step {
         action,
         on_failure: OnFailure::Fatal("must work"),
         why: "a test".into(),
+    }
+}
+
+/// Attempts once, and then as long as PID 1's child would.
+fn delegate(root: &Path, leaf: &str) -> anyhow::Result<Delegation> {
+    match delegate::attempt(root, leaf)? {
+        Attempt::Done(delegation) => Ok(delegation),
+        Attempt::Busy(unfinished) => delegate::finish(&unfinished),
     }
 }
 
@@ -507,7 +515,7 @@ fn spawned(script: &str, descriptors: usize, oom_score_adj: Option<i16>) -> Stri
         session: Session::Own,
         dies_with_parent: false,
         oom_score_adj,
-        mask: &SigSet::empty(),
+        inherited: &Inherited::read().unwrap(),
         umask: None,
     })
     .unwrap();
@@ -616,7 +624,7 @@ fn a_program_that_cannot_run_has_the_shells_status() {
                 session: Session::Own,
                 dies_with_parent: false,
                 oom_score_adj: None,
-                mask: &SigSet::empty(),
+                inherited: &Inherited::read().unwrap(),
                 umask: None,
             })
             .unwrap_err();

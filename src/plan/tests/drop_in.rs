@@ -18,8 +18,10 @@ fn arguments(start: &Start<'_>) -> Result<String, Fault> {
 }
 
 fn certificates(plan: &Plan) -> Option<String> {
-    let mut commands = commands(plan).into_iter();
-    commands.find(|command| command.starts_with("certificates"))
+    match &plan.outcome {
+        Outcome::Supervise(engine) => Some(engine.certificates.as_ref()?.to_string()),
+        Outcome::Become { .. } => None,
+    }
 }
 
 fn role(start: &Start<'_>, privileged: bool, state: SocketState) -> Result<&'static str, Fault> {
@@ -721,9 +723,9 @@ fn a_level_waits_for_the_one_inside_it() -> Result<(), Fault> {
     );
     assert_eq!(*levels_below, 2);
     let engine = NEST.engine(&bare_v1())?;
-    assert!(engine.command_patience > engine.stop_timeout * 8 / 10);
+    assert!(engine.stop.command > engine.stop.total * 8 / 10);
     let alone = SHELL.engine(&bare_v1())?;
-    assert!(alone.command_patience < alone.stop_timeout / 2);
+    assert!(alone.stop.command < alone.stop.total / 2);
     Ok(())
 }
 

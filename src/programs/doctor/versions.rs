@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 use nix::fcntl::OFlag;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::SigSet;
 use nix::sys::wait::waitpid;
 use nix::unistd::pipe2;
 
@@ -18,6 +17,7 @@ use crate::facts::Programs;
 use crate::input::config::Config;
 use crate::sys::process;
 use crate::sys::search::search;
+use crate::sys::signals::Inherited;
 use crate::sys::spawn::{Child, Session, spawn};
 
 /// The oldest engine that the tests start: Debian bookworm's.
@@ -80,7 +80,7 @@ fn output(program: &Path, config: &Config) -> Option<String> {
         session: Session::Own,
         dies_with_parent: false,
         oom_score_adj: None,
-        mask: &SigSet::thread_get_mask().ok()?,
+        inherited: &Inherited::read().ok()?,
         umask: None,
     })
     .ok()?;

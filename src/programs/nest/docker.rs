@@ -6,13 +6,13 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::libc;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags};
 use nix::unistd::Pid;
 
 use crate::input::config::Config;
@@ -32,13 +32,13 @@ const STALL: Duration = Duration::from_secs(300);
 pub struct Docker<'a> {
     path: PathBuf,
     environment: &'a [(OsString, OsString)],
-    signals: &'a Signals,
+    signals: &'a mut Signals,
     progress: ProgressLine,
 }
 
 /// A docker that runs.
 struct Running<'a> {
-    docker: &'a Docker<'a>,
+    signals: &'a mut Signals,
     pid: Pid,
     end: Option<End>,
     /// What it was told, for messages.
@@ -50,7 +50,7 @@ impl<'a> Docker<'a> {
     pub fn find(
         config: &Config,
         environment: &'a [(OsString, OsString)],
-        signals: &'a Signals,
+        signals: &'a mut Signals,
     ) -> Result<Self, Fault> {
         Ok(Self {
             path: search::find(&["docker".into()], &config.search_path)?,
@@ -92,12 +92,13 @@ impl<'a> Docker<'a> {
         write: impl FnOnce(&mut dyn Write) -> Result<()>,
     ) -> Result<(), Fault> {
         let (reader, writer) = pipe()?;
+        let progress = self.progress.clone();
         let (mut running, output) = self.start(words, reader.as_fd(), io::stderr().as_fd())?;
         drop(reader);
         let mut input = Input {
             running: &mut running,
             pipe: File::from(writer),
-            progress: self.progress.clone(),
+            progress,
             whose,
             bytes,
             done: 0,
@@ -116,7 +117,7 @@ impl<'a> Docker<'a> {
     }
 
     fn start(
-        &self,
+        &mut self,
         words: &[&str],
         input: BorrowedFd<'_>,
         errors: BorrowedFd<'_>,
@@ -133,12 +134,12 @@ impl<'a> Docker<'a> {
             session: Session::Own,
             dies_with_parent: false,
             oom_score_adj: None,
-            mask: self.signals.original(),
+            inherited: self.signals.inherited(),
             umask: None,
         })
         .map_err(|error| error.fault(self.path.as_os_str()))?;
         let running = Running {
-            docker: self,
+            signals: &mut *self.signals,
             pid,
             end: None,
             words: words
@@ -210,12 +211,11 @@ impl Running<'_> {
     /// Waits until a descriptor is ready, or a child has ended. Every other signal ends
     /// docker, and its number is the fault's.
     fn poll(&mut self, wanted: Option<(BorrowedFd<'_>, PollFlags)>) -> Result<(), Fault> {
-        let signals = self.docker.signals;
-        let mut descriptors = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+        let began = Instant::now();
+        let mut descriptors = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
         descriptors.extend(wanted.map(|(descriptor, flags)| PollFd::new(descriptor, flags)));
-        let timeout = PollTimeout::try_from(STALL).unwrap_or(PollTimeout::MAX);
-        match poll(&mut descriptors, timeout) {
-            Ok(0) => {
+        match self.signals.poll(&mut descriptors, Some(STALL)) {
+            Ok(()) if began.elapsed() >= STALL => {
                 self.kill(libc::SIGKILL);
                 return Err(Fault::failure(format!(
                     "docker {} has done nothing for {} s and was killed; see the daemon's log",
@@ -223,7 +223,7 @@ impl Running<'_> {
                     STALL.as_secs()
                 )));
             }
-            Ok(_) | Err(Errno::EINTR) => {}
+            Ok(()) | Err(Errno::EINTR) => {}
             Err(errno) => {
                 return Err(Fault::failure(format!(
                     "cannot wait for docker {}: {}; try again",
@@ -232,7 +232,7 @@ impl Running<'_> {
                 )));
             }
         }
-        while let Some(signal) = signals.next() {
+        for signal in self.signals.arrived() {
             if matches!(
                 signal,
                 libc::SIGTERM | libc::SIGINT | libc::SIGHUP | libc::SIGQUIT

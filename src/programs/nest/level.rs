@@ -1,11 +1,10 @@
 //! What differs by level: the `docker run` of the next one, and its environment. Pure.
 
 use std::ffi::{OsStr, OsString};
-use std::time::Duration;
 
 use crate::facts::surroundings::Stdin;
 use crate::input::nest::Nest;
-use crate::plan::stop_budget::inner_stop_timeout;
+use crate::plan::stop_budget::StopBudget;
 
 /// Variables that belong to one container, or to one process in it. Every other one is the
 /// user's, and reaches every level.
@@ -33,12 +32,8 @@ const STOP_TIMEOUT: &str = "DIND_STOP_TIMEOUT";
 
 /// The environment of the `docker run` for the next level, and the names of those of its
 /// variables that are to be passed on. `PATH` is the image's.
-pub fn environment(
-    environment: &mut Vec<(OsString, OsString)>,
-    stop_timeout: Duration,
-    levels_below: u32,
-) -> Vec<&OsStr> {
-    let inner = inner_stop_timeout(stop_timeout, levels_below);
+pub fn environment(environment: &mut Vec<(OsString, OsString)>, budget: StopBudget) -> Vec<&OsStr> {
+    let inner = budget.inner.unwrap_or(budget.total);
     environment.retain(|(name, _)| name != STOP_TIMEOUT);
     environment.push((
         STOP_TIMEOUT.into(),
@@ -76,6 +71,7 @@ pub fn docker_run(nest: &Nest, image: &str, stdin: Stdin, variables: &[&OsStr]) 
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+    use std::time::Duration;
 
     use super::*;
     use crate::messages::fault::Fault;
@@ -122,7 +118,10 @@ mod tests {
         let mut variables: Vec<(OsString, OsString)> = ["HOME", "HTTP_PROXY", "DOCKER_HOST", "LOG"]
             .map(|name| (name.into(), "secret".into()))
             .into();
-        let passed = environment(&mut variables, Duration::from_secs(9), 4);
+        let passed = environment(
+            &mut variables,
+            StopBudget::new(Duration::from_secs(9), 4, false),
+        );
         assert_eq!(passed, ["HTTP_PROXY", "LOG", "DIND_STOP_TIMEOUT"]);
         let inner = variables
             .iter()

@@ -3,6 +3,8 @@
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
+use anyhow::Context;
+
 use super::docker::Docker;
 use super::limits::{self, Image, Room};
 use super::{image, level};
@@ -10,6 +12,7 @@ use crate::facts::surroundings;
 use crate::input::config::Config;
 use crate::input::nest::Nest;
 use crate::messages::fault::Fault;
+use crate::plan::stop_budget::StopBudget;
 use crate::sys::signals::Signals;
 use crate::sys::spawn;
 
@@ -30,11 +33,14 @@ pub fn check(nest: &Nest, config: &Config, data_root: &Path, copies: u64) -> Res
 
 /// Makes the level inside this one and becomes the docker CLI that waits for it.
 pub fn run(nest: &Nest, config: &Config) -> Result<std::convert::Infallible, Fault> {
-    let signals = Signals::block()?;
+    let mut signals = Signals::block()?;
     let mut environment = config.environment.clone();
-    let variables = level::environment(&mut environment, config.stop_timeout, nest.levels_below());
+    let variables = level::environment(
+        &mut environment,
+        StopBudget::new(config.stop_timeout, nest.levels_below(), false),
+    );
     let variables: Vec<OsString> = variables.into_iter().map(OsStr::to_owned).collect();
-    let mut docker = Docker::find(config, &environment, &signals)?;
+    let mut docker = Docker::find(config, &environment, &mut signals)?;
     let data_root = docker.output(&["info", "--format={{.DockerRootDir}}"])?;
     let data_root = PathBuf::from(data_root.trim_end());
     let tree = image::tree(config, &data_root)?;
@@ -46,9 +52,10 @@ pub fn run(nest: &Nest, config: &Config) -> Result<std::convert::Infallible, Fau
     let arguments: Vec<&OsStr> = std::iter::once(OsStr::new("docker"))
         .chain(words.iter().map(OsString::as_os_str))
         .collect();
-    signals.restore()?;
-    Err(
-        spawn::become_program(docker.path(), &arguments, &environment)
-            .fault(docker.path().as_os_str()),
-    )
+    let docker = docker.path().to_owned();
+    signals
+        .inherited()
+        .restore()
+        .context("cannot give signals their defaults back")?;
+    Err(spawn::become_program(&docker, &arguments, &environment).fault(docker.as_os_str()))
 }

@@ -2,17 +2,45 @@
 
 #![allow(clippy::expect_used, reason = "a test that cannot go on must fail")]
 
+use std::time::Duration;
+
+use nix::libc;
 use proptest::prelude::*;
 
+use super::restart::FIRST_PAUSE;
+use super::start::DIAGNOSIS;
 use super::*;
+use crate::messages::fault::FAILURE;
+use crate::plan::stop_budget::StopBudget;
+use crate::sys::end::End;
 
 const SECOND: Duration = Duration::from_secs(1);
+
+/// Nine seconds, as they are divided without hooks.
+const NINE: StopBudget = StopBudget {
+    total: Duration::from_secs(9),
+    inner: None,
+    command: Duration::from_secs(4),
+    hook: Duration::from_secs(4),
+    hooks: Duration::from_secs(4),
+    abandoned: Duration::from_millis(4_250),
+    containers: Duration::from_secs(6),
+    dockerd: Duration::from_secs(8),
+    containerd: Duration::from_millis(8_500),
+    end: Duration::from_millis(8_750),
+    sweep: Duration::from_secs(600),
+    hook_grace: Duration::from_millis(500),
+};
 
 const SERVE: Settings = Settings {
     command: false,
     terminal: false,
     containerd: true,
-    image: Need::None,
+    data_image: Need::None,
+    certificates: false,
+    delegation: false,
+    relay: false,
+    log_file: true,
     loader: Need::None,
     pre_start: false,
     post_start: false,
@@ -20,9 +48,7 @@ const SERVE: Settings = Settings {
     forwarder: false,
     restarts: 0,
     ready_timeout: Duration::from_secs(60),
-    stop_timeout: Duration::from_secs(9),
-    command_patience: Duration::from_secs(4),
-    hooks_patience: Duration::from_secs(4),
+    stop: NINE,
     ephemeral: false,
 };
 const COMMAND: Settings = Settings {
@@ -60,7 +86,7 @@ fn life(settings: Settings, events: &[Event]) -> Vec<Effect> {
     events
         .iter()
         .flat_map(|event| machine.step(*event, SECOND))
-        .filter(|effect| !matches!(effect, Effect::Say(..)))
+        .filter(|effect| !matches!(effect, Effect::Log(_)))
         .collect()
 }
 
@@ -263,12 +289,15 @@ fn a_command_that_cannot_start_after_a_stop_began_ends_the_stop_too() {
 #[test]
 fn dockerd_dead_before_ready_ends_the_container_but_not_a_shell_on_a_terminal() {
     for settings in [SERVE, COMMAND] {
-        let effects = life(settings, &[exited(Dockerd, 0), exited(Containerd, 0)]);
+        let events = [
+            exited(Dockerd, 0),
+            exited(Process::Diagnosis, 0),
+            exited(Containerd, 0),
+        ];
         assert_eq!(
-            effects,
+            life(settings, &events),
             [
-                Effect::ShowLog,
-                Effect::Diagnose,
+                fork(Process::Diagnosis),
                 send(Containerd, SIGTERM),
                 Effect::Exit(1)
             ]
@@ -278,6 +307,7 @@ fn dockerd_dead_before_ready_ends_the_container_but_not_a_shell_on_a_terminal() 
         SHELL,
         &[
             exited(Dockerd, 1),
+            exited(Process::Diagnosis, 1),
             exited(Command, 0),
             exited(Containerd, 0),
         ],
@@ -285,8 +315,7 @@ fn dockerd_dead_before_ready_ends_the_container_but_not_a_shell_on_a_terminal() 
     assert_eq!(
         effects,
         [
-            Effect::ShowLog,
-            Effect::Diagnose,
+            fork(Process::Diagnosis),
             Effect::StartCommand,
             send(Containerd, SIGTERM),
             Effect::Exit(0)
@@ -313,7 +342,7 @@ fn containerds_end_ends_serve_and_is_said_to_a_command() {
     machine.step(Event::Ready, SECOND);
     let effects = machine.step(killed(Containerd, SIGKILL), SECOND);
     assert!(
-        matches!(effects.as_slice(), [Effect::Say(Level::Error, text)] if text.contains("containerd"))
+        matches!(effects.as_slice(), [Effect::Log(Message { level: Level::Error, text, .. })] if text.contains("containerd"))
     );
 }
 
@@ -325,10 +354,10 @@ fn a_time_out_is_said_in_wrapdockers_words_and_the_command_runs() {
     assert_eq!(
         effects,
         [
-            Effect::Say(
+            Effect::Log(Message::plain(
                 Level::Error,
-                "Timed out trying to connect to internal docker host.".into()
-            ),
+                "Timed out trying to connect to internal docker host."
+            )),
             Effect::StartCommand
         ]
     );
@@ -359,13 +388,13 @@ fn what_does_not_end_is_killed_in_order_and_in_time() {
             sent.extend(machine.step(Event::Tick, last));
         }
         assert!(sent.iter().any(
-            |effect| matches!(effect, Effect::Say(Level::Warn, text) if text.contains(stage))
+            |effect| matches!(effect, Effect::Log(Message { level: Level::Warn, text, .. }) if text.contains(stage))
         ));
         sent.extend(machine.step(killed(victim, SIGKILL), last));
     }
     assert!(sent.contains(&Effect::KillContainers));
     assert_eq!(sent.last(), Some(&Effect::Exit(137)));
-    assert!(last < began + SHELL.stop_timeout);
+    assert!(last < began + NINE.total);
 }
 
 /// A process in an uninterruptible sleep does not go by SIGKILL either.
@@ -381,10 +410,10 @@ fn what_cannot_be_killed_is_left_behind_in_time() {
         effects = machine.step(Event::Tick, last);
     }
     assert!(
-        matches!(&effects[0], Effect::Say(Level::Error, text) if text.contains("dockerd does not even go")),
+        matches!(&effects[0], Effect::Log(Message { level: Level::Error, text, .. }) if text.contains("dockerd does not end by SIGKILL")),
         "{effects:?}"
     );
-    assert!(last < SECOND + SERVE.stop_timeout);
+    assert!(last < SECOND + NINE.total);
 }
 
 fn any_event() -> impl Strategy<Value = Event> {
@@ -398,6 +427,12 @@ fn any_event() -> impl Strategy<Value = Event> {
             Just(Process::PostStart),
             Just(Process::PreStop),
             Just(Process::Sweeper),
+            Just(Process::Mounter),
+            Just(Process::Certificates),
+            Just(Process::Delegation),
+            Just(Process::Relay),
+            Just(Process::LogReader),
+            Just(Process::Diagnosis),
         ]
     };
     let end = prop_oneof![
@@ -419,9 +454,7 @@ fn any_event() -> impl Strategy<Value = Event> {
 fn possible(machine: &Machine, event: Event) -> bool {
     match event {
         Event::Ended(process, _) => machine.runs(process),
-        Event::NotStarted(process, _) => {
-            matches!(process, Command | Dockerd | Containerd) && machine.runs(process)
-        }
+        Event::NotStarted(process, _) => machine.runs(process),
         Event::Signal(_) | Event::Ready | Event::Failed(_) | Event::Tick => true,
         Event::Begin => false,
     }
@@ -439,11 +472,14 @@ proptest! {
         restarts in 0_u32..4,
         loader in prop_oneof![Just(Need::None), Just(Need::Wanted), Just(Need::Required)],
         hooks in any::<[bool; 3]>(),
+        others in any::<[bool; 4]>(),
         events in proptest::collection::vec((any_event(), 0_u64..5_000), 0..40),
     ) {
         let [pre_start, post_start, pre_stop] = hooks;
+        let [certificates, delegation, relay, log_file] = others;
         let mut machine = Machine::new(Settings {
-            command, terminal, containerd, restarts, loader, pre_start, post_start, pre_stop, ..SERVE
+            command, terminal, containerd, restarts, loader, pre_start, post_start, pre_stop,
+            certificates, delegation, relay, log_file, ..SERVE
         });
         let mut effects = machine.step(Event::Begin, Duration::ZERO);
         let mut now = Duration::ZERO;
@@ -482,7 +518,7 @@ proptest! {
         prop_assert!(count(&send(Containerd, SIGTERM)) <= 1);
         prop_assert!(count(&Effect::StartCommand) <= 1);
         prop_assert!(count(&Effect::AnnounceReady) <= 1);
-        for helper in [Process::PreStart, Process::Loader, Process::PostStart, Process::PreStop] {
+        for helper in [Process::Certificates, Process::Delegation, Process::PreStart, Process::Loader, Process::PostStart, Process::PreStop] {
             prop_assert!(count(&Effect::Fork(helper)) <= 1, "{:?}", effects);
         }
         // What has never been ready has nothing to take leave of.
@@ -524,11 +560,11 @@ fn emptying_takes_as_long_as_nobody_waits_for_it() {
         machine.step(event, SECOND);
     }
     let patient = machine.deadline().expect("a deadline");
-    assert!(patient >= SWEEP_PATIENCE);
+    assert!(patient >= NINE.sweep);
     let later = SECOND * 100;
     assert_eq!(machine.step(Event::Signal(libc::SIGTERM), later), []);
     let hasty = machine.deadline().expect("a deadline");
-    assert!(hasty > later && hasty < later + EPHEMERAL.stop_timeout);
+    assert!(hasty > later && hasty < later + NINE.total);
     let effects = machine.step(Event::Tick, hasty);
     assert!(effects.contains(&send(Process::Sweeper, libc::SIGKILL)));
     let effects = machine.step(killed(Process::Sweeper, libc::SIGKILL), hasty);
@@ -550,12 +586,15 @@ fn a_stop_from_outside_leaves_what_it_has_no_time_to_empty() {
         machine.step(event, SECOND);
     }
     let deadline = machine.deadline().expect("a deadline");
-    assert!(deadline < SECOND + SERVE.stop_timeout);
+    assert!(deadline < SECOND + NINE.total);
 }
 
 #[test]
 fn the_daemons_wait_for_the_image() {
-    let with = |image| Settings { image, ..SERVE };
+    let with = |data_image| Settings {
+        data_image,
+        ..SERVE
+    };
     let mounted = |settings, end| {
         let mut machine = Machine::new(settings);
         assert_eq!(
@@ -575,7 +614,13 @@ fn the_daemons_wait_for_the_image() {
     assert!(
         matches!(
             &effects[..],
-            [Effect::Say(Level::Warn, _), Effect::StartDaemons]
+            [
+                Effect::Log(Message {
+                    level: Level::Warn,
+                    ..
+                }),
+                Effect::StartDaemons
+            ]
         ),
         "{effects:?}"
     );
@@ -584,7 +629,7 @@ fn the_daemons_wait_for_the_image() {
 #[test]
 fn a_stop_ends_what_mounts_the_image() {
     let mut machine = Machine::new(Settings {
-        image: Need::Required,
+        data_image: Need::Required,
         ..SERVE
     });
     machine.step(Event::Begin, SECOND);
@@ -600,7 +645,7 @@ fn a_stop_ends_what_mounts_the_image() {
 #[test]
 fn an_image_that_cannot_be_had_is_not_waited_for_for_ever() {
     let mut machine = Machine::new(Settings {
-        image: Need::Required,
+        data_image: Need::Required,
         ..COMMAND
     });
     machine.step(Event::Begin, SECOND);
@@ -626,7 +671,7 @@ fn a_daemon_that_fails_is_started_again_after_a_pause() {
         machine.step(Event::Ready, SECOND);
         let effects = machine.step(killed(process, SIGKILL), SECOND);
         assert!(
-            matches!(&effects[..], [Effect::Say(Level::Warn, text)] if text.contains("again in 0.1 s")),
+            matches!(&effects[..], [Effect::Log(Message { level: Level::Warn, text, .. })] if text.contains("again in 0.1 s")),
             "{effects:?}"
         );
         let due = machine.deadline().expect("a deadline");
@@ -641,7 +686,13 @@ fn a_daemon_that_fails_is_started_again_after_a_pause() {
             assert!(
                 matches!(
                     &effects[..],
-                    [Effect::Say(Level::Info, _), Effect::Send(Dockerd, SIGHUP)]
+                    [
+                        Effect::Log(Message {
+                            level: Level::Info,
+                            ..
+                        }),
+                        Effect::Send(Dockerd, SIGHUP)
+                    ]
                 ),
                 "{effects:?}"
             );
@@ -685,7 +736,7 @@ fn failures_in_a_row_are_counted() {
 fn what_dockerd_refuses_at_once_it_refuses_again() {
     let mut machine = begun(RESTARTED);
     let effects = machine.step(exited(Dockerd, 1), SECOND);
-    assert!(effects.contains(&Effect::ShowLog), "{effects:?}");
+    assert!(effects.contains(&fork(Process::Diagnosis)), "{effects:?}");
     // But whoever kills it at once may not do so again.
     let mut machine = begun(RESTARTED);
     machine.step(killed(Dockerd, SIGKILL), SECOND);
@@ -724,7 +775,13 @@ fn a_forwarder_that_is_killed_is_started_again_unless_that_is_at_once() {
     assert_eq!(killed_at(SECOND * 3).last(), Some(&fork));
     let effects = killed_at(SECOND);
     assert!(
-        matches!(&effects[..], [Effect::Say(Level::Error, _)]),
+        matches!(
+            &effects[..],
+            [Effect::Log(Message {
+                level: Level::Error,
+                ..
+            })]
+        ),
         "{effects:?}"
     );
     // It has said itself why it ends, and a stop needs no DNS.
@@ -738,7 +795,11 @@ const PROVISIONED: Settings = Settings {
     pre_start: true,
     post_start: true,
     pre_stop: true,
-    command_patience: Duration::from_secs(2),
+    stop: StopBudget {
+        command: Duration::from_secs(2),
+        hook: Duration::from_secs(3),
+        ..NINE
+    },
     ..COMMAND
 };
 
@@ -755,7 +816,7 @@ fn whole_life(settings: Settings, events: &[Event]) -> Vec<Effect> {
         .chain(events)
         .flat_map(|event| machine.step(*event, SECOND));
     effects
-        .filter(|effect| !matches!(effect, Effect::Say(..)))
+        .filter(|effect| !matches!(effect, Effect::Log(_)))
         .collect()
 }
 
@@ -773,7 +834,7 @@ fn images_and_hooks_have_their_places() {
         exited(Containerd, 0),
     ];
     let settings = Settings {
-        image: Need::Wanted,
+        data_image: Need::Wanted,
         ..PROVISIONED
     };
     assert_eq!(
@@ -797,8 +858,19 @@ fn images_and_hooks_have_their_places() {
 #[test]
 fn a_pre_start_hook_that_fails_ends_the_start_with_its_status() {
     assert_eq!(
-        whole_life(PROVISIONED, &[exited(PreStart, 7)]),
-        [fork(PreStart), Effect::ShowLog, Effect::Exit(7)]
+        whole_life(
+            PROVISIONED,
+            &[exited(PreStart, 7), exited(Process::LogReader, 0)]
+        ),
+        [fork(PreStart), fork(Process::LogReader), Effect::Exit(7)]
+    );
+    let no_file = Settings {
+        log_file: false,
+        ..PROVISIONED
+    };
+    assert_eq!(
+        whole_life(no_file, &[exited(PreStart, 7)]),
+        [fork(PreStart), Effect::Exit(7)]
     );
     // Those after the start are a part of it, but none that it depends on.
     let events = [
@@ -828,9 +900,14 @@ fn an_image_that_is_required_ends_the_start() {
 
 #[test]
 fn a_dockerd_that_goes_while_images_are_loaded_has_not_been_ready() {
-    let begin = [exited(PreStart, 0), Event::Ready, killed(Dockerd, SIGKILL)];
+    let begin = [
+        exited(PreStart, 0),
+        Event::Ready,
+        killed(Dockerd, SIGKILL),
+        exited(Process::Diagnosis, 0),
+    ];
     let effects = whole_life(PROVISIONED, &begin);
-    assert!(effects.contains(&Effect::ShowLog), "{effects:?}");
+    assert!(effects.contains(&fork(Process::Diagnosis)), "{effects:?}");
     assert_eq!(effects.last(), Some(&send(Loader, SIGTERM)));
     // A shell is for somebody to look around.
     let settings = Settings {
@@ -893,7 +970,7 @@ fn what_hangs_before_the_daemons_costs_them_nothing() {
     let mut effects = Vec::new();
     for _ in 0..2 {
         let late = machine.deadline().expect("a deadline");
-        assert!(late < SECOND + PROVISIONED.stop_timeout / 2, "{late:?}");
+        assert!(late < SECOND + NINE.total / 2, "{late:?}");
         effects.extend(machine.step(Event::Tick, late));
     }
     assert!(effects.contains(&send(Loader, SIGKILL)), "{effects:?}");
@@ -962,21 +1039,137 @@ fn pre_stop_hooks_have_their_part_of_the_time() {
     ] {
         machine.step(event, SECOND);
     }
-    let commands = SECOND + PROVISIONED.command_patience;
+    let commands = SECOND + PROVISIONED.stop.command;
     assert_eq!(machine.deadline(), Some(commands));
     let effects = machine.step(Event::Tick, commands);
     assert_eq!(effects.last(), Some(&send(Command, SIGKILL)));
     let effects = machine.step(killed(Command, SIGKILL), commands);
     assert_eq!(effects, [fork(PreStop)]);
     // First the hook, then what runs it.
-    let most = SECOND + PROVISIONED.hooks_patience * 3 / 4;
+    let most = SECOND + PROVISIONED.stop.hook;
     assert_eq!(machine.deadline(), Some(most));
     let effects = machine.step(Event::Tick, most);
     assert_eq!(effects.last(), Some(&send(PreStop, SIGTERM)));
-    let all = SECOND + PROVISIONED.hooks_patience;
+    let all = SECOND + PROVISIONED.stop.hooks;
     assert_eq!(machine.deadline(), Some(all));
     let effects = machine.step(Event::Tick, all);
     assert_eq!(effects.last(), Some(&send(PreStop, SIGKILL)));
     let effects = machine.step(killed(PreStop, SIGKILL), all);
     assert_eq!(effects, [send(Dockerd, SIGTERM)]);
+}
+
+const PREPARED: Settings = Settings {
+    data_image: Need::Required,
+    certificates: true,
+    delegation: true,
+    pre_start: true,
+    ..SERVE
+};
+
+#[test]
+fn what_may_take_time_before_the_daemons_is_a_child_with_a_deadline() {
+    let before = [
+        (Mounter, Some(SECOND + PREPARED.ready_timeout)),
+        (Process::Certificates, Some(SECOND + PREPARED.ready_timeout)),
+        (Process::Delegation, Some(SECOND + PREPARED.ready_timeout)),
+        (PreStart, None),
+    ];
+    let mut machine = Machine::new(PREPARED);
+    let mut effects = machine.step(Event::Begin, SECOND);
+    for (process, deadline) in before {
+        assert_eq!(effects, [fork(process)]);
+        assert_eq!(machine.deadline(), deadline);
+        // Whichever it is, a stop ends it at once, and with it the container.
+        let mut stopped = machine.clone();
+        let stop = stopped.step(Event::Signal(SIGTERM), SECOND);
+        assert_eq!(stop, [send(process, SIGTERM)]);
+        let end = stopped.step(killed(process, SIGTERM), SECOND);
+        assert_eq!(end, [Effect::Exit(0)]);
+        // And one that hangs is killed, and left behind if it must be.
+        let mut hangs = machine.clone();
+        hangs.step(Event::Signal(SIGTERM), SECOND);
+        let late = hangs.deadline().expect("a deadline");
+        let kill = hangs.step(Event::Tick, late);
+        assert_eq!(kill.last(), Some(&send(process, SIGKILL)));
+        let abandoned = hangs.deadline().expect("a deadline");
+        let end = hangs.step(Event::Tick, abandoned);
+        assert_eq!(end.last(), Some(&Effect::Exit(0)));
+        assert!(abandoned < SECOND + NINE.total);
+        effects = machine.step(exited(process, 0), SECOND);
+    }
+    assert_eq!(effects, [Effect::StartDaemons]);
+}
+
+#[test]
+fn without_certificates_there_is_no_start_and_without_delegation_there_is() {
+    let settings = Settings {
+        certificates: true,
+        delegation: true,
+        ..SERVE
+    };
+    let events = [exited(Process::Certificates, 1)];
+    assert_eq!(
+        whole_life(settings, &events),
+        [fork(Process::Certificates), Effect::Exit(FAILURE)]
+    );
+    let events = [
+        exited(Process::Certificates, 0),
+        exited(Process::Delegation, 1),
+    ];
+    assert_eq!(
+        whole_life(settings, &events).last(),
+        Some(&Effect::StartDaemons)
+    );
+}
+
+#[test]
+fn a_diagnosis_that_hangs_is_not_waited_for() {
+    for settings in [SERVE, SHELL] {
+        let mut machine = begun(settings);
+        machine.step(exited(Dockerd, 1), SECOND);
+        let late = SECOND + DIAGNOSIS;
+        assert_eq!(machine.deadline(), Some(late));
+        let effects = machine.step(Event::Tick, late);
+        let next = match settings.terminal {
+            true => Effect::StartCommand,
+            false => send(Containerd, SIGTERM),
+        };
+        assert_eq!(effects, [send(Process::Diagnosis, SIGKILL), next]);
+        // Nor is it after a signal that asks for the end.
+        let mut machine = begun(settings);
+        machine.step(exited(Dockerd, 1), SECOND);
+        let effects = machine.step(Event::Signal(SIGTERM), SECOND);
+        assert_eq!(
+            effects,
+            [send(Process::Diagnosis, SIGKILL), send(Containerd, SIGTERM)]
+        );
+    }
+}
+
+#[test]
+fn the_log_relay_is_started_again_whoever_ended_it() {
+    let relayed = Settings {
+        relay: true,
+        ..SERVE
+    };
+    let mut machine = Machine::new(relayed);
+    let effects = machine.step(Event::Begin, SECOND);
+    assert_eq!(effects, [Effect::StartDaemons, fork(Process::Relay)]);
+    machine.step(Event::Ready, SECOND);
+    // Late, and at once: in a stop, too, for there are lines to come.
+    let later = SECOND * 10;
+    let effects = machine.step(killed(Process::Relay, SIGKILL), later);
+    assert_eq!(effects.last(), Some(&fork(Process::Relay)));
+    machine.step(Event::Signal(SIGTERM), later);
+    let effects = machine.step(killed(Process::Relay, SIGKILL), later);
+    assert!(!effects.contains(&fork(Process::Relay)));
+    assert_eq!(machine.deadline(), Some(later + SECOND));
+    assert_eq!(
+        machine.step(Event::Tick, later + SECOND),
+        [fork(Process::Relay)]
+    );
+    // One that cannot be forked is tried again.
+    let now = later + SECOND;
+    assert_eq!(machine.step(Event::NotStarted(Process::Relay, 1), now), []);
+    assert_eq!(machine.deadline(), Some(now + SECOND * 2));
 }

@@ -1,0 +1,255 @@
+//! Whether file systems answer that may not: those of a server or of another process.
+//!
+//! Whoever touches a file on one that does not answer waits for it without end, and takes no
+//! signal meanwhile (nfs(5), hard; fuse(4)). So a child touches them first. It is the one wait of
+//! PID 1 before its loop, and there only where something is mounted from such a place.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::path::{Component, Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use nix::fcntl::OFlag;
+use nix::libc;
+use nix::poll::{PollFd, PollFlags};
+use nix::unistd::{ForkResult, Pid, pipe2};
+use tracing::info;
+
+use super::child::{become_helper, leave_terminal};
+use crate::facts::mountinfo::MountTable;
+use crate::messages::fault::Fault;
+use crate::sys::end::End;
+use crate::sys::process;
+use crate::sys::signals::Signals;
+
+/// File systems that are a server's or another process's, by the beginnings of their types:
+/// filesystems(5), and the kernel's fs directory.
+const REMOTE: &[&str] = &[
+    "9p",
+    "afs",
+    "beegfs",
+    "ceph",
+    "cifs",
+    "fuse",
+    "glusterfs",
+    "gpfs",
+    "lustre",
+    "nfs",
+    "smb",
+    "virtiofs",
+];
+
+/// As many links as the kernel follows in one path: path_resolution(7).
+const MOST_LINKS: u32 = 40;
+
+/// After so long somebody who looks at the log is to know what is waited for.
+const SILENT: Duration = Duration::from_secs(1);
+
+/// Returns when all of the `paths` that are on such a file system have answered. The fault has
+/// the first that has not done so within `patience`, or the signal that asked for the end. Other
+/// signals are kept.
+pub fn answer<'a>(
+    paths: impl IntoIterator<Item = &'a Path>,
+    mounts: &MountTable,
+    signals: &mut Signals,
+    patience: Duration,
+) -> Result<(), Fault> {
+    let remote: Vec<(&Path, &str)> = paths
+        .into_iter()
+        .filter_map(|path| Some((path, remote_type(path, mounts)?)))
+        .collect();
+    if remote.is_empty() {
+        return Ok(());
+    }
+    let (reader, writer) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)
+        .context("cannot make a pipe; raise the limit of open files")?;
+    let fork = process::fork().context("cannot fork; raise the container's pids limit")?;
+    let child = match fork {
+        ForkResult::Parent { child } => child,
+        ForkResult::Child => {
+            let touched = leave_terminal()
+                .and_then(|()| become_helper(signals.inherited(), &[writer.as_fd()]))
+                .map(|()| touch(&remote, &mut File::from(writer)));
+            process::exit_child(i32::from(touched.is_err()))
+        }
+    };
+    drop(writer);
+    let answered = wait(&remote, File::from(reader), signals, patience);
+    if answered.is_err() {
+        end(child);
+    }
+    answered
+}
+
+/// The type of the first file system on the way to `path` that may not answer, where there is
+/// one. Symbolic links are followed as far as that touches none of them.
+fn remote_type<'a>(path: &Path, mounts: &'a MountTable) -> Option<&'a str> {
+    let mut left: Vec<OsString> = names(path).collect();
+    let mut place = PathBuf::from("/");
+    let mut links = 0;
+    while let Some(name) = left.pop() {
+        if name == ".." {
+            place.pop();
+            continue;
+        }
+        let next = place.join(name);
+        if let Some(mount) = mounts.at(&next) {
+            let fstype = mount.fstype.as_str();
+            if REMOTE.iter().any(|begin| fstype.starts_with(begin)) {
+                return Some(fstype);
+            }
+        }
+        match fs::read_link(&next) {
+            Ok(target) if links < MOST_LINKS => {
+                links += 1;
+                if target.is_absolute() {
+                    place = PathBuf::from("/");
+                }
+                left.extend(names(&target));
+            }
+            Ok(_) | Err(_) => place = next,
+        }
+    }
+    None
+}
+
+/// The names in a path, the last one first.
+fn names(path: &Path) -> impl Iterator<Item = OsString> {
+    path.components()
+        .rev()
+        .filter_map(|component| match component {
+            Component::Normal(name) => Some(name.to_owned()),
+            Component::ParentDir => Some("..".into()),
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
+        })
+}
+
+/// Touches one after the other as the facts will be read, and writes a byte for each. What they
+/// answer, be it an error, is for the facts.
+fn touch(remote: &[(&Path, &str)], answers: &mut File) {
+    for (path, _) in remote {
+        let _ = fs::metadata(path);
+        if let Ok(mut entries) = fs::read_dir(path) {
+            entries.next();
+        }
+        // Without a reader there is nobody to tell.
+        let _ = answers.write(&[0]);
+    }
+}
+
+fn wait(
+    remote: &[(&Path, &str)],
+    mut answers: File,
+    signals: &mut Signals,
+    patience: Duration,
+) -> Result<(), Fault> {
+    let began = Instant::now();
+    let mut answered = 0;
+    let mut logged = false;
+    let mut kept = Vec::new();
+    let done = loop {
+        let mut buffer = [0; 64];
+        match answers.read(&mut buffer) {
+            Ok(0) => break Ok(()),
+            Ok(count) => {
+                answered += count;
+                continue;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(_) => {}
+        }
+        let (path, fstype) = remote
+            .get(answered)
+            .copied()
+            .unwrap_or((Path::new("/"), "?"));
+        let waited = began.elapsed();
+        if waited >= patience {
+            break Err(Fault::failure(format!(
+                "{} is on {fstype} and has not answered for {} s; see to its server, or do not mount it",
+                path.display(),
+                patience.as_secs_f64()
+            )));
+        }
+        if waited >= SILENT && !logged {
+            info!("waiting for {}, which is on {fstype}", path.display());
+            logged = true;
+        }
+        let next = if logged {
+            patience
+        } else {
+            SILENT.min(patience)
+        };
+        let mut descriptors = [
+            PollFd::new(answers.as_fd(), PollFlags::POLLIN),
+            PollFd::new(signals.as_fd(), PollFlags::POLLIN),
+        ];
+        // An error, as EINTR, means that there may be a signal.
+        let _ = signals.poll(&mut descriptors, Some(next.saturating_sub(waited)));
+        let mut ended = None;
+        for signal in signals.arrived() {
+            match signal {
+                libc::SIGTERM | libc::SIGINT => ended = Some(signal),
+                signal => kept.push(signal),
+            }
+        }
+        if let Some(signal) = ended {
+            break Err(Fault {
+                status: End::Signaled(signal).status(),
+                ..Fault::failure(format!(
+                    "stopped while {} did not answer, which is on {fstype}",
+                    path.display()
+                ))
+            });
+        }
+    };
+    signals.keep(kept);
+    done
+}
+
+/// The child waits for what does not answer, and ends by no other signal.
+fn end(child: Pid) {
+    let _ = process::kill(child, libc::SIGKILL);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_system_that_may_not_answer_is_known_without_touching_it() -> io::Result<()> {
+        let mounts = MountTable::parse(
+            "1 0 0:1 / / rw - overlay overlay rw\n\
+             2 1 0:2 / /data rw - nfs4 server:/data rw\n\
+             3 1 0:3 / /data/fast rw - tmpfs tmpfs rw\n\
+             4 1 0:4 / /mnt/s3 rw - fuse.s3fs s3fs rw\n\
+             5 1 0:5 / /var/lib/docker rw - ext4 /dev/sda rw\n",
+        );
+        let directory = std::env::temp_dir().join(format!("dind-probe-{}", std::process::id()));
+        fs::create_dir_all(&directory)?;
+        for (name, target) in [("link", "/data/docker"), ("loop", "loop")] {
+            let _ = fs::remove_file(directory.join(name));
+            std::os::unix::fs::symlink(target, directory.join(name))?;
+        }
+        let found: Vec<Option<&str>> = [
+            Path::new("/data/docker"),
+            Path::new("/data/fast/docker"),
+            Path::new("/mnt/s3"),
+            Path::new("/mnt/s4"),
+            Path::new("/var/lib/docker"),
+            Path::new("/var/../data"),
+            &directory.join("link/below"),
+            &directory.join("loop"),
+        ]
+        .into_iter()
+        .map(|path| remote_type(path, &mounts))
+        .collect();
+        fs::remove_dir_all(&directory)?;
+        let (nfs, fuse) = (Some("nfs4"), Some("fuse.s3fs"));
+        // What is below one is reached through it.
+        assert_eq!(found, [nfs, nfs, fuse, None, None, nfs, nfs, None]);
+        Ok(())
+    }
+}

@@ -1,0 +1,68 @@
+//! The children that matter, by their pids.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::PathBuf;
+
+use nix::unistd::Pid;
+
+use super::machine::Process;
+use crate::messages::fault::Fault;
+use crate::sys::spawn::{Begun, Progress};
+
+/// The children, and those of them that have not executed their program yet.
+#[derive(Default)]
+pub struct Children {
+    known: Vec<(Process, Pid)>,
+    begun: Vec<(Process, Begun, PathBuf)>,
+}
+
+impl Children {
+    /// Adds a child.
+    pub fn add(&mut self, process: Process, pid: Pid) {
+        self.known.push((process, pid));
+    }
+
+    /// Adds a child that is on its way to a program.
+    pub fn begin(&mut self, process: Process, begun: Begun, program: PathBuf) {
+        self.add(process, begun.pid);
+        self.begun.push((process, begun, program));
+    }
+
+    /// The pid of a child that runs.
+    pub fn pid(&self, process: Process) -> Option<Pid> {
+        let mut children = self.known.iter();
+        children.find_map(|(known, pid)| (*known == process).then_some(*pid))
+    }
+
+    /// Which child a pid is; it is forgotten by that, for the pid may come again.
+    pub fn take(&mut self, pid: Pid) -> Option<Process> {
+        let place = self.known.iter().position(|(_, known)| *known == pid)?;
+        Some(self.known.swap_remove(place).0)
+    }
+
+    /// What is readable when a child has executed its program, or failed to.
+    pub fn reports(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.begun.iter().map(|(_, begun, _)| begun.as_fd())
+    }
+
+    /// The children that could not execute their program, with the reason. They are forgotten,
+    /// and reaped like orphans.
+    pub fn failed(&mut self) -> Vec<(Process, Fault)> {
+        let mut failed = Vec::new();
+        self.begun
+            .retain(|(process, begun, program)| match begun.progress() {
+                Progress::OnItsWay => true,
+                Progress::Executed => false,
+                Progress::Failed(error) => {
+                    failed.push((*process, begun.pid, error.fault(program.as_os_str())));
+                    false
+                }
+            });
+        self.known
+            .retain(|(_, pid)| !failed.iter().any(|(_, failed, _)| failed == pid));
+        failed
+            .into_iter()
+            .map(|(process, _, fault)| (process, fault))
+            .collect()
+    }
+}

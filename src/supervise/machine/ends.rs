@@ -1,0 +1,199 @@
+//! What follows from the end of a child.
+
+use std::time::Duration;
+
+use super::event::{Effect, Level, Message, Process};
+use super::restart::Forwarding;
+use super::start::log_killed;
+use super::state::{Machine, Phase, Reached, Then};
+use crate::messages::fault::FAILURE;
+use crate::sys::end::End;
+
+impl Machine {
+    pub(super) fn not_started(
+        &mut self,
+        process: Process,
+        status: u8,
+        now: Duration,
+        effects: &mut Vec<Effect>,
+    ) {
+        match process {
+            Process::Containerd | Process::Dockerd if self.phase == Phase::Starting => {
+                self.forget(process);
+                self.stop(status, now, effects);
+            }
+            // The reason has been logged.
+            Process::Relay => {
+                self.relay.end(now);
+            }
+            process => self.ended(process, End::Exited(status), now, effects),
+        }
+    }
+
+    pub(super) fn ended(
+        &mut self,
+        process: Process,
+        end: End,
+        now: Duration,
+        effects: &mut Vec<Effect>,
+    ) {
+        if process == Process::Relay {
+            self.relay_ended(end, now, effects);
+            return;
+        }
+        self.forget(process);
+        if self.starts_again(process, end, now, effects) {
+            return;
+        }
+        match (self.phase, process) {
+            (Phase::Stopping(stop), _) => self.ended_in_stop(stop, process, end, now, effects),
+            (Phase::Failing { then, .. }, Process::LogReader | Process::Diagnosis) => {
+                log_killed(process, end, effects);
+                self.shown(then, now, effects);
+            }
+            (
+                Phase::Preparing,
+                Process::Mounter | Process::Certificates | Process::Delegation | Process::PreStart,
+            ) => self.prepared(process, end, now, effects),
+            (_, Process::Loader | Process::PostStart) => {
+                self.provisioned(process, end, now, effects);
+            }
+            (_, Process::Command) => self.stop(end.status(), now, effects),
+            (_, Process::Forwarder) => self.forwarder_ended(end, now, effects),
+            (Phase::Starting | Phase::Provisioning, Process::Dockerd) => {
+                self.dead_before_ready(end, now, effects);
+            }
+            (Phase::Running, Process::Dockerd) => self.dockerd_ended(end, now, effects),
+            (
+                Phase::Starting | Phase::Provisioning | Phase::Running | Phase::Failing { .. },
+                Process::Containerd,
+            ) => self.containerd_ended(end, now, effects),
+            // Never outside of their own phases; the relay is above.
+            (
+                _,
+                Process::Mounter
+                | Process::Certificates
+                | Process::Delegation
+                | Process::PreStart
+                | Process::PreStop
+                | Process::Sweeper
+                | Process::LogReader
+                | Process::Diagnosis
+                | Process::Relay,
+            ) => {}
+            (Phase::Preparing | Phase::Failing { .. }, Process::Dockerd)
+            | (Phase::Preparing, Process::Containerd) => {}
+        }
+    }
+
+    fn dockerd_ended(&mut self, end: End, now: Duration, effects: &mut Vec<Effect>) {
+        let text = match self.settings.command {
+            true => format!(
+                "dockerd {end}: docker no longer works in this container; read its log, and start the container again"
+            ),
+            false => format!("dockerd {end}; the container ends"),
+        };
+        let message = Message::about(Level::Error, Process::Dockerd, Some(end), text);
+        effects.push(Effect::Log(message));
+        if !self.settings.command {
+            self.stop(end.status(), now, effects);
+        }
+    }
+
+    fn containerd_ended(&mut self, end: End, now: Duration, effects: &mut Vec<Effect>) {
+        let runs = matches!(
+            self.phase,
+            Phase::Running
+                | Phase::Failing {
+                    then: Then::Run,
+                    ..
+                }
+        );
+        let goes_on = self.settings.command && runs;
+        let text = match goes_on {
+            true => format!(
+                "containerd {end}: no container can be started in this container any more; read its log, and start the container again"
+            ),
+            false => {
+                format!("containerd {end}, and dockerd cannot go on without it; the container ends")
+            }
+        };
+        let message = Message::about(Level::Error, Process::Containerd, Some(end), text);
+        effects.push(Effect::Log(message));
+        if !goes_on {
+            self.stop(FAILURE, now, effects);
+        }
+    }
+
+    /// Whether a daemon that has just ended gets another life. A dockerd that has never been
+    /// ready and refuses to start refuses again, so it gets none.
+    fn starts_again(
+        &mut self,
+        process: Process,
+        end: End,
+        now: Duration,
+        effects: &mut Vec<Effect>,
+    ) -> bool {
+        let restarts = self.settings.restarts;
+        let never_answered = process == Process::Dockerd && self.reached == Reached::Nothing;
+        let lives = matches!(
+            self.phase,
+            Phase::Starting | Phase::Provisioning | Phase::Running
+        );
+        let refuses = never_answered && matches!(end, End::Exited(_));
+        let Some(daemon) = self.daemon(process).filter(|_| lives && restarts > 0) else {
+            return false;
+        };
+        let pause = match end == End::Exited(0) || refuses {
+            true => None,
+            false => daemon.fail(restarts, now),
+        };
+        let Some(pause) = pause else {
+            if process == Process::Dockerd {
+                effects.push(Effect::CloseSockets);
+            }
+            return false;
+        };
+        if process == Process::Dockerd && self.phase == Phase::Provisioning {
+            self.phase = Phase::Starting;
+            let due = now.saturating_add(pause);
+            self.ready_by = due.saturating_add(self.settings.ready_timeout);
+        }
+        let text = format!(
+            "{} {end}; it is started again in {} s, and clients wait",
+            process.name(),
+            pause.as_secs_f64()
+        );
+        let message = Message::about(Level::Warn, process, Some(end), text);
+        effects.push(Effect::Log(message));
+        true
+    }
+
+    fn relay_ended(&mut self, end: End, now: Duration, effects: &mut Vec<Effect>) {
+        let text = format!("{} {end}; it is started again", Process::Relay.name());
+        let message = Message::about(Level::Warn, Process::Relay, Some(end), text);
+        effects.push(Effect::Log(message));
+        if self.relay.end(now) {
+            self.start_relay(now, effects);
+        }
+    }
+
+    fn forwarder_ended(&mut self, end: End, now: Duration, effects: &mut Vec<Effect>) {
+        let name = Process::Forwarder.name();
+        let (level, text) = match Forwarding::after(end, self.forwarded, now) {
+            Forwarding::Over => return,
+            Forwarding::Again => (Level::Warn, format!("{name} {end}; it is started again")),
+            Forwarding::GivenUp => (
+                Level::Error,
+                format!(
+                    "{name} {end}: inner containers resolve no names any more; start the container again"
+                ),
+            ),
+        };
+        let message = Message::about(level, Process::Forwarder, Some(end), text);
+        effects.push(Effect::Log(message));
+        if level == Level::Warn {
+            self.forward(now, effects);
+        }
+    }
+}

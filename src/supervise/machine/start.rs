@@ -1,0 +1,242 @@
+//! From the beginning to the command: what prepares the start, the daemons, images and hooks.
+
+use std::time::Duration;
+
+use super::event::{Effect, Level, Message, Process};
+use super::settings::Need;
+use super::state::{Machine, Phase, Reached, Then};
+use crate::messages::fault::FAILURE;
+use crate::sys::end::End;
+
+/// How long it may take to show why a start has failed: the data root, which is looked at for
+/// that, may be on a file system that does not answer.
+pub const DIAGNOSIS: Duration = Duration::from_secs(5);
+
+/// What comes before the daemons, one after the other.
+const PREPARATION: [Process; 4] = [
+    Process::Mounter,
+    Process::Certificates,
+    Process::Delegation,
+    Process::PreStart,
+];
+
+impl Machine {
+    /// Starts what is due before the daemons; then the daemons.
+    pub(super) fn prepare(&mut self, now: Duration, effects: &mut Vec<Effect>) {
+        for process in PREPARATION {
+            if process == Process::PreStart && self.due.contains(&process) {
+                self.start_relay(now, effects);
+            }
+            if self.fork_due(process, effects) {
+                return;
+            }
+        }
+        self.phase = Phase::Starting;
+        self.ready_by = now.saturating_add(self.settings.ready_timeout);
+        self.dockerd.start(now);
+        if self.settings.containerd {
+            self.containerd.start(now);
+        }
+        effects.push(Effect::StartDaemons);
+        self.start_relay(now, effects);
+        if self.settings.forwarder {
+            self.forward(now, effects);
+        }
+    }
+
+    pub(super) fn forward(&mut self, now: Duration, effects: &mut Vec<Effect>) {
+        self.forwarded = now;
+        effects.push(Effect::Fork(Process::Forwarder));
+    }
+
+    /// A child that prepares the start has ended, and has logged the reason where it failed.
+    pub(super) fn prepared(
+        &mut self,
+        process: Process,
+        end: End,
+        now: Duration,
+        effects: &mut Vec<Effect>,
+    ) {
+        let failed = end != End::Exited(0);
+        match process {
+            Process::Mounter if failed && self.settings.data_image == Need::Wanted => {
+                effects.push(Effect::Log(Message::about(
+                    Level::Warn,
+                    process,
+                    Some(end),
+                    "the data root has no ext4 image; going on without, so dockerd takes a slower storage driver",
+                )));
+                self.prepare(now, effects);
+            }
+            Process::Mounter | Process::Certificates if failed => {
+                log_killed(process, end, effects);
+                self.stop(FAILURE, now, effects);
+            }
+            Process::PreStart if failed => {
+                log_killed(process, end, effects);
+                match self.settings.log_file {
+                    true => self.show(Process::LogReader, Then::Stop(end.status()), now, effects),
+                    false => self.stop(end.status(), now, effects),
+                }
+            }
+            _ => {
+                log_killed(process, end, effects);
+                self.prepare(now, effects);
+            }
+        }
+    }
+
+    pub(super) fn preparation_is_late(&mut self, now: Duration, effects: &mut Vec<Effect>) {
+        if let Some(late) = self.running.first() {
+            let text = format!(
+                "{} did not end in time; a longer DIND_READY_TIMEOUT gives it more",
+                late.name()
+            );
+            let message = Message::about(Level::Error, *late, None, text);
+            effects.push(Effect::Log(message));
+        }
+        self.stop(FAILURE, now, effects);
+    }
+
+    pub(super) fn answer_is_late(&mut self, effects: &mut Vec<Effect>) {
+        // wrapdocker's words, which others search logs for.
+        effects.push(Effect::Log(Message::plain(
+            Level::Error,
+            "Timed out trying to connect to internal docker host.",
+        )));
+        self.run(effects);
+    }
+
+    pub(super) fn ready(&mut self, effects: &mut Vec<Effect>) {
+        if self.answers || matches!(self.phase, Phase::Stopping(_)) {
+            return;
+        }
+        self.answers = true;
+        self.reached = self.reached.max(Reached::Answer);
+        if self.phase == Phase::Starting {
+            self.phase = Phase::Provisioning;
+        }
+        if self.reached == Reached::Announcement {
+            effects.push(Effect::Log(Message::plain(
+                Level::Info,
+                "docker answers again",
+            )));
+        } else {
+            self.provision(effects);
+        }
+        effects.extend(
+            self.held
+                .drain(..)
+                .map(|signal| Effect::Send(Process::Dockerd, signal)),
+        );
+    }
+
+    /// What comes between the API's answer and the announcement that docker is ready, one after
+    /// the other; then that, and the command. A dockerd that has gone meanwhile has to answer
+    /// again first.
+    pub(super) fn provision(&mut self, effects: &mut Vec<Effect>) {
+        let stages = [Process::Loader, Process::PostStart];
+        if !self.answers || stages.into_iter().any(|stage| self.runs(stage)) {
+            return;
+        }
+        for stage in stages {
+            if self.fork_due(stage, effects) {
+                return;
+            }
+        }
+        self.reached = Reached::Announcement;
+        effects.push(Effect::AnnounceReady);
+        self.run(effects);
+    }
+
+    /// The image loader or the runner of the post-start hooks has ended, and has logged the
+    /// reason where it failed.
+    pub(super) fn provisioned(
+        &mut self,
+        process: Process,
+        end: End,
+        now: Duration,
+        effects: &mut Vec<Effect>,
+    ) {
+        log_killed(process, end, effects);
+        let required = process == Process::Loader && self.settings.loader == Need::Required;
+        if required && end != End::Exited(0) {
+            self.stop(FAILURE, now, effects);
+        } else {
+            self.provision(effects);
+        }
+    }
+
+    /// Begins the running phase: the command's turn.
+    pub(super) fn run(&mut self, effects: &mut Vec<Effect>) {
+        if matches!(
+            self.phase,
+            Phase::Starting | Phase::Provisioning | Phase::Failing { .. }
+        ) {
+            self.phase = Phase::Running;
+            if self.settings.command {
+                self.running.push(Process::Command);
+                effects.push(Effect::StartCommand);
+            }
+        }
+    }
+
+    pub(super) fn dead_before_ready(&mut self, end: End, now: Duration, effects: &mut Vec<Effect>) {
+        effects.push(Effect::Log(Message::about(
+            Level::Error,
+            Process::Dockerd,
+            Some(end),
+            format!(
+                "dockerd {end} before it was ready; its last lines say why, and 'dind plan' shows what was prepared for it"
+            ),
+        )));
+        let then = match self.settings.command && self.settings.terminal {
+            true => Then::Run,
+            false => Then::Stop(end.status().max(FAILURE)),
+        };
+        self.show(Process::Diagnosis, then, now, effects);
+    }
+
+    /// Has a child show why the start has failed.
+    fn show(&mut self, process: Process, then: Then, now: Duration, effects: &mut Vec<Effect>) {
+        if let Then::Stop(status) = then {
+            self.status.get_or_insert(status);
+        }
+        self.phase = Phase::Failing {
+            until: now.saturating_add(DIAGNOSIS),
+            then,
+        };
+        self.fork(process, effects);
+    }
+
+    /// The reason has been shown, or takes too long.
+    pub(super) fn shown(&mut self, then: Then, now: Duration, effects: &mut Vec<Effect>) {
+        self.stop_showing(effects);
+        match then {
+            Then::Stop(status) => self.stop(status, now, effects),
+            Then::Run => self.run(effects),
+        }
+    }
+
+    /// Nobody waits any more for what shows the reason of a failed start.
+    pub(super) fn stop_showing(&mut self, effects: &mut Vec<Effect>) {
+        for process in [Process::LogReader, Process::Diagnosis] {
+            if self.runs(process) {
+                self.forget(process);
+                effects.push(Effect::Send(process, nix::libc::SIGKILL));
+            }
+        }
+    }
+}
+
+/// Logs the end of a part of this program that could not do so itself.
+pub fn log_killed(process: Process, end: End, effects: &mut Vec<Effect>) {
+    if let End::Signaled(_) = end {
+        let text = format!(
+            "{} {end}; a memory limit does this, or somebody inside",
+            process.name()
+        );
+        let message = Message::about(Level::Error, process, Some(end), text);
+        effects.push(Effect::Log(message));
+    }
+}

@@ -1,0 +1,260 @@
+//! The stop: signals that ask for it, its stages and their deadlines.
+
+use std::time::Duration;
+
+use nix::libc;
+
+use super::event::{Effect, Level, Message, Process};
+use super::state::{Forced, Machine, Phase, Reached, Stop};
+use crate::messages::fault::FAILURE;
+use crate::plan::stop_budget::StopBudget;
+use crate::sys::end::End;
+
+/// What a stop ends, in this order.
+const STAGES: [Process; 11] = [
+    Process::Command,
+    Process::Mounter,
+    Process::Certificates,
+    Process::Delegation,
+    Process::PreStart,
+    Process::Loader,
+    Process::PostStart,
+    Process::PreStop,
+    Process::Dockerd,
+    Process::Containerd,
+    Process::Sweeper,
+];
+
+/// A sweeper that was killed, where nobody waits for the container, has so long to be gone.
+const SWEEPERS_END: Duration = Duration::from_secs(1);
+
+impl Stop {
+    /// When the stage's patience ends.
+    pub(super) fn deadline(&self, budget: &StopBudget) -> Duration {
+        let is_killed = self.forced == Forced::Stage;
+        let left = match (self.stage, self.forced) {
+            (Process::Sweeper, _) if !self.asked && is_killed => {
+                budget.sweep.saturating_add(SWEEPERS_END)
+            }
+            (Process::Sweeper, _) if !self.asked => budget.sweep,
+            (stage, Forced::Stage) if is_before_daemons(stage) => budget.abandoned,
+            (_, Forced::Stage) => budget.end,
+            (Process::PreStop, Forced::Nothing) => budget.hook,
+            (Process::Dockerd, Forced::Nothing) => budget.containers,
+            (Process::Dockerd, Forced::Inside) => budget.dockerd,
+            (Process::Containerd | Process::Sweeper, _) => budget.containerd,
+            (Process::Command, _) => budget.command,
+            (_, _) => budget.hooks,
+        };
+        self.began.saturating_add(left)
+    }
+}
+
+impl Machine {
+    pub(super) fn signal(&mut self, signal: i32, now: Duration, effects: &mut Vec<Effect>) {
+        let stops = matches!(signal, libc::SIGTERM | libc::SIGINT);
+        if let Phase::Stopping(stop) = &mut self.phase {
+            if stops && !stop.asked {
+                stop.asked = true;
+                if stop.stage == Process::Sweeper {
+                    stop.began = now;
+                }
+            }
+            // dockerd gives up its clean-up at the third signal, so it gets one. The
+            // command is its own master.
+            if stop.stage == Process::Command {
+                effects.push(Effect::Send(Process::Command, signal));
+            }
+            return;
+        }
+        if self.runs(Process::Command) {
+            effects.push(Effect::Send(Process::Command, signal));
+            if signal == libc::SIGTERM {
+                self.begin_stop(now, true);
+                self.close_sockets(effects);
+                if self.settings.terminal {
+                    effects.push(Effect::Send(Process::Command, libc::SIGHUP));
+                }
+            }
+        } else if self.settings.command {
+            // The command is still to come; whoever signals does not want it any more.
+            if stops || matches!(signal, libc::SIGHUP | libc::SIGQUIT) {
+                self.stop_asked(End::Signaled(signal).status(), now, effects);
+            }
+        } else if stops {
+            self.stop_asked(0, now, effects);
+        } else if matches!(signal, libc::SIGHUP | libc::SIGUSR1) {
+            // Before the API answers dockerd has no handlers, and would die of these.
+            if self.answers {
+                effects.push(Effect::Send(Process::Dockerd, signal));
+            } else if !self.held.contains(&signal) {
+                self.held.push(signal);
+            }
+        }
+    }
+
+    /// Begins a stop whose exit status is known, unless one is under way.
+    pub(super) fn stop(&mut self, status: u8, now: Duration, effects: &mut Vec<Effect>) {
+        self.begin(status, false, now, effects);
+    }
+
+    /// The same, for somebody outside who waits for its end.
+    fn stop_asked(&mut self, status: u8, now: Duration, effects: &mut Vec<Effect>) {
+        self.begin(status, true, now, effects);
+    }
+
+    fn begin(&mut self, status: u8, asked: bool, now: Duration, effects: &mut Vec<Effect>) {
+        self.status.get_or_insert(status);
+        if matches!(self.phase, Phase::Stopping(_)) {
+            return;
+        }
+        self.stop_showing(effects);
+        self.begin_stop(now, asked);
+        self.close_sockets(effects);
+        self.advance(None, now, effects);
+    }
+
+    fn begin_stop(&mut self, now: Duration, asked: bool) {
+        self.dockerd.due = None;
+        self.containerd.due = None;
+        let [stage, ..] = STAGES;
+        self.phase = Phase::Stopping(Stop {
+            stage,
+            began: now,
+            forced: Forced::Nothing,
+            asked,
+        });
+    }
+
+    /// Where there is no dockerd, and there will be none, clients are to be refused.
+    fn close_sockets(&self, effects: &mut Vec<Effect>) {
+        if self.settings.restarts > 0 && !self.dockerd.runs {
+            effects.push(Effect::CloseSockets);
+        }
+    }
+
+    /// A child has ended during the stop.
+    pub(super) fn ended_in_stop(
+        &mut self,
+        stop: Stop,
+        process: Process,
+        end: End,
+        now: Duration,
+        effects: &mut Vec<Effect>,
+    ) {
+        // A stop that was asked for ends well unless dockerd says otherwise. What had to be
+        // killed for it is in the log.
+        if process == Process::Dockerd && !self.settings.command && self.status == Some(0) {
+            self.status = Some(match end {
+                End::Signaled(libc::SIGTERM | libc::SIGKILL) => 0,
+                end => end.status(),
+            });
+        }
+        if process == Process::Command {
+            self.status.get_or_insert(end.status());
+        }
+        if process == stop.stage {
+            self.advance(Some(process), now, effects);
+        }
+    }
+
+    /// Goes on to the next stage that runs or is due, after one that has ended or is given up.
+    fn advance(&mut self, after: Option<Process>, now: Duration, effects: &mut Vec<Effect>) {
+        let Phase::Stopping(stop) = self.phase else {
+            return;
+        };
+        let place = STAGES.iter().position(|stage| Some(*stage) == after);
+        let mut left = STAGES.into_iter().skip(place.map_or(0, |place| place + 1));
+        let next = left.find(|process| match process {
+            // What has never been ready has nothing to take leave of.
+            Process::PreStop => self.reached == Reached::Announcement && self.due.contains(process),
+            Process::Sweeper => self.due.contains(process),
+            process => self.runs(*process),
+        });
+        let Some(next) = next else {
+            effects.push(Effect::Exit(self.status.unwrap_or(FAILURE)));
+            return;
+        };
+        let began = match next {
+            Process::Sweeper if !stop.asked => now,
+            _ => stop.began,
+        };
+        let stop = Stop {
+            stage: next,
+            began,
+            forced: Forced::Nothing,
+            ..stop
+        };
+        self.phase = Phase::Stopping(stop);
+        if !self.fork_due(next, effects) {
+            effects.push(Effect::Send(next, libc::SIGTERM));
+        }
+        if next == Process::Command && self.settings.terminal {
+            effects.push(Effect::Send(next, libc::SIGHUP));
+        }
+        // Its time may be over already.
+        if next != Process::Sweeper && stop.deadline(&self.settings.stop) <= now {
+            self.force(stop, now, effects);
+        }
+    }
+
+    /// The stage's patience has ended.
+    pub(super) fn force(&mut self, stop: Stop, now: Duration, effects: &mut Vec<Effect>) {
+        let Stop { stage, forced, .. } = stop;
+        let mut log = |level, text: String| {
+            effects.push(Effect::Log(Message::about(level, stage, None, text)));
+        };
+        let forced = match (stage, forced) {
+            (_, Forced::Stage) => {
+                log(
+                    Level::Error,
+                    format!(
+                        "{} does not end by SIGKILL and is left to the kernel; a disk that hangs does this",
+                        stage.name()
+                    ),
+                );
+                if is_before_daemons(stage) {
+                    self.advance(Some(stage), now, effects);
+                } else {
+                    effects.push(Effect::Exit(self.status.unwrap_or(FAILURE)));
+                }
+                return;
+            }
+            (Process::Dockerd, Forced::Nothing) => {
+                effects.push(Effect::KillContainers);
+                Forced::Inside
+            }
+            (Process::PreStop, Forced::Nothing) => {
+                log(Level::Warn, late(stage, "ended"));
+                effects.push(Effect::Send(stage, libc::SIGTERM));
+                Forced::Inside
+            }
+            (_, Forced::Nothing | Forced::Inside) => {
+                log(Level::Warn, late(stage, "killed"));
+                effects.push(Effect::Send(stage, libc::SIGKILL));
+                Forced::Stage
+            }
+        };
+        let stop = Stop { forced, ..stop };
+        self.phase = Phase::Stopping(stop);
+        if forced == Forced::Inside && stop.deadline(&self.settings.stop) <= now {
+            self.force(stop, now, effects);
+        }
+    }
+}
+
+/// Whether a stop comes to this one before the daemons, which are to end in order whatever
+/// becomes of it.
+fn is_before_daemons(stage: Process) -> bool {
+    !matches!(
+        stage,
+        Process::Dockerd | Process::Containerd | Process::Sweeper
+    )
+}
+
+fn late(stage: Process, what: &str) -> String {
+    format!(
+        "{} did not end in time and is {what}; a longer DIND_STOP_TIMEOUT gives it more, within the grace of 'docker stop -t'",
+        stage.name()
+    )
+}

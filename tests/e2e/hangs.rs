@@ -1,0 +1,72 @@
+//! What may hang, and must not hang PID 1: a file system that does not answer, a lock that
+//! somebody else holds.
+
+use crate::docker::{Container, dind};
+
+/// A file system in user space whose process is stopped: who touches it waits.
+const DEAD: &str = "mkdir -p /x/lower /x/upper /x/work /dead
+     fuse-overlayfs -o lowerdir=/x/lower,upperdir=/x/upper,workdir=/x/work /dead
+     pkill -STOP fuse-overlayfs";
+
+/// Stops it with more patience than it should ever need; SIGKILL would be 137.
+#[track_caller]
+fn stopped(container: &Container) -> String {
+    container.docker(&["stop", "--time", "60"]).exited(0);
+    container.inspect("{{.State.ExitCode}}")
+}
+
+#[test]
+fn a_data_root_that_does_not_answer_holds_up_no_stop() {
+    let container = dind().prelude(DEAD).start(&["--data-root=/dead/docker"]);
+    container.wait_log("dind: waiting for /dead/docker, which is on fuse", 1);
+    assert_eq!(stopped(&container), "143");
+    container.logged(&["dind: error: stopped while /dead/docker did not answer"]);
+}
+
+#[test]
+fn a_data_root_that_does_not_answer_is_named() {
+    let container = dind()
+        .prelude(DEAD)
+        .env("DIND_READY_TIMEOUT", "2")
+        .start(&["--data-root=/dead/docker"]);
+    assert_eq!(container.wait(), 1);
+    container.logged(&[
+        "dind: error: /dead/docker is on fuse",
+        "has not answered for 2 s; see to its server",
+    ]);
+}
+
+/// Where dockerd does not start, PID 1 has a child look for the reason: it looks at the data root,
+/// too.
+#[test]
+fn a_data_root_that_stops_answering_holds_up_no_end() {
+    let alive = DEAD.replace("pkill -STOP fuse-overlayfs", "");
+    let container = dind()
+        .prelude(&format!(
+            "{alive}
+             mkdir -p /etc/dind/pre-start.d
+             printf '#!/bin/sh\\npkill -STOP fuse-overlayfs\\n' >/etc/dind/pre-start.d/stop
+             chmod 0755 /etc/dind/pre-start.d/stop"
+        ))
+        .env("DIND_STORAGE", "none")
+        .start(&["--data-root=/dead/docker", "--no-such-flag"]);
+    assert_eq!(container.wait(), 1);
+    container.logged(&["dockerd exited with status 1 before it was ready"]);
+}
+
+#[test]
+fn certificates_behind_a_lock_that_is_held_hold_up_no_stop() {
+    let container = dind()
+        .prelude(
+            "mkdir -p /certs/ca
+             flock /certs/ca sleep 600 &
+             while flock --nonblock /certs/ca true; do sleep 0.1; done",
+        )
+        .start(&[]);
+    container.wait_log(
+        "dind: waiting for /certs/ca, which another daemon has locked",
+        1,
+    );
+    // No daemon had been started, and a stop that was asked for ends well.
+    assert_eq!(stopped(&container), "0");
+}
