@@ -9,8 +9,8 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rcgen::date_time_ymd;
 use serde_json::{Deserializer, Value};
+use time::OffsetDateTime;
 
 use crate::messages::line::is_shown;
 
@@ -79,7 +79,7 @@ pub fn words(line: &str) -> Option<(String, String)> {
 /// RFC 3339, in UTC, with nanoseconds, as the daemons have it.
 pub fn timestamp(time: SystemTime) -> String {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let time = date_time_ymd(1970, 1, 1) + since.min(LAST_SECOND);
+    let time = OffsetDateTime::UNIX_EPOCH + since.min(LAST_SECOND);
     format!(
         "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:09}Z",
         time.year(),

@@ -7,9 +7,10 @@ use anyhow::{Context, Result, anyhow};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, DnValue,
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, PublicKeyData,
-    SanType, SerialNumber, SignatureAlgorithm, SigningKey, date_time_ymd,
+    SanType, SerialNumber, SignatureAlgorithm, SigningKey,
 };
 use ring::rand::{SecureRandom, SystemRandom};
+use time::OffsetDateTime;
 
 use super::certificate::Certificate;
 use super::der;
@@ -158,7 +159,7 @@ fn params(common_name: &str, now: Duration) -> Result<CertificateParams> {
         DnValue::Utf8String(common_name.to_owned()),
     );
     params.distinguished_name = name;
-    let begin = date_time_ymd(1970, 1, 1) + now.saturating_sub(BACKDATED);
+    let begin = OffsetDateTime::UNIX_EPOCH + now.saturating_sub(BACKDATED);
     params.not_before = begin;
     params.not_after = begin + VALIDITY;
     params.serial_number = Some(serial_number()?);
