@@ -4,27 +4,29 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use anyhow::{Context, Result, anyhow};
+use der::asn1::{AnyRef, BitStringRef, Ia5StringRef, OctetStringRef};
+use der::{Decode, Reader, SliceReader, Tag, TagMode, TagNumber, Tagged};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
-use yasna::models::{GeneralizedTime, UTCTime};
-use yasna::tags::TAG_GENERALIZEDTIME;
-use yasna::{ASN1Error, ASN1ErrorKind, ASN1Result, BERReader, Tag};
+use time::{Date, Month, PrimitiveDateTime, Time};
 
-use super::der;
 use super::purpose::Purpose;
 use crate::input::san::Name;
 
-const SUBJECT_KEY_IDENTIFIER: &[u64] = &[2, 5, 29, 14];
-const KEY_USAGE: &[u64] = &[2, 5, 29, 15];
-const SUBJECT_ALT_NAME: &[u64] = &[2, 5, 29, 17];
-const BASIC_CONSTRAINTS: &[u64] = &[2, 5, 29, 19];
-const NAME_CONSTRAINTS: &[u64] = &[2, 5, 29, 30];
-const EXTENDED_KEY_USAGE: &[u64] = &[2, 5, 29, 37];
+/// Extensions below id-ce, 2.5.29: RFC 5280, 4.2. Identifiers are compared as they are
+/// encoded, since those of others have more and larger arcs than [`der`] takes.
+const SUBJECT_KEY_IDENTIFIER: &[u8] = &[0x55, 29, 14];
+const KEY_USAGE: &[u8] = &[0x55, 29, 15];
+const SUBJECT_ALT_NAME: &[u8] = &[0x55, 29, 17];
+const BASIC_CONSTRAINTS: &[u8] = &[0x55, 29, 19];
+const NAME_CONSTRAINTS: &[u8] = &[0x55, 29, 30];
+const EXTENDED_KEY_USAGE: &[u8] = &[0x55, 29, 37];
 
-/// Purposes of an extended key usage: RFC 5280, 4.2.1.12.
-const ANY: &[u64] = &[2, 5, 29, 37, 0];
-const SERVER_AUTH: &[u64] = &[1, 3, 6, 1, 5, 5, 7, 3, 1];
-const CLIENT_AUTH: &[u64] = &[1, 3, 6, 1, 5, 5, 7, 3, 2];
+/// Purposes of an extended key usage, anyExtendedKeyUsage below id-ce and those of id-kp,
+/// 1.3.6.1.5.5.7.3: RFC 5280, 4.2.1.12.
+const ANY: &[u8] = &[0x55, 29, 37, 0];
+const SERVER_AUTH: &[u8] = &[0x2b, 6, 1, 5, 5, 7, 3, 1];
+const CLIENT_AUTH: &[u8] = &[0x2b, 6, 1, 5, 5, 7, 3, 2];
 
 /// keyCertSign in the first byte of a key usage: RFC 5280, 4.2.1.3.
 const KEY_CERT_SIGN: u8 = 0x80 >> 5;
@@ -48,8 +50,9 @@ pub struct Certificate {
     pub key_identifier: Option<Vec<u8>>,
     is_ca: bool,
     is_key_for_certificates: bool,
-    /// The extended key usage: object identifiers; `None` where it says nothing.
-    usages: Option<Vec<Vec<u64>>>,
+    /// The extended key usage: object identifiers, as they are encoded; `None` where it says
+    /// nothing.
+    usages: Option<Vec<Vec<u8>>>,
     limits: Limits,
 }
 
@@ -152,185 +155,172 @@ impl Certificate {
     }
 
     fn read(der: CertificateDer<'static>) -> Result<Self> {
-        let mut certificate = der::parse(&der, certificate).context("not a certificate")?;
+        let mut certificate = certificate(&der).context("not a certificate")?;
         certificate.der = der;
         Ok(certificate)
     }
 }
 
-fn certificate(reader: BERReader<'_, '_>) -> ASN1Result<Certificate> {
-    reader.read_sequence(|reader| {
-        let certificate = reader.next().read_sequence(|reader| {
-            let version = reader.read_optional(|reader| {
-                reader.read_tagged(Tag::context(0), |reader| reader.read_u8())
-            })?;
-            reader.next().read_bigint_bytes()?;
-            reader.next().read_der()?;
-            // The issuer.
-            reader.next().read_der()?;
-            let (not_before, not_after) = reader
-                .next()
-                .read_sequence(|reader| Ok((time(reader.next())?, time(reader.next())?)))?;
-            let subject = reader.next().read_der()?;
-            let public_key = reader.next().read_der()?;
-            for unique_identifier in [1, 2] {
-                reader.read_optional(|reader| {
-                    reader.read_tagged_implicit(Tag::context(unique_identifier), |reader| {
-                        reader.read_bitvec_bytes()
-                    })
-                })?;
-            }
-            let mut certificate = Certificate {
-                der: CertificateDer::from(Vec::new()),
-                subject,
-                not_before,
-                not_after,
-                public_key,
-                names: BTreeSet::new(),
-                key_identifier: None,
-                // Versions before 3, which is written as 2, have no way to say it.
-                is_ca: version.unwrap_or(0) < 2,
-                is_key_for_certificates: true,
-                usages: None,
-                limits: Limits::default(),
-            };
-            reader.read_optional(|reader| {
-                reader.read_tagged(Tag::context(3), |reader| {
-                    reader.read_sequence_of(|reader| extension(reader, &mut certificate))
-                })
-            })?;
-            Ok(certificate)
-        })?;
+/// Certificate: RFC 5280, 4.1. What nothing is decided by is not looked into.
+fn certificate(der: &[u8]) -> der::Result<Certificate> {
+    AnyRef::from_der(der)?.sequence(|reader| {
+        let certificate = reader.sequence(fields)?;
         // The algorithm and the value of the signature.
-        reader.next().read_der()?;
-        reader.next().read_bitvec_bytes()?;
+        reader.tlv_bytes()?;
+        reader.decode::<BitStringRef<'_>>()?;
         Ok(certificate)
     })
 }
 
-/// Seconds since 1970. Only the forms of RFC 5280, 4.1.2.5, which end in `Z`: yasna panics
-/// at a time that its offset puts behind the year 9999.
-fn time(reader: BERReader<'_, '_>) -> ASN1Result<i64> {
-    let tag = reader.lookahead_tag()?;
-    let text = reader.read_tagged_implicit(tag, |reader| reader.read_bytes())?;
-    let seconds = if !text.ends_with(b"Z") {
-        None
-    } else if tag == TAG_GENERALIZEDTIME {
-        GeneralizedTime::parse(&text).map(|time| time.datetime().unix_timestamp())
-    } else {
-        UTCTime::parse(&text).map(|time| time.datetime().unix_timestamp())
+/// TBSCertificate: RFC 5280, 4.1.
+fn fields(reader: &mut SliceReader<'_>) -> der::Result<Certificate> {
+    let version = reader.context_specific::<u8>(TagNumber(0), TagMode::Explicit)?;
+    for _unread in ["serialNumber", "signature", "issuer"] {
+        reader.tlv_bytes()?;
+    }
+    let (not_before, not_after) =
+        reader.sequence(|reader| Ok::<_, der::Error>((time(reader)?, time(reader)?)))?;
+    let mut certificate = Certificate {
+        der: CertificateDer::from(Vec::new()),
+        subject: reader.tlv_bytes()?.to_vec(),
+        not_before,
+        not_after,
+        public_key: reader.tlv_bytes()?.to_vec(),
+        names: BTreeSet::new(),
+        key_identifier: None,
+        // Versions before 3, which is written as 2, have no way to say it.
+        is_ca: version.unwrap_or(0) < 2,
+        is_key_for_certificates: true,
+        usages: None,
+        limits: Limits::default(),
     };
-    seconds.ok_or(ASN1Error::new(ASN1ErrorKind::Invalid))
+    for unique_identifier in [1, 2] {
+        let number = TagNumber(unique_identifier);
+        reader.context_specific::<BitStringRef<'_>>(number, TagMode::Implicit)?;
+    }
+    let extensions: Option<Vec<AnyRef<'_>>> =
+        reader.context_specific(TagNumber(3), TagMode::Explicit)?;
+    for one in extensions.unwrap_or_default() {
+        one.sequence(|reader| extension(reader, &mut certificate))?;
+    }
+    Ok(certificate)
 }
 
-fn extension(reader: BERReader<'_, '_>, certificate: &mut Certificate) -> ASN1Result<()> {
-    reader.read_sequence(|reader| {
-        let identifier = reader.next().read_oid()?;
-        reader.read_default(false, |reader| reader.read_bool())?;
-        let value = reader.next().read_bytes()?;
-        match identifier.components().as_slice() {
-            SUBJECT_ALT_NAME => certificate.names = inner(&value, names)?,
-            SUBJECT_KEY_IDENTIFIER => {
-                let identifier = inner(&value, |reader| reader.read_bytes())?;
-                certificate.key_identifier = Some(identifier);
-            }
-            BASIC_CONSTRAINTS => certificate.is_ca = inner(&value, is_ca)?,
-            KEY_USAGE => {
-                let (usage, _) = inner(&value, |reader| reader.read_bitvec_bytes())?;
-                let first = usage.first().copied().unwrap_or(0);
-                certificate.is_key_for_certificates = first & KEY_CERT_SIGN != 0;
-            }
-            EXTENDED_KEY_USAGE => certificate.usages = Some(inner(&value, usages)?),
-            NAME_CONSTRAINTS => certificate.limits = inner(&value, limits)?,
-            _ => {}
-        }
-        Ok(())
+/// Seconds since 1970, where [`der`]'s own times begin; UTCTime begins in 1950.
+fn time(reader: &mut SliceReader<'_>) -> der::Result<i64> {
+    let time: AnyRef<'_> = reader.decode()?;
+    seconds(time).ok_or_else(|| time.tag().value_error().into())
+}
+
+/// The forms of RFC 5280, 4.1.2.5. Go takes what has no seconds too, as X.509 had it once.
+fn seconds(time: AnyRef<'_>) -> Option<i64> {
+    let digits = time.value().strip_suffix(b"Z")?;
+    let mut pairs = digits.chunks(2).map(|pair| match pair {
+        [tens @ b'0'..=b'9', ones @ b'0'..=b'9'] => Some((tens - b'0') * 10 + (ones - b'0')),
+        _ => None,
+    });
+    let century = match time.tag() {
+        Tag::UtcTime if digits < b"50".as_slice() => 20,
+        Tag::UtcTime => 19,
+        Tag::GeneralizedTime => pairs.next()??,
+        _ => return None,
+    };
+    let year = i32::from(century) * 100 + i32::from(pairs.next()??);
+    let month = Month::try_from(pairs.next()??).ok()?;
+    let date = Date::from_calendar_date(year, month, pairs.next()??).ok()?;
+    let (hour, minute) = (pairs.next()??, pairs.next()??);
+    let time = Time::from_hms(hour, minute, pairs.next().unwrap_or(Some(0))?).ok()?;
+    let is_all = pairs.next().is_none();
+    is_all.then(|| {
+        PrimitiveDateTime::new(date, time)
+            .assume_utc()
+            .unix_timestamp()
     })
 }
 
-/// What an extension's value encodes.
-fn inner<T>(value: &[u8], read: impl FnOnce(BERReader<'_, '_>) -> ASN1Result<T>) -> ASN1Result<T> {
-    der::parse(value, read).map_err(|_| ASN1Error::new(ASN1ErrorKind::Invalid))
+fn extension(reader: &mut SliceReader<'_>, certificate: &mut Certificate) -> der::Result<()> {
+    let identifier: AnyRef<'_> = reader.decode()?;
+    // Whether it is critical.
+    reader.decode::<Option<bool>>()?;
+    let value = reader.decode::<&OctetStringRef>()?.as_bytes();
+    match identifier.value() {
+        SUBJECT_ALT_NAME => certificate.names = names(value)?,
+        SUBJECT_KEY_IDENTIFIER => {
+            let identifier = <&OctetStringRef>::from_der(value)?;
+            certificate.key_identifier = Some(identifier.as_bytes().to_vec());
+        }
+        BASIC_CONSTRAINTS => certificate.is_ca = AnyRef::from_der(value)?.sequence(is_ca)?,
+        KEY_USAGE => {
+            let usage = BitStringRef::from_der(value)?;
+            let first = usage.raw_bytes().first().copied().unwrap_or(0);
+            certificate.is_key_for_certificates = first & KEY_CERT_SIGN != 0;
+        }
+        EXTENDED_KEY_USAGE => {
+            let usages = Vec::<AnyRef<'_>>::from_der(value)?;
+            let usages = usages.iter().map(|usage| usage.value().to_vec());
+            certificate.usages = Some(usages.collect());
+        }
+        NAME_CONSTRAINTS => certificate.limits = AnyRef::from_der(value)?.sequence(limits)?,
+        _ => {}
+    }
+    Ok(())
 }
 
 /// BasicConstraints: RFC 5280, 4.2.1.9. Some write out that it is none, which is not DER.
-fn is_ca(reader: BERReader<'_, '_>) -> ASN1Result<bool> {
-    reader.read_sequence(|reader| {
-        let is_ca = reader.read_optional(|reader| reader.read_bool())?;
-        reader.read_optional(|reader| reader.read_der())?;
-        Ok(is_ca.unwrap_or(false))
-    })
-}
-
-/// ExtKeyUsageSyntax: RFC 5280, 4.2.1.12.
-fn usages(reader: BERReader<'_, '_>) -> ASN1Result<Vec<Vec<u64>>> {
-    reader.collect_sequence_of(|reader| Ok(reader.read_oid()?.components().clone()))
+fn is_ca(reader: &mut SliceReader<'_>) -> der::Result<bool> {
+    let is_ca: Option<bool> = reader.decode()?;
+    reader.decode::<Option<AnyRef<'_>>>()?;
+    Ok(is_ca.unwrap_or(false))
 }
 
 /// NameConstraints: RFC 5280, 4.2.1.10.
-fn limits(reader: BERReader<'_, '_>) -> ASN1Result<Limits> {
-    reader.read_sequence(|reader| {
-        let mut of_kind = |kind| {
-            let read = |reader: BERReader<'_, '_>| {
-                reader.read_tagged_implicit(Tag::context(kind), |reader| {
-                    reader.collect_sequence_of(subtree)
-                })
-            };
-            let found = reader.read_optional(read)?.unwrap_or_default();
-            Ok(found.into_iter().flatten().collect())
-        };
-        Ok(Limits {
-            permitted: of_kind(0)?,
-            excluded: of_kind(1)?,
-        })
+fn limits(reader: &mut SliceReader<'_>) -> der::Result<Limits> {
+    let mut of_kind = |kind| {
+        let found: Option<Vec<AnyRef<'_>>> =
+            reader.context_specific(TagNumber(kind), TagMode::Implicit)?;
+        let found = found.unwrap_or_default().into_iter();
+        let read = found.filter_map(|tree| tree.sequence(subtree).transpose());
+        read.collect::<der::Result<_>>()
+    };
+    Ok(Limits {
+        permitted: of_kind(0)?,
+        excluded: of_kind(1)?,
     })
 }
 
 /// GeneralSubtree: RFC 5280, 4.2.1.10, which allows no other minimum and maximum than
 /// those that are left out.
-fn subtree(reader: BERReader<'_, '_>) -> ASN1Result<Option<Subtree>> {
-    reader.read_sequence(|reader| {
-        let base = reader.next();
-        let tag = base.lookahead_tag()?;
-        let found = match tag.tag_number {
-            2 => {
-                let domain = base.read_tagged_implicit(tag, |reader| reader.read_ia5_string())?;
-                Some(Subtree::Domain(domain))
-            }
-            7 => {
-                let bytes = base.read_tagged_implicit(tag, |reader| reader.read_bytes())?;
-                let (address, mask) = bytes.split_at(bytes.len() / 2);
-                Some(Subtree::Network(address.to_vec(), mask.to_vec()))
-            }
-            _ => {
-                base.read_der()?;
-                None
-            }
-        };
-        while reader.read_optional(|reader| reader.read_der())?.is_some() {}
-        Ok(found)
+fn subtree(reader: &mut SliceReader<'_>) -> der::Result<Option<Subtree>> {
+    let base: AnyRef<'_> = reader.decode()?;
+    while reader.decode::<Option<AnyRef<'_>>>()?.is_some() {}
+    Ok(match base.tag().number().value() {
+        2 => Some(Subtree::Domain(text(base)?)),
+        7 => {
+            let bytes = base.value();
+            let (address, mask) = bytes.split_at(bytes.len() / 2);
+            Some(Subtree::Network(address.to_vec(), mask.to_vec()))
+        }
+        _ => None,
     })
 }
 
 /// GeneralNames: RFC 5280, 4.2.1.6.
-fn names(reader: BERReader<'_, '_>) -> ASN1Result<BTreeSet<Name>> {
-    let names = reader.collect_sequence_of(|reader| {
-        let tag = reader.lookahead_tag()?;
-        let text = |reader: BERReader<'_, '_>| {
-            reader.read_tagged_implicit(tag, |reader| reader.read_ia5_string())
-        };
-        Ok(match tag.tag_number {
-            1 => Some(Name::Email(text(reader)?)),
-            2 => Some(Name::Dns(text(reader)?)),
-            6 => Some(Name::Uri(text(reader)?)),
-            7 => address(&reader.read_tagged_implicit(tag, |reader| reader.read_bytes())?),
-            _ => {
-                reader.read_der()?;
-                None
-            }
-        })
-    })?;
-    Ok(names.into_iter().flatten().collect())
+fn names(value: &[u8]) -> der::Result<BTreeSet<Name>> {
+    let mut names = BTreeSet::new();
+    for name in Vec::<AnyRef<'_>>::from_der(value)? {
+        names.extend(match name.tag().number().value() {
+            1 => Some(Name::Email(text(name)?)),
+            2 => Some(Name::Dns(text(name)?)),
+            6 => Some(Name::Uri(text(name)?)),
+            7 => address(name.value()),
+            _ => None,
+        });
+    }
+    Ok(names)
+}
+
+fn text(name: AnyRef<'_>) -> der::Result<String> {
+    Ok(Ia5StringRef::new(name.value())?.as_str().to_owned())
 }
 
 fn address(bytes: &[u8]) -> Option<Name> {
@@ -367,6 +357,158 @@ mod tests {
             }
             let _ = Certificate::read(der.into());
         }
+
+        #[test]
+        fn never_panics_over_a_length(der in prop::collection::vec(any::<u8>(), 0..40), length in any::<u64>()) {
+            let long = [&[0x30, 0x88][..], &length.to_be_bytes(), &der].concat();
+            for depth in 0..4 {
+                let mut nested = long.clone();
+                for _ in 0..depth {
+                    nested = element(0x30, &nested);
+                }
+                prop_assert!(Certificate::read(nested.into()).is_err());
+                prop_assert!(with(37, &long).is_err());
+            }
+        }
+    }
+
+    /// An element of less than 128 bytes, or less than 2^16.
+    fn element(tag: u8, content: &[u8]) -> Vec<u8> {
+        match u16::try_from(content.len())
+            .unwrap_or_default()
+            .to_be_bytes()
+        {
+            [0, short @ 0..0x80] => [&[tag, short], content].concat(),
+            [0, long] => [&[tag, 0x81, long], content].concat(),
+            [high, low] => [&[tag, 0x82, high, low], content].concat(),
+        }
+    }
+
+    /// A certificate that has `value` for one extension below id-ce, and no other.
+    fn with(extension: u64, value: &[u8]) -> Result<Certificate> {
+        let mut params = rcgen::CertificateParams::default();
+        params.custom_extensions = vec![rcgen::CustomExtension::from_oid_content(
+            &[2, 5, 29, extension],
+            value.to_vec(),
+        )];
+        let made = params.self_signed(&crate::tls::key::make()?)?;
+        Certificate::read(made.der().clone())
+    }
+
+    #[test]
+    fn a_length_that_cannot_be_is_an_error() {
+        let long = [0x30, 10, 0x30, 0x88, 255, 255, 255, 255, 255, 255, 255, 248];
+        assert!(Certificate::read(long.to_vec().into()).is_err());
+        let nested: Vec<u8> = (0..60).rev().flat_map(|n| [0x30, n * 2]).collect();
+        assert!(Certificate::read(nested.into()).is_err());
+        let mut after = real();
+        after.push(0);
+        assert!(Certificate::read(after.into()).is_err());
+    }
+
+    #[test]
+    fn who_may_sign_is_read_as_others_write_it() {
+        let may_sign = |extension, value: &[u8]| {
+            let read = with(extension, value).map(|found| found.may_sign());
+            read.ok()
+        };
+        const CONSTRAINTS: u64 = 19;
+        assert_eq!(may_sign(CONSTRAINTS, &[0x30, 3, 1, 1, 0xff]), Some(true));
+        let with_length = [0x30, 6, 1, 1, 0xff, 2, 1, 0];
+        assert_eq!(may_sign(CONSTRAINTS, &with_length), Some(true));
+        assert_eq!(may_sign(CONSTRAINTS, &[0x30, 0]), Some(false));
+        // FALSE written out, which is not DER.
+        assert_eq!(may_sign(CONSTRAINTS, &[0x30, 3, 1, 1, 0]), Some(false));
+        assert_eq!(may_sign(CONSTRAINTS, &[0x30, 3, 1, 1, 7]), None);
+        assert_eq!(may_sign(CONSTRAINTS, &[0x30, 3, 1, 1, 0xff, 0]), None);
+
+        // keyCertSign alone, beside another in two bytes, and not.
+        let for_certificates = |value: &[u8]| {
+            let read = with(15, value).map(|found| found.is_key_for_certificates);
+            read.ok()
+        };
+        assert_eq!(for_certificates(&[3, 2, 2, 0x04]), Some(true));
+        assert_eq!(for_certificates(&[3, 3, 7, 0x84, 0x80]), Some(true));
+        assert_eq!(for_certificates(&[3, 2, 1, 0xfa]), Some(false));
+        assert_eq!(for_certificates(&[3, 1, 0]), Some(false));
+        assert_eq!(for_certificates(&[4, 1, 0x04]), None);
+    }
+
+    #[test]
+    fn usages_are_for_the_purposes_that_they_name() {
+        use rcgen::ExtendedKeyUsagePurpose::{Any, ClientAuth, ServerAuth, TimeStamping};
+        let is_for = |read: Result<Certificate>| {
+            let found = read.unwrap_or_else(|error| panic!("{error:#}"));
+            [Purpose::Server, Purpose::Client].map(|purpose| found.is_for(purpose))
+        };
+        for (usages, expected) in [
+            (vec![], [true, true]),
+            (vec![ServerAuth], [true, false]),
+            (vec![ClientAuth], [false, true]),
+            (vec![TimeStamping, ClientAuth, ServerAuth], [true, true]),
+            (vec![Any], [true, true]),
+            (vec![TimeStamping], [false, false]),
+        ] {
+            let mut params = rcgen::CertificateParams::default();
+            params.extended_key_usages = usages.clone();
+            let made = crate::tls::key::make().and_then(|key| Ok(params.self_signed(&key)?));
+            let found = made.and_then(|made| Certificate::read(made.der().clone()));
+            assert_eq!(is_for(found), expected, "{usages:?}");
+        }
+        // One with an arc of a UUID, which no integer has place for: ITU-T X.667.
+        let uuid = [&[0x69, 0x83][..], &[0xff; 17], &[0x7f]].concat();
+        let usages = element(0x30, &element(6, &uuid));
+        assert_eq!(is_for(with(37, &usages)), [false, false]);
+    }
+
+    #[test]
+    fn names_are_held_against_the_limits() {
+        let limits = |permitted: &[Vec<u8>], excluded: &[Vec<u8>]| {
+            let all = |tag, trees: &[Vec<u8>]| match trees {
+                [] => Vec::new(),
+                trees => element(tag, &trees.concat()),
+            };
+            let both = [all(0xa0, permitted), all(0xa1, excluded)].concat();
+            let found = with(30, &element(0x30, &both));
+            found.unwrap_or_else(|error| panic!("{error:#}"))
+        };
+        let tree = |kind: u8, base: &[u8]| element(0x30, &element(0x80 | kind, base));
+        let forbids = |limits: &Certificate, name: &str| {
+            let names = Name::parse_list(name).unwrap_or_else(|error| panic!("{error}"));
+            limits.forbidden(&names.into_iter().collect()).is_some()
+        };
+        let domain = limits(&[tree(2, b"Example.com")], &[tree(2, b"a.example.com")]);
+        for (name, is_forbidden) in [
+            ("DNS:example.com", false),
+            ("DNS:b.EXAMPLE.com.", false),
+            ("DNS:anexample.com", true),
+            ("DNS:example.org", true),
+            ("DNS:a.example.com", true),
+            ("DNS:b.a.example.com", true),
+            ("DNS:ba.example.com", false),
+            // Of no kind that is limited.
+            ("IP:10.0.0.1", false),
+            ("email:a@b", false),
+        ] {
+            assert_eq!(forbids(&domain, name), is_forbidden, "{name}");
+        }
+        let below = limits(&[tree(2, b".example.com")], &[]);
+        assert!(forbids(&below, "DNS:example.com"));
+        assert!(!forbids(&below, "DNS:a.example.com"));
+        assert!(forbids(&limits(&[], &[tree(2, b"")]), "DNS:a"));
+
+        let network = limits(&[tree(7, &[10, 1, 0, 0, 255, 255, 0, 0])], &[]);
+        assert!(!forbids(&network, "IP:10.1.2.3"));
+        assert!(forbids(&network, "IP:10.2.2.3"));
+        assert!(forbids(&network, "IP:fe80::1"));
+        assert!(!forbids(&network, "DNS:a"));
+        // A mail address limits none of these, and a minimum that is written out nothing.
+        let mail = limits(&[tree(1, b"b")], &[]);
+        assert!(!forbids(&mail, "DNS:a,IP:10.0.0.1"));
+        let base = [element(0x82, b"a"), element(0x80, &[0])].concat();
+        let minimum = limits(&[], &[element(0x30, &base)]);
+        assert!(forbids(&minimum, "DNS:a"));
+        assert!(!forbids(&minimum, "DNS:b"));
     }
 
     #[test]
@@ -374,12 +516,14 @@ mod tests {
         let read = |tag: u8, text: &str| {
             let mut der = vec![tag, u8::try_from(text.len()).unwrap_or_default()];
             der.extend(text.as_bytes());
-            der::parse(&der, time).ok()
+            time(&mut SliceReader::new(&der).ok()?).ok()
         };
         const UTC: u8 = 23;
         const GENERALIZED: u8 = 24;
         assert_eq!(read(UTC, "700101000010Z"), Some(10));
         assert_eq!(read(UTC, "491231235959Z"), Some(2_524_607_999));
+        assert_eq!(read(UTC, "500101000000Z"), Some(-631_152_000));
+        assert_eq!(read(UTC, "7001010001Z"), Some(60));
         assert_eq!(read(GENERALIZED, "20500101000000Z"), Some(2_524_608_000));
         assert_eq!(read(GENERALIZED, "99991231235959Z"), Some(253_402_300_799));
         for wrong in [
@@ -388,6 +532,8 @@ mod tests {
             "99991231235959-0100",
             "20500101000000",
             "20501301000000Z",
+            "20500101000000.5Z",
+            "2050010100000Z",
         ] {
             assert_eq!(read(GENERALIZED, wrong), None, "{wrong}");
             assert_eq!(read(UTC, wrong), None, "{wrong}");

@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
+use der::asn1::{AnyRef, BitString};
+use der::{Decode, Encode};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, DnValue,
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, PublicKeyData,
@@ -13,7 +15,6 @@ use ring::rand::{SecureRandom, SystemRandom};
 use time::OffsetDateTime;
 
 use super::certificate::Certificate;
-use super::der;
 use super::purpose::Purpose;
 use super::verify::{self, Verdict};
 use crate::input::san::Name;
@@ -113,37 +114,21 @@ impl SigningKey for Unsigned<'_> {
 fn sign(unsigned: &[u8], authority: &Authority) -> Result<String> {
     /// The issuer's place among version, serialNumber, signature: RFC 5280, 4.1.
     const ISSUER: usize = 3;
-    let (fields, algorithm) = der::parse(unsigned, |reader| {
-        reader.read_sequence(|reader| {
-            let fields = reader
-                .next()
-                .collect_sequence_of(|reader| reader.read_der())?;
-            let algorithm = reader.next().read_der()?;
-            reader.next().read_der()?;
-            Ok((fields, algorithm))
-        })
-    })?;
-    let body = yasna::construct_der(|writer| {
-        writer.write_sequence(|writer| {
-            for (place, field) in fields.iter().enumerate() {
-                let field = match place {
-                    ISSUER => &authority.certificate.subject,
-                    _ => field,
-                };
-                writer.next().write_der(field);
-            }
-        });
-    });
-    let signature = authority.key.sign(&body)?;
-    let signed = yasna::construct_der(|writer| {
-        writer.write_sequence(|writer| {
-            writer.next().write_der(&body);
-            writer.next().write_der(&algorithm);
-            writer
-                .next()
-                .write_bitvec_bytes(&signature, signature.len().saturating_mul(8));
-        });
-    });
+    let parts = Vec::<AnyRef<'_>>::from_der(unsigned)?;
+    let &[fields, algorithm, _] = parts.as_slice() else {
+        bail!("an unsigned certificate has other than three parts");
+    };
+    let mut fields: Vec<AnyRef<'_>> = fields.decode_as()?;
+    let issuer = fields.get_mut(ISSUER).context("no issuer")?;
+    *issuer = AnyRef::from_der(&authority.certificate.subject)?;
+    let body = fields.to_der()?;
+    let signature = BitString::from_bytes(&authority.key.sign(&body)?)?.to_der()?;
+    let signed = [
+        AnyRef::from_der(&body)?,
+        algorithm,
+        AnyRef::from_der(&signature)?,
+    ]
+    .to_der()?;
     let lines = pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF);
     Ok(pem::encode_config(
         &pem::Pem::new("CERTIFICATE", signed),

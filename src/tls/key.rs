@@ -1,15 +1,16 @@
 //! Private keys, in every form that OpenSSL writes.
 
 use anyhow::{Result, anyhow, bail};
+use der::asn1::{AnyRef, ContextSpecific, OctetStringRef};
+use der::{Decode, Encode, Reader, Tag, TagNumber, Tagged};
 use rcgen::{KeyPair, PublicKeyData};
 use rustls_pki_types::PrivateKeyDer;
 use rustls_pki_types::pem::PemObject;
-use yasna::models::ObjectIdentifier;
 
-/// rsaEncryption: RFC 8017, A.1.
-const RSA: &[u64] = &[1, 2, 840, 113549, 1, 1, 1];
-/// id-ecPublicKey: RFC 5480, 2.1.1.
-const ELLIPTIC_CURVE: &[u64] = &[1, 2, 840, 10045, 2, 1];
+/// rsaEncryption, 1.2.840.113549.1.1.1, as it is encoded: RFC 8017, A.1.
+const RSA: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 1];
+/// id-ecPublicKey, 1.2.840.10045.2.1, as it is encoded: RFC 5480, 2.1.1.
+const ELLIPTIC_CURVE: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 2, 1];
 
 /// Makes a key: ECDSA on P-256, in a millisecond where RSA takes a second.
 pub fn make() -> Result<KeyPair> {
@@ -23,7 +24,7 @@ pub fn read(pem: &[u8]) -> Result<KeyPair> {
         .map_err(|_| anyhow!("no private key in it that is not encrypted"))?;
     let pkcs8 = match key {
         PrivateKeyDer::Pkcs8(key) => key.secret_pkcs8_der().to_vec(),
-        PrivateKeyDer::Pkcs1(key) => from_pkcs1(key.secret_pkcs1_der()),
+        PrivateKeyDer::Pkcs1(key) => from_pkcs1(key.secret_pkcs1_der())?,
         PrivateKeyDer::Sec1(key) => from_sec1(key.secret_sec1_der())?,
         _ => bail!("a private key of an unknown form"),
     };
@@ -38,47 +39,34 @@ pub fn public(key: &KeyPair) -> Vec<u8> {
 }
 
 /// PrivateKeyInfo around an RSAPrivateKey: RFC 5208, 5.
-fn from_pkcs1(key: &[u8]) -> Vec<u8> {
-    yasna::construct_der(|writer| {
-        writer.write_sequence(|writer| {
-            writer.next().write_u8(0);
-            writer.next().write_sequence(|writer| {
-                writer.next().write_oid(&ObjectIdentifier::from_slice(RSA));
-                writer.next().write_null();
-            });
-            writer.next().write_bytes(key);
-        });
-    })
+fn from_pkcs1(key: &[u8]) -> der::Result<Vec<u8>> {
+    pkcs8(RSA, AnyRef::NULL, key)
 }
 
 /// PrivateKeyInfo around an ECPrivateKey, which must name its curve: RFC 5915, 3.
 fn from_sec1(key: &[u8]) -> Result<Vec<u8>> {
-    let curve = super::der::parse(key, |reader| {
-        reader.read_sequence(|reader| {
-            reader.next().read_u8()?;
-            reader.next().read_bytes()?;
-            let curve = reader.read_optional(|reader| {
-                reader.read_tagged(yasna::Tag::context(0), |reader| reader.read_oid())
-            })?;
-            reader.read_optional(|reader| reader.read_der())?;
-            Ok(curve)
+    let curve = AnyRef::from_der(key).and_then(|key| {
+        key.sequence(|reader| {
+            reader.decode::<u8>()?;
+            reader.decode::<&OctetStringRef>()?;
+            let curve = ContextSpecific::<AnyRef<'_>>::decode_explicit(reader, TagNumber(0))?;
+            reader.decode::<Option<AnyRef<'_>>>()?;
+            Ok(curve.map(|curve| curve.value))
         })
     });
-    let Ok(Some(curve)) = curve else {
-        bail!("an elliptic curve key that does not name its curve");
-    };
-    Ok(yasna::construct_der(|writer| {
-        writer.write_sequence(|writer| {
-            writer.next().write_u8(0);
-            writer.next().write_sequence(|writer| {
-                writer
-                    .next()
-                    .write_oid(&ObjectIdentifier::from_slice(ELLIPTIC_CURVE));
-                writer.next().write_oid(&curve);
-            });
-            writer.next().write_bytes(key);
-        });
-    }))
+    match curve {
+        Ok(Some(curve)) if curve.tag() == Tag::ObjectIdentifier => {
+            Ok(pkcs8(ELLIPTIC_CURVE, curve, key)?)
+        }
+        _ => bail!("an elliptic curve key that does not name its curve"),
+    }
+}
+
+fn pkcs8(algorithm: &[u8], parameters: AnyRef<'_>, key: &[u8]) -> der::Result<Vec<u8>> {
+    let algorithm = [AnyRef::new(Tag::ObjectIdentifier, algorithm)?, parameters].to_der()?;
+    let version_0 = AnyRef::new(Tag::Integer, &[0])?;
+    let key = AnyRef::new(Tag::OctetString, key)?;
+    [version_0, AnyRef::from_der(&algorithm)?, key].to_der()
 }
 
 #[cfg(test)]
@@ -88,11 +76,11 @@ mod tests {
 
     /// What RFC 5915 puts into a PKCS#8 of an elliptic curve's key.
     fn sec1(key: &KeyPair) -> Vec<u8> {
-        let inner = super::super::der::parse(key.serialized_der(), |reader| {
-            reader.read_sequence(|reader| {
-                reader.next().read_u8()?;
-                reader.next().read_der()?;
-                reader.next().read_bytes()
+        let inner = AnyRef::from_der(key.serialized_der()).and_then(|key| {
+            key.sequence(|reader| {
+                reader.decode::<u8>()?;
+                reader.decode::<AnyRef<'_>>()?;
+                Ok::<_, der::Error>(reader.decode::<&OctetStringRef>()?.as_bytes().to_vec())
             })
         });
         inner.unwrap_or_default()

@@ -6,7 +6,6 @@
 
 pub mod certificate;
 pub mod decide;
-mod der;
 pub mod files;
 pub mod issue;
 pub mod key;
