@@ -1,12 +1,22 @@
 //! Groups by their names.
 
-use std::fs;
+use std::path::Path;
+
+use crate::sys::read;
+
+/// More than the groups of any directory service that were written to a file.
+const LIMIT: u64 = 16 << 20;
 
 /// A group's id from `/etc/group`, or the number that the name is. Read here
 /// because getgrnam(3) loads shared libraries, which a static binary cannot count
 /// on.
 pub fn group_id(name: &str) -> Option<u32> {
-    let groups = fs::read_to_string("/etc/group").unwrap_or_default();
+    group_id_from(Path::new("/etc/group"), name)
+}
+
+/// The same from another file of group(5). One that cannot be read has no groups.
+fn group_id_from(file: &Path, name: &str) -> Option<u32> {
+    let groups = read::text(file, LIMIT).ok().flatten().unwrap_or_default();
     group_id_in(&groups, name).or_else(|| name.parse().ok())
 }
 
@@ -28,5 +38,18 @@ mod tests {
         let groups = "root:x:0:\ndocker:x:998:me\nodd\n";
         assert_eq!(group_id_in(groups, "docker"), Some(998));
         assert_eq!(group_id_in(groups, "wheel"), None);
+    }
+
+    #[test]
+    fn a_fifo_instead_of_the_file_has_no_groups() -> std::io::Result<()> {
+        let path = std::env::temp_dir().join(format!("dind-group-{}", std::process::id()));
+        std::fs::write(&path, "docker:x:998:\n")?;
+        assert_eq!(group_id_from(&path, "docker"), Some(998));
+        std::fs::remove_file(&path)?;
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU)?;
+        let found = [group_id_from(&path, "docker"), group_id_from(&path, "7")];
+        std::fs::remove_file(&path)?;
+        assert_eq!(found, [None, Some(7)]);
+        Ok(())
     }
 }

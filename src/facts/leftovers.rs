@@ -3,22 +3,23 @@
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
-use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
-
-use nix::libc;
 
 use super::paths::{resolve, resolve_directory};
 use super::processes;
 use crate::input::dockerd_options::DockerdOptions;
+use crate::sys::read;
 
 /// How deep and how far the search for stale files goes: containerd's pid file is
 /// two directories below `/run`, and a `/run` full of other things must not hold
 /// up a start.
 const STALE_DEPTH: usize = 4;
 const STALE_ENTRIES: usize = 20_000;
+
+/// More than a pid file has: a number and a newline, perhaps spaces.
+const PID_FILE_LIMIT: u64 = 32;
 
 /// The stale pid files and sockets of dockerd and containerd, and a daemon that is
 /// alive after all.
@@ -62,15 +63,9 @@ pub fn find(options: &DockerdOptions) -> (Vec<PathBuf>, Option<(PathBuf, i32)>) 
     (found, running)
 }
 
-/// The pid in a pid file; a file of a few bytes, or it is none. A pipe is not waited for.
+/// The pid in a pid file, where there is one.
 fn pid_in(path: &Path) -> Option<i32> {
-    let file = fs::File::options()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK)
-        .open(path)
-        .ok()?;
-    let mut text = String::new();
-    file.take(32).read_to_string(&mut text).ok()?;
+    let text = read::text(path, PID_FILE_LIMIT).ok()??;
     text.trim().parse().ok()
 }
 
@@ -111,6 +106,27 @@ fn walk(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pid_is_read_from_a_small_file_and_nothing_else() -> std::io::Result<()> {
+        let path = std::env::temp_dir().join(format!("dind-pid-{}", std::process::id()));
+        for (text, expected) in [
+            ("4711\n", Some(4711)),
+            ("", None),
+            ("no pid", None),
+            // As much as is read of it would be a pid.
+            (&format!("4711{}9", " ".repeat(40)), None),
+        ] {
+            fs::write(&path, text)?;
+            assert_eq!(pid_in(&path), expected, "{text:?}");
+        }
+        fs::remove_file(&path)?;
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU)?;
+        let found = pid_in(&path);
+        fs::remove_file(&path)?;
+        assert_eq!(found, None);
+        Ok(())
+    }
 
     #[test]
     fn knows_the_daemons_pid_files_in_any_case() {

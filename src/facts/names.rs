@@ -1,8 +1,13 @@
 //! What this container is called, and where it can be reached.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::net::IpAddr;
+use std::path::Path;
+
+use crate::sys::read;
+
+/// More than any file of a host name and the comments in it: hostname(5).
+const LIMIT: u64 = 1 << 16;
 
 /// The addresses of this network namespace: getifaddrs(3). None where they cannot be
 /// read.
@@ -21,10 +26,15 @@ pub fn addresses() -> BTreeSet<IpAddr> {
 
 /// The host name, and what `/etc/hostname` says, each also up to its first dot.
 pub fn host_names() -> BTreeSet<String> {
+    host_names_with(Path::new("/etc/hostname"))
+}
+
+/// The same with another file of hostname(5). One that cannot be read has no name.
+fn host_names_with(file: &Path) -> BTreeSet<String> {
     let kernel = nix::unistd::gethostname()
         .ok()
         .and_then(|name| name.into_string().ok());
-    let file = fs::read_to_string("/etc/hostname").ok();
+    let file = read::text(file, LIMIT).ok().flatten();
     [kernel, file]
         .into_iter()
         .flatten()
@@ -35,4 +45,26 @@ pub fn host_names() -> BTreeSet<String> {
         })
         .filter(|name| !name.is_empty())
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_comes_from_the_kernel_and_from_a_file_that_is_one() -> std::io::Result<()> {
+        let path = std::env::temp_dir().join(format!("dind-hostname-{}", std::process::id()));
+        let kernel = host_names_with(&path);
+        assert!(!kernel.is_empty());
+        std::fs::write(&path, "builder.example.org\n")?;
+        let both = host_names_with(&path);
+        std::fs::remove_file(&path)?;
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU)?;
+        let with_fifo = host_names_with(&path);
+        std::fs::remove_file(&path)?;
+        let own = ["builder", "builder.example.org"].map(str::to_owned);
+        assert_eq!(both, kernel.iter().cloned().chain(own).collect());
+        assert_eq!(with_fifo, kernel);
+        Ok(())
+    }
 }

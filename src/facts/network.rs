@@ -8,6 +8,10 @@ use std::path::Path;
 use memchr::memmem::Finder;
 
 use crate::input::config::Mtu;
+use crate::sys::read;
+
+/// More than any resolv.conf(5): libc's resolver takes three name servers of it.
+const RESOLV_CONF_LIMIT: u64 = 1 << 20;
 
 /// An IPv4 network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -66,7 +70,7 @@ impl Networks {
             let mtu = text(&format!("/sys/class/net/{interface}/mtu"));
             mtu.trim().parse().ok()
         });
-        let resolv_conf = text("/etc/resolv.conf");
+        let resolv_conf = resolv_conf(Path::new("/etc/resolv.conf"));
         Self {
             routes,
             resolvers: resolvers(&resolv_conf),
@@ -81,6 +85,12 @@ impl Networks {
                 .is_some_and(|path| has_text(path, b"default-network-opt")),
         }
     }
+}
+
+/// The text of a resolv.conf(5). One that cannot be read names no resolvers.
+fn resolv_conf(path: &Path) -> String {
+    let text = read::text(path, RESOLV_CONF_LIMIT).ok().flatten();
+    text.unwrap_or_default()
 }
 
 /// The routes of `/proc/net/route`, and the interface of the default route with the least
@@ -240,6 +250,24 @@ mod tests {
         assert_eq!(resolver_words(text, "options"), Vec::<String>::new());
         let text = "options rotate\noptional x\n options\tedns0  ndots:0 \n#options a\n";
         assert_eq!(resolver_words(text, "options"), ["edns0", "ndots:0"]);
+    }
+
+    #[test]
+    fn a_fifo_instead_of_resolv_conf_names_no_resolvers() -> std::io::Result<()> {
+        let path = std::env::temp_dir().join(format!("dind-resolv-{}", std::process::id()));
+        fs::write(&path, "nameserver 10.0.0.2\n")?;
+        assert_eq!(
+            resolvers(&resolv_conf(&path)),
+            [IpAddr::from([10, 0, 0, 2])]
+        );
+        fs::remove_file(&path)?;
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU)?;
+        let text = resolv_conf(&path);
+        fs::remove_file(&path)?;
+        assert_eq!(text, "");
+        // Nor does a file without an end.
+        assert_eq!(resolv_conf(Path::new("/dev/zero")), "");
+        Ok(())
     }
 
     #[test]

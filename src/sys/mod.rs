@@ -8,6 +8,7 @@ pub mod loop_device;
 pub mod memory;
 pub mod nonblocking;
 pub mod process;
+pub mod read;
 pub mod search;
 pub mod signals;
 pub mod spawn;

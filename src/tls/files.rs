@@ -1,8 +1,7 @@
 //! The files below `DOCKER_TLS_CERTDIR`: reading, locking, writing.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::fs::{self, File};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,6 +12,7 @@ use nix::libc;
 use nix::sys::stat::Mode;
 use tracing::info;
 
+use crate::sys::read::{self, Links};
 use crate::sys::{lock, write};
 
 /// How long another daemon may take to make certificates; that is done in milliseconds,
@@ -108,26 +108,9 @@ impl Files {
 }
 
 fn content(path: &Path) -> Result<Content> {
-    let read = || -> io::Result<Content> {
-        // A pipe would make PID 1 wait for a writer.
-        let opened = OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_NONBLOCK)
-            .open(path);
-        let file = match opened {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            opened => opened?,
-        };
-        if !file.metadata()?.is_file() {
-            return Err(io::Error::other("not a file"));
-        }
-        let mut content = Vec::new();
-        if file.take(LARGEST).read_to_end(&mut content)? as u64 == LARGEST {
-            return Err(io::Error::other("too large for a key or a certificate"));
-        }
-        Ok(Some(content).filter(|content| !content.is_empty()))
-    };
-    read().with_context(|| format!("cannot read {}; mend it or remove it", path.display()))
+    let content = read::read(path, LARGEST, Links::Follow)
+        .with_context(|| format!("cannot read {}; mend it or remove it", path.display()))?;
+    Ok(content.filter(|content| !content.is_empty()))
 }
 
 /// Lets everybody read the client's key, where that is possible: there may be another

@@ -289,10 +289,10 @@ fn what_dockerd_prints_and_checks_it_does() {
 #[test]
 fn a_daemon_json_is_a_file_of_some_size() {
     for (made, words) in [
-        ("mkfifo", "it is no file"),
-        ("mkdir", "it is no file"),
-        ("ln -s /dev/zero", "it is no file"),
-        ("truncate -s 1T", "larger than 16 MiB"),
+        ("mkfifo", "not a regular file"),
+        ("mkdir", "not a regular file"),
+        ("ln -s /dev/zero", "not a regular file"),
+        ("truncate -s 1T", "larger than 16777216 bytes"),
     ] {
         dind()
             .prelude(&format!(

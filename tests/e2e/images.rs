@@ -174,7 +174,7 @@ fn broken_archives_are_named_and_the_others_loaded() {
         "text.tar: ",
         "new\\ndind: error: forged.tar: ",
         "\u{fffd}\\x1b[31m.tar: ",
-        "directory.tar: it is no file; ",
+        "directory.tar: not a regular file; ",
         "dangling.tar: it leads to nowhere: ",
     ];
     for name in shown {

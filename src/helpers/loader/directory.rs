@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::record::Identity;
+use crate::sys::read;
 
 /// What the names of archives end with.
 const SUFFIXES: [&[u8]; 3] = [b".tar", b".tar.gz", b".tar.zst"];
@@ -61,7 +62,7 @@ impl Listing {
                     size: metadata.len(),
                     identity: Identity::of(&metadata),
                 }),
-                Ok(_) => listing.broken.push((path, "it is no file".into())),
+                Ok(_) => listing.broken.push((path, read::NOT_REGULAR.into())),
                 Err(error) => {
                     let reason = match fs::read_link(&path) {
                         Ok(target) => format!("it leads to {}: {error}", target.display()),
@@ -123,7 +124,7 @@ mod tests {
         assert_eq!(broken.len(), 2, "{broken:?}");
         for (broken, end) in broken.iter().zip([
             "/dangling.tar: it leads to nowhere: No such file or directory (os error 2)",
-            "/directory.tar: it is no file",
+            "/directory.tar: not a regular file",
         ]) {
             assert!(broken.ends_with(end), "{broken}");
         }

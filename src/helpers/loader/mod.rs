@@ -9,13 +9,12 @@ use std::collections::{BTreeSet, VecDeque};
 use std::fs::File;
 use std::io::{self, Seek};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use nix::errno::Errno;
-use nix::libc;
 use nix::poll::{PollFd, PollTimeout, poll};
 use serde_json::Value;
 use tracing::{debug, error, info, warn};
@@ -23,6 +22,7 @@ use tracing::{debug, error, info, warn};
 use crate::api::exchange::{Body, Exchange, Lost};
 use crate::messages::progress::ProgressLine;
 use crate::plan::images::Images;
+use crate::sys::read::{self, Links};
 use directory::{Archive, Listing};
 use record::{Identity, Record};
 
@@ -382,16 +382,8 @@ struct Upload {
 impl Upload {
     fn begin(archive: Archive, socket: &Path, zstd: bool) -> Result<Self> {
         let unreadable = "it cannot be read";
-        // It may be another one by now, and a pipe that nobody writes is not waited for.
-        let file = File::options()
-            .read(true)
-            .custom_flags(libc::O_NONBLOCK)
-            .open(&archive.path)
-            .context(unreadable)?;
-        let metadata = file.metadata().context(unreadable)?;
-        if !metadata.is_file() {
-            bail!("it is no file");
-        }
+        // It may be another file by now, or none.
+        let (file, metadata) = read::open(&archive.path, Links::Follow).context(unreadable)?;
         let source = file.try_clone().context(unreadable)?;
         let body = if !zstd && is_zstd(&file).context(unreadable)? {
             Body::Chunked(Box::new(zstd::Frames::new(source)))

@@ -3,16 +3,15 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::fs::{File, Metadata};
-use std::io::{self, Read};
+use std::fs::Metadata;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use nix::libc;
 use serde_json::{Value, json};
 
+use crate::sys::read::{self, Links};
 use crate::sys::write;
 
 /// More than the record of any directory of archives, and little enough to be read.
@@ -63,18 +62,8 @@ pub struct Record(BTreeMap<String, (Identity, Vec<String>)>);
 impl Record {
     /// Reads it. None, or one that is broken, is as good as an empty one.
     pub fn read(path: &Path) -> Self {
-        let read = || -> io::Result<Vec<u8>> {
-            let file = File::options()
-                .read(true)
-                .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-                .open(path)?;
-            let mut text = Vec::new();
-            if file.metadata()?.is_file() {
-                file.take(LARGEST).read_to_end(&mut text)?;
-            }
-            Ok(text)
-        };
-        read().map(|text| Self::parse(&text)).unwrap_or_default()
+        let text = read::read(path, LARGEST, Links::Refuse).ok().flatten();
+        text.map(|text| Self::parse(&text)).unwrap_or_default()
     }
 
     fn parse(text: &[u8]) -> Self {
@@ -119,7 +108,7 @@ impl Record {
     /// Writes it.
     pub fn write(&self, path: &Path) -> Result<()> {
         let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
-            bail!("{} is no file", path.display());
+            bail!("{} is not the path of a file", path.display());
         };
         let text = self.to_text();
         write::open_directory(directory)

@@ -1,0 +1,186 @@
+//! Reading a small regular file that others can replace. Whatever is in its place (a FIFO
+//! without a writer, a device, a file without an end), the caller neither waits nor runs out of
+//! memory. Only a file system that does not answer can still block: for a regular file
+//! O_NONBLOCK has no effect, open(2).
+
+use std::fs::{File, Metadata};
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use nix::libc;
+
+/// What a message calls a directory, FIFO, socket or device.
+pub const NOT_REGULAR: &str = "not a regular file";
+
+/// What happens where the last part of a path is a symbolic link. Links in the directories
+/// before it are followed in any case: open(2), O_NOFOLLOW.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Links {
+    /// The file that it leads to is opened.
+    Follow,
+    /// The error is ELOOP.
+    Refuse,
+}
+
+/// Opens a regular file for reading, without waiting and without taking a terminal as the
+/// controlling one: open(2), O_NONBLOCK, O_NOCTTY. Returns it with its metadata, which is that
+/// of the open file, whatever the path leads to by then. The error is that of open(2) or
+/// fstat(2), with the kind `NotFound` for a missing file, or [`NOT_REGULAR`].
+pub fn open(path: &Path, links: Links) -> io::Result<(File, Metadata)> {
+    let follow = match links {
+        Links::Follow => 0,
+        Links::Refuse => libc::O_NOFOLLOW,
+    };
+    // With O_CLOEXEC, as everything that std opens.
+    let opened = File::options()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY | follow)
+        .open(path);
+    let file = opened.map_err(|error| match error.raw_os_error() {
+        // A socket, or a device that is not there: open(2).
+        Some(libc::ENXIO | libc::ENODEV) => io::Error::other(NOT_REGULAR),
+        _ => error,
+    })?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(io::Error::other(NOT_REGULAR));
+    }
+    Ok((file, metadata))
+}
+
+/// The content of a regular file of at most `limit` bytes; `None` where there is no file. The
+/// errors are those of [`open`] and of read(2), and that the file is larger: never is a part of
+/// a file taken for all of it.
+pub fn read(path: &Path, limit: u64, links: Links) -> io::Result<Option<Vec<u8>>> {
+    let (file, metadata) = match open(path, links) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened?,
+    };
+    let too_large = || io::Error::other(format!("larger than {limit} bytes"));
+    if metadata.len() > limit {
+        return Err(too_large());
+    }
+    // The files of proc(5) have a size of 0, and others may grow meanwhile.
+    let mut content = Vec::new();
+    let count = file
+        .take(limit.saturating_add(1))
+        .read_to_end(&mut content)?;
+    if u64::try_from(count).unwrap_or(u64::MAX) > limit {
+        return Err(too_large());
+    }
+    Ok(Some(content))
+}
+
+/// The text of a regular file of at most `limit` bytes, through symbolic links; `None` where
+/// there is no file. The errors are those of [`read`], and that it is not UTF-8.
+pub fn text(path: &Path, limit: u64) -> io::Result<Option<String>> {
+    let content = read(path, limit, Links::Follow)?;
+    content
+        .map(String::from_utf8)
+        .transpose()
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "not UTF-8"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+    use std::os::unix::net::UnixListener;
+    use std::path::PathBuf;
+
+    use nix::sys::stat::Mode;
+    use nix::unistd::mkfifo;
+
+    use super::*;
+
+    /// A directory of its own, which goes with it.
+    struct Directory(PathBuf);
+
+    impl Directory {
+        fn new(name: &str) -> io::Result<Self> {
+            let name = format!("dind-read-{name}-{}", std::process::id());
+            let path = std::env::temp_dir().join(name);
+            let _ = fs::remove_dir_all(&path);
+            fs::create_dir(&path)?;
+            Ok(Self(path))
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.0.join(name)
+        }
+    }
+
+    impl Drop for Directory {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn words(path: &Path, limit: u64) -> String {
+        match read(path, limit, Links::Follow) {
+            Ok(content) => format!("{content:?}"),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_regular_file_is_refused_at_once() -> io::Result<()> {
+        let directory = Directory::new("kinds")?;
+        mkfifo(&directory.path("fifo"), Mode::S_IRWXU)?;
+        let _listener = UnixListener::bind(directory.path("socket"))?;
+        symlink("/dev/zero", directory.path("device"))?;
+        symlink("fifo", directory.path("link"))?;
+        for name in ["fifo", "socket", "device", "link", "."] {
+            assert_eq!(words(&directory.path(name), 9), NOT_REGULAR, "{name}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_file_is_read_up_to_its_limit_and_never_in_part() -> io::Result<()> {
+        let directory = Directory::new("limit")?;
+        let path = directory.path("file");
+        fs::write(&path, "12345")?;
+        assert_eq!(text(&path, 5)?.as_deref(), Some("12345"));
+        assert_eq!(words(&path, 4), "larger than 4 bytes");
+        File::create(&path)?.set_len(1 << 40)?;
+        assert_eq!(words(&path, 1 << 20), "larger than 1048576 bytes");
+        assert_eq!(words(&directory.path("missing"), 9), "None");
+        assert_eq!(words(&directory.path("file/below"), 9), {
+            io::Error::from_raw_os_error(libc::ENOTDIR).to_string()
+        });
+        fs::write(&path, b"\xff")?;
+        let kind = text(&path, 9).map_err(|error| error.kind());
+        assert_eq!(kind, Err(io::ErrorKind::InvalidData));
+        Ok(())
+    }
+
+    #[test]
+    fn a_file_of_the_kernels_is_read_though_its_size_is_0() -> io::Result<()> {
+        let path = Path::new("/proc/self/mountinfo");
+        assert_eq!(fs::metadata(path)?.len(), 0);
+        assert_eq!(text(path, 16 << 20)?, Some(fs::read_to_string(path)?));
+        assert_eq!(words(path, 1), "larger than 1 bytes");
+        Ok(())
+    }
+
+    #[test]
+    fn a_symbolic_link_is_followed_or_refused() -> io::Result<()> {
+        let directory = Directory::new("links")?;
+        let link = directory.path("link");
+        fs::write(directory.path("file"), "text")?;
+        symlink("file", &link)?;
+        let content = read(&link, 9, Links::Follow)?;
+        assert_eq!(content.as_deref(), Some(b"text".as_slice()));
+        let refused = read(&link, 9, Links::Refuse).map_err(|error| error.raw_os_error());
+        assert_eq!(refused, Err(Some(libc::ELOOP)));
+        // To a file it is no link.
+        let content = read(&directory.path("file"), 9, Links::Refuse)?;
+        assert_eq!(content.as_deref(), Some(b"text".as_slice()));
+        // A link to nothing is a missing file.
+        symlink("missing", directory.path("dangling"))?;
+        assert_eq!(read(&directory.path("dangling"), 9, Links::Follow)?, None);
+        Ok(())
+    }
+}
