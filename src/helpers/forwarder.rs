@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::socket::{
     self, AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrStorage, setsockopt,
     sockopt,
@@ -27,6 +27,7 @@ use tracing::debug;
 use crate::plan::resolver::Forwarder;
 use crate::sys::memory;
 use crate::sys::nonblocking::is_later;
+use crate::sys::wait;
 
 /// The port of DNS.
 const PORT: u16 = 53;
@@ -318,21 +319,16 @@ impl Forwarding<'_> {
             .map(|query| query.next.min(query.end))
             .chain(self.connections.iter().map(|connection| connection.end))
             .chain(self.accept_from);
-        let timeout = match deadlines.min() {
-            None => PollTimeout::NONE,
-            Some(deadline) => {
-                // Rounded up: a turn before the deadline would only spin.
-                let left = deadline.saturating_duration_since(now) + Duration::from_millis(1);
-                PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
-            }
-        };
+        let left = deadlines
+            .min()
+            .map(|end| end.saturating_duration_since(now));
         let read = |descriptor| PollFd::new(descriptor, PollFlags::POLLIN);
         let mut descriptors = vec![read(self.datagrams.as_fd())];
         descriptors.extend(self.queries.iter().map(|query| read(query.socket.as_fd())));
         descriptors.extend(accepts.then(|| read(self.listener.as_fd())));
         let connections = self.connections.iter().flat_map(Connection::awaited);
         descriptors.extend(connections.map(|(descriptor, flags)| PollFd::new(descriptor, flags)));
-        match poll(&mut descriptors, timeout) {
+        match poll(&mut descriptors, wait::timeout(left)) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno).context("cannot wait for DNS queries; see poll(2)"),
         }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
 use crate::api::ping::{Ping, Progress};
@@ -20,6 +20,7 @@ use crate::input::contract::Contract;
 use crate::input::dockerd_options::DockerdOptions;
 use crate::input::request::Health;
 use crate::messages::fault::Fault;
+use crate::sys::wait;
 
 /// How long an answer may take where nobody said how long.
 const PROMPT: Duration = Duration::from_secs(5);
@@ -178,9 +179,7 @@ fn any_readable(descriptors: &[std::os::fd::BorrowedFd<'_>], deadline: Instant) 
         .iter()
         .map(|descriptor| PollFd::new(*descriptor, PollFlags::POLLIN))
         .collect();
-    let left = deadline.saturating_duration_since(Instant::now());
-    let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-    poll(&mut descriptors, timeout).is_ok_and(|count| count > 0)
+    poll(&mut descriptors, wait::until(deadline)).is_ok_and(|count| count > 0)
 }
 
 #[cfg(test)]

@@ -1,15 +1,68 @@
-//! Time-outs of poll(2).
+//! Time-outs of poll(2), which has whole milliseconds and 24 days at most.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::poll::PollTimeout;
 
-/// The time-out for so long a wait, rounded up to whole milliseconds: what is less than one
-/// would only spin. Without end for `None`.
+/// Nanoseconds of a millisecond.
+const NANOSECONDS: u128 = 1_000_000;
+
+/// The time-out of a poll that is to end after `left`, in milliseconds: rounded up, because a
+/// poll that ends before a deadline only makes its caller spin; none at all for `None`; and no
+/// more than poll(2) takes, 2^31 - 1 ms, after which the caller looks at its deadline again.
 pub fn timeout(left: Option<Duration>) -> PollTimeout {
-    let Some(left) = left else {
-        return PollTimeout::NONE;
-    };
-    let up = left.saturating_add(Duration::from_nanos(999_999));
-    PollTimeout::try_from(up).unwrap_or(PollTimeout::MAX)
+    left.map_or(PollTimeout::NONE, |left| {
+        PollTimeout::try_from(left.as_nanos().div_ceil(NANOSECONDS)).unwrap_or(PollTimeout::MAX)
+    })
+}
+
+/// The time-out of a poll that is to end at `deadline` and not before; at once where that has
+/// passed.
+pub fn until(deadline: Instant) -> PollTimeout {
+    timeout(Some(deadline.saturating_duration_since(Instant::now())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_time_out_is_rounded_up_and_has_limits() {
+        const MOST: u32 = i32::MAX.unsigned_abs();
+        assert_eq!(timeout(None), PollTimeout::NONE);
+        for (left, expected) in [
+            (Duration::ZERO, 0),
+            (Duration::from_nanos(1), 1),
+            (Duration::from_nanos(999_999), 1),
+            (Duration::from_millis(1), 1),
+            (Duration::from_nanos(1_000_001), 2),
+            (Duration::from_secs(600), 600_000),
+            (Duration::from_millis(MOST.into()), MOST),
+            (Duration::from_millis(u64::from(MOST) + 1), MOST),
+            (Duration::MAX, MOST),
+        ] {
+            assert_eq!(timeout(Some(left)).as_millis(), Some(expected), "{left:?}");
+        }
+    }
+
+    #[test]
+    fn a_deadline_that_has_passed_is_not_waited_for() {
+        let now = Instant::now();
+        assert_eq!(until(now), PollTimeout::ZERO);
+        // Some of it passes meanwhile, but not all.
+        let hour = until(now + Duration::from_secs(3600));
+        assert_ne!(hour, PollTimeout::ZERO);
+        assert!(hour.as_millis() <= Some(3_600_000), "{hour:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn a_poll_is_less_than_a_millisecond_too_long(left in 0..u64::from(u32::MAX)) {
+            let left = Duration::from_nanos(left);
+            let waited = timeout(Some(left)).duration().unwrap_or_default();
+            prop_assert!(waited >= left);
+            prop_assert!(waited - left < Duration::from_millis(1));
+        }
+    }
 }

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollTimeout, poll};
+use nix::poll::{PollFd, poll};
 use serde_json::Value;
 use tracing::{debug, error, info, warn};
 
@@ -23,6 +23,7 @@ use crate::api::exchange::{Body, Exchange, Lost};
 use crate::messages::progress::ProgressLine;
 use crate::plan::images::Images;
 use crate::sys::read::{self, Links};
+use crate::sys::wait;
 use directory::{Archive, Listing};
 use record::{Identity, Record};
 
@@ -203,7 +204,7 @@ impl Loader<'_> {
                 lost.extend(waiting);
                 return Ok(lost);
             }
-            let ready = wait(&uploads)?;
+            let ready = ready(&uploads)?;
             let mut left = Vec::with_capacity(uploads.len());
             for (mut upload, ready) in uploads.into_iter().zip(ready) {
                 match upload.advance(ready) {
@@ -287,17 +288,14 @@ fn megabytes(bytes: u64) -> f64 {
 
 /// Which of the uploads can go on. Those that have done nothing for too long can, too, for
 /// that.
-fn wait(uploads: &[Upload]) -> Result<Vec<bool>> {
+fn ready(uploads: &[Upload]) -> Result<Vec<bool>> {
     let quiet = uploads.iter().map(|upload| upload.moved.elapsed()).max();
-    let left = STALL.saturating_sub(quiet.unwrap_or_default()) + Duration::from_millis(1);
+    let left = STALL.saturating_sub(quiet.unwrap_or_default());
     let mut descriptors: Vec<PollFd<'_>> = uploads
         .iter()
         .map(|upload| PollFd::new(upload.exchange.as_fd(), upload.exchange.awaited()))
         .collect();
-    match poll(
-        &mut descriptors,
-        PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX),
-    ) {
+    match poll(&mut descriptors, wait::timeout(Some(left))) {
         Ok(_) | Err(Errno::EINTR) => {}
         Err(errno) => {
             let desc = errno.desc();
@@ -324,8 +322,7 @@ impl There {
         let mut content = Vec::new();
         while !exchange.answer.is_complete() {
             let descriptor = PollFd::new(exchange.as_fd(), exchange.awaited());
-            let timeout = PollTimeout::try_from(STALL).unwrap_or(PollTimeout::MAX);
-            match poll(&mut [descriptor], timeout) {
+            match poll(&mut [descriptor], wait::timeout(Some(STALL))) {
                 Ok(0) => bail!("no answer in {} s", STALL.as_secs()),
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(errno) => return Err(errno).context("poll"),
@@ -416,7 +413,7 @@ impl Upload {
             if self.line.len() > LONGEST_LINE {
                 bail!("dockerd says more than {LONGEST_LINE} bytes in one line");
             }
-        } else if self.moved.elapsed() > STALL {
+        } else if self.moved.elapsed() >= STALL {
             bail!("dockerd has done nothing with it for {} s", STALL.as_secs());
         }
         Ok(self.exchange.answer.is_complete())

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::OFlag;
 use nix::libc;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::wait::waitpid;
 use nix::unistd::pipe2;
 
@@ -19,6 +19,7 @@ use crate::sys::process;
 use crate::sys::search::search;
 use crate::sys::signals::Inherited;
 use crate::sys::spawn::{Child, Session, spawn};
+use crate::sys::wait;
 
 /// The oldest engine that the tests start: Debian bookworm's.
 pub const OLDEST: (u32, u32) = (20, 10);
@@ -98,10 +99,8 @@ fn read(mut pipe: File) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut part = [0; BYTES];
     while bytes.len() < BYTES {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
         let mut descriptors = [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
-        if !poll(&mut descriptors, timeout).is_ok_and(|count| count > 0) {
+        if !poll(&mut descriptors, wait::until(deadline)).is_ok_and(|count| count > 0) {
             break;
         }
         match pipe.read(&mut part) {

@@ -4,11 +4,12 @@ use std::fs;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::ForkResult;
@@ -17,6 +18,7 @@ use crate::facts::cgroup::CGROUP_ROOT;
 use crate::facts::space::Space;
 use crate::messages::fault::Fault;
 use crate::sys::process;
+use crate::sys::wait;
 
 /// What one more level takes in memory: its daemons, their shim, and the docker CLI that
 /// waits for it. `tests/lab bench --deep` measures it; this is with some room.
@@ -38,6 +40,9 @@ const STORED_PERCENT: u64 = 115;
 /// As many levels as the kernel has (`MAX_PID_NS_LEVEL` in include/linux/pid_namespace.h),
 /// and more than that is not looked for.
 const MAX_PID_NAMESPACES: u8 = 32;
+
+/// How long the count of them may take: it is that many forks.
+const COUNT_DEADLINE: Duration = Duration::from_secs(10);
 
 /// What there is. `None` is no limit, or one that cannot be seen.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -233,7 +238,7 @@ fn pid_namespaces() -> Result<Option<u8>> {
     }
     let mut answer = [u8::MAX];
     let mut descriptors = [PollFd::new(reader.as_fd(), PollFlags::POLLIN)];
-    if poll(&mut descriptors, PollTimeout::from(10_000_u16)).is_ok_and(|ready| ready > 0) {
+    if poll(&mut descriptors, wait::timeout(Some(COUNT_DEADLINE))).is_ok_and(|ready| ready > 0) {
         let _ = fs::File::from(reader).read(&mut answer);
     }
     let [count] = answer;
