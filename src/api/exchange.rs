@@ -32,18 +32,33 @@ pub enum Body {
     Chunked(Box<dyn Read>),
 }
 
-/// The daemon has closed the connection, with how far it had come: it has ended, or will not
-/// say why.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Lost(&'static str);
+/// Why no answer, or not all of one, comes of an exchange.
+#[derive(Debug)]
+pub enum ExchangeError {
+    /// The daemon has closed the connection before its answer was complete. It has ended, or
+    /// does not say why; another daemon on the same socket may answer.
+    Closed,
+    /// What is sent cannot be read, what comes is not HTTP, or a system call has failed.
+    Failed(anyhow::Error),
+}
 
-impl fmt::Display for Lost {
+impl fmt::Display for ExchangeError {
+    /// The whole chain on one line, outermost first.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "the daemon has closed the connection {}", self.0)
+        match self {
+            Self::Closed => formatter.write_str("the daemon has closed the connection"),
+            Self::Failed(error) => write!(formatter, "{error:#}"),
+        }
     }
 }
 
-impl std::error::Error for Lost {}
+impl std::error::Error for ExchangeError {}
+
+impl From<anyhow::Error> for ExchangeError {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Failed(error)
+    }
+}
 
 /// A request, and what comes back.
 pub struct Exchange {
@@ -91,32 +106,39 @@ impl Exchange {
     }
 
     /// Writes and reads what can be, and no more than a piece of each. What came of the
-    /// answer's content is put behind `content`. Whether anything was moved.
-    pub fn advance(&mut self, content: &mut Vec<u8>) -> Result<bool> {
+    /// answer's content is put behind `content`. Whether anything was moved. The error says
+    /// that the answer will never be complete.
+    pub fn advance(&mut self, content: &mut Vec<u8>) -> Result<bool, ExchangeError> {
         // The answer first: it may say why the rest is not wanted.
         let read = self.read(content)?;
         let written = !self.answer.is_complete() && self.write()?;
         Ok(read || written)
     }
 
-    fn read(&mut self, content: &mut Vec<u8>) -> Result<bool> {
+    fn read(&mut self, content: &mut Vec<u8>) -> Result<bool, ExchangeError> {
         let mut buffer = [0; 1 << 14];
         match self.stream.read(&mut buffer) {
-            Ok(0) => {
-                self.answer.end()?;
-                Ok(true)
-            }
+            Ok(0) => self.end(),
             Ok(count) => {
                 let bytes = buffer.get(..count).unwrap_or_default();
                 self.answer.take(bytes, content)?;
                 Ok(true)
             }
             Err(error) if is_later(&error) => Ok(false),
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
-                self.answer.end()?;
-                Ok(true)
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => self.end(),
+            Err(error) => {
+                let error = anyhow::Error::new(error);
+                Err(error.context("cannot read the daemon's answer").into())
             }
-            Err(error) => Err(error).context("cannot read the daemon's answer"),
+        }
+    }
+
+    /// The daemon sends no more.
+    fn end(&mut self) -> Result<bool, ExchangeError> {
+        if self.answer.end() {
+            Ok(true)
+        } else {
+            Err(ExchangeError::Closed)
         }
     }
 
@@ -256,17 +278,13 @@ impl Answer {
         Ok(())
     }
 
-    /// The connection has ended. The error says that the answer has not.
-    pub fn end(&mut self) -> Result<()> {
-        match self.next {
-            Next::End => Ok(()),
-            Next::Unsized => {
-                self.next = Next::End;
-                Ok(())
-            }
-            Next::Head => bail!(Lost("without an answer")),
-            _ => bail!(Lost("in the middle of its answer")),
+    /// The connection has ended. Whether the answer is complete; one without a length is by
+    /// that: RFC 9112, 6.3.
+    pub fn end(&mut self) -> bool {
+        if self.next == Next::Unsized {
+            self.next = Next::End;
         }
+        self.is_complete()
     }
 
     /// Takes one part; how many bytes it had, or nothing where it has not come yet.
@@ -472,13 +490,10 @@ mod tests {
         drop(stream);
         let failed = loop {
             if let Err(error) = exchange.advance(&mut content) {
-                break error.to_string();
+                break error;
             }
         };
-        assert_eq!(
-            failed,
-            "the daemon has closed the connection without an answer"
-        );
+        assert!(matches!(failed, ExchangeError::Closed), "{failed}");
         Ok(())
     }
 
@@ -532,7 +547,7 @@ mod tests {
     fn an_answer_without_a_size_ends_with_the_connection() -> Result<()> {
         let (mut answer, content) = taken(b"HTTP/1.1 200 OK\r\n\r\nhello", 3)?;
         assert!(!answer.is_complete());
-        answer.end()?;
+        assert!(answer.end());
         assert!(answer.is_complete());
         assert_eq!(content, "hello");
         Ok(())
@@ -542,7 +557,7 @@ mod tests {
     fn an_answer_that_breaks_off_is_an_error() -> Result<()> {
         for end in 0..CHUNKED.len() {
             let (mut answer, _) = taken(CHUNKED.get(..end).unwrap_or_default(), 9)?;
-            assert!(answer.end().is_err(), "after {end} bytes");
+            assert!(!answer.end(), "after {end} bytes");
         }
         Ok(())
     }

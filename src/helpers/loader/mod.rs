@@ -19,7 +19,7 @@ use nix::poll::{PollFd, poll};
 use serde_json::Value;
 use tracing::{debug, error, info, warn};
 
-use crate::api::exchange::{Body, Exchange, Lost};
+use crate::api::exchange::{Body, Exchange, ExchangeError};
 use crate::messages::progress::ProgressLine;
 use crate::plan::images::Images;
 use crate::sys::read::{self, Links};
@@ -156,8 +156,8 @@ impl Loader<'_> {
         let images = self.images;
         let there = match There::ask(&images.socket) {
             Ok(there) => there,
-            Err(error) if error.is::<Lost>() => return Ok(archives),
-            Err(error) => bail!(
+            Err(ExchangeError::Closed) => return Ok(archives),
+            Err(ExchangeError::Failed(error)) => bail!(
                 "cannot ask dockerd for its images: {error:#}; no more are loaded, see its log"
             ),
         };
@@ -210,8 +210,8 @@ impl Loader<'_> {
                 match upload.advance(ready) {
                     Ok(false) => left.push(upload),
                     Ok(true) => self.finish(upload)?,
-                    Err(error) if error.is::<Lost>() => lost.push(upload.archive),
-                    Err(error) => self.give_up(&upload.archive, &error)?,
+                    Err(ExchangeError::Closed) => lost.push(upload.archive),
+                    Err(ExchangeError::Failed(error)) => self.give_up(&upload.archive, &error)?,
                 }
             }
             uploads = left;
@@ -316,26 +316,26 @@ struct There {
 }
 
 impl There {
-    fn ask(socket: &Path) -> Result<Self> {
+    fn ask(socket: &Path) -> Result<Self, ExchangeError> {
         // Those below other images too: one that was loaded without a name may be that now.
         let mut exchange = Exchange::begin(socket, "GET", "/images/json?all=1", Body::None)?;
         let mut content = Vec::new();
         while !exchange.answer.is_complete() {
             let descriptor = PollFd::new(exchange.as_fd(), exchange.awaited());
             match poll(&mut [descriptor], wait::timeout(Some(STALL))) {
-                Ok(0) => bail!("no answer in {} s", STALL.as_secs()),
+                Ok(0) => return Err(anyhow!("no answer in {} s", STALL.as_secs()).into()),
                 Ok(_) | Err(Errno::EINTR) => {}
-                Err(errno) => return Err(errno).context("poll"),
+                Err(errno) => return Err(anyhow::Error::new(errno).context("poll").into()),
             }
             exchange.advance(&mut content)?;
             if content.len() > LONGEST_LIST {
-                bail!("its list is longer than {LONGEST_LIST} bytes");
+                return Err(anyhow!("its list is longer than {LONGEST_LIST} bytes").into());
             }
         }
         let value: Value = serde_json::from_slice(&content).unwrap_or_default();
         let list = match exchange.answer.status() {
             Some(200) => value.as_array().context("its list is not JSON")?,
-            status => bail!(refusal(&value, status)),
+            status => return Err(anyhow!(refusal(&value, status)).into()),
         };
         let images = list.iter().flat_map(|image| {
             let tags = image.get("RepoTags").and_then(Value::as_array);
@@ -403,7 +403,7 @@ impl Upload {
     }
 
     /// Moves what can be moved. Whether the answer is there.
-    fn advance(&mut self, ready: bool) -> Result<bool> {
+    fn advance(&mut self, ready: bool) -> Result<bool, ExchangeError> {
         if ready {
             let mut content = std::mem::take(&mut self.line);
             if self.exchange.advance(&mut content)? {
@@ -411,10 +411,12 @@ impl Upload {
             }
             self.line = self.said.take(content);
             if self.line.len() > LONGEST_LINE {
-                bail!("dockerd says more than {LONGEST_LINE} bytes in one line");
+                let error = anyhow!("dockerd says more than {LONGEST_LINE} bytes in one line");
+                return Err(error.into());
             }
         } else if self.moved.elapsed() >= STALL {
-            bail!("dockerd has done nothing with it for {} s", STALL.as_secs());
+            let error = anyhow!("dockerd has done nothing with it for {} s", STALL.as_secs());
+            return Err(error.into());
         }
         Ok(self.exchange.answer.is_complete())
     }
