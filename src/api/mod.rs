@@ -1,5 +1,6 @@
 //! Requests to dockerd, and how other processes learn that docker is ready.
 
+pub mod answer;
 pub mod exchange;
 pub mod ping;
 pub mod readiness;

@@ -3,7 +3,7 @@
 
 #![no_main]
 
-use dind::api::exchange::Answer;
+use dind::api::answer::Answer;
 use libfuzzer_sys::fuzz_target;
 
 /// What was made of it: the status, whether it is complete, and the content.
