@@ -1,0 +1,107 @@
+//! What dockerd has before anything is loaded.
+
+use std::collections::BTreeSet;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use anyhow::{Context, Result, anyhow, bail};
+use nix::errno::Errno;
+use nix::poll::{PollFd, poll};
+use serde_json::Value;
+
+use super::answer::{STALL, refusal};
+use crate::api::exchange::{Body, Exchange, ExchangeError};
+use crate::sys::wait;
+
+/// More than the list of any daemon's images, in bytes.
+const LONGEST_LIST: usize = 64 << 20;
+
+/// dockerd's images, and the version of its API.
+pub struct Inventory {
+    /// The names and the ids of its images, in the words of its answers to loads.
+    images: BTreeSet<String>,
+    /// The newest version of the API that it speaks, as in 1.42.
+    pub api_version: Option<(u32, u32)>,
+}
+
+impl Inventory {
+    /// Asks the dockerd that listens on `socket`, and waits for its answer.
+    pub fn ask(socket: &Path) -> Result<Self, ExchangeError> {
+        // Those below other images too: one that was loaded without a name may be that now.
+        let mut exchange = Exchange::begin(socket, "GET", "/images/json?all=1", Body::None)?;
+        let mut content = Vec::new();
+        while !exchange.answer.is_complete() {
+            let descriptor = PollFd::new(exchange.as_fd(), exchange.awaited());
+            match poll(&mut [descriptor], wait::timeout(Some(STALL))) {
+                Ok(0) => return Err(anyhow!("no answer in {} s", STALL.as_secs()).into()),
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(errno) => return Err(anyhow::Error::new(errno).context("poll").into()),
+            }
+            exchange.advance(&mut content)?;
+            if content.len() > LONGEST_LIST {
+                return Err(anyhow!("its list is longer than {LONGEST_LIST} bytes").into());
+            }
+        }
+        Ok(Self {
+            images: names(&content, exchange.answer.status())?,
+            api_version: exchange.answer.api_version(),
+        })
+    }
+
+    /// Whether dockerd has all of these images.
+    pub fn has_all(&self, images: &[String]) -> bool {
+        images.iter().all(|image| self.images.contains(image))
+    }
+}
+
+/// The names and ids in a list of images: Docker Engine API, ImageList. The error is dockerd's
+/// refusal, or that it is no list.
+fn names(content: &[u8], status: Option<u16>) -> Result<BTreeSet<String>> {
+    let value: Value = serde_json::from_slice(content).unwrap_or_default();
+    let list = match status {
+        Some(200) => value.as_array().context("its list is not JSON")?,
+        status => bail!(refusal(&value, status)),
+    };
+    let names = list.iter().flat_map(|image| {
+        let tags = image.get("RepoTags").and_then(Value::as_array);
+        let tags = tags.into_iter().flatten();
+        tags.chain(image.get("Id")).filter_map(Value::as_str)
+    });
+    Ok(names.map(str::to_owned).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_are_known_by_their_names_and_ids() -> Result<()> {
+        let list = br#"[{"Id": "sha256:1", "RepoTags": ["a:1", "a:2"]},
+            {"Id": "sha256:2", "RepoTags": null}, {"Id": "sha256:3"}]"#;
+        let inventory = Inventory {
+            images: names(list, Some(200))?,
+            api_version: None,
+        };
+        let has = |names: &[&str]| {
+            let names: Vec<String> = names.iter().copied().map(str::to_owned).collect();
+            inventory.has_all(&names)
+        };
+        assert!(has(&["a:2", "sha256:2"]));
+        assert!(has(&["sha256:1", "sha256:3"]));
+        assert!(!has(&["a:1", "b:1"]));
+        Ok(())
+    }
+
+    #[test]
+    fn a_refusal_and_what_is_no_list_are_errors() {
+        for (content, status, expected) in [
+            (r#"{"message": "not allowed\n"}"#, 403, "not allowed"),
+            ("no", 502, "the daemon's answer has status 502"),
+            ("[{", 200, "its list is not JSON"),
+            ("{}", 200, "its list is not JSON"),
+        ] {
+            let found = names(content.as_bytes(), Some(status)).map_err(|error| error.to_string());
+            assert_eq!(found, Err(expected.to_owned()));
+        }
+    }
+}
