@@ -18,7 +18,7 @@ use crate::input::config::{Config, Storage};
 use crate::sys::filesystem;
 use crate::sys::search::search;
 
-/// What an image is called that lies where its own file system is mounted: on a volume.
+/// What the ext4 file is called that lies where its own file system is mounted: on a volume.
 const ON_VOLUME: &str = "dind.ext4";
 /// Where it is when the data root is on no volume.
 pub const IN_CONTAINER: &str = "/var/lib/dind/data-root.ext4";
@@ -46,7 +46,7 @@ impl DataRoot {
         let filesystem = filesystem(&path);
         let to_choose = filesystem != Filesystem::Other
             || config.storage != Storage::Auto
-            || has_image(&path, mounts);
+            || has_data_file(&path, mounts);
         Self {
             mode: fs::metadata(&path).ok().map(|found| found.mode() & 0o7777),
             means: to_choose.then(|| Means::read(&path, mounts, &config.search_path)),
@@ -80,8 +80,8 @@ pub struct Means {
     /// Whether that is data of the vfs driver, with which dockerd goes on only when it is
     /// told to (`New` in moby's daemon/graphdriver/driver.go).
     pub vfs: bool,
-    /// Where an image of a file system is or would be.
-    pub image: PathBuf,
+    /// Where the ext4 file is or would be.
+    pub data_file: PathBuf,
     /// Whether it is there.
     pub made: bool,
     /// How many bytes it could have.
@@ -100,7 +100,7 @@ pub struct Means {
 impl Means {
     /// Looks at what there is for `data_root`.
     pub fn read(data_root: &Path, mounts: &MountTable, search_path: &OsStr) -> Self {
-        let image = image_path(data_root, mounts);
+        let data_file = data_file_path(data_root, mounts);
         let ours = [
             ON_VOLUME.into(),
             new_name(Path::new(ON_VOLUME)),
@@ -112,9 +112,9 @@ impl Means {
                 entries.any(|entry| !entry.is_ok_and(|entry| is_ours(entry.file_name())))
             }),
             vfs: data_root.join("image/vfs").is_dir() && !data_root.join("image/overlay2").exists(),
-            made: has_image(data_root, mounts),
-            free: Space::read(&image).map_or(0, |space| space.bytes),
-            image,
+            made: has_data_file(data_root, mounts),
+            free: Space::read(&data_file).map_or(0, |space| space.bytes),
+            data_file,
             mkfs: search("mkfs.ext4", search_path),
             loop_devices: may_open(LOOP_CONTROL) || fs::symlink_metadata(LOOP_CONTROL).is_err(),
             fuse_overlayfs: search("fuse-overlayfs", search_path).is_some()
@@ -131,16 +131,16 @@ fn may_open(device: &str) -> bool {
         && access(device, AccessFlags::R_OK | AccessFlags::W_OK).is_ok()
 }
 
-/// What an image is called until it has a file system in it.
-pub fn new_name(image: &Path) -> PathBuf {
-    let mut name = image.as_os_str().to_owned();
+/// What an ext4 file is called until it has a file system in it.
+pub fn new_name(data_file: &Path) -> PathBuf {
+    let mut name = data_file.as_os_str().to_owned();
     name.push(".new");
     PathBuf::from(name)
 }
 
-/// Where an image for `data_root` is: on the volume that the user has given for the data, so
+/// Where the ext4 file for `data_root` is: on the volume that the user has given for the data, so
 /// that it lasts as long; else in the container, outside of the data root.
-fn image_path(data_root: &Path, mounts: &MountTable) -> PathBuf {
+fn data_file_path(data_root: &Path, mounts: &MountTable) -> PathBuf {
     if is_on_volume(data_root, mounts) {
         data_root.join(ON_VOLUME)
     } else {
@@ -148,9 +148,9 @@ fn image_path(data_root: &Path, mounts: &MountTable) -> PathBuf {
     }
 }
 
-/// Whether there is an image for `data_root`.
-pub fn has_image(data_root: &Path, mounts: &MountTable) -> bool {
-    fs::symlink_metadata(image_path(data_root, mounts)).is_ok()
+/// Whether there is an ext4 file for `data_root`.
+pub fn has_data_file(data_root: &Path, mounts: &MountTable) -> bool {
+    fs::symlink_metadata(data_file_path(data_root, mounts)).is_ok()
 }
 
 /// Whether `path` is on anything but the container's own root file system.
@@ -203,7 +203,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_image_lasts_as_long_as_the_data_would() {
+    fn an_ext4_file_lasts_as_long_as_the_data_would() {
         let mounts = MountTable::parse(
             "1 0 0:1 / / rw - overlay overlay rw\n\
              2 1 0:2 / /data rw - nfs server:/data rw\n",
@@ -214,7 +214,7 @@ mod tests {
             ("/data/docker", "/data/docker/dind.ext4"),
         ] {
             assert_eq!(
-                image_path(Path::new(data_root), &mounts),
+                data_file_path(Path::new(data_root), &mounts),
                 Path::new(expected)
             );
         }

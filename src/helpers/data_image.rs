@@ -1,4 +1,4 @@
-//! An ext4 image in the place of a data root on which overlay2 cannot be: made, attached to
+//! An ext4 file in the place of a data root on which overlay2 cannot be: made, attached to
 //! a loop device, mounted.
 
 use std::fs::{self, File};
@@ -19,7 +19,7 @@ use nix::unistd::pipe2;
 use tracing::{info, warn};
 
 use crate::facts::storage::{LOOP_CONTROL, new_name};
-use crate::plan::engine::{DataImage, NewImage};
+use crate::plan::engine::{DataFile, NewDataFile};
 use crate::sys::signals::Inherited;
 use crate::sys::spawn::{self, Child, Session};
 use crate::sys::{lock, loop_device};
@@ -35,41 +35,41 @@ const ATTEMPTS: u32 = 64;
 /// Longer than anybody waits for this child.
 const FOR_EVER: Duration = Duration::from_secs(3600);
 
-/// Mounts an image over the data root, and makes it where there is none. To be called in a
+/// Mounts an ext4 file over the data root, and makes it where there is none. To be called in a
 /// child, since it waits: for `mkfs.ext4`, and where another container has just been killed
-/// with that image mounted, for the kernel to let go of it.
-pub fn put_in_place(image: &DataImage, inherited: &Inherited) -> Result<()> {
-    let file = match &image.new {
-        Some(new) => make(&image.path, new, inherited)?,
-        None => open(&image.path, false)?,
+/// with that file mounted, for the kernel to let go of it.
+pub fn put_in_place(data_file: &DataFile, inherited: &Inherited) -> Result<()> {
+    let file = match &data_file.new {
+        Some(new) => make(&data_file.path, new, inherited)?,
+        None => open(&data_file.path, false)?,
     };
-    // Open until it is mounted: it lets go of the image when nothing uses it.
+    // Open until it is mounted: it lets go of the file when nothing uses it.
     let (device, _open) = attach(&file)?;
     mount(
         Some(device.as_str()),
-        &image.target,
+        &data_file.target,
         Some("ext4"),
         MsFlags::empty(),
-        // What is removed inside is given back to the file system that the image is on.
+        // What is removed inside is given back to the file system that the file is on.
         Some("discard"),
     )
     .with_context(|| {
         format!(
             "cannot mount {} on {}; the kernel's log says why: repair it with fsck.ext4, or move it away to begin anew",
-            image.path.display(),
-            image.target.display()
+            data_file.path.display(),
+            data_file.target.display()
         )
     })
 }
 
-/// Unmounts the data root and removes the image that was there.
-pub fn remove(image: &Path, target: &Path) -> Result<()> {
+/// Unmounts the data root and removes the ext4 file that was there.
+pub fn remove(data_file: &Path, target: &Path) -> Result<()> {
     umount2(target, MntFlags::MNT_DETACH)
         .with_context(|| format!("cannot unmount {}", target.display()))?;
-    fs::remove_file(image).with_context(|| format!("cannot remove {}", image.display()))
+    fs::remove_file(data_file).with_context(|| format!("cannot remove {}", data_file.display()))
 }
 
-/// Opens an image and locks it. The lock is one of the open file (flock(2)), which the loop
+/// Opens an ext4 file and locks it. The lock is one of the open file (flock(2)), which the loop
 /// device holds as long as anything has its file system mounted: also after this process
 /// and its container have been killed, while the kernel still writes.
 fn open(path: &Path, create: bool) -> Result<File> {
@@ -102,8 +102,8 @@ fn open(path: &Path, create: bool) -> Result<File> {
     Ok(file)
 }
 
-/// Makes an image under another name, so that what has the right one has a file system.
-fn make(path: &Path, new: &NewImage, inherited: &Inherited) -> Result<File> {
+/// Makes an ext4 file under another name, so that what has the right one has a file system.
+fn make(path: &Path, new: &NewDataFile, inherited: &Inherited) -> Result<File> {
     let beside = new_name(path);
     let shown = beside.display();
     if let Some(directory) = path.parent() {
@@ -167,9 +167,9 @@ fn format(path: &Path, mkfs: &Path, inherited: &Inherited) -> Result<()> {
     }
 }
 
-/// Attaches an image to a free loop device, which lets go of it with its last mount, and
+/// Attaches a file to a free loop device, which lets go of it with its last mount, and
 /// returns that, by its path and open: loop(4). The kernel makes no node in a container's `/dev`.
-fn attach(image: &File) -> Result<(String, File)> {
+fn attach(data_file: &File) -> Result<(String, File)> {
     let writable = |path: &str| File::options().read(true).write(true).open(path);
     let make = |path: &str, kind, major, minor| {
         let mode = Mode::from_bits_truncate(0o600);
@@ -185,7 +185,7 @@ fn attach(image: &File) -> Result<(String, File)> {
         let path = format!("/dev/loop{number}");
         make(&path, SFlag::S_IFBLK, LOOP_MAJOR, u64::from(number))?;
         let device = writable(&path).with_context(|| format!("cannot open {path}"))?;
-        match loop_device::attach_loop_device(&device, image) {
+        match loop_device::attach_loop_device(&device, data_file) {
             Ok(()) => return Ok((path, device)),
             Err(Errno::EBUSY) => {}
             Err(errno) => return Err(errno).with_context(|| format!("cannot use {path}")),

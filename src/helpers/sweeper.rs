@@ -22,8 +22,8 @@ use crate::plan::engine::Emptied;
 /// killed left mounted is unmounted first.
 pub fn empty(emptied: &Emptied) {
     let path = emptied.path.display();
-    if let Some(image) = &emptied.image
-        && let Err(error) = data_image::remove(image, &emptied.path)
+    if let Some(data_file) = &emptied.data_file
+        && let Err(error) = data_image::remove(data_file, &emptied.path)
     {
         warn!("{path} is not emptied: {error:#}; remove it");
         return;

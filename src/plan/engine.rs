@@ -26,22 +26,23 @@ pub struct Program {
     pub oom_score_adj: i16,
 }
 
-/// An ext4 image that is mounted over the data root, before the daemons start.
+/// A file with an ext4 file system that is mounted over the data root, before the daemons
+/// start.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DataImage {
-    /// The image.
+pub struct DataFile {
+    /// The file.
     pub path: PathBuf,
     /// The data root.
     pub target: PathBuf,
     /// How it is made, where there is none.
-    pub new: Option<NewImage>,
+    pub new: Option<NewDataFile>,
     /// Whether a start without it is of no use: the user has asked for it, or it has data.
     pub required: bool,
 }
 
-/// An image that is to be made.
+/// An ext4 file that is to be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NewImage {
+pub struct NewDataFile {
     /// Its bytes, of which it takes those that are used.
     pub size: u64,
     /// `mkfs.ext4`.
@@ -80,7 +81,7 @@ pub enum Foreground {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Engine {
     /// What holds the data, where that is not the data root itself.
-    pub image: Option<DataImage>,
+    pub image: Option<DataFile>,
     /// The certificates, where dockerd has TLS by our doing.
     pub certificates: Option<Certificates>,
     /// The sockets that dockerd gets.
@@ -129,6 +130,6 @@ pub struct Emptied {
     pub path: PathBuf,
     /// The user's mounts below it, which stay as they are.
     pub mounts: Vec<PathBuf>,
-    /// The image that is mounted on it, which goes.
-    pub image: Option<PathBuf>,
+    /// The ext4 file that is mounted on it, which goes.
+    pub data_file: Option<PathBuf>,
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use super::action::Step;
-use super::engine::{Certificates, DataImage, Engine, Foreground, NewImage, Readiness};
+use super::engine::{Certificates, DataFile, Engine, Foreground, NewDataFile, Readiness};
 use super::outcome::{Outcome, Plan};
 use super::words::quoted;
 use crate::messages::line::one_line;
@@ -49,10 +49,10 @@ impl fmt::Display for Plan {
     }
 }
 
-impl fmt::Display for DataImage {
+impl fmt::Display for DataFile {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = self.path.display();
-        if let Some(NewImage { size, mkfs }) = &self.new {
+        if let Some(NewDataFile { size, mkfs }) = &self.new {
             let mkfs = mkfs.display();
             write!(formatter, "truncate -s {size} {path}; {mkfs} {path}; ")?;
         }

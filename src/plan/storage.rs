@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use nix::mount::MsFlags;
 
 use super::action::{Action, OnFailure, Step};
-use super::engine::{DataImage, Emptied, NewImage};
+use super::engine::{DataFile, Emptied, NewDataFile};
 use super::inputs::Inputs;
 use crate::facts::Facts;
 use crate::facts::storage::{DataRoot, Filesystem, LOOP_CONTROL, Means, is_on_volume};
@@ -20,10 +20,10 @@ const DATA_ROOT_MODE: u32 = 0o710;
 
 const MIB: u64 = 1 << 20;
 
-/// An image smaller than this holds none of Docker's.
-const LEAST_IMAGE: u64 = 256 * MIB;
+/// An ext4 file smaller than this holds none of Docker's.
+const LEAST_DATA_FILE: u64 = 256 * MIB;
 
-/// How much of what is free an image may take, in tenths. When what it is on is full, its
+/// How much of what is free an ext4 file may take, in tenths. When what it is on is full, its
 /// file system breaks; when itself is full, only a write fails.
 const TENTHS: u64 = 9;
 
@@ -36,8 +36,8 @@ enum Holder {
     DataRoot,
     /// The same, with this driver.
     Driver(&'static str),
-    /// An ext4 image.
-    Image(DataImage),
+    /// An ext4 file.
+    DataFile(DataFile),
     /// A tmpfs of so many bytes, or of the kernel's choice.
     Tmpfs(Option<u64>),
 }
@@ -62,7 +62,7 @@ pub struct Plan {
     /// What is done to the container.
     pub steps: Vec<Step>,
     /// What is mounted on the data root before the daemons start.
-    pub image: Option<DataImage>,
+    pub image: Option<DataFile>,
     /// For dockerd.
     pub arguments: Vec<OsString>,
     /// What is emptied at the end.
@@ -79,13 +79,15 @@ pub fn plan(inputs: Inputs<'_>) -> Result<Plan, Fault> {
     match holder {
         Holder::DataRoot => {}
         Holder::Driver(driver) => arguments.push(format!("--storage-driver={driver}").into()),
-        Holder::Image(chosen) => image = Some(chosen),
+        Holder::DataFile(chosen) => image = Some(chosen),
         Holder::Tmpfs(size) => steps.push(tmpfs(root, size)),
     }
     let emptied = config.ephemeral.then(|| Emptied {
         path: root.path.clone(),
         mounts: facts.mounts.below(&root.path),
-        image: image.as_ref().map(|image: &DataImage| image.path.clone()),
+        data_file: image
+            .as_ref()
+            .map(|data_file: &DataFile| data_file.path.clone()),
     });
     Ok(Plan {
         note,
@@ -209,8 +211,12 @@ fn choose(inputs: Inputs<'_>) -> Result<Choice, Fault> {
             copies: 1,
         });
     }
-    match image(config, root, means, true) {
-        Ok(image) => Ok(with_image(facts, image, &format!("{why} asks for it"))),
+    match data_file(config, root, means, true) {
+        Ok(data_file) => Ok(with_data_file(
+            facts,
+            data_file,
+            &format!("{why} asks for it"),
+        )),
         Err(obstacle) => Err(Fault::failure(format!(
             "{why} is not possible: {obstacle}; leave it out, or give {} a volume",
             root.path.display()
@@ -225,9 +231,9 @@ fn automatic(inputs: Inputs<'_>, means: &Means, driver: Option<&str>) -> Choice 
     let path = root.path.display();
     if means.made
         && !means.occupied
-        && let Ok(image) = image(config, root, means, true)
+        && let Ok(data_file) = data_file(config, root, means, true)
     {
-        return with_image(facts, image, "an earlier start has made it");
+        return with_data_file(facts, data_file, "an earlier start has made it");
     }
     let Filesystem::Unsuitable(name) = root.filesystem else {
         return as_it_is(facts, None);
@@ -257,8 +263,8 @@ fn automatic(inputs: Inputs<'_>, means: &Means, driver: Option<&str>) -> Choice 
             ..as_it_is(facts, None)
         };
     }
-    let obstacle = match image(config, root, means, false) {
-        Ok(image) => return with_image(facts, image, &since),
+    let obstacle = match data_file(config, root, means, false) {
+        Ok(data_file) => return with_data_file(facts, data_file, &since),
         Err(obstacle) => obstacle,
     };
     if driver.is_some() {
@@ -294,7 +300,7 @@ fn driver<'a>(inputs: Inputs<'a>) -> Option<&'a str> {
     variable.or(inputs.options.storage_driver.as_deref())
 }
 
-/// Whether a driver is the one that works on an image, under one of its names.
+/// Whether a driver is the one that works on ext4, under one of its names.
 fn is_overlay(driver: &str) -> bool {
     matches!(driver, "overlay2" | "overlayfs")
 }
@@ -308,27 +314,27 @@ fn as_it_is(facts: &Facts, warning: Option<Finding>) -> Choice {
     }
 }
 
-fn with_image(facts: &Facts, image: DataImage, since: &str) -> Choice {
-    let shown = image.path.display();
-    let what = match &image.new {
+fn with_data_file(facts: &Facts, data_file: DataFile, since: &str) -> Choice {
+    let shown = data_file.path.display();
+    let what = match &data_file.new {
         Some(new) => format!("an ext4 image of {} MiB at {shown}", new.size / MIB),
         None => format!("the ext4 image at {shown}"),
     };
     Choice {
         note: Some(format!("storage: {what}, since {since}")),
-        holder: Holder::Image(image),
+        holder: Holder::DataFile(data_file),
         warning: volume_warning(facts),
         copies: 1,
     }
 }
 
-/// The image, or what stands in its way.
-fn image(
+/// The ext4 file, or what stands in its way.
+fn data_file(
     config: &Config,
     root: &DataRoot,
     means: &Means,
     required: bool,
-) -> Result<DataImage, String> {
+) -> Result<DataFile, String> {
     if !means.loop_devices {
         return Err(format!("{LOOP_CONTROL} cannot be opened"));
     }
@@ -339,13 +345,13 @@ fn image(
         let size = config
             .storage_size
             .unwrap_or((means.free / 10 * TENTHS) & !(MIB - 1));
-        if size < LEAST_IMAGE {
+        if size < LEAST_DATA_FILE {
             return Err(format!("only {} MiB are free for an image", size / MIB));
         }
-        Some(NewImage { size, mkfs })
+        Some(NewDataFile { size, mkfs })
     };
-    Ok(DataImage {
-        path: means.image.clone(),
+    Ok(DataFile {
+        path: means.data_file.clone(),
         target: root.path.clone(),
         new,
         required,

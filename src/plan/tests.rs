@@ -621,7 +621,7 @@ fn storage_warns_once_and_names_the_volume_flag() -> Result<(), Fault> {
 const MEANS: fn() -> Means = || Means {
     occupied: false,
     vfs: false,
-    image: "/var/lib/dind/data-root.ext4".into(),
+    data_file: "/var/lib/dind/data-root.ext4".into(),
     made: false,
     free: 100 << 30,
     mkfs: Some("/usr/sbin/mkfs.ext4".into()),

@@ -376,7 +376,7 @@ fn the_data_root_is_judged_by_what_is_left_and_by_what_it_lies_on() -> Result<()
     overlay.facts.data_root.means = Some(Means {
         occupied: false,
         vfs: false,
-        image: "/var/lib/dind/data-root.ext4".into(),
+        data_file: "/var/lib/dind/data-root.ext4".into(),
         made: false,
         free: 0,
         mkfs: Some("/usr/sbin/mkfs.ext4".into()),
