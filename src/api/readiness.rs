@@ -4,6 +4,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::libc;
 
 use crate::sys::lock;
+use crate::sys::read::{self, Links};
 
 /// Not below `/run/dind`, which pods mount for a socket that their containers share.
 const FILE: &str = "/run/dind-provisioning";
@@ -21,17 +23,25 @@ const FILE: &str = "/run/dind-provisioning";
 pub struct Provisioning(Flock<File>);
 
 impl Provisioning {
-    /// Begins it.
+    /// Begins it: the file is made where it is missing, and locked. The error is that this
+    /// cannot be done, or not without waiting.
     pub fn begin() -> Result<Self> {
+        Self::begin_with(Path::new(FILE))
+    }
+
+    fn begin_with(path: &Path) -> Result<Self> {
         let begin = || -> io::Result<Self> {
-            Path::new(FILE)
-                .parent()
-                .map_or(Ok(()), fs::create_dir_all)?;
-            let file = File::options().append(true).create(true).open(FILE)?;
+            path.parent().map_or(Ok(()), fs::create_dir_all)?;
+            let file = File::options()
+                .append(true)
+                .create(true)
+                // With a FIFO in its place PID 1 would wait for a reader: open(2).
+                .custom_flags(libc::O_NONBLOCK)
+                .open(path)?;
             let locked = Flock::lock(file, FlockArg::LockExclusiveNonblock);
             Ok(Self(locked.map_err(|(_, errno)| errno)?))
         };
-        begin().with_context(|| format!("cannot lock {FILE}"))
+        begin().with_context(|| format!("cannot lock {}", path.display()))
     }
 
     /// Ends it. Children may have copies of the descriptor, so closing would not do:
@@ -44,8 +54,12 @@ impl Provisioning {
 
 /// Waits until it has ended, for `patience` at most, or not at all. Whether it has.
 pub fn is_complete(patience: Option<Duration>) -> bool {
+    is_complete_with(Path::new(FILE), patience)
+}
+
+fn is_complete_with(path: &Path, patience: Option<Duration>) -> bool {
     // Where there is no such file, there is nothing to wait for.
-    let Ok(file) = File::open(FILE) else {
+    let Ok((file, _)) = read::open(path, Links::Follow) else {
         return true;
     };
     let locked = match patience.filter(|patience| !patience.is_zero()) {
@@ -55,4 +69,37 @@ pub fn is_complete(patience: Option<Duration>) -> bool {
             .map_err(|(_, errno)| errno),
     };
     !matches!(locked, Err(Errno::EWOULDBLOCK | Errno::EINTR))
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::stat::Mode;
+    use nix::unistd::mkfifo;
+
+    use super::*;
+
+    #[test]
+    fn a_start_is_complete_when_the_lock_has_gone() -> Result<()> {
+        let path = std::env::temp_dir().join(format!("dind-ready-{}", std::process::id()));
+        assert!(is_complete_with(&path, None));
+        let provisioning = Provisioning::begin_with(&path)?;
+        assert!(!is_complete_with(&path, None));
+        provisioning.end();
+        assert!(is_complete_with(&path, None));
+        fs::remove_file(&path)?;
+        Ok(())
+    }
+
+    #[test]
+    fn a_fifo_instead_of_the_file_is_not_waited_for() -> Result<()> {
+        let path = std::env::temp_dir().join(format!("dind-fifo-{}", std::process::id()));
+        mkfifo(&path, Mode::S_IRWXU)?;
+        let (begun, complete) = (
+            Provisioning::begin_with(&path).is_ok(),
+            is_complete_with(&path, None),
+        );
+        fs::remove_file(&path)?;
+        assert_eq!((begun, complete), (false, true));
+        Ok(())
+    }
 }
