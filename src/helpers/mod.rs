@@ -3,7 +3,7 @@
 
 pub mod certificates;
 pub mod child;
-pub mod data_image;
+pub mod data_file;
 pub mod forwarder;
 pub mod hooks;
 pub mod loader;

@@ -13,7 +13,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use tracing::{info, warn};
 
-use super::data_image;
+use super::data_file;
 use crate::facts::proc;
 use crate::plan::engine::Emptied;
 
@@ -23,7 +23,7 @@ use crate::plan::engine::Emptied;
 pub fn empty(emptied: &Emptied) {
     let path = emptied.path.display();
     if let Some(data_file) = &emptied.data_file
-        && let Err(error) = data_image::remove(data_file, &emptied.path)
+        && let Err(error) = data_file::remove(data_file, &emptied.path)
     {
         warn!("{path} is not emptied: {error:#}; remove it");
         return;

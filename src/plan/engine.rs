@@ -81,7 +81,7 @@ pub enum Foreground {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Engine {
     /// What holds the data, where that is not the data root itself.
-    pub image: Option<DataFile>,
+    pub data_file: Option<DataFile>,
     /// The certificates, where dockerd has TLS by our doing.
     pub certificates: Option<Certificates>,
     /// The sockets that dockerd gets.

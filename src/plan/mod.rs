@@ -291,7 +291,7 @@ fn engine(
         !hooks.pre_stop.is_empty(),
     );
     let engine = Engine {
-        image: storage.image,
+        data_file: storage.data_file,
         certificates: tls.certificates,
         containerd,
         dockerd,

@@ -75,8 +75,8 @@ impl fmt::Display for Certificates {
 
 impl fmt::Display for Engine {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(image) = &self.image {
-            line(formatter, format_args!("prepare: {image}"))?;
+        if let Some(data_file) = &self.data_file {
+            line(formatter, format_args!("prepare: {data_file}"))?;
         }
         if let Some(certificates) = &self.certificates {
             line(formatter, format_args!("prepare: {certificates}"))?;

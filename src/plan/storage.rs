@@ -62,7 +62,7 @@ pub struct Plan {
     /// What is done to the container.
     pub steps: Vec<Step>,
     /// What is mounted on the data root before the daemons start.
-    pub image: Option<DataFile>,
+    pub data_file: Option<DataFile>,
     /// For dockerd.
     pub arguments: Vec<OsString>,
     /// What is emptied at the end.
@@ -75,24 +75,24 @@ pub fn plan(inputs: Inputs<'_>) -> Result<Plan, Fault> {
     let root = &facts.data_root;
     let Choice { holder, note, .. } = choose(inputs)?;
     let mut steps = steps(facts);
-    let (mut image, mut arguments) = (None, Vec::new());
+    let (mut data_file, mut arguments) = (None, Vec::new());
     match holder {
         Holder::DataRoot => {}
         Holder::Driver(driver) => arguments.push(format!("--storage-driver={driver}").into()),
-        Holder::DataFile(chosen) => image = Some(chosen),
+        Holder::DataFile(chosen) => data_file = Some(chosen),
         Holder::Tmpfs(size) => steps.push(tmpfs(root, size)),
     }
     let emptied = config.ephemeral.then(|| Emptied {
         path: root.path.clone(),
         mounts: facts.mounts.below(&root.path),
-        data_file: image
+        data_file: data_file
             .as_ref()
             .map(|data_file: &DataFile| data_file.path.clone()),
     });
     Ok(Plan {
         note,
         steps,
-        image,
+        data_file,
         arguments,
         emptied,
     })

@@ -711,7 +711,7 @@ fn storage_is_the_best_that_there_is() -> Result<(), Fault> {
         let Outcome::Supervise(engine) = &plan.outcome else {
             panic!("{plan}");
         };
-        assert_eq!(engine.image.is_some(), image, "{plan}");
+        assert_eq!(engine.data_file.is_some(), image, "{plan}");
         assert_eq!(plan.to_string().contains("\nprepare: "), image, "{plan}");
         let told = engine
             .dockerd
@@ -757,7 +757,7 @@ fn a_storage_driver_of_the_users_stays() -> Result<(), Fault> {
         ),
     ] {
         assert_eq!(
-            start.engine(&on_overlay(MEANS()))?.image.is_some(),
+            start.engine(&on_overlay(MEANS()))?.data_file.is_some(),
             image,
             "{:?} {}",
             start.variables,
@@ -792,7 +792,7 @@ fn storage_that_is_asked_for_is_had_or_refused() -> Result<(), Fault> {
     let facts = on_overlay(MEANS());
     let image = asked(&[("DIND_STORAGE", "loop"), ("DIND_STORAGE_SIZE", "20G")])
         .engine(&facts)?
-        .image;
+        .data_file;
     let size = image.and_then(|image| image.new).map(|new| new.size);
     assert_eq!(size, Some(20 << 30));
     let tmpfs = asked(&[("DIND_STORAGE", "tmpfs"), ("DIND_STORAGE_SIZE", "1G")]).plan(&facts)?;
@@ -808,7 +808,7 @@ fn storage_that_is_asked_for_is_had_or_refused() -> Result<(), Fault> {
         }
         .engine(&facts)?;
         let flag = OsString::from(format!("--storage-driver={driver}"));
-        assert!(engine.image.is_none() && engine.dockerd.arguments.contains(&flag));
+        assert!(engine.data_file.is_none() && engine.dockerd.arguments.contains(&flag));
     }
     let occupied = on_overlay(Means {
         occupied: true,

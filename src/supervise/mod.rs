@@ -40,7 +40,7 @@ use crate::apply::{self, delegate};
 use crate::facts::processes;
 use crate::helpers::child::{become_helper, leave_terminal};
 use crate::helpers::hooks::Runner;
-use crate::helpers::{certificates, data_image, forwarder, loader, sweeper};
+use crate::helpers::{certificates, data_file, forwarder, loader, sweeper};
 use crate::input::config::Config;
 use crate::messages::fault::{FAILURE, Fault};
 use crate::messages::finding::Severity;
@@ -162,7 +162,7 @@ pub fn run(
         command: matches!(engine.foreground, Foreground::Command(_)),
         terminal: terminal != Terminal::None,
         containerd: engine.containerd.is_some(),
-        data_image: Need::of(engine.image.as_ref().map(|image| image.required)),
+        data_file: Need::of(engine.data_file.as_ref().map(|file| file.required)),
         certificates: engine.certificates.is_some(),
         delegation: delegation.is_some(),
         loader: Need::of(engine.images.as_ref().map(|images| images.strict)),
@@ -625,9 +625,9 @@ impl Supervisor<'_> {
         }
         match process {
             Process::Mounter => engine
-                .image
+                .data_file
                 .as_ref()
-                .map_or(Ok(()), |image| data_image::put_in_place(image, inherited))?,
+                .map_or(Ok(()), |file| data_file::put_in_place(file, inherited))?,
             Process::Certificates => engine.certificates.as_ref().map_or(Ok(()), |wanted| {
                 certificates::prepare(wanted, SystemTime::now())
             })?,

@@ -16,7 +16,7 @@ pub struct Settings {
     /// Whether containerd is a child of this process.
     pub containerd: bool,
     /// Whether an ext4 image is to be mounted over the data root.
-    pub data_image: Need,
+    pub data_file: Need,
     /// Whether certificates are to be issued or verified.
     pub certificates: bool,
     /// Whether the delegation of cgroup controllers is not complete.

@@ -59,7 +59,7 @@ impl Machine {
     ) {
         let failed = end != End::Exited(0);
         match process {
-            Process::Mounter if failed && self.settings.data_image == Need::Wanted => {
+            Process::Mounter if failed && self.settings.data_file == Need::Wanted => {
                 effects.push(Effect::Log(Message::about(
                     Level::Warn,
                     process,

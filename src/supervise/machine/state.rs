@@ -93,7 +93,7 @@ impl Machine {
     /// The state before anything has been started.
     pub fn new(settings: Settings) -> Self {
         let due = [
-            (Process::Mounter, settings.data_image != Need::None),
+            (Process::Mounter, settings.data_file != Need::None),
             (Process::Certificates, settings.certificates),
             (Process::Delegation, settings.delegation),
             (Process::PreStart, settings.pre_start),

@@ -36,7 +36,7 @@ const SERVE: Settings = Settings {
     command: false,
     terminal: false,
     containerd: true,
-    data_image: Need::None,
+    data_file: Need::None,
     certificates: false,
     delegation: false,
     relay: false,
@@ -591,10 +591,7 @@ fn a_stop_from_outside_leaves_what_it_has_no_time_to_empty() {
 
 #[test]
 fn the_daemons_wait_for_the_image() {
-    let with = |data_image| Settings {
-        data_image,
-        ..SERVE
-    };
+    let with = |data_file| Settings { data_file, ..SERVE };
     let mounted = |settings, end| {
         let mut machine = Machine::new(settings);
         assert_eq!(
@@ -629,7 +626,7 @@ fn the_daemons_wait_for_the_image() {
 #[test]
 fn a_stop_ends_what_mounts_the_image() {
     let mut machine = Machine::new(Settings {
-        data_image: Need::Required,
+        data_file: Need::Required,
         ..SERVE
     });
     machine.step(Event::Begin, SECOND);
@@ -645,7 +642,7 @@ fn a_stop_ends_what_mounts_the_image() {
 #[test]
 fn an_image_that_cannot_be_had_is_not_waited_for_for_ever() {
     let mut machine = Machine::new(Settings {
-        data_image: Need::Required,
+        data_file: Need::Required,
         ..COMMAND
     });
     machine.step(Event::Begin, SECOND);
@@ -834,7 +831,7 @@ fn images_and_hooks_have_their_places() {
         exited(Containerd, 0),
     ];
     let settings = Settings {
-        data_image: Need::Wanted,
+        data_file: Need::Wanted,
         ..PROVISIONED
     };
     assert_eq!(
@@ -1059,7 +1056,7 @@ fn pre_stop_hooks_have_their_part_of_the_time() {
 }
 
 const PREPARED: Settings = Settings {
-    data_image: Need::Required,
+    data_file: Need::Required,
     certificates: true,
     delegation: true,
     pre_start: true,
