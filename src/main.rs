@@ -49,7 +49,7 @@ fn run(environment: Vec<(OsString, OsString)>, started: Instant) -> Result<u8, F
             Err(fault) => print(&format!(
                 "contract: {}\nwould stop: {} (exit status {})\n",
                 start.contract.name(),
-                one_line(&fault.message),
+                one_line(&fault.to_string()),
                 fault.status
             )),
         },
@@ -130,9 +130,7 @@ fn supervise_engine(
 ) -> Result<u8, Fault> {
     // A command that this process becomes may be waiting for some of them.
     descriptors::close_inherited_descriptors().map_err(|error| {
-        Fault::failure(format!(
-            "cannot close inherited descriptors: {error}; mount /proc"
-        ))
+        Fault::failure(format!("cannot close inherited descriptors: {error}")).remedy("mount /proc")
     })?;
     let signals = Signals::block()?;
     // What dockerd sets for itself and so for its containerd (setDefaultUmask in moby's
@@ -177,7 +175,7 @@ fn become_command(
 /// the exit status.
 fn answer(fault: Fault) -> u8 {
     use std::io::Write;
-    let text = logging::text(Level::ERROR, &fault.message, false);
+    let text = logging::text(Level::ERROR, &fault.to_string(), false);
     let _ = writeln!(std::io::stderr(), "{text}");
     fault.status
 }

@@ -248,8 +248,12 @@ impl Config {
                 .parse("DOCKER_HOST", "an address", |text| Some(text.to_owned()))?,
             tls_directory: variables.get("DOCKER_TLS_CERTDIR").map(PathBuf::from),
             tls_names: match variables.get("DOCKER_TLS_SAN") {
-                Some(names) => Name::parse_list(&names.to_string_lossy())
-                    .map_err(|error| Fault::usage(format!("DOCKER_TLS_SAN: {error}")))?,
+                Some(names) => {
+                    Name::parse_list(&names.to_string_lossy()).map_err(|fault| Fault {
+                        message: format!("DOCKER_TLS_SAN: {}", fault.message),
+                        ..fault
+                    })?
+                }
                 None => Vec::new(),
             },
             certificate_path: variables.get("DOCKER_CERT_PATH").map(PathBuf::from),
@@ -367,9 +371,10 @@ impl<'a> Variables<'a> {
         match value.to_str().and_then(parse) {
             Some(parsed) => Ok(Some(parsed)),
             None => Err(Fault::usage(format!(
-                "{name}={:?} is not valid; allowed: {allowed}",
+                "{name}={:?} is not valid",
                 secrets::word(&value.to_string_lossy())
-            ))),
+            ))
+            .remedy(format!("allowed: {allowed}"))),
         }
     }
 
@@ -486,9 +491,8 @@ mod tests {
             assert_eq!(fault.status, 2, "{name}={value}");
             for part in [name, value, allowed] {
                 assert!(
-                    fault.message.contains(part),
-                    "{part:?} not in {:?}",
-                    fault.message
+                    fault.to_string().contains(part),
+                    "{part:?} not in \"{fault}\""
                 );
             }
         }

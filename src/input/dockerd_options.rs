@@ -320,11 +320,12 @@ fn parse(path: &Path, text: &str) -> Result<Value, Fault> {
             let message = error.to_string();
             let reason = message.split(" at line ").next().unwrap_or_default();
             Err(Fault::failure(format!(
-                "{}: line {}, column {}: {reason}; correct the file or remove it",
+                "{}: line {}, column {}: {reason}",
                 path.display(),
                 error.line(),
                 error.column()
-            )))
+            ))
+            .remedy("correct the file or remove it"))
         }
     }
 }

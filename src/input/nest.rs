@@ -30,9 +30,9 @@ impl Nest {
     /// Reads the words after `nest`.
     pub fn parse(words: &[OsString]) -> Result<Self, Fault> {
         let usage = |what: &str| {
-            Fault::usage(format!(
-                "nest: {what}; it takes a number of levels, 1 to {MAX_DEPTH}, then, behind --, \
-                 the arguments for the innermost: dind nest 3 -- docker info"
+            Fault::usage(format!("nest: {what}")).remedy(format!(
+                "it takes a number of levels, 1 to {MAX_DEPTH}, then, behind --, the arguments \
+                 for the innermost: dind nest 3 -- docker info"
             ))
         };
         let number = |text: &str| {
@@ -127,7 +127,7 @@ mod tests {
                 panic!("{bad:?} was accepted");
             };
             assert_eq!(fault.status, 2, "{bad:?}");
-            assert!(fault.message.contains("dind nest 3 -- docker info"));
+            assert!(fault.to_string().contains("dind nest 3 -- docker info"));
         }
         Ok(())
     }

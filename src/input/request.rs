@@ -114,17 +114,15 @@ fn health(arguments: &[OsString]) -> Result<Health, Fault> {
         _ => None,
     };
     let seconds = seconds.ok_or_else(|| {
-        Fault::usage(format!(
-            "health: {:?} is not valid; allowed: nothing, or --wait SECONDS",
-            words.join(" ")
-        ))
+        Fault::usage(format!("health: {:?} is not valid", words.join(" ")))
+            .remedy("allowed: nothing, or --wait SECONDS")
     })?;
     match config::seconds(seconds) {
         Some(wait) => Ok(Health { wait: Some(wait) }),
-        None => Err(Fault::usage(format!(
-            "health: --wait {seconds:?} is not valid; allowed: {}",
-            config::SECONDS
-        ))),
+        None => Err(
+            Fault::usage(format!("health: --wait {seconds:?} is not valid"))
+                .remedy(format!("allowed: {}", config::SECONDS)),
+        ),
     }
 }
 
@@ -134,9 +132,10 @@ fn doctor(arguments: &[OsString]) -> Result<Report, Fault> {
         [] => Ok(Report::Text),
         [word] if word == "--json" => Ok(Report::Json),
         words => Err(Fault::usage(format!(
-            "doctor: {:?} is not valid; allowed: nothing, or --json",
+            "doctor: {:?} is not valid",
             words.join(" ".as_ref()).to_string_lossy()
-        ))),
+        ))
+        .remedy("allowed: nothing, or --json")),
     }
 }
 
@@ -154,8 +153,9 @@ impl Start {
         }
         if let Some(port) = config.port {
             return Err(Fault::usage(format!(
-                "PORT={port} asks for a daemon in the foreground, and nest for a command beside it; drop one of them"
-            )));
+                "PORT={port} asks for a daemon in the foreground, and nest for a command beside it"
+            ))
+            .remedy("drop one of them"));
         }
         self.contract = Contract::Dind;
         self.arguments = nest.inside(&config.program);

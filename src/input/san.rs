@@ -3,6 +3,8 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use crate::messages::fault::Fault;
+
 /// A subject alternative name of the kinds that servers have.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Name {
@@ -30,8 +32,8 @@ impl Name {
     /// (x509v3_config(5)): `DNS:NAME,IP:ADDRESS`, with `email:` and `URI:`, and a suffix
     /// that tells two of a kind apart (`DNS.1:`). Blanks may be around each, also after the
     /// colon, and stand for a comma: docker-library's script had xargs split the list. The
-    /// error names the part that is wrong.
-    pub fn parse_list(text: &str) -> Result<Vec<Self>, String> {
+    /// fault names the part that is wrong, and what is allowed.
+    pub fn parse_list(text: &str) -> Result<Vec<Self>, Fault> {
         let mut parts: Vec<String> = Vec::new();
         for part in text.split(',') {
             let mut words = part.split_whitespace();
@@ -51,8 +53,10 @@ impl Name {
         parts.iter().map(|part| Self::parse(part)).collect()
     }
 
-    fn parse(part: &str) -> Result<Self, String> {
-        let wrong = |what: &str| format!("{part:?} is not valid; allowed: {what}");
+    fn parse(part: &str) -> Result<Self, Fault> {
+        let wrong = |what: &str| {
+            Fault::usage(format!("{part:?} is not valid")).remedy(format!("allowed: {what}"))
+        };
         let (kind, value) = part
             .split_once(':')
             .map(|(kind, value)| (kind.trim(), value.trim()))
@@ -124,7 +128,7 @@ mod tests {
         let read = |text| {
             let names: Vec<String> = match Name::parse_list(text) {
                 Ok(names) => names.iter().map(ToString::to_string).collect(),
-                Err(error) => vec![error],
+                Err(fault) => vec![fault.to_string()],
             };
             names.join(" ")
         };
@@ -160,10 +164,11 @@ mod tests {
             ("URI:a", "\"URI:a\""),
             ("DNS:ä", "\"DNS:ä\""),
         ] {
-            let error = Name::parse_list(text).err().unwrap_or_default();
+            let fault = Name::parse_list(text).err();
+            let shown = fault.map(|fault| fault.to_string()).unwrap_or_default();
             assert!(
-                error.starts_with(part) && error.contains("allowed: "),
-                "{text}: {error}"
+                shown.starts_with(part) && shown.contains("; allowed: "),
+                "{text}: {shown}"
             );
         }
     }

@@ -73,15 +73,12 @@ impl Finding {
         }
     }
 
-    /// What would end a start: its words, which have the remedy behind their semicolon.
-    pub fn fault(code: &'static str, fault: &Fault, link: &'static str) -> Self {
-        let (seen, remedy) = match fault.message.split_once("; ") {
-            Some((seen, remedy)) => (seen, Some(remedy)),
-            None => (fault.message.as_str(), None),
-        };
+    /// An error that would end a start: its message is what was seen, and its remedy is taken
+    /// over.
+    pub fn fault(code: &'static str, fault: Fault, link: &'static str) -> Self {
         Self {
-            remedy: remedy.map(str::to_owned),
-            ..Self::error(code, seen, link)
+            remedy: fault.remedy,
+            ..Self::error(code, fault.message, link)
         }
     }
 
@@ -119,5 +116,27 @@ impl fmt::Display for Finding {
             Some(remedy) => write!(formatter, "; {remedy}"),
             None => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LINK: &str = "README.md#doctor";
+
+    #[test]
+    fn a_fault_is_not_split_at_a_semicolon_of_its_message() {
+        let fault = Fault::failure("nest 9: too little is left: disk; memory");
+        let finding = Finding::fault("nest", fault.clone(), LINK);
+        assert_eq!(finding.seen, fault.message);
+        assert_eq!(finding.remedy, None);
+        let fault = fault.remedy("add some; or nest less");
+        let finding = Finding::fault("nest", fault.clone(), LINK);
+        assert_eq!(finding.remedy, fault.remedy);
+        assert_eq!(finding.to_string(), fault.to_string());
+        let json = finding.json();
+        assert_eq!(json["seen"], "nest 9: too little is left: disk; memory");
+        assert_eq!(json["remedy"], "add some; or nest less");
     }
 }

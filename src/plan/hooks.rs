@@ -25,9 +25,10 @@ pub fn plan(inputs: Inputs<'_>) -> Result<Hooks, Fault> {
     let found = &inputs.facts.hooks;
     if let Some((directory, why)) = &found.unreadable {
         return Err(Fault::failure(format!(
-            "cannot read the hooks in {}: {why}; correct it, or take it away",
+            "cannot read the hooks in {}: {why}",
             directory.display()
-        )));
+        ))
+        .remedy("correct it, or take it away"));
     }
     Ok(Hooks {
         pre_start: found.pre_start.clone(),

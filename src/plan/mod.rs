@@ -348,19 +348,23 @@ fn logs_to_file(foreground: &Foreground, inputs: Inputs<'_>) -> bool {
 /// What stops a start where a daemon runs.
 pub fn already_running(facts: &Facts) -> Option<Fault> {
     let (path, pid) = facts.running.as_ref()?;
-    Some(Fault::failure(format!(
-        "a daemon already runs here with pid {pid}, says {}; stop it first, or start a container of its own",
-        path.display()
-    )))
+    let path = path.display();
+    Some(
+        Fault::failure(format!(
+            "a daemon already runs here with pid {pid}, says {path}"
+        ))
+        .remedy("stop it first, or start a container of its own"),
+    )
 }
 
 /// Where dockerd is, or what stops a start without.
 pub fn find_dockerd(inputs: Inputs<'_>) -> Result<PathBuf, Fault> {
     inputs.facts.programs.dockerd.clone().ok_or_else(|| {
         Fault::not_found(format!(
-            "no dockerd in PATH ({}); use an image with a Docker engine, or add its directory to PATH",
+            "no dockerd in PATH ({})",
             inputs.config.search_path.to_string_lossy()
         ))
+        .remedy("use an image with a Docker engine, or add its directory to PATH")
     })
 }
 

@@ -85,32 +85,39 @@ pub fn decide(start: &Start, config: &Config, surroundings: &Surroundings) -> Re
 
 /// What stops everything but a client in a container without privileges.
 pub fn unprivileged(contract: Contract, surroundings: &Surroundings) -> Option<Fault> {
-    let message = match contract {
+    (!surroundings.cap_sys_admin).then(|| match contract {
         // Others search logs for these words of the old script.
-        Contract::Wrapdocker => "Could not make a tmpfs mount. Did you use --privileged?",
-        _ => {
-            "this container has no CAP_SYS_ADMIN, so no daemon can run in it; start it with --privileged"
+        Contract::Wrapdocker => {
+            Fault::failure("Could not make a tmpfs mount. Did you use --privileged?")
         }
-    };
-    (!surroundings.cap_sys_admin).then(|| Fault::failure(message))
+        _ => Fault::failure("this container has no CAP_SYS_ADMIN, so no daemon can run in it")
+            .remedy("start it with --privileged"),
+    })
 }
 
 /// What stops a daemon whose socket is somebody else's.
 pub fn socket_taken(config: &Config, surroundings: &Surroundings) -> Option<Fault> {
+    let path = surroundings.socket.display();
     match surroundings.socket_state {
-        SocketState::Mounted { live } => Some(Fault::failure(format!(
-            "{} is mounted from outside and cannot be replaced; drop that mount to run a daemon here{}",
-            surroundings.socket.display(),
-            match (live, config.port) {
-                (false, _) => "",
-                (true, None) => ", or give a command to use the daemon behind it",
-                (true, Some(_)) => ", or drop PORT and give a command to use the daemon behind it",
-            }
-        ))),
-        SocketState::Live => Some(Fault::failure(format!(
-            "a daemon already answers on {}; stop it first, or use it by running docker itself",
-            surroundings.socket.display()
-        ))),
+        SocketState::Mounted { live } => {
+            let remedy = match (live, config.port) {
+                (false, _) => "drop that mount to run a daemon here",
+                (true, None) => {
+                    "drop that mount to run a daemon here, or give a command to use the daemon \
+                     behind it"
+                }
+                (true, Some(_)) => {
+                    "drop that mount to run a daemon here, or drop PORT and give a command to \
+                     use the daemon behind it"
+                }
+            };
+            let message = format!("{path} is mounted from outside and cannot be replaced");
+            Some(Fault::failure(message).remedy(remedy))
+        }
+        SocketState::Live => Some(
+            Fault::failure(format!("a daemon already answers on {path}"))
+                .remedy("stop it first, or use it by running docker itself"),
+        ),
         SocketState::Free => None,
     }
 }

@@ -102,7 +102,7 @@ pub fn plan(inputs: Inputs<'_>) -> Result<Plan, Fault> {
 pub fn warning(inputs: Inputs<'_>) -> Option<Finding> {
     match choose(inputs) {
         Ok(choice) => choice.warning,
-        Err(fault) => Some(Finding::fault("storage", &fault, LINK)),
+        Err(fault) => Some(Finding::fault("storage", fault, LINK)),
     }
 }
 
@@ -181,9 +181,10 @@ fn choose(inputs: Inputs<'_>) -> Result<Choice, Fault> {
     };
     if let Some(driver) = driver.filter(|driver| !is_overlay(driver) || asked.driver().is_some()) {
         return Err(Fault::usage(format!(
-            "DIND_STORAGE={} and the storage driver {driver:?} exclude each other; leave one out",
+            "DIND_STORAGE={} and the storage driver {driver:?} exclude each other",
             asked.name()
-        )));
+        ))
+        .remedy("leave one out"));
     }
     let why = format!("DIND_STORAGE={}", asked.name());
     if let Some(driver) = asked.driver() {
@@ -196,9 +197,10 @@ fn choose(inputs: Inputs<'_>) -> Result<Choice, Fault> {
     }
     if means.occupied {
         return Err(Fault::failure(format!(
-            "{why} would hide what is in {} already; empty it, or leave DIND_STORAGE out",
+            "{why} would hide what is in {} already",
             root.path.display()
-        )));
+        ))
+        .remedy("empty it, or leave DIND_STORAGE out"));
     }
     if asked == Storage::Tmpfs {
         return Ok(Choice {
@@ -217,10 +219,10 @@ fn choose(inputs: Inputs<'_>) -> Result<Choice, Fault> {
             data_file,
             &format!("{why} asks for it"),
         )),
-        Err(obstacle) => Err(Fault::failure(format!(
-            "{why} is not possible: {obstacle}; leave it out, or give {} a volume",
-            root.path.display()
-        ))),
+        Err(obstacle) => {
+            let remedy = format!("leave it out, or give {} a volume", root.path.display());
+            Err(Fault::failure(format!("{why} is not possible: {obstacle}")).remedy(remedy))
+        }
     }
 }
 

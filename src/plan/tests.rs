@@ -1059,9 +1059,9 @@ fn without_privileges_the_fault_says_how_to_get_them() {
     ] {
         let fault = fault(&start);
         assert!(
-            fault
-                .as_ref()
-                .is_some_and(|fault| fault.status == 1 && fault.message.contains("--privileged")),
+            fault.as_ref().is_some_and(
+                |fault| fault.status == 1 && fault.to_string().contains("--privileged")
+            ),
             "{fault:?}"
         );
     }

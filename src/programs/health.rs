@@ -58,7 +58,7 @@ pub fn check(config: &Config, how: Health) -> Result<(), Fault> {
 }
 
 fn unhealthy(reason: &str) -> Fault {
-    Fault::failure(format!("not healthy: {reason}; see the container's log"))
+    Fault::failure(format!("not healthy: {reason}")).remedy("see the container's log")
 }
 
 /// dockerd's options by PID 1's arguments, the environment and daemon.json.

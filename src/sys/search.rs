@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::messages::fault::{Fault, NOT_FOUND};
+use crate::messages::fault::Fault;
 
 /// The program that execvp(3) would find for `name`.
 pub fn search(name: &str, search_path: &OsStr) -> Option<PathBuf> {
@@ -27,12 +27,12 @@ pub fn find(words: &[OsString], search_path: &OsStr) -> Result<PathBuf, Fault> {
     }
     name.to_str()
         .and_then(|text| search(text, search_path))
-        .ok_or_else(|| Fault {
-            status: NOT_FOUND,
-            message: format!(
-                "{}: not found in PATH ({}); check its spelling",
+        .ok_or_else(|| {
+            Fault::not_found(format!(
+                "{}: not found in PATH ({})",
                 name.to_string_lossy(),
                 search_path.to_string_lossy()
-            ),
+            ))
+            .remedy("check its spelling")
         })
 }

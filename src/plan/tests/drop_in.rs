@@ -765,7 +765,7 @@ fn nest_needs_a_daemon_here_or_there() -> Result<(), Fault> {
     assert!(
         fault
             .as_ref()
-            .is_some_and(|fault| fault.message.contains("--privileged")),
+            .is_some_and(|fault| fault.to_string().contains("--privileged")),
         "{fault:?}"
     );
     Ok(())

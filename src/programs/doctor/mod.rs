@@ -61,7 +61,7 @@ pub fn examine(config: &Config, ask: bool) -> Result<Vec<Finding>, Fault> {
         Ok(options) => (options, None),
         Err(fault) => (
             DockerdOptions::read(&[], None)?,
-            Some(Finding::fault("daemon-json", &fault, LINK)),
+            Some(Finding::fault("daemon-json", fault, LINK)),
         ),
     };
     let facts = Facts::read(&options, config)?;
@@ -94,7 +94,7 @@ pub fn findings(inputs: Inputs<'_>, host: &Host) -> Vec<Finding> {
 /// from being done is one of them.
 pub fn diagnosis(config: &Config) -> Vec<Finding> {
     let found = examine(config, false)
-        .unwrap_or_else(|fault| vec![Finding::fault("proc", &fault, "README.md#doctor")]);
+        .unwrap_or_else(|fault| vec![Finding::fault("proc", fault, "README.md#doctor")]);
     found
         .into_iter()
         .filter(|finding| finding.severity < Severity::Note)
@@ -160,7 +160,7 @@ fn socket(case: Case<'_>) -> Vec<Finding> {
     }
     let running = || plan::already_running(facts);
     let fault = role::socket_taken(config, surroundings).or_else(running);
-    let finding = fault.map(|fault| Finding::fault("daemon-running", &fault, LINK));
+    let finding = fault.map(|fault| Finding::fault("daemon-running", fault, LINK));
     let finding = finding.map(|finding| match surroundings.socket_state {
         SocketState::Mounted { .. } => Finding {
             severity: Severity::Warning,
@@ -190,7 +190,7 @@ fn engine(case: Case<'_>) -> Vec<Finding> {
         ];
     }
     match plan::find_dockerd(case.inputs) {
-        Err(fault) => found.push(Finding::fault("no-dockerd", &fault, LINK)),
+        Err(fault) => found.push(Finding::fault("no-dockerd", fault, LINK)),
         Ok(_) if !case.host.iptables && !case.inputs.options.iptables_off => found.push(
             Finding::error(
                 "no-iptables",

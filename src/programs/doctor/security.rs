@@ -19,7 +19,7 @@ pub fn privileges(case: Case<'_>) -> Vec<Finding> {
     let mut found = Vec::new();
     let fault = role::unprivileged(contract, surroundings);
     if let Some(fault) = fault {
-        let finding = Finding::fault("privileges", &fault, PRIVILEGED);
+        let finding = Finding::fault("privileges", fault, PRIVILEGED);
         found.push(match (case.host.in_container, user) {
             (true, 0) => finding.remedy("start it with --privileged"),
             (true, _) => finding.remedy(format!(

@@ -421,6 +421,18 @@ fn the_engine_and_what_it_needs_are_looked_for() -> Result<(), Fault> {
         Severity::Error,
         &["no dockerd in PATH", "use an image"],
     );
+    // The remedy is the fault's own, whatever semicolons stand before it.
+    machine.variables.push(("PATH", "/a; /b"));
+    let remedies: Vec<_> = machine
+        .coded("no-dockerd")?
+        .into_iter()
+        .map(|finding| (finding.seen, finding.remedy))
+        .collect();
+    let remedy = "use an image with a Docker engine, or add its directory to PATH";
+    assert_eq!(
+        remedies,
+        [("no dockerd in PATH (/a; /b)".into(), Some(remedy.into()))]
+    );
     let mut machine = sound();
     machine.host.iptables = false;
     says(

@@ -16,7 +16,7 @@ use nix::poll::{PollFd, PollFlags};
 use nix::unistd::Pid;
 
 use crate::input::config::Config;
-use crate::messages::fault::{FAILURE, Fault};
+use crate::messages::fault::Fault;
 use crate::messages::logging::LogFormat;
 use crate::messages::progress::ProgressLine;
 use crate::sys::end::End;
@@ -168,9 +168,10 @@ impl Running<'_> {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
                     return Err(Fault::failure(format!(
-                        "cannot read what docker {} says: {error}; try again",
+                        "cannot read what docker {} says: {error}",
                         self.words
-                    )));
+                    ))
+                    .remedy("try again"));
                 }
             }
         }
@@ -190,13 +191,10 @@ impl Running<'_> {
     fn ended_well(&mut self) -> Result<(), Fault> {
         match self.wait()? {
             End::Exited(0) => Ok(()),
-            end => Err(Fault {
-                status: FAILURE,
-                message: format!(
-                    "docker {} {end}: see what it said above, and the daemon's log",
-                    self.words
-                ),
-            }),
+            end => Err(Fault::failure(format!(
+                "docker {} {end}: see what it said above, and the daemon's log",
+                self.words
+            ))),
         }
     }
 
@@ -218,18 +216,20 @@ impl Running<'_> {
             Ok(()) if began.elapsed() >= STALL => {
                 self.kill(libc::SIGKILL);
                 return Err(Fault::failure(format!(
-                    "docker {} has done nothing for {} s and was killed; see the daemon's log",
+                    "docker {} has done nothing for {} s and was killed",
                     self.words,
                     STALL.as_secs()
-                )));
+                ))
+                .remedy("see the daemon's log"));
             }
             Ok(()) | Err(Errno::EINTR) => {}
             Err(errno) => {
                 return Err(Fault::failure(format!(
-                    "cannot wait for docker {}: {}; try again",
+                    "cannot wait for docker {}: {}",
                     self.words,
                     errno.desc()
-                )));
+                ))
+                .remedy("try again"));
             }
         }
         for signal in self.signals.arrived() {
@@ -238,10 +238,11 @@ impl Running<'_> {
                 libc::SIGTERM | libc::SIGINT | libc::SIGHUP | libc::SIGQUIT
             ) {
                 self.kill(libc::SIGTERM);
-                return Err(Fault {
-                    status: End::Signaled(signal).status(),
-                    message: format!("{} while the next level was made", End::Signaled(signal)),
-                });
+                let end = End::Signaled(signal);
+                return Err(Fault::new(
+                    end.status(),
+                    format!("{end} while the next level was made"),
+                ));
             }
         }
         Ok(())

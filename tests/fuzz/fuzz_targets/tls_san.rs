@@ -23,6 +23,6 @@ fuzz_target!(|text: &str| {
             assert_eq!(Name::parse_list(&shown), Ok(names), "{shown:?}");
         }
         // It stands in one line of a log.
-        Err(error) => assert!(!error.contains(char::is_control), "{error:?}"),
+        Err(fault) => assert!(!fault.to_string().contains(char::is_control), "{fault:?}"),
     }
 });
