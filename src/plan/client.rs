@@ -5,6 +5,7 @@ use std::ffi::{OsStr, OsString};
 
 use crate::facts::client::ClientFacts;
 use crate::input::config::Config;
+use crate::messages::finding::Finding;
 
 /// The subcommands of the docker CLI from 20.10 to 28.5, by `docker help`. The script
 /// asked `docker help WORD` itself, at every start; an end-to-end test asks it now.
@@ -118,7 +119,7 @@ pub fn environment(config: &Config, facts: &ClientFacts) -> Vec<(OsString, OsStr
 /// What the user should know where the certificates are not used. The script, which looked
 /// for them in the same way, said nothing, and docker then speaks of a daemon that is not
 /// there.
-pub fn warning(config: &Config, facts: &ClientFacts) -> Option<String> {
+pub fn warning(config: &Config, facts: &ClientFacts) -> Option<Finding> {
     let directory = config.client_certificates()?;
     let own = config.certificate_path.is_some();
     let is_tcp = |(name, value): &(OsString, OsString)| {
@@ -127,11 +128,10 @@ pub fn warning(config: &Config, facts: &ClientFacts) -> Option<String> {
     let is_needed =
         facts.certificates_hidden && !own && environment(config, facts).iter().any(is_tcp);
     is_needed.then(|| {
-        format!(
-            "this user may not read the certificates in {}; going on without them: \
-             give that directory mode 755, or use another --user",
-            directory.display()
-        )
+        let directory = directory.display();
+        let seen = format!("this user may not read the certificates in {directory}");
+        Finding::warning("client-certificates", seen, "README.md#certificates")
+            .remedy("going on without them: give that directory mode 755, or use another --user")
     })
 }
 

@@ -330,11 +330,12 @@ pub fn environment(inputs: Inputs<'_>, first: Option<&Path>) -> Vec<(OsString, O
 }
 
 /// The environment of the command beside the daemon, in which the docker CLI finds that
-/// daemon; and what had to go for it. The other client variables are the command's.
+/// daemon; and a warning that names the variables that had to go for it. The other client
+/// variables are the command's.
 pub fn session_environment(
     inputs: Inputs<'_>,
     listeners: &[Listener],
-) -> (Vec<(OsString, OsString)>, Option<String>) {
+) -> (Vec<(OsString, OsString)>, Option<Finding>) {
     let bound = listeners.iter().find_map(Listener::unix_path);
     let bound = bound.map(|path| format!("unix://{}", path.display()));
     let default = format!("unix://{DOCKER_SOCKET}");
@@ -357,10 +358,12 @@ pub fn session_environment(
         .map(|(name, _)| name.to_string_lossy().into_owned())
         .collect();
     let warning = (!gone.is_empty()).then(|| {
-        format!(
-            "not passed to the command, whose docker would stop for lack of certificates: {}; \
-             put them where DOCKER_CERT_PATH points, or set DOCKER_HOST to use another daemon",
+        let seen = format!(
+            "not passed to the command, whose docker would stop for lack of certificates: {}",
             gone.join(", ")
+        );
+        Finding::warning("client-variables-removed", seen, README_VARIABLES).remedy(
+            "put them where DOCKER_CERT_PATH points, or set DOCKER_HOST to use another daemon",
         )
     });
     (environment, warning)

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::inputs::Inputs;
 use crate::messages::fault::Fault;
+use crate::messages::finding::Finding;
 
 /// The hooks of a container's life, each list in the order in which it runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,13 +39,12 @@ pub fn plan(inputs: Inputs<'_>) -> Result<Hooks, Fault> {
     })
 }
 
-/// What the user will miss.
-pub fn warnings(inputs: Inputs<'_>) -> impl Iterator<Item = String> {
+/// The files among the hooks that will not run: a warning for each.
+pub fn warnings(inputs: Inputs<'_>) -> impl Iterator<Item = Finding> {
     let found = inputs.facts.hooks.not_executable.iter();
     found.map(|path| {
-        format!(
-            "{} is no hook, for it is not executable; chmod +x it, or take it away",
-            path.display()
-        )
+        let seen = format!("{} is no hook, for it is not executable", path.display());
+        Finding::warning("hook-not-executable", seen, "README.md#hooks")
+            .remedy("chmod +x it, or take it away")
     })
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::inputs::Inputs;
 use super::listener::Listener;
 use crate::input::config::{DOCKER_SOCKET, IMAGES};
+use crate::messages::finding::Finding;
 
 /// What was loaded, in the data root.
 const RECORD: &str = "dind-images.json";
@@ -49,14 +50,20 @@ pub fn plan(inputs: Inputs<'_>, listeners: &[Listener]) -> Option<Images> {
     })
 }
 
-/// What the user should know of it.
-pub fn warning(inputs: Inputs<'_>, listeners: &[Listener]) -> Option<String> {
+/// The warning that there are images to load, and no socket to load them over.
+pub fn warning(inputs: Inputs<'_>, listeners: &[Listener]) -> Option<Finding> {
     let directory = wanted(inputs)?;
     socket(inputs, listeners).is_none().then(|| {
-        format!(
-            "the images in {} are not loaded, since dockerd gets no Unix socket; add -H unix:///var/run/docker.sock",
+        let seen = format!(
+            "the images in {} are not loaded, since dockerd gets no Unix socket",
             directory.display()
+        );
+        Finding::warning(
+            "images-without-socket",
+            seen,
+            "README.md#images-at-the-start",
         )
+        .remedy("add -H unix:///var/run/docker.sock")
     })
 }
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::action::{Action, OnFailure, Step};
 use crate::facts::netfilter::{LegacyPrograms, Netfilter};
 use crate::input::config::Config;
+use crate::messages::finding::Finding;
 
 /// Where Debian's legacy programs get the names that dockerd looks for.
 const DIRECTORY: &str = "/run/dind/iptables-legacy";
@@ -21,11 +22,13 @@ const PROGRAMS: &[&str] = &[
     "ip6tables-save",
 ];
 
+const LINK: &str = "https://docs.docker.com/engine/network/packet-filtering-firewalls/";
+
 /// The choice.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Iptables {
-    /// The choice and its reason, for the log.
-    pub note: String,
+    /// The choice and its reason, for the log: a finding of severity note.
+    pub note: Finding,
     /// What it takes.
     pub steps: Vec<Step>,
     /// What comes first in the daemons' `PATH`.
@@ -41,9 +44,10 @@ pub fn plan(config: &Config, netfilter: &Netfilter) -> Iptables {
         None if netfilter.nf_tables => (false, "the kernel has nf_tables"),
         None => (true, "the kernel has no nf_tables"),
     };
+    let note = |seen: String| Finding::note("iptables", seen, LINK);
     if !legacy {
         return Iptables {
-            note: format!("iptables: nft, since {why}"),
+            note: note(format!("iptables: nft, since {why}")),
             steps: Vec::new(),
             directory: None,
         };
@@ -61,7 +65,7 @@ pub fn plan(config: &Config, netfilter: &Netfilter) -> Iptables {
         ),
     };
     Iptables {
-        note: format!("iptables: legacy, since {why}{missing}"),
+        note: note(format!("iptables: legacy, since {why}{missing}")),
         steps,
         directory,
     }

@@ -101,9 +101,10 @@ fn client_of_another(command: &[OsString], inputs: Inputs<'_>) -> Plan {
     let mut plan = unprepared(command, environment, inputs);
     plan.warnings.extend(client::warning(inputs.config, facts));
     if is_dockerd {
-        plan.warnings.push(
-            "docker-entrypoint.sh prepares nothing for a dockerd; start the image without --entrypoint".into(),
-        );
+        let seen = "docker-entrypoint.sh prepares nothing for a dockerd";
+        let finding = Finding::warning("dockerd-unprepared", seen, "README.md#contracts");
+        plan.warnings
+            .push(finding.remedy("start the image without --entrypoint"));
     }
     plan
 }
@@ -186,8 +187,8 @@ pub fn image_copies(inputs: Inputs<'_>) -> u64 {
     storage::copies(inputs)
 }
 
-/// The backend of iptables that a start would choose, and why.
-pub fn iptables_note(inputs: Inputs<'_>) -> String {
+/// The backend of iptables that a start would choose, and why: a finding of severity note.
+pub fn iptables_note(inputs: Inputs<'_>) -> Finding {
     iptables::plan(inputs.config, &inputs.facts.netfilter).note
 }
 
@@ -229,14 +230,14 @@ fn engine(
     let resolver = resolver::plan(inputs);
     let mut warnings = Vec::new();
     if !facts.pid1 {
+        let seen = "not PID 1: orphans of other processes are not reaped here, and what is left \
+            at the end lives on";
         warnings.push(
-            "not PID 1: orphans of other processes are not reaped here, and what is left at the \
-             end lives on; start the container without --init and without --pid=host"
-                .into(),
+            Finding::warning("not-pid-1", seen, "README.md#troubleshooting")
+                .remedy("start the container without --init and without --pid=host"),
         );
     }
-    let more = self::warnings(serve, inputs);
-    warnings.extend(more.iter().map(Finding::to_string));
+    warnings.extend(self::warnings(serve, inputs));
     warnings.extend(hooks::warnings(inputs));
     // First the lock: where it is somebody else's, nothing else is done.
     let mut steps = storage.steps;

@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use super::action::Step;
 use super::engine::Engine;
 use crate::input::contract::Contract;
+use crate::messages::finding::Finding;
 
 /// What becomes of this process.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,10 +26,10 @@ pub enum Outcome {
 pub struct Plan {
     /// The contract that is kept.
     pub contract: Contract,
-    /// What the user should know whatever happens.
-    pub warnings: Vec<String>,
-    /// What was chosen, and why.
-    pub notes: Vec<String>,
+    /// What the user should know whatever happens: findings of severity warning.
+    pub warnings: Vec<Finding>,
+    /// What was chosen, and why: findings of severity note.
+    pub notes: Vec<Finding>,
     /// What is done to the container, in this order.
     pub steps: Vec<Step>,
     /// What becomes of this process.

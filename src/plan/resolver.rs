@@ -10,9 +10,12 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use super::inputs::Inputs;
 use super::network;
+use crate::messages::finding::Finding;
 
 /// systemd-resolved's, by systemd-resolved.service(8).
 const SYSTEMD: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 53));
+
+const LINK: &str = "README.md#what-a-start-changes";
 
 /// Where DNS queries are taken, and who is asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,8 +46,8 @@ pub struct Resolver {
     pub forwarder: Option<Forwarder>,
     /// dockerd's arguments for it.
     pub arguments: Vec<OsString>,
-    /// What was chosen, and why.
-    pub note: Option<String>,
+    /// What was chosen, and why: a finding of severity note.
+    pub note: Option<Finding>,
 }
 
 /// Decides. Nothing, where no resolver is on loopback or the user has named others for
@@ -100,11 +103,12 @@ pub fn plan(inputs: Inputs<'_>) -> Resolver {
         arguments.extend(domains.map(|domain| format!("--dns-search={domain}").into()));
     }
     let names: Vec<String> = upstreams.iter().map(IpAddr::to_string).collect();
+    let seen = format!(
+        "dns: inner containers ask {listen}, and from there their queries go to {} on loopback, which they do not reach",
+        names.join(" and ")
+    );
     Resolver {
-        note: Some(format!(
-            "dns: inner containers ask {listen}, and from there their queries go to {} on loopback, which they do not reach",
-            names.join(" and ")
-        )),
+        note: Some(Finding::note("dns-forwarder", seen, LINK)),
         arguments,
         forwarder: Some(Forwarder { listen, upstreams }),
     }

@@ -57,8 +57,8 @@ struct Choice {
 /// What the choice comes to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
-    /// The choice and its reason, for the log.
-    pub note: Option<String>,
+    /// The choice and its reason, for the log: a finding of severity note.
+    pub note: Option<Finding>,
     /// What is done to the container.
     pub steps: Vec<Step>,
     /// What is mounted on the data root before the daemons start.
@@ -90,7 +90,7 @@ pub fn plan(inputs: Inputs<'_>) -> Result<Plan, Fault> {
             .map(|data_file: &DataFile| data_file.path.clone()),
     });
     Ok(Plan {
-        note,
+        note: note.map(|seen| Finding::note("storage-chosen", seen, LINK)),
         steps,
         data_file,
         arguments,

@@ -25,6 +25,7 @@ use crate::facts::surroundings::{SocketState, Surroundings};
 use crate::input::dockerd_options::DockerdOptions;
 use crate::input::request::{self, Request};
 use crate::messages::fault::NOT_FOUND;
+use crate::messages::finding::Severity;
 use crate::plan::images::Images;
 use crate::plan::role;
 
@@ -181,7 +182,7 @@ fn images_without_a_unix_socket_are_warned_of() -> Result<(), Fault> {
         let warnings = start.plan(facts)?.warnings;
         Ok(warnings
             .iter()
-            .any(|warning| warning.contains("are not loaded")))
+            .any(|warning| warning.code == "images-without-socket"))
     };
     assert!(said(&with)?);
     assert!(!said(&bare_v1())?);
@@ -474,23 +475,27 @@ fn a_hierarchy_is_known_by_its_controllers_and_not_by_its_directory() -> Result<
 fn the_devices_warnings_are_wrapdockers() -> Result<(), Fault> {
     let own = DAEMON.plan(&bare_v1())?.warnings;
     assert!(
-        !own.iter().any(|warning| warning.contains("'devices'")),
+        !own.iter().any(|warning| warning.code == "devices-cgroup"),
         "{own:?}"
     );
-    let together = facts("", "2:devices,cpu:/\n", RootMount::Nothing);
-    assert!(
-        DAEMON
-            .plan(&together)?
-            .warnings
-            .contains(&"the 'devices' cgroup should be in its own hierarchy.".to_owned())
-    );
-    let missing = facts("", "2:cpu:/\n", RootMount::Nothing);
-    assert!(
-        DAEMON
-            .plan(&missing)?
-            .warnings
-            .contains(&"it looks like the 'devices' cgroup is not mounted.".to_owned())
-    );
+    for (hierarchy, words) in [
+        (
+            "2:devices,cpu:/\n",
+            "the 'devices' cgroup should be in its own hierarchy.",
+        ),
+        (
+            "2:cpu:/\n",
+            "it looks like the 'devices' cgroup is not mounted.",
+        ),
+    ] {
+        let warnings = DAEMON
+            .plan(&facts("", hierarchy, RootMount::Nothing))?
+            .warnings;
+        assert!(
+            warnings.iter().any(|warning| warning.to_string() == words),
+            "{warnings:?}"
+        );
+    }
     Ok(())
 }
 
@@ -590,7 +595,8 @@ fn storage_warns_once_and_names_the_volume_flag() -> Result<(), Fault> {
     let storage = |facts: &Facts| -> Result<Vec<String>, Fault> {
         let warnings = DAEMON.plan(facts)?.warnings;
         Ok(warnings
-            .into_iter()
+            .iter()
+            .map(Finding::to_string)
             .filter(|warning| warning.contains("/var/lib/docker"))
             .collect())
     };
@@ -698,10 +704,11 @@ fn storage_is_the_best_that_there_is() -> Result<(), Fault> {
         (zfs_root(MEANS()), true, "on zfs"),
     ] {
         let plan = DAEMON.plan(&facts)?;
-        let notes: Vec<&String> = plan
+        let notes: Vec<&str> = plan
             .notes
             .iter()
-            .filter(|note| note.starts_with("storage: "))
+            .filter(|note| note.code == "storage-chosen")
+            .map(|note| note.seen.as_str())
             .collect();
         match (note, notes.as_slice()) {
             ("", []) => {}
@@ -1356,4 +1363,97 @@ proptest! {
             prop_assert!(!step.action.to_string().contains('\n'));
         }
     }
+}
+
+/// The codes and links stand in logs and for programs: none goes or changes unnoticed.
+#[test]
+fn every_warning_and_note_has_a_code_and_a_link_that_leads_somewhere() -> Result<(), Fault> {
+    let mut amiss = bare_v1();
+    amiss.pid1 = false;
+    amiss.images = true;
+    amiss.socket_group = None;
+    amiss.hooks.not_executable = vec!["/etc/dind/pre-start.d/a".into()];
+    amiss.networks.resolvers = vec![[127, 0, 0, 11].into()];
+    amiss.data_root = on_overlay(NO_MEANS()).data_root;
+    amiss.cgroup.memberships.clear();
+    let mut hidden = bare_v1();
+    hidden.client.certificates_hidden = true;
+    hidden.mounts.mounts.clear();
+    let tcp = Start {
+        arguments: &["dind", "dockerd", "-H", "tcp://:1"],
+        variables: &[("PORT", "4444")],
+        ..DAEMON
+    };
+    let port = Start {
+        arguments: &["dind", "true"],
+        variables: &[("PORT", "4444")],
+        ..DAEMON
+    };
+    let client = Start {
+        arguments: &["docker-entrypoint.sh", "dockerd"],
+        variables: &[("DOCKER_TLS_CERTDIR", "/certs")],
+        ..DAEMON
+    };
+    let verify = Start {
+        variables: &[("DOCKER_TLS_VERIFY", "1")],
+        ..SHELL
+    };
+    let mut codes = BTreeSet::new();
+    let mut links = BTreeSet::new();
+    for (start, facts) in [
+        (&DAEMON, &amiss),
+        (&DAEMON, &hidden),
+        (&tcp, &amiss),
+        (&port, &amiss),
+        (&client, &hidden),
+        (&verify, &hidden),
+    ] {
+        let plan = start.plan(facts)?;
+        for finding in plan.warnings.iter().chain(&plan.notes) {
+            codes.insert(finding.code);
+            links.insert(finding.link);
+        }
+        let is = |severity| move |finding: &Finding| finding.severity == severity;
+        assert!(plan.warnings.iter().all(is(Severity::Warning)), "{plan}");
+        assert!(plan.notes.iter().all(is(Severity::Note)), "{plan}");
+    }
+    let known = [
+        "client-certificates",
+        "client-variables-removed",
+        "data-root-filesystem",
+        "data-root-volume",
+        "devices-cgroup",
+        "dns-forwarder",
+        "dockerd-unprepared",
+        "hook-not-executable",
+        "images-without-socket",
+        "iptables",
+        "not-pid-1",
+        "port-and-command",
+        "port-unused",
+        "socket-group",
+        "storage-chosen",
+        "tcp-without-tls",
+    ];
+    assert_eq!(codes, BTreeSet::from(known));
+    // As GitHub makes anchors of headings: lower case, a hyphen for each blank, and nothing
+    // for what is neither letter, digit, hyphen nor underscore.
+    let readme = include_str!("../../README.md");
+    let headings = readme.lines().filter(|line| line.starts_with('#'));
+    let anchors: BTreeSet<String> = headings
+        .map(|heading| {
+            let heading = heading.trim_start_matches('#').trim().to_lowercase();
+            let kept = |character: &char| character.is_alphanumeric() || " -_".contains(*character);
+            heading.chars().filter(kept).collect::<String>()
+        })
+        .map(|heading| heading.replace(' ', "-"))
+        .collect();
+    for link in links {
+        let leads = match link.strip_prefix("README.md#") {
+            Some(anchor) => anchors.contains(anchor),
+            None => link.starts_with("https://"),
+        };
+        assert!(leads, "{link}");
+    }
+    Ok(())
 }

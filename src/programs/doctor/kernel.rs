@@ -100,11 +100,7 @@ pub fn netfilter(case: Case<'_>) -> Vec<Finding> {
     let netfilter = &case.inputs.facts.netfilter;
     let mut found = Vec::new();
     if case.host.in_container {
-        found.push(Finding::note(
-            "iptables",
-            plan::iptables_note(case.inputs),
-            LINK,
-        ));
+        found.push(plan::iptables_note(case.inputs));
     }
     if !netfilter.nf_tables && !netfilter.legacy_in_use && !case.inputs.options.iptables_off {
         if !case.host.modules.ip_tables {
