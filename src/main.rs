@@ -33,7 +33,7 @@ fn main() -> ExitCode {
     match run(environment, started) {
         Ok(status) => ExitCode::from(status),
         Err(fault) => {
-            error!("{fault}");
+            error!(status = fault.status, "{fault}");
             ExitCode::from(fault.status)
         }
     }
@@ -150,10 +150,10 @@ fn supervise_engine(
 
 fn say(plan: &Plan) {
     for note in &plan.notes {
-        info!("{note}");
+        info!(code = note.code, link = note.link, "{note}");
     }
     for warning in &plan.warnings {
-        warn!("{warning}");
+        warn!(code = warning.code, link = warning.link, "{warning}");
     }
 }
 

@@ -20,6 +20,8 @@ pub fn lock(path: &Path) -> Result<()> {
         Ok(held) => std::mem::forget(held),
         Err(Errno::EWOULDBLOCK) => anyhow::bail!("{} is locked", path.display()),
         Err(errno) => warn!(
+            path = %path.display(),
+            error = errno.desc(),
             "{} cannot be locked ({}), so nothing keeps a second daemon from it; give it to no \
              other container",
             path.display(),

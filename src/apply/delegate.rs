@@ -126,7 +126,11 @@ impl Delegation {
     /// Logs what the user should know of it.
     pub fn log(&self) {
         for (controller, reason) in &self.refused {
-            warn!("the {controller} controller cannot be enabled ({reason}); going on without");
+            warn!(
+                controller = controller.as_str(),
+                error = reason.as_str(),
+                "the {controller} controller cannot be enabled ({reason}); going on without"
+            );
         }
         if self.threaded {
             warn!(
@@ -135,7 +139,10 @@ impl Delegation {
             );
         }
         if self.attempts > 1 {
-            info!("cgroup controllers enabled at attempt {}", self.attempts);
+            info!(
+                attempts = self.attempts,
+                "cgroup controllers enabled at attempt {}", self.attempts
+            );
         }
     }
 }

@@ -29,7 +29,7 @@ pub fn apply(steps: &[Step]) -> Result<Option<Unfinished>, Fault> {
     let mut done: Vec<String> = Vec::new();
     let mut unfinished = None;
     for step in steps {
-        debug!("{}: {}", step.action, step.why);
+        debug!(step = %step.action, "{}: {}", step.action, step.why);
         match (carry_out(&step.action), step.on_failure) {
             (Ok(None), _) => done.push(step.action.to_string()),
             (Ok(busy), _) => unfinished = busy,
@@ -41,8 +41,12 @@ pub fn apply(steps: &[Step]) -> Result<Option<Unfinished>, Fault> {
                 };
                 return Err(Fault::failure(format!("{words} ({error:#}{left})")));
             }
-            (Err(error), OnFailure::Warn) => warn!("{error:#}; going on without"),
-            (Err(error), OnFailure::Ignore) => debug!("{error:#}, ignoring"),
+            (Err(error), OnFailure::Warn) => {
+                warn!(step = %step.action, "{error:#}; going on without");
+            }
+            (Err(error), OnFailure::Ignore) => {
+                debug!(step = %step.action, "{error:#}, ignoring");
+            }
         }
     }
     Ok(unfinished)

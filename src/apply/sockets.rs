@@ -47,9 +47,11 @@ pub fn bind_all(listeners: &[Listener]) -> Result<Vec<Bound>> {
             (
                 Err(error),
                 Listener::Tcp {
-                    required: false, ..
+                    address,
+                    required: false,
+                    ..
                 },
-            ) => warn!("{error:#}; going on without"),
+            ) => warn!(address = %address, "{error:#}; going on without"),
             (Err(error), _) => return Err(error),
         }
     }

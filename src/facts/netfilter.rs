@@ -68,7 +68,12 @@ impl Netfilter {
 pub fn load_module(name: &str) {
     if let Err(errno) = nix::net::if_::if_nametoindex(name) {
         // There is no such interface, and there need not be.
-        debug!("asked for {name}: {}", errno.desc());
+        debug!(
+            module = name,
+            error = errno.desc(),
+            "asked for {name}: {}",
+            errno.desc()
+        );
     }
 }
 

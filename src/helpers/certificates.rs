@@ -13,8 +13,8 @@ pub fn prepare(wanted: &Certificates, now: SystemTime) -> Result<()> {
     let outcome =
         tls::prepare(&wanted.directory, &wanted.names, now).context("no certificates for TLS")?;
     for warning in &outcome.warnings {
-        warn!("{warning}");
+        warn!(directory = %wanted.directory.display(), "{warning}");
     }
-    info!("{outcome}");
+    info!(directory = %wanted.directory.display(), "{outcome}");
     Ok(())
 }

@@ -90,7 +90,7 @@ fn open(path: &Path, create: bool) -> Result<File> {
             copy?
         }
         Err((file, Errno::EWOULDBLOCK)) => {
-            info!("waiting for {shown}, which another container has mounted");
+            info!(path = %shown, "waiting for {shown}, which another container has mounted");
             lock::lock(&file, libc::LOCK_EX, FOR_EVER)
                 .with_context(|| format!("cannot lock {shown}"))?;
             file
@@ -158,7 +158,7 @@ fn format(path: &Path, mkfs: &Path, inherited: &Inherited) -> Result<()> {
         .read_to_end(&mut said)
         .with_context(|| format!("cannot read what {} says", mkfs.display()))?;
     for line in String::from_utf8_lossy(&said).lines() {
-        warn!("{}: {line}", mkfs.display());
+        warn!(program = %mkfs.display(), "{}: {line}", mkfs.display());
     }
     match waitpid(pid, None) {
         Ok(WaitStatus::Exited(_, 0)) => Ok(()),

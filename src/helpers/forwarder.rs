@@ -177,7 +177,7 @@ impl Connection {
                 (self.asked, self.upstream) = (asked, upstream);
             }
             Err(error) => {
-                debug!("a connection for DNS ends: {error}");
+                debug!(error = %error, "a connection for DNS ends: {error}");
                 return false;
             }
         }
@@ -223,7 +223,7 @@ pub fn run(forwarder: &Forwarder) -> Result<std::convert::Infallible> {
         buffer: vec![0; DATAGRAM],
     };
     if let Err(errno) = memory::unmap_code() {
-        debug!("madvise: {}, ignoring", errno.desc());
+        debug!(error = errno.desc(), "madvise: {}, ignoring", errno.desc());
     }
     loop {
         forwarding.turn()?;
@@ -261,7 +261,10 @@ fn connect_from(upstreams: &[IpAddr], from: usize) -> Option<(usize, TcpStream)>
     let mut rest = upstreams.iter().enumerate().skip(from);
     rest.find_map(|(index, upstream)| {
         let connected = connect(*upstream);
-        let connected = connected.inspect_err(|errno| debug!("{upstream}: {}", errno.desc()));
+        let connected = connected.inspect_err(|errno| {
+            let error = errno.desc();
+            debug!(resolver = %upstream, error, "{upstream}: {error}");
+        });
         Some((index, connected.ok()?))
     })
 }
@@ -361,7 +364,12 @@ impl Forwarding<'_> {
                     Ok(count) => {
                         let answer = buffer.get(..count).unwrap_or_default();
                         if let Err(error) = datagrams.send_to(answer, query.client) {
-                            debug!("an answer to {} is lost: {error}", query.client);
+                            let client = query.client;
+                            debug!(
+                                client = %client,
+                                error = %error,
+                                "an answer to {client} is lost: {error}"
+                            );
                         }
                         return false;
                     }
@@ -384,7 +392,7 @@ impl Forwarding<'_> {
                 Ok(received) => received,
                 Err(error) if is_later(&error) => return,
                 Err(error) => {
-                    debug!("a query is lost: {error}");
+                    debug!(error = %error, "a query is lost: {error}");
                     return;
                 }
             };
@@ -414,7 +422,7 @@ impl Forwarding<'_> {
             Ok((client, _)) => client,
             Err(error) if is_later(&error) => return,
             Err(error) => {
-                debug!("a connection is not taken: {error}");
+                debug!(error = %error, "a connection is not taken: {error}");
                 self.accept_from = Some(now + PAUSE);
                 return;
             }
@@ -466,7 +474,13 @@ fn ask_from(upstreams: &[IpAddr], from: usize, packet: &[u8]) -> Option<(usize, 
     let mut rest = upstreams.iter().enumerate().skip(from);
     rest.find_map(|(index, upstream)| {
         let asked = ask(*upstream, packet);
-        let asked = asked.inspect_err(|error| debug!("{upstream} is not asked: {error}"));
+        let asked = asked.inspect_err(|error| {
+            debug!(
+                resolver = %upstream,
+                error = %error,
+                "{upstream} is not asked: {error}"
+            );
+        });
         Some((index, asked.ok()?))
     })
 }

@@ -25,7 +25,7 @@ pub fn empty(emptied: &Emptied) {
     if let Some(data_file) = &emptied.data_file
         && let Err(error) = data_file::remove(data_file, &emptied.path)
     {
-        warn!("{path} is not emptied: {error:#}; remove it");
+        warn!(path = %path, "{path} is not emptied: {error:#}; remove it");
         return;
     }
     match proc::mounts() {
@@ -35,26 +35,35 @@ pub fn empty(emptied: &Emptied) {
                 if !emptied.mounts.contains(mount)
                     && let Err(errno) = umount2(mount, MntFlags::MNT_DETACH)
                 {
-                    warn!("cannot unmount {}: {}", mount.display(), errno.desc());
+                    warn!(
+                        path = %mount.display(),
+                        error = errno.desc(),
+                        "cannot unmount {}: {}",
+                        mount.display(),
+                        errno.desc()
+                    );
                 }
             }
         }
         Err(error) => {
-            warn!("{path} is not emptied: {error:#}");
+            warn!(path = %path, "{path} is not emptied: {error:#}");
             return;
         }
     }
     match remove_content(&emptied.path) {
         Ok(left) => match left.first() {
-            None => info!("{path} is empty, as DIND_EPHEMERAL asks"),
+            None => info!(path = %path, "{path} is empty, as DIND_EPHEMERAL asks"),
             Some((name, errno)) => warn!(
+                path = %path,
+                files = left.len(),
+                error = errno.desc(),
                 "{path} is empty but for {} files that stay, among them {}: {}",
                 left.len(),
                 name.to_string_lossy(),
                 errno.desc()
             ),
         },
-        Err(error) => warn!("{path} is not emptied: {error:#}; remove the volume"),
+        Err(error) => warn!(path = %path, "{path} is not emptied: {error:#}; remove the volume"),
     }
 }
 

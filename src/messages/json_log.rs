@@ -29,6 +29,9 @@ pub struct Otherwise<'a> {
     pub level: &'a str,
 }
 
+/// The members that every line has.
+const KNOWN: [&str; 4] = ["time", "level", "source", "msg"];
+
 /// A member of an object: its name, and its value as JSON.
 type Member = (String, String);
 
@@ -40,13 +43,24 @@ struct Entry {
     others: Vec<Member>,
 }
 
-/// A line of this program's own, or one of which no more is known than that it came.
-pub fn plain(source: &str, text: &str, otherwise: Otherwise<'_>) -> String {
+/// A line of this program's own, with its fields behind the message in their order; or one of
+/// which no more is known than that it came. A field that has one of the four names becomes
+/// `fields.NAME`, as logrus renames what clashes; the names differ from each other.
+pub fn plain(
+    source: &str,
+    text: &str,
+    fields: &[(&str, Value)],
+    otherwise: Otherwise<'_>,
+) -> String {
+    let field = |(name, value): &(&str, Value)| match KNOWN.contains(name) {
+        true => (format!("fields.{name}"), value.to_string()),
+        false => ((*name).to_owned(), value.to_string()),
+    };
     let entry = Entry {
         time: quoted(&timestamp(otherwise.time)),
         level: quoted(otherwise.level),
         message: quoted(text),
-        others: Vec::new(),
+        others: fields.iter().map(field).collect(),
     };
     entry.print(source)
 }
@@ -58,7 +72,7 @@ pub fn translated(source: &str, line: &[u8], otherwise: Otherwise<'_>) -> String
     let line = String::from_utf8_lossy(line);
     match parse(&line).and_then(Entry::with_another_source) {
         Some(entry) => entry.print(source),
-        None => plain(source, &line, otherwise),
+        None => plain(source, &line, &[], otherwise),
     }
 }
 

@@ -1,10 +1,17 @@
-//! How this program speaks: short lines on standard error, each with its name in
-//! front and no time stamp, since every container engine adds one; or JSON objects.
+//! This program's own log, on standard error: short lines, each with its name in front and
+//! no time stamp, since every container engine adds one; or JSON objects.
+//!
+//! An event of `tracing` has a message and may have fields:
+//! `warn!(path = %path.display(), "cannot read {}", path.display())`. The message is a whole
+//! sentence, and is all that text shows. JSON shows the fields too, behind the message, with
+//! numbers and booleans as such. README.md lists their names.
 
 use std::fmt;
 use std::io::IsTerminal;
 use std::time::SystemTime;
 
+use serde_json::Value;
+use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
@@ -41,6 +48,53 @@ const RED: &str = "\x1b[1;31m";
 const YELLOW: &str = "\x1b[1;33m";
 const USUAL: &str = "\x1b[0m";
 
+/// The message and the fields of an event.
+#[derive(Default)]
+struct Fields {
+    /// As it was written: [`text`] and [`json`] make it one line without secrets.
+    message: String,
+    /// In the order of the call, and ready to be shown: strings are one line without secrets.
+    others: Vec<(&'static str, Value)>,
+}
+
+impl Fields {
+    fn of(event: &Event<'_>) -> Self {
+        let mut fields = Self::default();
+        event.record(&mut fields);
+        fields
+    }
+}
+
+/// What is not named here comes to `record_debug`: `%VALUE`, `?VALUE`, errors and the message.
+impl Visit for Fields {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.record_str(field, &format!("{value:?}"));
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        match field.name() {
+            "message" => value.clone_into(&mut self.message),
+            name => self.others.push((name, one_line(value).into())),
+        }
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.others.push((field.name(), value.into()));
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.others.push((field.name(), value.into()));
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.others.push((field.name(), value.into()));
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.others.push((field.name(), value.into()));
+    }
+}
+
 /// A line of this program's own in text: `dind: error: TEXT`.
 pub fn text(level: Level, text: &str, colours: bool) -> String {
     let (name, colour) = match level {
@@ -56,8 +110,8 @@ pub fn text(level: Level, text: &str, colours: bool) -> String {
     }
 }
 
-/// The same in JSON.
-fn json(level: Level, text: &str) -> String {
+/// The same in JSON, with the fields behind it.
+fn json(level: Level, Fields { message, others }: &Fields) -> String {
     let level = match level {
         Level::ERROR => "error",
         Level::WARN => "warning",
@@ -66,7 +120,8 @@ fn json(level: Level, text: &str) -> String {
         Level::TRACE => "trace",
     };
     let time = SystemTime::now();
-    json_log::plain(NAME, &one_line(text), Otherwise { time, level })
+    let defaults = Otherwise { time, level };
+    json_log::plain(NAME, &one_line(message), others, defaults)
 }
 
 #[derive(Clone, Copy)]
@@ -82,16 +137,15 @@ where
 {
     fn format_event(
         &self,
-        context: &FmtContext<'_, S, N>,
+        _context: &FmtContext<'_, S, N>,
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
         let level = *event.metadata().level();
-        let mut message = String::new();
-        context.format_fields(Writer::new(&mut message), event)?;
+        let fields = Fields::of(event);
         match self.format {
-            LogFormat::Text => writeln!(writer, "{}", text(level, &message, self.colours)),
-            LogFormat::Json => writeln!(writer, "{}", json(level, &message)),
+            LogFormat::Text => writeln!(writer, "{}", text(level, &fields.message, self.colours)),
+            LogFormat::Json => writeln!(writer, "{}", json(level, &fields)),
         }
     }
 }
@@ -116,6 +170,7 @@ pub fn start(logs: Logs) {
 #[cfg(test)]
 mod tests {
     use std::io;
+    use std::path::Path;
     use std::sync::{Arc, Mutex, PoisonError};
 
     use super::*;
@@ -222,5 +277,67 @@ mod tests {
                 r#"{{"time":"{time}","level":"warning","source":"dind","msg":"a\\n\"http://xxxxx@proxy\"\\x1b"}}"#
             ) + "\n"
         );
+    }
+
+    /// What follows the message in JSON, up to the end of the object.
+    fn json_fields(log: impl FnOnce()) -> String {
+        let json = Line {
+            format: LogFormat::Json,
+            ..TEXT
+        };
+        let text = logged(json, log);
+        let (_, fields) = text.split_once(r#""msg":"a""#).unwrap_or_default();
+        fields.trim_end().to_owned()
+    }
+
+    #[test]
+    fn fields_follow_the_message_in_json_and_are_not_in_text() {
+        let error = std::fmt::Error;
+        let cause: &(dyn std::error::Error + 'static) = &error;
+        let remedy: Option<&str> = None;
+        let log = || {
+            tracing::warn!(
+                path = %Path::new("/a b").display(),
+                pid = -1_i32,
+                bytes = u64::MAX,
+                seconds = 0.25,
+                strict = true,
+                words = ?["x"],
+                cause,
+                remedy,
+                level = "x",
+                "a"
+            );
+        };
+        assert_eq!(
+            json_fields(log),
+            r#","path":"/a b","pid":-1,"bytes":18446744073709551615,"seconds":0.25,"strict":true,"words":"[\"x\"]","cause":"an error occurred when formatting an argument","fields.level":"x"}"#
+        );
+        assert_eq!(logged(TEXT, log), "dind: warning: a\n");
+        assert_eq!(json_fields(|| tracing::warn!("a")), "}");
+        assert_eq!(
+            json_fields(|| tracing::warn!(seconds = f64::NAN, "a")),
+            r#","seconds":null}"#
+        );
+    }
+
+    #[test]
+    fn fields_are_one_line_without_secrets() {
+        let address = "http://me:pass@proxy";
+        let log = || {
+            tracing::error!(
+                address,
+                shown = %address,
+                debugged = ?address,
+                option = "--log-opt=splunk-token=pass",
+                path = %Path::new("/a\n\x1b\u{202e}").display(),
+                "a"
+            );
+        };
+        assert_eq!(
+            json_fields(log),
+            r#","address":"http://xxxxx@proxy","shown":"http://xxxxx@proxy","debugged":"\"http://xxxxx@proxy\"","option":"--log-opt=splunk-token=xxxxx","path":"/a\\n\\x1b\\u{202e}"}"#
+        );
+        assert_eq!(logged(TEXT, log), "dind: error: a\n");
     }
 }

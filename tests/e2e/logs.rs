@@ -74,6 +74,20 @@ fn all_lines_of_a_daemon_are_json() {
     find(&entries, "dockerd", "info", "Daemon shutdown complete");
     let containerd = find(&entries, "containerd", "info", "starting containerd");
     assert!(entries[containerd]["version"].is_string(), "a member of it");
+    let note = &entries[find(&entries, "dind", "info", "iptables: ")];
+    assert_eq!(note["code"], "iptables", "{note}");
+    assert!(note["link"].is_string(), "{note}");
+}
+
+/// What a message names is a field too, and a number is one.
+#[test]
+fn messages_have_fields() {
+    let output = json().env("PORT", "abc").run(&[]).exited(2);
+    let entries = entries(&output.stderr);
+    let [error] = entries.as_slice() else {
+        panic!("{entries:?}");
+    };
+    assert_eq!(error["status"], 2, "{error}");
 }
 
 /// What hooks write is too, from the first, which has no daemon yet, to the last.

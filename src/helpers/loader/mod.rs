@@ -50,6 +50,7 @@ pub fn load(images: &Images, progress: ProgressLine) -> Result<()> {
     if !listing.others.is_empty() {
         let names = listing.others.iter().map(|name| name.to_string_lossy());
         warn!(
+            directory = %directory.display(),
             "only *.tar, *.tar.gz and *.tar.zst are loaded: {} has also {}",
             directory.display(),
             shortened(names)
@@ -158,6 +159,9 @@ impl Loader<'_> {
         if !old.is_empty() {
             let names = old.iter().map(|archive| archive.name.to_string_lossy());
             info!(
+                directory = %images.directory.display(),
+                archives = self.all,
+                loaded = old.len(),
                 "{} of {} archives in {} are loaded already: {}",
                 old.len(),
                 self.all,
@@ -215,18 +219,25 @@ impl Loader<'_> {
         self.done = self.done.saturating_add(1);
         self.bytes_done = self.bytes_done.saturating_add(archive.size);
         self.progress.clear();
+        let seconds = upload.began.elapsed().as_secs_f64();
         info!(
-            "loaded {} from {}: {:.1} MB in {:.1} s",
+            archive = %archive.path.display(),
+            images = loaded.join(", "),
+            bytes = archive.size,
+            seconds,
+            "loaded {} from {}: {:.1} MB in {seconds:.1} s",
             shortened(loaded.iter()),
             archive.path.display(),
-            megabytes(archive.size),
-            upload.began.elapsed().as_secs_f64()
+            megabytes(archive.size)
         );
         self.record.add(&archive.name, upload.identity, loaded);
         if self.recorded
             && let Err(error) = self.record.write(&self.images.record)
         {
-            warn!("{error:#}; the next start loads these images again");
+            warn!(
+                path = %self.images.record.display(),
+                "{error:#}; the next start loads these images again"
+            );
             self.recorded = false;
         }
         Ok(())
@@ -248,7 +259,7 @@ impl Loader<'_> {
         if self.images.strict {
             bail!(message);
         }
-        error!("{message}");
+        error!(archive = %path.display(), error = format!("{reason:#}"), "{message}");
         self.done = self.done.saturating_add(1);
         self.failed = self.failed.saturating_add(1);
         Ok(())

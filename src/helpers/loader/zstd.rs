@@ -96,7 +96,7 @@ impl<R: Read> Read for Frames<R> {
 }
 
 fn broken(error: &FrameDecoderError) -> io::Error {
-    debug!("{error}");
+    debug!(error = %error, "{error}");
     io::Error::other("its zstd data is broken or not all there")
 }
 

@@ -74,10 +74,13 @@ pub fn give(
     }
     words.extend(["-", &name]);
     docker.feed(&words, whose, tree.bytes(), |output| tree.write(output))?;
+    let (bytes, seconds) = (tree.bytes(), began.elapsed().as_secs_f64());
     info!(
-        "{whose}: an image of {} MB, in {:.1} s",
-        tree.bytes() / 1_000_000,
-        began.elapsed().as_secs_f64()
+        image = name.as_str(),
+        bytes,
+        seconds,
+        "{whose}: an image of {} MB, in {seconds:.1} s",
+        bytes / 1_000_000
     );
     Ok(name)
 }
