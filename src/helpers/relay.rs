@@ -15,7 +15,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd;
 
-use crate::messages::json_log::{self, Otherwise};
+use crate::messages::json_log::{self, Defaults};
 
 /// What is read at once: a pipe's capacity with the usual pages, pipe(7).
 const READ: usize = 64 * 1024;
@@ -179,12 +179,12 @@ impl<'a> Sink<'a> {
     /// Writes a line of a daemon's at once, so that lines of others do not come into it, or
     /// loses it.
     fn print(&mut self, stream: &Stream<'_>, line: &[u8]) {
-        let otherwise = Otherwise {
+        let defaults = Defaults {
             time: SystemTime::now(),
             level: stream.level,
         };
         let begin = if self.torn { "\n" } else { "" };
-        let line = json_log::translated(stream.source, line, otherwise);
+        let line = json_log::translated(stream.source, line, defaults);
         let text = format!("{begin}{line}\n");
         let mut rest = text.as_bytes();
         while !rest.is_empty() {

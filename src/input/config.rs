@@ -372,7 +372,7 @@ impl<'a> Variables<'a> {
             Some(parsed) => Ok(Some(parsed)),
             None => Err(Fault::usage(format!(
                 "{name}={:?} is not valid",
-                secrets::word(&value.to_string_lossy())
+                secrets::hide_in_word(&value.to_string_lossy())
             ))
             .remedy(format!("allowed: {allowed}"))),
         }

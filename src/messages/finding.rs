@@ -1,5 +1,6 @@
-//! One thing that the user should know of this host: what was seen and what to do. The
-//! planner's warnings are these, and so is everything that `dind doctor` says.
+//! Findings: what is wrong or worth knowing about this host or container, with a code, a
+//! remedy and a link. The warnings and notes of a plan and the report of `dind doctor` consist
+//! of them.
 
 use std::fmt;
 
@@ -7,19 +8,19 @@ use serde_json::{Value, json};
 
 use crate::messages::fault::Fault;
 
-/// How much of dind depends on it.
+/// How serious a finding is, the worst first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
     /// Something will not work.
     Error,
-    /// Something will be other than the user may think.
+    /// Something works, in another way than the user may expect.
     Warning,
-    /// Good to know.
+    /// A fact or a choice, with nothing wrong about it.
     Note,
 }
 
 impl Severity {
-    /// Its name.
+    /// The name in text and in JSON.
     pub fn name(self) -> &'static str {
         match self {
             Self::Error => "error",
@@ -29,24 +30,24 @@ impl Severity {
     }
 }
 
-/// One finding.
+/// One finding. Its [`Display`](fmt::Display) is what was seen, and behind `; ` the remedy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// How much depends on it.
+    /// How serious it is.
     pub severity: Severity,
-    /// What kind of finding it is, for programs: it stays the same from release to
+    /// The kind of finding, for programs, in kebab-case. It stays the same from release to
     /// release.
     pub code: &'static str,
     /// What was seen.
     pub seen: String,
-    /// What to do, where there is something to be done.
+    /// What the user can do, if anything.
     pub remedy: Option<String>,
-    /// Where to read more: a public page.
+    /// Where to read more: the URL of a public page, or a section of README.md.
     pub link: &'static str,
 }
 
 impl Finding {
-    /// Something will not work.
+    /// A finding of severity error, without a remedy: see the fields.
     pub fn error(code: &'static str, seen: impl Into<String>, link: &'static str) -> Self {
         Self {
             severity: Severity::Error,
@@ -57,7 +58,7 @@ impl Finding {
         }
     }
 
-    /// Something will be other than the user may think.
+    /// A finding of severity warning, without a remedy.
     pub fn warning(code: &'static str, seen: impl Into<String>, link: &'static str) -> Self {
         Self {
             severity: Severity::Warning,
@@ -65,7 +66,7 @@ impl Finding {
         }
     }
 
-    /// Good to know.
+    /// A finding of severity note, without a remedy.
     pub fn note(code: &'static str, seen: impl Into<String>, link: &'static str) -> Self {
         Self {
             severity: Severity::Note,
@@ -73,8 +74,8 @@ impl Finding {
         }
     }
 
-    /// An error that would end a start: its message is what was seen, and its remedy is taken
-    /// over.
+    /// The finding that a fault would end a start, of severity error: the fault's message is
+    /// what was seen, and its remedy is taken over.
     pub fn fault(code: &'static str, fault: Fault, link: &'static str) -> Self {
         Self {
             remedy: fault.remedy,
@@ -82,7 +83,7 @@ impl Finding {
         }
     }
 
-    /// With what to do.
+    /// The same finding with what the user can do.
     #[must_use]
     pub fn remedy(self, remedy: impl Into<String>) -> Self {
         Self {
@@ -91,13 +92,13 @@ impl Finding {
         }
     }
 
-    /// With another severity.
+    /// The same finding with another severity.
     #[must_use]
     pub fn severity(self, severity: Severity) -> Self {
         Self { severity, ..self }
     }
 
-    /// As an object with its five fields; the remedy may be null.
+    /// An object with the five fields under their names; the remedy may be null.
     pub fn json(&self) -> Value {
         json!({
             "severity": self.severity.name(),

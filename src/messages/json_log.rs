@@ -1,10 +1,10 @@
-//! A log's lines as JSON objects, one a line: this program's own, and those of the daemons,
-//! which come as logfmt, as JSON where the user has asked the daemon for it, and as what a
-//! runtime prints when it dies.
+//! Log lines as JSON objects, one a line: this program's own, and those of the daemons. A
+//! daemon writes logfmt, JSON if the user has asked it to, and when its runtime dies a trace
+//! that is neither.
 //!
-//! Each begins with `time`, `level`, `source` and `msg`; the daemon's other members follow in
-//! their order. The names are those of logrus, so that a line is the same whoever made it
-//! JSON.
+//! Every object begins with `time`, `level`, `source` and `msg`; other members follow in
+//! their order. The names are those of logrus, so the form does not depend on whether the
+//! daemon made the object or dind.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde_json::{Deserializer, Value};
 use time::OffsetDateTime;
 
-use crate::messages::line::is_shown;
+use crate::messages::line::is_printable;
 
 /// The last second of the year 9999: RFC 3339 has no later one.
 const LAST_SECOND: Duration = Duration::from_secs(253_402_300_799);
@@ -20,22 +20,22 @@ const LAST_SECOND: Duration = Duration::from_secs(253_402_300_799);
 /// What JSON allows between its tokens: RFC 8259, 2.
 const BLANKS: [char; 4] = [' ', '\t', '\r', '\n'];
 
-/// What a line has that does not say it itself.
+/// Time and level for a line that has none of its own.
 #[derive(Debug, Clone, Copy)]
-pub struct Otherwise<'a> {
-    /// When it was read.
+pub struct Defaults<'a> {
+    /// When the line was written or read.
     pub time: SystemTime,
-    /// How bad it is.
+    /// One of logrus' names: `error`, `warning`, `info`, `debug`, `trace`.
     pub level: &'a str,
 }
 
 /// The members that every line has.
-const KNOWN: [&str; 4] = ["time", "level", "source", "msg"];
+const COMMON: [&str; 4] = ["time", "level", "source", "msg"];
 
 /// A member of an object: its name, and its value as JSON.
 type Member = (String, String);
 
-/// What every line has, as JSON, and what else this one does.
+/// A line's members, as JSON, but for the source.
 struct Entry {
     time: String,
     level: String,
@@ -43,42 +43,46 @@ struct Entry {
     others: Vec<Member>,
 }
 
-/// A line of this program's own, with its fields behind the message in their order; or one of
-/// which no more is known than that it came. A field that has one of the four names becomes
-/// `fields.NAME`, as logrus renames what clashes; the names differ from each other.
-pub fn plain(
+/// Takes a message with fields, or a line that could not be parsed, and returns the object,
+/// without the line's end: the fields stand behind the message in their order. Their names
+/// must differ from each other. A field with one of the four common names becomes
+/// `fields.NAME`, as logrus renames what clashes. The text is not searched for secrets.
+pub fn message(
     source: &str,
     text: &str,
     fields: &[(&str, Value)],
-    otherwise: Otherwise<'_>,
+    defaults: Defaults<'_>,
 ) -> String {
-    let field = |(name, value): &(&str, Value)| match KNOWN.contains(name) {
+    let field = |(name, value): &(&str, Value)| match COMMON.contains(name) {
         true => (format!("fields.{name}"), value.to_string()),
         false => ((*name).to_owned(), value.to_string()),
     };
     let entry = Entry {
-        time: quoted(&timestamp(otherwise.time)),
-        level: quoted(otherwise.level),
+        time: quoted(&timestamp(defaults.time)),
+        level: quoted(defaults.level),
         message: quoted(text),
         others: fields.iter().map(field).collect(),
     };
     entry.print(source)
 }
 
-/// A line of a daemon's, without its end. Time, level, message and all values are the
-/// daemon's own; bytes that are no UTF-8 become U+FFFD, as with Go's own encoder. A member
-/// that the daemon calls `source` is `fields.source`, as logrus renames what clashes.
-pub fn translated(source: &str, line: &[u8], otherwise: Otherwise<'_>) -> String {
+/// Takes a line of a daemon's, without its end, and returns the object, without an end
+/// either. Time, level, message and all values are the daemon's own; bytes that are not UTF-8
+/// become U+FFFD, as with Go's own encoder. A member `source` of the daemon's becomes
+/// `fields.source`, as logrus renames what clashes. A line that is neither logfmt nor JSON of
+/// logrus is a message as a whole, with the time and level of `defaults`.
+pub fn translated(source: &str, line: &[u8], defaults: Defaults<'_>) -> String {
     let line = String::from_utf8_lossy(line);
     match parse(&line).and_then(Entry::with_another_source) {
         Some(entry) => entry.print(source),
-        None => plain(source, &line, &[], otherwise),
+        None => message(source, &line, &[], defaults),
     }
 }
 
-/// Level and text of a line in either form, for people; `None` where it is in neither. Other
-/// members follow the message, as JSON has their values, but for the source.
-pub fn words(line: &str) -> Option<(String, String)> {
+/// Takes a line in logfmt or JSON and returns its level, and its message with the other
+/// members but the source behind it, as `NAME=VALUE` with the value as JSON. `None` for a line
+/// in neither form.
+pub fn level_and_text(line: &str) -> Option<(String, String)> {
     let entry = parse(line)?;
     let level = unquoted(&entry.level)?;
     let mut text = unquoted(&entry.message)?;
@@ -90,7 +94,8 @@ pub fn words(line: &str) -> Option<(String, String)> {
     Some((level, text))
 }
 
-/// RFC 3339, in UTC, with nanoseconds, as the daemons have it.
+/// A time in RFC 3339, in UTC, with nanoseconds, as the daemons write it. Times before 1970
+/// and after 9999 become the nearest one that can be written.
 pub fn timestamp(time: SystemTime) -> String {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     let time = OffsetDateTime::UNIX_EPOCH + since.min(LAST_SECOND);
@@ -107,7 +112,8 @@ pub fn timestamp(time: SystemTime) -> String {
 }
 
 impl Entry {
-    /// Of members that have all different names, among them a time, a level and a message.
+    /// The entry of these members. `None` unless their names differ, and a time, a level and
+    /// a message are among them.
     fn new(mut members: Vec<Member>) -> Option<Self> {
         let mut take = |name: &str| {
             let place = members.iter().position(|(known, _)| known == name)?;
@@ -123,13 +129,14 @@ impl Entry {
         entry.names_differ().then_some(entry)
     }
 
-    /// Parsers that are given a name twice take either value, or the line as broken.
+    /// Whether every name is there once. What a parser makes of a name that it finds twice is
+    /// its own choice (RFC 8259, 4).
     fn names_differ(&self) -> bool {
         let mut names = BTreeSet::from(["time", "level", "msg"]);
         self.others.iter().all(|(name, _)| names.insert(name))
     }
 
-    /// With another name for the member that has ours.
+    /// The same entry with `fields.source` for `source`, which is the name of a member of ours.
     fn with_another_source(mut self) -> Option<Self> {
         for (name, _) in &mut self.others {
             if name == "source" {
@@ -163,16 +170,16 @@ fn unquoted(json: &str) -> Option<String> {
     serde_json::from_str(json).ok()
 }
 
-/// JSON for a log that a person may look at: of what is in it, nothing drives a terminal or
-/// turns the order of what is read.
+/// The same JSON with escapes for all characters that are not printable ([`is_printable`]), as
+/// a log may be looked at on a terminal.
 fn escaped(json: String) -> String {
-    if json.chars().all(is_shown) {
+    if json.chars().all(is_printable) {
         return json;
     }
     let mut text = String::with_capacity(json.len());
     for character in json.chars() {
         match character {
-            shown if is_shown(shown) => text.push(shown),
+            shown if is_printable(shown) => text.push(shown),
             // In a string JSON has these escaped already: this is between two tokens.
             '\0'..='\x1f' => text.push(' '),
             hidden => text.push_str(&format!("\\u{:04x}", u32::from(hidden))),
@@ -191,7 +198,8 @@ fn parse(line: &str) -> Option<Entry> {
     }
 }
 
-/// The members of an object after its first brace, where that is all there is.
+/// The members of an object, from the text after its opening brace. `None` unless nothing but
+/// blanks follows the closing one.
 fn object(text: &str) -> Option<Vec<Member>> {
     let mut members = Vec::new();
     let mut rest = text;
@@ -215,8 +223,8 @@ fn after_token(text: &str, token: char) -> Option<&str> {
     text.trim_start_matches(BLANKS).strip_prefix(token)
 }
 
-/// The first value of a text, how it is written, which numbers do not survive otherwise, and
-/// what follows.
+/// The first value of a text, the same as it is written (a parsed number may lose digits), and
+/// the text behind it.
 fn first_value(text: &str) -> Option<(Value, &str, &str)> {
     let text = text.trim_start_matches(BLANKS);
     let mut values = Deserializer::from_str(text).into_iter();
@@ -225,8 +233,8 @@ fn first_value(text: &str) -> Option<(Value, &str, &str)> {
     Some((value, written, rest))
 }
 
-/// The members of a line as logrus' TextFormatter writes it to what is no terminal:
-/// `name=value name="quoted as Go does"`. It leaves out an empty message.
+/// The members of a line of logrus' TextFormatter where it does not write to a terminal:
+/// `name=value name="quoted as Go does"`. It leaves out an empty message, which is added.
 fn logfmt(line: &str) -> Option<Vec<Member>> {
     let mut members = Vec::new();
     let mut rest = line;
@@ -259,8 +267,9 @@ fn logfmt(line: &str) -> Option<Vec<Member>> {
     Some(members)
 }
 
-/// The string whose opening quote stands before `text`, as strconv.Quote of Go writes it, and
-/// what follows its closing one.
+/// The value of a string of Go's strconv.Quote, from the text after its opening quote, and the
+/// text after its closing one. `None` for one without an end, and for escapes that Quote does
+/// not write.
 fn go_string(text: &str) -> Option<(String, &str)> {
     let mut value = String::new();
     let mut rest = text;
@@ -310,7 +319,7 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::json;
 
-    const OTHERWISE: Otherwise<'_> = Otherwise {
+    const DEFAULTS: Defaults<'_> = Defaults {
         time: UNIX_EPOCH,
         level: "error",
     };
@@ -320,7 +329,7 @@ mod tests {
     }
 
     fn dockerd(line: &str) -> String {
-        translated("dockerd", line.as_bytes(), OTHERWISE)
+        translated("dockerd", line.as_bytes(), DEFAULTS)
     }
 
     #[test]
@@ -393,9 +402,9 @@ mod tests {
         let line = translated(
             "dockerd",
             b"\x1b[2J\x7f\xc2\x9b\xe2\x80\xae\xff\0\r",
-            OTHERWISE,
+            DEFAULTS,
         );
-        assert!(line.chars().all(is_shown), "{line}");
+        assert!(line.chars().all(is_printable), "{line}");
         let value = parsed(&line);
         assert_eq!(value["msg"], "\x1b[2J\x7f\u{9b}\u{202e}\u{fffd}\0\r");
         let line = dockerd("{\"time\":\"\u{9b}\",\"level\":\"info\",\"msg\":\"\",\"a\":[1,\r2]}");
@@ -421,7 +430,7 @@ mod tests {
             ("Usage: dockerd", None),
         ] {
             let shown = shown.map(|(level, text)| (level.to_owned(), text.to_owned()));
-            assert_eq!(words(line), shown, "{line}");
+            assert_eq!(level_and_text(line), shown, "{line}");
         }
     }
 
@@ -462,8 +471,8 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_one_line_of_json(bytes in any::<Vec<u8>>(), prefix in "(time=\"t\" level=info msg=|\\{\"time\":\"t\",)?") {
-            let line = translated("containerd", &[prefix.as_bytes(), &bytes].concat(), OTHERWISE);
-            prop_assert!(line.chars().all(is_shown), "{}", line);
+            let line = translated("containerd", &[prefix.as_bytes(), &bytes].concat(), DEFAULTS);
+            prop_assert!(line.chars().all(is_printable), "{}", line);
             let value = parsed(&line);
             prop_assert_eq!(&value["source"], "containerd");
             for name in ["time", "level", "msg"] {

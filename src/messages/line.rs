@@ -1,18 +1,19 @@
-//! One line for people out of any text.
+//! Any text as one line that is safe to print.
 
 use crate::messages::secrets;
 
-/// `text` as one line for people, whatever is in it: variables, flags, file names, what a
-/// daemon has written. Nothing in it can end the line and begin another, drive a terminal,
-/// or turn the order of what is read; no password and no key is in it.
+/// Takes any text, such as variables, flags, file names and a daemon's output, and returns it
+/// as one line of printable characters ([`is_printable`]) without secrets ([`secrets::hide`]).
+/// Every other character is escaped, so none can begin another line, control a terminal or
+/// reorder what is displayed. A line that was made so is returned unchanged.
 pub fn one_line(text: &str) -> String {
-    let text = secrets::hidden(text);
+    let text = secrets::hide(text);
     let mut line = String::with_capacity(text.len());
     for character in text.chars() {
         match character {
-            shown if is_shown(shown) => line.push(shown),
+            printable if is_printable(printable) => line.push(printable),
             '\n' | '\r' | '\t' => line.extend(character.escape_default()),
-            // As tracing-subscriber has those of them that it escapes itself.
+            // The notation of tracing-subscriber's own escapes.
             '\0'..='\x7f' => line.push_str(&format!("\\x{:02x}", u32::from(character))),
             _ => line.extend(character.escape_unicode()),
         }
@@ -20,9 +21,10 @@ pub fn one_line(text: &str) -> String {
     line
 }
 
-/// Not control characters (C0, DEL and C1: ECMA-48), line and paragraph separators, and
-/// those that change the direction of text (Unicode, Bidi_Control).
-pub fn is_shown(character: char) -> bool {
+/// Whether a character may stand in a line as it is. Control characters (C0, DEL and C1:
+/// ECMA-48), line and paragraph separators, and those that change the direction of text
+/// (Unicode, Bidi_Control) may not.
+pub fn is_printable(character: char) -> bool {
     let turns = matches!(
         character,
         '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
@@ -39,7 +41,7 @@ mod tests {
         #[test]
         fn a_line_is_a_line(text in any::<String>()) {
             let shown = one_line(&text);
-            prop_assert!(shown.chars().all(is_shown), "{:?}", shown);
+            prop_assert!(shown.chars().all(is_printable), "{:?}", shown);
             prop_assert_eq!(one_line(&shown), shown);
         }
     }

@@ -17,36 +17,37 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-use crate::messages::json_log::{self, Otherwise};
+use crate::messages::json_log::{self, Defaults};
 use crate::messages::line::one_line;
 
-/// How lines of a log are written: `DIND_LOG_FORMAT`.
+/// The form of log lines: `DIND_LOG_FORMAT`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
-    /// For people.
+    /// `dind: warning: MESSAGE`.
     Text,
     /// JSON objects, one a line.
     Json,
 }
 
-/// What there is to know before the first line of this program's own can be written.
+/// The settings of this program's own log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Logs {
-    /// `DIND_LOG`: the last level that is written.
+    /// `DIND_LOG`: the least important level that is written.
     pub level: Level,
     /// `DIND_LOG_FORMAT`.
     pub format: LogFormat,
-    /// Whether a terminal gets colours: `NO_COLOR` of <https://no-color.org>, `TERM`.
+    /// Whether a terminal gets colours: not with `NO_COLOR` of <https://no-color.org>, nor
+    /// with `TERM=dumb`.
     pub colours: bool,
 }
 
-/// What this program is called in its lines.
+/// The name of this program in its lines, and the `source` of those in JSON.
 const NAME: &str = "dind";
 
-/// Select Graphic Rendition of ECMA-48: bold and red, bold and yellow, neither.
+/// Select Graphic Rendition of ECMA-48: bold and red, bold and yellow, and the default.
 const RED: &str = "\x1b[1;31m";
 const YELLOW: &str = "\x1b[1;33m";
-const USUAL: &str = "\x1b[0m";
+const RESET: &str = "\x1b[0m";
 
 /// The message and the fields of an event.
 #[derive(Default)]
@@ -95,7 +96,9 @@ impl Visit for Fields {
     }
 }
 
-/// A line of this program's own in text: `dind: error: TEXT`.
+/// Takes a message of any characters and returns the line for it, without its end:
+/// `dind: error: MESSAGE`, with [`one_line`] of the message. With `colours`, errors and
+/// warnings have the escape sequences of theirs.
 pub fn text(level: Level, text: &str, colours: bool) -> String {
     let (name, colour) = match level {
         Level::ERROR => ("error", RED),
@@ -105,12 +108,12 @@ pub fn text(level: Level, text: &str, colours: bool) -> String {
         Level::TRACE => ("trace", ""),
     };
     match colours && !colour.is_empty() {
-        true => format!("{NAME}: {colour}{name}{USUAL}: {}", one_line(text)),
+        true => format!("{NAME}: {colour}{name}{RESET}: {}", one_line(text)),
         false => format!("{NAME}: {name}: {}", one_line(text)),
     }
 }
 
-/// The same in JSON, with the fields behind it.
+/// The line of an event as a JSON object, without its end, with the time of now.
 fn json(level: Level, Fields { message, others }: &Fields) -> String {
     let level = match level {
         Level::ERROR => "error",
@@ -120,10 +123,11 @@ fn json(level: Level, Fields { message, others }: &Fields) -> String {
         Level::TRACE => "trace",
     };
     let time = SystemTime::now();
-    let defaults = Otherwise { time, level };
-    json_log::plain(NAME, &one_line(message), others, defaults)
+    let defaults = Defaults { time, level };
+    json_log::message(NAME, &one_line(message), others, defaults)
 }
 
+/// The form in which tracing-subscriber is to write events.
 #[derive(Clone, Copy)]
 struct Line {
     format: LogFormat,
@@ -150,7 +154,8 @@ where
     }
 }
 
-/// Sets it up. To be called once.
+/// Makes the macros of `tracing` write to standard error from here on. To be called once, as
+/// a second call panics; before it, events are lost.
 pub fn start(logs: Logs) {
     let stderr = std::io::stderr();
     tracing_subscriber::fmt()
@@ -161,7 +166,7 @@ pub fn start(logs: Logs) {
         .log_internal_errors(false)
         .event_format(Line {
             format: logs.format,
-            // And in JSON there are none.
+            // JSON has none.
             colours: logs.colours && logs.format == LogFormat::Text && stderr.is_terminal(),
         })
         .init();

@@ -1,4 +1,5 @@
-//! What is written for people and for programs that read logs: faults, findings, lines.
+//! Text for users and for programs that read logs: faults and findings, log lines as text
+//! and as JSON, the removal of secrets, and the progress line.
 
 pub mod fault;
 #[cfg(test)]

@@ -1,21 +1,24 @@
-//! How far something is, for who sits at a terminal: one line on standard error that is
-//! written over and over, and at the end not there.
+//! The progress line: one line on standard error that is overwritten as work goes on and
+//! erased at its end. There is none where standard error is not a terminal.
 
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-/// How often a terminal is told.
+/// The least time between two updates.
 const INTERVAL: Duration = Duration::from_millis(100);
 
-/// The line. It is only there where standard error is a terminal.
+/// The line. It is erased when the value is dropped.
 #[derive(Debug, Clone)]
 pub struct ProgressLine {
+    /// When the line was last written, if it is on the terminal.
     shown: Option<Instant>,
+    /// Whether there is a terminal to write to, and a line is wanted.
     terminal: bool,
 }
 
 impl ProgressLine {
-    /// Nothing is shown yet, and never where it is not `wanted`.
+    /// A line that is not shown yet, and never will be unless it is `wanted` and standard
+    /// error is a terminal.
     pub fn new(wanted: bool) -> Self {
         Self {
             shown: None,
@@ -23,8 +26,9 @@ impl ProgressLine {
         }
     }
 
-    /// Shows what `text` says, if it is time to. What it says must be short, and must not
-    /// drive a terminal.
+    /// Writes the result of `text` over the line, unless the last update was less than 100 ms
+    /// ago. The text must be shorter than a terminal is wide and have no control characters:
+    /// it is printed as it is. Errors of writing are ignored.
     pub fn show(&mut self, text: impl FnOnce() -> String) {
         if self.terminal && self.shown.is_none_or(|shown| shown.elapsed() >= INTERVAL) {
             self.shown = Some(Instant::now());
@@ -32,7 +36,7 @@ impl ProgressLine {
         }
     }
 
-    /// Takes the line away, so that another can be written.
+    /// Erases the line, so that a log line can be written in its place.
     pub fn clear(&mut self) {
         if self.shown.take().is_some() {
             let _ = write!(io::stderr(), "\r\x1b[K");

@@ -1,51 +1,56 @@
-//! What is shown to nobody: passwords and keys among arguments and variables, which the
-//! plan and errors quote, so that they would end up in logs and bug reports.
+//! Removes passwords and keys from arguments and variables that the plan and errors quote:
+//! their text ends up in logs and bug reports.
 //!
-//! They are looked for where people put them: before the `@` of an address (RFC 3986,
-//! 3.2.1), after the name of a password or token (`--log-opt splunk-token=…`), and in PEM.
+//! Three places are known: before the `@` of an address (RFC 3986, 3.2.1), after the name of
+//! a password or token (`--log-opt splunk-token=…`), and private keys in PEM.
 
-/// What stands in their place, as in Go's `URL.Redacted` and in `docker info`.
+/// The replacement, as in Go's `URL.Redacted` and in `docker info`.
 const HIDDEN: &str = "xxxxx";
 
-/// What the name of a secret ends with. Not `key`: `--tlskey=FILE`.
+/// The endings of the names of secrets, in any case. Not `key`: `--tlskey=FILE`.
 const NAMES: &[&str] = &[
     "password", "passwd", "secret", "token", "apikey", "api-key", "api_key",
 ];
 
-/// Where a private key begins and ends: RFC 7468, 2.
+/// The end of the line before a private key, and the beginning of the line after it:
+/// RFC 7468, 2.
 const KEY_BEGINS: &str = "PRIVATE KEY-----";
 const KEY_ENDS: &str = "-----END";
 
-/// A text of several words without its secrets. One that has a blank or a quote in it is
-/// hidden as a whole only in a [`word`] of its own.
-pub fn hidden(text: &str) -> String {
+/// Takes a text of any words and returns it with `xxxxx` for each secret. A secret ends at
+/// the next blank or quote here; where it may have one, use [`hide_in_word`]. Hiding twice
+/// changes nothing more.
+pub fn hide(text: &str) -> String {
     without(text, |character| {
         character.is_whitespace() || matches!(character, '"' | '\'')
     })
 }
 
-/// One word without its secrets, whatever characters these have.
-pub fn word(word: &str) -> String {
+/// Takes one word, such as the value of a variable, and returns it with `xxxxx` for each
+/// secret, whatever characters that has.
+pub fn hide_in_word(word: &str) -> String {
     without(word, |_| false)
 }
 
-/// The words of a command line without their secrets, among which are the words after
-/// flags that have such a name.
-pub fn words<'a>(words: impl IntoIterator<Item = &'a str>) -> Vec<String> {
+/// Takes the words of a command line and returns them as [`hide_in_word`] does each. A word
+/// behind a flag with the name of a secret is one as a whole (`--password WORD`).
+pub fn hide_in_words<'a>(words: impl IntoIterator<Item = &'a str>) -> Vec<String> {
     let mut before = "";
     let hidden = words.into_iter().map(|current| {
         let flag = std::mem::replace(&mut before, current);
         match current.rsplit_once('@') {
             _ if flag.starts_with('-') && is_secret(flag) => HIDDEN.to_owned(),
             Some((_, host)) if flag.starts_with('-') && is_proxy(flag) => {
-                format!("{HIDDEN}@{}", word(host))
+                format!("{HIDDEN}@{}", hide_in_word(host))
             }
-            _ => word(current),
+            _ => hide_in_word(current),
         }
     });
     hidden.collect()
 }
 
+/// Replaces the secrets of a text. The value behind `=` and the address behind `://` end
+/// before the first character that `is_end`.
 fn without(text: &str, is_end: fn(char) -> bool) -> String {
     let mut shown = String::with_capacity(text.len());
     let text = without_keys(text);
@@ -75,7 +80,8 @@ fn without(text: &str, is_end: fn(char) -> bool) -> String {
     shown + rest
 }
 
-/// From the first private key's first line to the last one's last, or to the text's end.
+/// Replaces everything between the first line of the first private key and the last line of
+/// the last one. A key without an end goes to the end of the text.
 fn without_keys(text: &str) -> String {
     let Some((before, key)) = text.split_once(KEY_BEGINS) else {
         return text.to_owned();
@@ -131,7 +137,7 @@ mod tests {
                 "-----BEGIN PRIVATE KEY-----xxxxx",
             ),
         ] {
-            assert_eq!(hidden(text), shown);
+            assert_eq!(hide(text), shown);
         }
     }
 
@@ -145,14 +151,14 @@ mod tests {
             "token=",
             "",
         ] {
-            assert_eq!(hidden(text), text);
+            assert_eq!(hide(text), text);
         }
     }
 
     #[test]
     fn in_a_word_of_its_own_a_secret_may_have_blanks() {
-        assert_eq!(word("http://me:a 'b@host"), "http://xxxxx@host");
-        assert_eq!(word("my-secret=a b"), "my-secret=xxxxx");
+        assert_eq!(hide_in_word("http://me:a 'b@host"), "http://xxxxx@host");
+        assert_eq!(hide_in_word("my-secret=a b"), "my-secret=xxxxx");
         let line = [
             "login",
             "--password",
@@ -169,7 +175,7 @@ mod tests {
             "xxxxx@c",
             "d",
         ];
-        assert_eq!(words(line), shown);
+        assert_eq!(hide_in_words(line), shown);
     }
 
     proptest! {
@@ -184,9 +190,9 @@ mod tests {
                 format!("{before} --http-proxy={user}:{password}@host"),
                 format!("{before} --log-opt splunk-token={password}"),
             ] {
-                let shown = hidden(&text);
+                let shown = hide(&text);
                 prop_assert!(!shown.contains(&password) || before.contains(&password), "{}", shown);
-                prop_assert_eq!(hidden(&shown), shown);
+                prop_assert_eq!(hide(&shown), shown);
             }
         }
     }

@@ -17,7 +17,7 @@ pub fn quoted(words: impl IntoIterator<Item = impl AsRef<OsStr>>) -> String {
         .into_iter()
         .map(|word| word.as_ref().to_string_lossy().into_owned())
         .collect();
-    let words = secrets::words(words.iter().map(String::as_str));
+    let words = secrets::hide_in_words(words.iter().map(String::as_str));
     // A NUL byte cannot be quoted, and cannot be in an argument either.
     shlex::try_join(words.iter().map(String::as_str)).unwrap_or_else(|_| words.join(" "))
 }

@@ -5,11 +5,11 @@
 
 use std::time::UNIX_EPOCH;
 
-use dind::messages::json_log::{Otherwise, translated, words};
+use dind::messages::json_log::{Defaults, level_and_text, translated};
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 
-const OTHERWISE: Otherwise<'_> = Otherwise {
+const DEFAULTS: Defaults<'_> = Defaults {
     time: UNIX_EPOCH,
     level: "error",
 };
@@ -22,7 +22,7 @@ fn object(line: &str) -> serde_json::Map<String, Value> {
 }
 
 fuzz_target!(|data: &[u8]| {
-    let line = translated("dockerd", data, OTHERWISE);
+    let line = translated("dockerd", data, DEFAULTS);
     assert!(!line.contains(char::is_control), "{line:?}");
     let mut translation = object(&line);
     assert_eq!(translation["source"], "dockerd");
@@ -30,7 +30,7 @@ fuzz_target!(|data: &[u8]| {
     for name in ["time", "level", "msg"] {
         assert!(translation[name].is_string(), "{line:?}");
     }
-    assert!(words(&line).is_some(), "{line:?}");
+    assert!(level_and_text(&line).is_some(), "{line:?}");
 
     // What is JSON already keeps its members, or is a message as a whole.
     let text = String::from_utf8_lossy(data);
@@ -44,7 +44,7 @@ fuzz_target!(|data: &[u8]| {
         assert_eq!(translation, given);
     }
     // And what has been made JSON is read as such.
-    let again = object(&translated("dind", line.as_bytes(), OTHERWISE));
+    let again = object(&translated("dind", line.as_bytes(), DEFAULTS));
     assert_eq!(again["source"], "dind");
     assert!(again["msg"] == line.as_str() || again["fields.source"] == "dockerd");
 });

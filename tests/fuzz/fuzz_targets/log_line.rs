@@ -12,7 +12,7 @@ fuzz_target!(|data: &[u8]| {
     let line = one_line(&text);
     assert!(!line.contains(char::is_control), "{line:?}");
     assert_eq!(one_line(&line), line);
-    secrets::words(text.split('\n'));
+    secrets::hide_in_words(text.split('\n'));
     let Some((length, rest)) = data.split_first() else {
         return;
     };
@@ -30,11 +30,11 @@ fuzz_target!(|data: &[u8]| {
         format!("{around}token={password}"),
         format!("{around}-proxy=me:{password}@host"),
     ] {
-        let shown = secrets::word(&word);
+        let shown = secrets::hide_in_word(&word);
         assert!(!shown.contains(&*password), "{shown:?}");
         let blank = |character: char| character.is_whitespace() || "\"'".contains(character);
         if !password.contains(blank) {
-            let shown = secrets::hidden(&format!("{around} {word}"));
+            let shown = secrets::hide(&format!("{around} {word}"));
             assert!(!shown.contains(&*password), "{shown:?}");
         }
     }
