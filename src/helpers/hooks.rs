@@ -14,11 +14,14 @@ use nix::sys::stat::Mode;
 use nix::unistd::Pid;
 use tracing::{error, info, warn};
 
-use crate::messages::fault::{FAILURE, Fault};
+use crate::messages::fault::Fault;
 use crate::sys::end::End;
 use crate::sys::process;
 use crate::sys::signals::Signals;
 use crate::sys::spawn::{self, Child, Session};
+
+/// The status of a hook that took too long, as timeout(1) has it.
+const TIMED_OUT: u8 = 124;
 
 /// How hooks are run.
 pub struct Runner<'a> {
@@ -57,31 +60,39 @@ impl Runner<'_> {
     pub fn run(&mut self, hooks: &[PathBuf]) -> u8 {
         let mut status = 0;
         for path in hooks {
-            info!("hook {}", path.display());
+            info!(hook = %path.display(), "hook {}", path.display());
             let failed = match self.run_one(path) {
                 Ok(Finish::Ended(End::Exited(0))) => 0,
                 Ok(Finish::Ended(end)) => {
-                    say(path, format_args!("{end}; its output says why"));
+                    failed(
+                        path,
+                        end.status(),
+                        format_args!("{end}; its output says why"),
+                    );
                     end.status()
                 }
                 Ok(Finish::TimedOut) => {
                     let seconds = self.timeout.as_secs_f64();
-                    say(
+                    failed(
                         path,
+                        TIMED_OUT,
                         format_args!(
                             "has not ended within {seconds} s and was killed; a longer \
                              DIND_HOOK_TIMEOUT gives it more"
                         ),
                     );
-                    // As timeout(1) has it.
-                    124
+                    TIMED_OUT
                 }
                 Ok(Finish::Stopped) => {
-                    warn!("hook {} was ended by the container's stop", path.display());
+                    warn!(
+                        hook = %path.display(),
+                        "hook {} was ended by the container's stop",
+                        path.display()
+                    );
                     End::Signaled(libc::SIGTERM).status()
                 }
                 Err(fault) => {
-                    error!("hook: {fault}");
+                    error!(hook = %path.display(), status = fault.status, "hook: {fault}");
                     fault.status
                 }
             };
@@ -148,15 +159,15 @@ impl Runner<'_> {
             if let Err(errno) = self.signals.poll(&mut descriptors, Some(left))
                 && errno != Errno::EINTR
             {
-                return Err(Fault {
-                    status: FAILURE,
-                    message: format!("cannot wait for {pid}: {}; try again", errno.desc()),
-                });
+                return Err(
+                    Fault::failure(format!("cannot wait for {pid}: {}", errno.desc()))
+                        .remedy("try again"),
+                );
             }
         }
     }
 }
 
-fn say(path: &Path, how: fmt::Arguments<'_>) {
-    error!("hook {} {how}", path.display());
+fn failed(path: &Path, status: u8, how: fmt::Arguments<'_>) {
+    error!(hook = %path.display(), status, "hook {} {how}", path.display());
 }

@@ -174,7 +174,7 @@ fn wait(
             )));
         }
         if waited >= SILENT && !logged {
-            info!("waiting for {}, which is on {fstype}", path.display());
+            info!(path = %path.display(), "waiting for {}, which is on {fstype}", path.display());
             logged = true;
         }
         let next = if logged {

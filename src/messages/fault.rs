@@ -72,16 +72,11 @@ impl fmt::Display for Fault {
     }
 }
 
-impl std::error::Error for Fault {}
-
 impl From<anyhow::Error> for Fault {
-    /// The fault that an error is, or a failure with the whole chain of the error as its
-    /// message, outermost first. The text of such a chain is not split: it has no remedy.
+    /// A failure with the whole chain of the error as its message, outermost first. The text of
+    /// such a chain is not split: it has no remedy.
     fn from(error: anyhow::Error) -> Self {
-        match error.downcast::<Fault>() {
-            Ok(fault) => fault,
-            Err(error) => Self::failure(format!("{error:#}")),
-        }
+        Self::failure(format!("{error:#}"))
     }
 }
 
@@ -104,9 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fault_comes_through_anyhow_unchanged_and_other_errors_become_failures() {
-        let fault = Fault::usage("PORT=x is not valid").remedy("allowed: 1 to 65535");
-        assert_eq!(Fault::from(anyhow::Error::new(fault.clone())), fault);
+    fn other_errors_become_failures() {
         let chain = anyhow!("no such file").context("cannot read /a; mount it");
         let message = "cannot read /a; mount it: no such file";
         assert_eq!(Fault::from(chain), Fault::failure(message));

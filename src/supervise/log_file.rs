@@ -94,7 +94,9 @@ impl LogFile {
 fn last_words(text: &str) -> Vec<String> {
     let mut in_usage = false;
     let telling = text.lines().filter_map(|line| {
-        let json = line.starts_with('{').then(|| json_log::words(line));
+        let json = line
+            .starts_with('{')
+            .then(|| json_log::level_and_text(line));
         let (level, text) = json.flatten().unwrap_or_default();
         let message = if level.is_empty() { line } else { &text };
         // Between these two, with the colon at the beginning of a line.
@@ -144,13 +146,13 @@ mod tests {
                 "See 'dockerd --help'."
             ]
         );
-        let otherwise = json_log::Otherwise {
+        let defaults = json_log::Defaults {
             time: UNIX_EPOCH,
             level: "error",
         };
         let json: String = text
             .lines()
-            .map(|line| json_log::translated("dockerd", line.as_bytes(), otherwise) + "\n")
+            .map(|line| json_log::translated("dockerd", line.as_bytes(), defaults) + "\n")
             .collect();
         assert_eq!(
             last_words(&json),

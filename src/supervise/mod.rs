@@ -233,7 +233,7 @@ impl Supervisor<'_> {
             }
             self.wait(unreaped);
             for (process, fault) in self.children.failed() {
-                error!("{fault}");
+                not_started(process, &fault);
                 events.push_back(Event::NotStarted(process, fault.status));
             }
             self.read_answer(&mut events);
@@ -289,7 +289,7 @@ impl Supervisor<'_> {
             };
             // Why it did not start it has reported before it ended.
             for (process, fault) in self.children.failed() {
-                error!("{fault}");
+                not_started(process, &fault);
                 events.push_back(Event::NotStarted(process, fault.status));
             }
             match self.children.take(pid) {
@@ -383,7 +383,7 @@ impl Supervisor<'_> {
             Effect::AnnounceReady => self.announce_ready(),
             Effect::StartDaemons => {
                 if let Err(fault) = self.start_daemons() {
-                    error!("{fault}");
+                    not_started(Process::Dockerd, &fault);
                     let missing = [Process::Dockerd, Process::Containerd]
                         .into_iter()
                         .filter(|process| self.children.pid(*process).is_none())
@@ -394,14 +394,14 @@ impl Supervisor<'_> {
             }
             Effect::Restart(process) => {
                 if let Err(fault) = self.restart(process) {
-                    error!("{fault}");
+                    not_started(process, &fault);
                     events.push_back(Event::NotStarted(process, fault.status));
                 }
             }
             Effect::CloseSockets => self.bound.clear(),
             Effect::StartCommand => {
                 if let Err(fault) = self.start_command() {
-                    error!("{fault}");
+                    not_started(Process::Command, &fault);
                     events.push_back(Event::NotStarted(Process::Command, fault.status));
                 }
             }
@@ -506,6 +506,10 @@ impl Supervisor<'_> {
             && let Err(errno) = process::kill(pid, signal)
         {
             warn!(
+                process = process.name(),
+                pid = pid.as_raw(),
+                signal,
+                error = errno.desc(),
                 "cannot send signal {signal} to {} ({pid}): {}",
                 process.name(),
                 errno.desc()
@@ -710,7 +714,7 @@ impl Supervisor<'_> {
         if let Some(log) = &self.log {
             line.push_str(&format!("; its log is {}", log.path().display()));
         }
-        info!("{line}");
+        info!(seconds = self.started.elapsed().as_secs_f64(), "{line}");
         if let Err(errno) = memory::unmap_code() {
             debug!("madvise: {}, ignoring", errno.desc());
         }
@@ -719,12 +723,17 @@ impl Supervisor<'_> {
     /// With no file, the lines stand above already.
     fn show_log(&self) {
         if let Some(log) = &self.log {
-            error!("the last lines of {}:", log.path().display());
+            error!(path = %log.path().display(), "the last lines of {}:", log.path().display());
             for line in log.tail() {
                 error!("| {line}");
             }
         }
     }
+}
+
+/// Logs why a child could not be started.
+fn not_started(process: Process, fault: &Fault) {
+    error!(process = process.name(), status = fault.status, "{fault}");
 }
 
 fn log(message: &Message) {
@@ -744,9 +753,10 @@ fn log(message: &Message) {
 /// Logs what `dind doctor` would print, but for its notes.
 fn diagnose(config: &Config) {
     for finding in doctor::diagnosis(config) {
+        let (code, link) = (finding.code, finding.link);
         match finding.severity {
-            Severity::Error => error!("{finding} ({})", finding.link),
-            Severity::Warning | Severity::Note => warn!("{finding} ({})", finding.link),
+            Severity::Error => error!(code, link, "{finding} ({link})"),
+            Severity::Warning | Severity::Note => warn!(code, link, "{finding} ({link})"),
         }
     }
 }
@@ -824,7 +834,12 @@ fn kill_containers() {
     );
     for pid in processes {
         if let Err(errno) = process::kill(Pid::from_raw(pid), libc::SIGKILL) {
-            warn!("cannot kill {pid}: {}", errno.desc());
+            warn!(
+                pid,
+                error = errno.desc(),
+                "cannot kill {pid}: {}",
+                errno.desc()
+            );
         }
     }
 }

@@ -95,41 +95,35 @@ impl SpawnError {
 
     /// The error as the last word on `program`.
     pub fn fault(self, program: &OsStr) -> Fault {
-        Fault {
-            status: self.status(),
-            message: format!("cannot run {}: {self}", program.to_string_lossy()),
+        let message = format!("cannot run {}: {self}", program.to_string_lossy());
+        let fault = Fault::new(self.status(), message);
+        match self.remedy() {
+            Some(remedy) => fault.remedy(remedy),
+            None => fault,
+        }
+    }
+
+    fn remedy(self) -> Option<&'static str> {
+        match (self.failed, self.errno) {
+            (At::Exec, Errno::ENOENT) => Some("check its spelling, or its interpreter's"),
+            (At::Exec, Errno::EACCES) => Some("check its mode"),
+            (At::Exec, Errno::ENOEXEC) => Some("a script needs a first line with #!"),
+            (At::Exec, _) => None,
+            (At::Fork, _) => Some("raise the container's pids limit"),
+            (At::Preparation, Errno::EINVAL) => Some("check its words for a NUL byte"),
+            (At::Preparation, Errno::EMFILE | Errno::ENFILE) => {
+                Some("raise the limit of open files")
+            }
+            (At::Preparation, _) => Some("see whether a seccomp profile forbids something"),
         }
     }
 }
 
 impl fmt::Display for SpawnError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let errno = self.errno.desc();
-        match (self.failed, self.errno) {
-            (At::Exec, Errno::ENOENT) => {
-                write!(
-                    formatter,
-                    "{errno}; check its spelling, or its interpreter's"
-                )
-            }
-            (At::Exec, Errno::EACCES) => write!(formatter, "{errno}; check its mode"),
-            (At::Exec, Errno::ENOEXEC) => {
-                write!(formatter, "{errno}; a script needs a first line with #!")
-            }
-            (At::Exec, _) => write!(formatter, "{errno}"),
-            (At::Fork, _) => write!(formatter, "fork: {errno}; raise the container's pids limit"),
-            (At::Preparation, Errno::EINVAL) => {
-                write!(formatter, "{errno}; check its words for a NUL byte")
-            }
-            (At::Preparation, Errno::EMFILE | Errno::ENFILE) => {
-                write!(formatter, "{errno}; raise the limit of open files")
-            }
-            (At::Preparation, _) => {
-                write!(
-                    formatter,
-                    "{errno}; see whether a seccomp profile forbids something"
-                )
-            }
+        match self.failed {
+            At::Fork => write!(formatter, "fork: {}", self.errno.desc()),
+            At::Preparation | At::Exec => formatter.write_str(self.errno.desc()),
         }
     }
 }

@@ -234,6 +234,7 @@ fn lock(directory: &File, path: &Path) -> nix::Result<()> {
         done => return done,
     }
     info!(
+        path = %path.display(),
         "waiting for {}, which another daemon has locked",
         path.display()
     );
