@@ -6,6 +6,7 @@
 use clap::{Arg, ArgAction, Command};
 
 use crate::input::dockerd_options::DEFAULT_CONFIG_FILE;
+use crate::input::variables;
 
 /// The description of the command line.
 fn command() -> Command {
@@ -57,28 +58,9 @@ fn command() -> Command {
         )
         .subcommand(Command::new("help").about("Print this help"))
         .after_help(format!(
-            "Environment:\n  \
-             PORT                serve on this TCP port, without TLS\n  \
-             LOG                 file: the daemons log to /var/log/docker.log; stdio\n  \
-             DOCKER_DAEMON_ARGS  arguments for dockerd, quoted as for a shell\n  \
-             DOCKER_TLS_CERTDIR  serve with TLS on port 2376, with certificates made here\n  \
-             DOCKER_TLS_SAN      more names for the certificate: DNS:NAME,IP:ADDRESS\n  \
-             DIND_LOG            what dind says: error, warn, info, debug, trace (info)\n  \
-             DIND_LOG_FORMAT     json: its lines and the daemons' as JSON; text\n  \
-             DIND_CONTRACT       the contract, whatever the program's name\n  \
-             DIND_TMPFS          off: no tmpfs on an empty /tmp\n  \
-             DIND_DNS            off: resolvers on loopback stay out of reach inside\n  \
-             DIND_MTU            bytes, for inner networks (as the way out); off\n  \
-             DIND_EPHEMERAL      1: empty the data root at the end\n  \
-             DIND_STORAGE        what holds the data: auto, loop, tmpfs, vfs, ...\n  \
-             DIND_STORAGE_SIZE   how much of it, as 20G\n  \
-             DIND_IMAGES         the directory of images to load at the start\n  \
-             DIND_IMAGES_STRICT  1: no start without one of them\n  \
-             DIND_RESTART        on-failure[:N]: start a daemon that failed again\n  \
-             DIND_HOOK_TIMEOUT   seconds that a hook in /etc/dind may take (60)\n  \
-             DIND_READY_TIMEOUT  seconds until the API must answer (60)\n  \
-             DIND_STOP_TIMEOUT   seconds until everything has ended (9)\n\n\
-             {DEFAULT_CONFIG_FILE} is read as dockerd reads it."
+            "{}\n\
+             {DEFAULT_CONFIG_FILE} is read as dockerd reads it.",
+            variables::help()
         ))
 }
 

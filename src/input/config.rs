@@ -12,6 +12,7 @@ use tracing::Level;
 
 use crate::input::contract::Contract;
 use crate::input::san::Name;
+use crate::input::variables::{self, Values, Variable};
 use crate::messages::fault::Fault;
 use crate::messages::logging::{LogFormat, Logs};
 use crate::messages::secrets;
@@ -179,27 +180,33 @@ impl Config {
     ) -> Result<Self, Fault> {
         let mut arguments = arguments.into_iter();
         let environment: Vec<_> = environment.into_iter().collect();
-        let variables = Variables(&environment);
+        let values = Values::new(&environment);
         // It is used by then, and here is where a bad value is told.
-        variables.log_level()?;
+        values.log_level()?;
         Ok(Self {
             program: arguments
                 .next()
                 .map_or_else(|| PathBuf::from("dind"), PathBuf::from),
             arguments: arguments.collect(),
-            contract: variables.parse("DIND_CONTRACT", Contract::NAMES, Contract::from_name)?,
-            port: variables.parse("PORT", "a TCP port, 1 to 65535", |text| text.parse().ok())?,
-            log: variables
-                .parse("LOG", "file, stdio", |text| match text {
+            contract: values.parse(
+                variables::DIND_CONTRACT,
+                Contract::NAMES,
+                Contract::from_name,
+            )?,
+            port: values.parse(variables::PORT, "a TCP port, 1 to 65535", |text| {
+                text.parse().ok()
+            })?,
+            log: values
+                .parse(variables::LOG, "file, stdio", |text| match text {
                     "file" => Some(Log::File),
                     "stdio" => Some(Log::Stdio),
                     _ => None,
                 })?
                 .unwrap_or(Log::Auto),
-            log_format: variables.log_format()?,
-            daemon_arguments: variables
+            log_format: values.log_format()?,
+            daemon_arguments: values
                 .parse(
-                    "DOCKER_DAEMON_ARGS",
+                    variables::DOCKER_DAEMON_ARGS,
                     "words with balanced quotes",
                     shlex::split,
                 )?
@@ -207,11 +214,11 @@ impl Config {
                 .into_iter()
                 .map(OsString::from)
                 .collect(),
-            tmpfs: variables.switch("DIND_TMPFS")?,
-            dns: variables.switch("DIND_DNS")?,
-            mtu: variables
+            tmpfs: values.switch(variables::DIND_TMPFS)?,
+            dns: values.switch(variables::DIND_DNS)?,
+            mtu: values
                 .parse(
-                    "DIND_MTU",
+                    variables::DIND_MTU,
                     "off, or bytes, 68 to 65535",
                     |text| match text {
                         "off" => Some(Mtu::Off),
@@ -222,32 +229,39 @@ impl Config {
                     },
                 )?
                 .unwrap_or(Mtu::Auto),
-            hook_timeout: variables.seconds("DIND_HOOK_TIMEOUT", DEFAULT_HOOK_TIMEOUT)?,
-            ephemeral: variables.flag("DIND_EPHEMERAL")?,
-            restarts: variables
-                .parse("DIND_RESTART", "no, on-failure, on-failure:N", restarts)?
-                .unwrap_or(0),
-            storage: variables
+            hook_timeout: values.seconds(variables::DIND_HOOK_TIMEOUT, DEFAULT_HOOK_TIMEOUT)?,
+            ephemeral: values.flag(variables::DIND_EPHEMERAL)?,
+            restarts: values
                 .parse(
-                    "DIND_STORAGE",
+                    variables::DIND_RESTART,
+                    "no, on-failure, on-failure:N",
+                    restarts,
+                )?
+                .unwrap_or(0),
+            storage: values
+                .parse(
+                    variables::DIND_STORAGE,
                     "auto, loop, tmpfs, fuse-overlayfs, vfs, none",
                     |text| Storage::ALL.into_iter().find(|known| known.name() == text),
                 )?
                 .unwrap_or(Storage::Auto),
-            storage_size: variables.parse("DIND_STORAGE_SIZE", SIZE, size)?,
-            images: variables.parse("DIND_IMAGES", "an absolute path of a directory", |text| {
-                Some(PathBuf::from(text)).filter(|path| path.is_absolute())
-            })?,
-            images_strict: variables.flag("DIND_IMAGES_STRICT")?,
-            docker_driver: variables.parse("DOCKER_DRIVER", "a storage driver", |text| {
+            storage_size: values.parse(variables::DIND_STORAGE_SIZE, SIZE, size)?,
+            images: values.parse(
+                variables::DIND_IMAGES,
+                "an absolute path of a directory",
+                |text| Some(PathBuf::from(text)).filter(|path| path.is_absolute()),
+            )?,
+            images_strict: values.flag(variables::DIND_IMAGES_STRICT)?,
+            docker_driver: values.parse(variables::DOCKER_DRIVER, "a storage driver", |text| {
                 Some(text.to_owned())
             })?,
-            stop_timeout: variables.seconds("DIND_STOP_TIMEOUT", DEFAULT_STOP_TIMEOUT)?,
-            ready_timeout: variables.seconds("DIND_READY_TIMEOUT", DEFAULT_READY_TIMEOUT)?,
-            docker_host: variables
-                .parse("DOCKER_HOST", "an address", |text| Some(text.to_owned()))?,
-            tls_directory: variables.get("DOCKER_TLS_CERTDIR").map(PathBuf::from),
-            tls_names: match variables.get("DOCKER_TLS_SAN") {
+            stop_timeout: values.seconds(variables::DIND_STOP_TIMEOUT, DEFAULT_STOP_TIMEOUT)?,
+            ready_timeout: values.seconds(variables::DIND_READY_TIMEOUT, DEFAULT_READY_TIMEOUT)?,
+            docker_host: values.parse(variables::DOCKER_HOST, "an address", |text| {
+                Some(text.to_owned())
+            })?,
+            tls_directory: values.get(variables::DOCKER_TLS_CERTDIR).map(PathBuf::from),
+            tls_names: match values.get(variables::DOCKER_TLS_SAN) {
                 Some(names) => {
                     Name::parse_list(&names.to_string_lossy()).map_err(|fault| Fault {
                         message: format!("DOCKER_TLS_SAN: {}", fault.message),
@@ -256,18 +270,17 @@ impl Config {
                 }
                 None => Vec::new(),
             },
-            certificate_path: variables.get("DOCKER_CERT_PATH").map(PathBuf::from),
-            docker_config: variables
-                .get("DOCKER_CONFIG")
+            certificate_path: values.get(variables::DOCKER_CERT_PATH).map(PathBuf::from),
+            docker_config: values
+                .get(variables::DOCKER_CONFIG)
                 .map(PathBuf::from)
-                .or_else(|| Some(Path::new(variables.get("HOME")?).join(".docker"))),
-            iptables_legacy: environment
-                .iter()
-                .find(|(name, _)| name == "DOCKER_IPTABLES_LEGACY")
-                .map(|(_, value)| !value.is_empty()),
-            notify_socket: variables.get("NOTIFY_SOCKET").map(OsStr::to_owned),
-            search_path: variables
-                .get("PATH")
+                .or_else(|| Some(Path::new(values.get(variables::HOME)?).join(".docker"))),
+            iptables_legacy: values
+                .get_even_empty(variables::DOCKER_IPTABLES_LEGACY)
+                .map(|value| !value.is_empty()),
+            notify_socket: values.get(variables::NOTIFY_SOCKET).map(OsStr::to_owned),
+            search_path: values
+                .get(variables::PATH)
                 .unwrap_or(OsStr::new(DEFAULT_PATH))
                 .to_owned(),
             environment,
@@ -284,6 +297,11 @@ impl Config {
             }
             _ => PathBuf::from(DOCKER_SOCKET),
         }
+    }
+
+    /// Whether a variable is set and not empty, of those that nothing here parses.
+    pub fn is_set(&self, variable: Variable) -> bool {
+        Values::new(&self.environment).get(variable).is_some()
     }
 
     /// Where the client's certificates are below `DOCKER_TLS_CERTDIR`.
@@ -340,38 +358,30 @@ fn size(text: &str) -> Option<u64> {
 /// How this program logs, by `environment`. A value that is not valid counts as not set here,
 /// so that the error about it, which [`Config::read`] has, can be written.
 pub fn logs(environment: &[(OsString, OsString)]) -> Logs {
-    let variables = Variables(environment);
+    let values = Values::new(environment);
     Logs {
-        level: variables.log_level().unwrap_or(DEFAULT_LOG_LEVEL),
-        format: variables.log_format().unwrap_or(LogFormat::Text),
-        colours: variables.get("NO_COLOR").is_none()
-            && variables.get("TERM") != Some(OsStr::new("dumb")),
+        level: values.log_level().unwrap_or(DEFAULT_LOG_LEVEL),
+        format: values.log_format().unwrap_or(LogFormat::Text),
+        colours: values.get(variables::NO_COLOR).is_none()
+            && values.get(variables::TERM) != Some(OsStr::new("dumb")),
     }
 }
 
-struct Variables<'a>(&'a [(OsString, OsString)]);
-
-impl<'a> Variables<'a> {
-    fn get(&self, name: &str) -> Option<&'a OsStr> {
-        self.0
-            .iter()
-            .find(|(key, value)| key == name && !value.is_empty())
-            .map(|(_, value)| value.as_os_str())
-    }
-
+impl Values<'_> {
     fn parse<T>(
         &self,
-        name: &str,
+        variable: Variable,
         allowed: &str,
         parse: impl FnOnce(&str) -> Option<T>,
     ) -> Result<Option<T>, Fault> {
-        let Some(value) = self.get(name) else {
+        let Some(value) = self.get(variable) else {
             return Ok(None);
         };
         match value.to_str().and_then(parse) {
             Some(parsed) => Ok(Some(parsed)),
             None => Err(Fault::usage(format!(
-                "{name}={:?} is not valid",
+                "{}={:?} is not valid",
+                variable.name(),
                 secrets::hide_in_word(&value.to_string_lossy())
             ))
             .remedy(format!("allowed: {allowed}"))),
@@ -379,31 +389,39 @@ impl<'a> Variables<'a> {
     }
 
     fn log_level(&self) -> Result<Level, Fault> {
-        let level = self.parse("DIND_LOG", "error, warn, info, debug, trace", |text| {
-            Some(match text {
-                "error" => Level::ERROR,
-                "warn" => Level::WARN,
-                "info" => Level::INFO,
-                "debug" => Level::DEBUG,
-                "trace" => Level::TRACE,
-                _ => return None,
-            })
-        })?;
+        let level = self.parse(
+            variables::DIND_LOG,
+            "error, warn, info, debug, trace",
+            |text| {
+                Some(match text {
+                    "error" => Level::ERROR,
+                    "warn" => Level::WARN,
+                    "info" => Level::INFO,
+                    "debug" => Level::DEBUG,
+                    "trace" => Level::TRACE,
+                    _ => return None,
+                })
+            },
+        )?;
         Ok(level.unwrap_or(DEFAULT_LOG_LEVEL))
     }
 
     fn log_format(&self) -> Result<LogFormat, Fault> {
-        let format = self.parse("DIND_LOG_FORMAT", "text, json", |text| match text {
-            "text" => Some(LogFormat::Text),
-            "json" => Some(LogFormat::Json),
-            _ => None,
-        })?;
+        let format = self.parse(
+            variables::DIND_LOG_FORMAT,
+            "text, json",
+            |text| match text {
+                "text" => Some(LogFormat::Text),
+                "json" => Some(LogFormat::Json),
+                _ => None,
+            },
+        )?;
         Ok(format.unwrap_or(LogFormat::Text))
     }
 
     /// A switch that is on unless it is turned off.
-    fn switch(&self, name: &str) -> Result<bool, Fault> {
-        let on = self.parse(name, "on, off", |text| match text {
+    fn switch(&self, variable: Variable) -> Result<bool, Fault> {
+        let on = self.parse(variable, "on, off", |text| match text {
             "on" => Some(true),
             "off" => Some(false),
             _ => None,
@@ -412,8 +430,8 @@ impl<'a> Variables<'a> {
     }
 
     /// A switch that is off unless it is turned on.
-    fn flag(&self, name: &str) -> Result<bool, Fault> {
-        let on = self.parse(name, "1, 0", |text| match text {
+    fn flag(&self, variable: Variable) -> Result<bool, Fault> {
+        let on = self.parse(variable, "1, 0", |text| match text {
             "1" => Some(true),
             "0" => Some(false),
             _ => None,
@@ -421,8 +439,8 @@ impl<'a> Variables<'a> {
         Ok(on.unwrap_or(false))
     }
 
-    fn seconds(&self, name: &str, default: Duration) -> Result<Duration, Fault> {
-        Ok(self.parse(name, SECONDS, seconds)?.unwrap_or(default))
+    fn seconds(&self, variable: Variable, default: Duration) -> Result<Duration, Fault> {
+        Ok(self.parse(variable, SECONDS, seconds)?.unwrap_or(default))
     }
 }
 

@@ -7,3 +7,4 @@ pub mod dockerd_options;
 pub mod nest;
 pub mod request;
 pub mod san;
+pub mod variables;

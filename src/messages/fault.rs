@@ -72,6 +72,8 @@ impl fmt::Display for Fault {
     }
 }
 
+impl std::error::Error for Fault {}
+
 impl From<anyhow::Error> for Fault {
     /// A failure with the whole chain of the error as its message, outermost first. The text of
     /// such a chain is not split: it has no remedy.

@@ -5,6 +5,7 @@ use std::ffi::{OsStr, OsString};
 
 use crate::facts::client::ClientFacts;
 use crate::input::config::Config;
+use crate::input::variables;
 use crate::messages::finding::Finding;
 
 /// The subcommands of the docker CLI from 20.10 to 28.5, by `docker help`. The script
@@ -90,16 +91,12 @@ pub fn command(words: &[OsString], facts: &ClientFacts) -> Vec<OsString> {
 /// as linked containers and CI services are called.
 pub fn environment(config: &Config, facts: &ClientFacts) -> Vec<(OsString, OsString)> {
     let mut environment = config.environment.clone();
-    let is_set = |name: &str| {
-        config
-            .environment
-            .iter()
-            .any(|(key, value)| key == name && !value.is_empty())
-    };
     let host = match &config.docker_host {
         Some(host) => host.clone(),
         None if facts.socket => return environment,
-        None if facts.certificates || is_set("DOCKER_TLS_VERIFY") => "tcp://docker:2376".into(),
+        None if facts.certificates || config.is_set(variables::DOCKER_TLS_VERIFY) => {
+            "tcp://docker:2376".into()
+        }
         None => "tcp://docker:2375".into(),
     };
     let is_tcp = host.starts_with("tcp:");
@@ -107,8 +104,8 @@ pub fn environment(config: &Config, facts: &ClientFacts) -> Vec<(OsString, OsStr
     if let Some(directory) = config.client_certificates()
         && is_tcp
         && facts.certificates
-        && !is_set("DOCKER_TLS_VERIFY")
-        && !is_set("DOCKER_CERT_PATH")
+        && !config.is_set(variables::DOCKER_TLS_VERIFY)
+        && !config.is_set(variables::DOCKER_CERT_PATH)
     {
         set(&mut environment, "DOCKER_TLS_VERIFY", "1".as_ref());
         set(&mut environment, "DOCKER_CERT_PATH", directory.as_os_str());

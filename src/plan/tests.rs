@@ -2,6 +2,7 @@
 
 mod drop_in;
 mod golden;
+mod read_by;
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;

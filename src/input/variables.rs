@@ -1,0 +1,347 @@
+//! The variables that this program reads, in one table: the help is printed from it, and a
+//! test holds README.md against it.
+//!
+//! Only this file makes a [`Variable`], and [`Values`] gives the value of nothing else. So what
+//! is not in the table cannot be read. Which values are valid is in [`super::config`].
+
+use std::ffi::{OsStr, OsString};
+
+use super::contract::Contract;
+
+/// A variable of the environment that this program reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Variable {
+    name: &'static str,
+    unset: Unset,
+    /// One line for the help.
+    meaning: &'static str,
+    /// The contracts in which its value has an effect. A value that is not valid is an error in
+    /// every contract.
+    readers: &'static [Contract],
+}
+
+/// What holds where a variable is not set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unset {
+    Nothing,
+    /// This value of the variable.
+    Value(&'static str),
+    /// What these words say.
+    Words(&'static str),
+}
+
+use Contract::{Dind, DockerEntrypoint, DockerdEntrypoint, HackDind, Wrapdocker};
+use Unset::{Nothing, Value, Words};
+
+const ALL: &[Contract] = &[
+    Dind,
+    DockerdEntrypoint,
+    DockerEntrypoint,
+    Wrapdocker,
+    HackDind,
+];
+/// Those that start a daemon.
+const DAEMONS: &[Contract] = &[Dind, DockerdEntrypoint, Wrapdocker];
+/// Those that find certificates below `DOCKER_TLS_CERTDIR` and ask `DOCKER_HOST`.
+const TLS: &[Contract] = &[Dind, DockerdEntrypoint, DockerEntrypoint];
+/// Those that run a docker CLI, beside a daemon or as a client.
+const CLIENTS: &[Contract] = &[Dind, DockerdEntrypoint, DockerEntrypoint, Wrapdocker];
+
+/// Makes a constant of each row, and the table of all of them.
+macro_rules! table {
+    ($($name:ident: $unset:expr, $readers:expr, $meaning:literal;)+) => {
+        $(
+            #[doc = concat!("`", stringify!($name), "`.")]
+            pub const $name: Variable = Variable {
+                name: stringify!($name),
+                unset: $unset,
+                meaning: $meaning,
+                readers: $readers,
+            };
+        )+
+
+        /// Every variable, in the order of README.md.
+        const TABLE: &[Variable] = &[$($name),+];
+    };
+}
+
+table! {
+    PORT: Nothing, &[Dind, Wrapdocker],
+        "serve the API on this TCP port, too, without TLS";
+    DOCKER_DAEMON_ARGS: Nothing, DAEMONS,
+        "arguments for dockerd, quoted as for a shell";
+    LOG: Nothing, DAEMONS,
+        "file: daemons log to /var/log/docker.log; stdio: to stdout and stderr";
+    DIND_LOG: Value("info"), ALL,
+        "what dind logs: error, warn, info, debug, trace";
+    DIND_LOG_FORMAT: Value("text"), ALL,
+        "json: lines of dind, daemons and hooks as JSON";
+    DOCKER_TLS_CERTDIR: Words("in the image /certs"), TLS,
+        "directory of certificates; TLS on port 2376";
+    DOCKER_TLS_SAN: Nothing, &[Dind, DockerdEntrypoint],
+        "more names for the server's certificate: DNS:NAME,IP:ADDRESS";
+    DOCKER_IPTABLES_LEGACY: Nothing, DAEMONS,
+        "not empty: legacy iptables; set and empty: nft";
+    NOTIFY_SOCKET: Nothing, DAEMONS,
+        "receives READY=1 when docker is ready: podman, systemd";
+    DIND_CONTRACT: Words("the program's name"), ALL,
+        "one of the contracts listed below";
+    DIND_READY_TIMEOUT: Value("60"), DAEMONS,
+        "seconds within which the API must answer";
+    DIND_STOP_TIMEOUT: Value("9"), DAEMONS,
+        "seconds within which everything has ended";
+    DIND_HOOK_TIMEOUT: Value("60"), DAEMONS,
+        "seconds that each hook in /etc/dind may take";
+    DIND_TMPFS: Value("on"), &[Dind, DockerdEntrypoint, Wrapdocker, HackDind],
+        "off: no tmpfs on an empty /tmp";
+    DIND_DNS: Value("on"), DAEMONS,
+        "off: no DNS forwarder to resolvers on loopback";
+    DIND_MTU: Words("that of the default route"), DAEMONS,
+        "bytes, for inner networks; or off";
+    DIND_EPHEMERAL: Value("0"), DAEMONS,
+        "1: the data root is emptied at the end";
+    DIND_RESTART: Value("no"), DAEMONS,
+        "on-failure[:N]: a daemon that fails is started again";
+    DIND_IMAGES: Value("/var/lib/dind/images"), DAEMONS,
+        "directory of images to load at the start";
+    DIND_IMAGES_STRICT: Value("0"), DAEMONS,
+        "1: an image that cannot be loaded ends the container";
+    DIND_STORAGE: Value("auto"), DAEMONS,
+        "holds the data: loop, tmpfs, fuse-overlayfs, vfs, none";
+    DIND_STORAGE_SIZE: Words("9/10 of the free space"), DAEMONS,
+        "size of the ext4 image or the tmpfs: 20G";
+    DOCKER_DRIVER: Nothing, DAEMONS,
+        "dockerd's storage driver";
+    DOCKER_HOST: Nothing, TLS,
+        "unix://PATH: listen there; another address: a client of that daemon";
+    DOCKER_TLS_VERIFY: Nothing, CLIENTS,
+        "not empty: a client verifies its daemon's certificate";
+    DOCKER_TLS: Nothing, &[Dind, Wrapdocker],
+        "not empty: a client uses TLS";
+    DOCKER_CERT_PATH: Words("as DOCKER_CONFIG"), CLIENTS,
+        "directory of a client's certificates";
+    DOCKER_CONFIG: Words(".docker in HOME"), CLIENTS,
+        "the docker CLI's directory, with its plugins";
+    HOME: Nothing, CLIENTS,
+        "where .docker is, without DOCKER_CONFIG";
+    PATH: Words("the usual directories"), ALL,
+        "where dockerd and commands are looked for";
+    NO_COLOR: Nothing, ALL,
+        "not empty: no colours on a terminal";
+    TERM: Nothing, ALL,
+        "dumb: no colours on a terminal";
+}
+
+impl Variable {
+    /// Its name in the environment.
+    pub fn name(self) -> &'static str {
+        self.name
+    }
+}
+
+/// The values of variables in an environment, and of nothing else in it.
+#[derive(Debug, Clone, Copy)]
+pub struct Values<'a>(&'a [(OsString, OsString)]);
+
+impl<'a> Values<'a> {
+    /// Those of `environment`, whose names and values are as execve(2) has them.
+    pub fn new(environment: &'a [(OsString, OsString)]) -> Self {
+        Self(environment)
+    }
+
+    /// The value of a variable that is set and not empty.
+    pub fn get(self, variable: Variable) -> Option<&'a OsStr> {
+        self.0
+            .iter()
+            .find(|(key, value)| key == variable.name && !value.is_empty())
+            .map(|(_, value)| value.as_os_str())
+    }
+
+    /// The value of a variable that is set, empty or not.
+    pub fn get_even_empty(self, variable: Variable) -> Option<&'a OsStr> {
+        self.0
+            .iter()
+            .find(|(key, _)| key == variable.name)
+            .map(|(_, value)| value.as_os_str())
+    }
+}
+
+/// No line of the help is longer, in columns.
+const COLUMNS: usize = 100;
+
+/// The part of the help about variables, in lines of at most 100 columns.
+pub fn help() -> String {
+    let names = TABLE.iter().map(|variable| variable.name.len());
+    let width = names.max().unwrap_or_default();
+    let mut text = String::from("Variables:\n");
+    for variable in TABLE {
+        text.push_str(&format!(
+            "  {:width$}  {}{}\n",
+            variable.name,
+            variable.meaning,
+            match variable.unset {
+                Nothing => String::new(),
+                Value(default) | Words(default) => format!(" [default: {default}]"),
+            }
+        ));
+    }
+    text.push_str("\nContracts, and the variables that they read:\n");
+    for contract in ALL {
+        let mut line = format!("  {:width$} ", contract.name());
+        for word in read_by(*contract).split(' ') {
+            if line.len() + 1 + word.len() > COLUMNS {
+                text.push_str(&line);
+                text.push('\n');
+                line = format!("  {:width$} ", "");
+            }
+            line.push(' ');
+            line.push_str(word);
+        }
+        text.push_str(&line);
+        text.push('\n');
+    }
+    text
+}
+
+/// The variables that a contract reads, in words.
+fn read_by(contract: Contract) -> String {
+    let (read, not): (Vec<&Variable>, Vec<&Variable>) = TABLE
+        .iter()
+        .partition(|variable| variable.readers.contains(&contract));
+    let list = |variables: &[&Variable]| {
+        let names: Vec<&str> = variables.iter().map(|variable| variable.name).collect();
+        names.join(", ")
+    };
+    if not.is_empty() {
+        "all".to_owned()
+    } else if not.len() < read.len() {
+        format!("all but {}", list(&not))
+    } else {
+        format!("only {}", list(&read))
+    }
+}
+
+/// What tests of other files need too.
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+    use crate::input::config::{Config, IMAGES, logs};
+    use crate::messages::fault::Fault;
+
+    const README: &str = include_str!("../../README.md");
+
+    /// Every variable with the contracts that read it, for tests of these.
+    pub fn table() -> impl Iterator<Item = (&'static str, &'static [Contract])> {
+        TABLE.iter().map(|row| (row.name, row.readers))
+    }
+
+    /// The cells of the rows of README's part on variables, by the heads of their tables.
+    fn readme(head: &str) -> Vec<Vec<&'static str>> {
+        let (_, section) = README.split_once("\n## Variables\n").unwrap_or_default();
+        let (section, _) = section.split_once("\n## ").unwrap_or_default();
+        let mut current = None;
+        let mut rows = Vec::new();
+        for line in section.lines() {
+            let Some(row) = line.strip_prefix("| ") else {
+                current = None;
+                continue;
+            };
+            let row = row.strip_suffix('|').unwrap_or_default();
+            let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+            match current {
+                None => current = Some(cells[0]),
+                Some(current) if current == head && !cells[0].starts_with('-') => rows.push(cells),
+                Some(_) => {}
+            }
+        }
+        rows
+    }
+
+    #[test]
+    fn readme_has_the_same_variables() {
+        let rows = readme("variable");
+        let expected: Vec<Vec<String>> = TABLE
+            .iter()
+            .map(|variable| {
+                let default = match variable.unset {
+                    Nothing => String::new(),
+                    Value(value) => format!("`{value}`"),
+                    Words(words) => words.to_owned(),
+                };
+                vec![format!("`{}`", variable.name), default]
+            })
+            .collect();
+        let found: Vec<Vec<String>> = rows
+            .iter()
+            .map(|cells| {
+                assert_eq!(cells.len(), 3, "name, default, meaning: {cells:?}");
+                assert!(!cells[2].is_empty(), "{cells:?}");
+                let code = cells[1].starts_with('`') && cells[1].matches('`').count() == 2;
+                let default = if code && cells[1].ends_with('`') {
+                    cells[1].to_owned()
+                } else {
+                    cells[1].replace('`', "")
+                };
+                vec![cells[0].to_owned(), default]
+            })
+            .collect();
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn readme_has_the_same_readers() {
+        let found: Vec<(String, String)> = readme("contract")
+            .iter()
+            .map(|cells| (cells[0].replace('`', ""), cells[1].replace('`', "")))
+            .collect();
+        let expected: Vec<(String, String)> = ALL
+            .iter()
+            .map(|contract| (contract.name().to_owned(), read_by(*contract)))
+            .collect();
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn the_help_has_a_line_for_each() {
+        let help = help();
+        for variable in TABLE {
+            let line = help
+                .lines()
+                .find(|line| line.split_whitespace().next() == Some(variable.name));
+            let line = line.unwrap_or_else(|| panic!("{} is not in\n{help}", variable.name));
+            assert!(line.contains(variable.meaning), "{line}");
+            if let Value(default) | Words(default) = variable.unset {
+                assert!(line.ends_with(&format!("[default: {default}]")), "{line}");
+            }
+        }
+        for contract in ALL {
+            assert!(help.contains(&format!("\n  {} ", contract.name())));
+        }
+    }
+
+    /// What the table calls the default is what holds without the variable.
+    #[test]
+    fn a_default_is_what_an_unset_variable_means() -> Result<(), Fault> {
+        let mut checked = 0;
+        for variable in TABLE {
+            let Value(default) = variable.unset else {
+                continue;
+            };
+            if *variable == DIND_IMAGES {
+                // One that was asked for has to be there.
+                assert_eq!(default, IMAGES);
+                continue;
+            }
+            let set = vec![(OsString::from(variable.name), OsString::from(default))];
+            assert_eq!(logs(&set), logs(&[]), "{}", variable.name);
+            let set = Config {
+                environment: Vec::new(),
+                ..Config::read([], set)?
+            };
+            assert_eq!(set, Config::read([], [])?, "{}", variable.name);
+            checked += 1;
+        }
+        assert!(checked > 8, "only {checked} defaults");
+        Ok(())
+    }
+}
