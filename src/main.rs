@@ -42,7 +42,7 @@ fn main() -> ExitCode {
 fn run(environment: Vec<(OsString, OsString)>, started: Instant) -> Result<u8, Fault> {
     let config = Config::read(std::env::args_os(), environment)?;
     match request::request(&config)? {
-        Request::Help => print(&cli::help()),
+        Request::Help(text) => print(&text),
         Request::Version => print(&cli::version()),
         Request::Plan(start) => match make_plan(&config, &start) {
             Ok(plan) => print(&plan.to_string()),

@@ -1,12 +1,39 @@
-//! Help and version of this program's own.
+//! Help, version and the subcommands of this program's own: clap describes and parses them.
 //!
-//! Everything but these and the subcommands belongs to dockerd or to the command
-//! that is run, so clap describes the arguments and never parses them.
+//! Everything else on the command line belongs to dockerd or to the command that is run, and
+//! never comes here: see [`super::request`].
 
-use clap::{Arg, ArgAction, Command};
+use std::ffi::OsString;
 
+use clap::builder::PossibleValuesParser;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+
+use crate::input::config;
 use crate::input::dockerd_options::DEFAULT_CONFIG_FILE;
 use crate::input::variables;
+use crate::messages::fault::Fault;
+use crate::messages::line::one_line;
+
+/// Larger than any kernel allows, and small enough for every sum of levels.
+const MAX_DEPTH: i64 = 1000;
+
+/// The subcommands, which `dind help` knows too.
+const SUBCOMMANDS: [&str; 5] = ["plan", "health", "doctor", "nest", "help"];
+
+/// What a subcommand takes, in one line for an error.
+fn allowed(subcommand: &str) -> &'static str {
+    match subcommand {
+        "health" => "--wait SECONDS, 0.1 to 86400",
+        "doctor" => "--json",
+        "nest" => {
+            "DEPTH, 1 to 1000, then -- and the arguments of the innermost level: \
+             dind nest 3 -- docker info"
+        }
+        "help" => "plan, health, doctor, nest",
+        _ => "arguments as for a start",
+    }
+}
 
 /// The description of the command line.
 fn command() -> Command {
@@ -27,49 +54,424 @@ fn command() -> Command {
                 .action(ArgAction::Append)
                 .help("A command, or dockerd's flags ('dind dockerd --help' lists them)"),
         )
-        .subcommand(
-            Command::new("plan")
-                .about("Print what a start with these arguments would do here, and do nothing"),
+        .subcommands(SUBCOMMANDS.map(subcommand))
+}
+
+/// One of [`SUBCOMMANDS`], alone: `dind health` starts every few seconds, as a probe.
+fn subcommand(name: &str) -> Command {
+    let command = match name {
+        "plan" => plan(),
+        "health" => health(),
+        "doctor" => doctor(),
+        "nest" => nest(),
+        _ => help_command(),
+    };
+    command
+        .bin_name(format!("dind {name}"))
+        .no_binary_name(true)
+}
+
+fn plan() -> Command {
+    Command::new("plan")
+        .about("Print what a start with these arguments would do here, and do nothing")
+        .override_usage("dind plan [ARG...]")
+        .arg(
+            Arg::new("arguments")
+                .value_name("ARG")
+                .num_args(0..)
+                .help("The arguments of the start: a command, dockerd's flags, nest DEPTH"),
         )
-        .subcommand(
-            Command::new("health")
-                .about("Exit 0 when the daemon of this container answers, else 1 with the reason")
-                .arg(
-                    Arg::new("wait")
-                        .long("wait")
-                        .value_name("SECONDS")
-                        .help("Wait for it"),
+        .after_help(
+            "The exit status is 0, also where the start would stop: the line 'would stop' has the \
+             reason.",
+        )
+}
+
+fn health() -> Command {
+    Command::new("health")
+        .about("Exit 0 when the daemon of this container answers, else 1 with the reason")
+        .arg(
+            Arg::new("wait")
+                .long("wait")
+                .value_name("SECONDS")
+                .allow_negative_numbers(true)
+                .value_parser(|text: &str| config::seconds(text).ok_or("not a time"))
+                .help(
+                    "Wait for the daemon, its images and hooks: 0.1 to 86400, a fraction allowed",
                 ),
         )
-        .subcommand(
-            Command::new("doctor")
-                .about("Say what is wrong with this host or this container for dind, and what to do")
-                .arg(
-                    Arg::new("json")
-                        .long("json")
-                        .num_args(0)
-                        .help("As JSON, for programs"),
-                ),
+}
+
+fn doctor() -> Command {
+    Command::new("doctor")
+        .about("Say what is wrong with this host or this container for dind, and what to do")
+        .arg(
+            Arg::new("json")
+                .long("json")
+                .action(ArgAction::SetTrue)
+                .help("As one JSON object, for programs"),
         )
-        .subcommand(
-            Command::new("nest")
-                .about("Docker in Docker, DEPTH containers deep; in the innermost what 'dind ARG...' does")
-                .override_usage("dind nest DEPTH [-- ARG...]"),
+        .after_help("The exit status is 1 where a finding is an error, else 0.")
+}
+
+fn nest() -> Command {
+    Command::new("nest")
+        .about("Docker in Docker, DEPTH containers deep; in the innermost what 'dind ARG...' does")
+        .override_usage("dind nest DEPTH [-- ARG...]")
+        .arg(
+            Arg::new("depth")
+                .value_name("DEPTH")
+                .required(true)
+                .value_parser(value_parser!(u32).range(1..=MAX_DEPTH))
+                .help("The number of levels, 1 to 1000, of which this container is the first"),
         )
-        .subcommand(Command::new("help").about("Print this help"))
+        .arg(
+            Arg::new("arguments")
+                .value_name("ARG")
+                .num_args(0..)
+                .last(true)
+                .value_parser(value_parser!(OsString))
+                .help("The arguments of the innermost level; without any, a shell or a daemon"),
+        )
+        // In the command lines of levels and their commands, which this program makes itself.
+        .arg(
+            Arg::new("level")
+                .long("level")
+                .hide(true)
+                .require_equals(true)
+                .value_parser(value_parser!(u32).range(1..=MAX_DEPTH)),
+        )
+        .arg(
+            Arg::new("inside")
+                .long("inside")
+                .hide(true)
+                .action(ArgAction::SetTrue),
+        )
+        .after_help("For example: dind nest 3 -- docker info")
+}
+
+fn help_command() -> Command {
+    Command::new("help")
+        .about("Print this help, or that of a subcommand")
+        .arg(
+            Arg::new("subcommand")
+                .value_name("SUBCOMMAND")
+                .value_parser(PossibleValuesParser::new(SUBCOMMANDS))
+                .hide_possible_values(true)
+                .help("One of plan, health, doctor, nest"),
+        )
+}
+
+/// The text of `--help`, and of `dind help`.
+pub fn help() -> String {
+    command()
         .after_help(format!(
-            "{}\n\
+            "'dind help SUBCOMMAND' has the options of each.\n\n{}\n\
              {DEFAULT_CONFIG_FILE} is read as dockerd reads it.",
             variables::help()
         ))
-}
-
-/// The text of `--help`.
-pub fn help() -> String {
-    command().render_help().to_string()
+        .render_help()
+        .to_string()
 }
 
 /// The text of `--version`.
 pub fn version() -> String {
     command().render_version()
+}
+
+/// The help that a subcommand with its arguments asks for, if it does. Behind `plan`, whose
+/// arguments are those of a start, only alone: `dind plan dockerd --help` is a plan.
+pub fn help_asked(words: &[OsString]) -> Option<String> {
+    let (name, arguments) = words.split_first()?;
+    let name = name.to_str().filter(|name| SUBCOMMANDS.contains(name))?;
+    match arguments {
+        [nest, ..] if name == "plan" && nest == "nest" => return help_asked(arguments),
+        [word] if name == "plan" && (word == "--help" || word == "-h") => {}
+        _ if name == "plan" => return None,
+        _ => {}
+    }
+    // No other short flag may stand before it in one word.
+    let asks = |word: &OsString| {
+        let bytes = word.as_encoded_bytes();
+        bytes.starts_with(b"-h") || bytes == b"--help"
+    };
+    if !arguments.iter().any(asks) {
+        return None;
+    }
+    match subcommand(name).try_get_matches_from(arguments) {
+        Err(error) if error.kind() == ErrorKind::DisplayHelp => Some(error.to_string()),
+        _ => None,
+    }
+}
+
+/// The help that `help` with its arguments, the words behind it, asks for.
+///
+/// # Errors
+///
+/// A usage fault: there is no such subcommand.
+pub fn help_about(words: &[OsString]) -> Result<String, Fault> {
+    let matches = parse("help", words)?;
+    let Some(subcommand) = matches.get_one::<String>("subcommand") else {
+        return Ok(help());
+    };
+    let words = [OsString::from(subcommand), "--help".into()];
+    Ok(help_asked(&words).unwrap_or_else(help))
+}
+
+/// The arguments of a subcommand, the words behind it.
+///
+/// # Errors
+///
+/// A usage fault of one line, which names the argument that is wrong and what is allowed.
+pub fn parse(name: &str, words: &[OsString]) -> Result<ArgMatches, Fault> {
+    let matches = subcommand(name).try_get_matches_from(words);
+    matches.map_err(|error| usage(name, &problem(&error)))
+}
+
+/// What is wrong with the arguments of a subcommand, with what is allowed.
+pub fn usage(subcommand: &str, problem: &str) -> Fault {
+    // A question needs no other mark after it.
+    let mark = if problem.ends_with('?') { "" } else { ";" };
+    Fault::usage(format!(
+        "{subcommand}: {problem}{mark} allowed: {}",
+        allowed(subcommand)
+    ))
+}
+
+/// clap's error, which has several lines, as a part of one.
+fn problem(error: &clap::Error) -> String {
+    let context = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => one_line(text),
+        Some(ContextValue::Strings(texts)) => one_line(&texts.join(" ")),
+        _ => String::new(),
+    };
+    let argument = context(ContextKind::InvalidArg);
+    let value = context(ContextKind::InvalidValue);
+    // clap has '--wait <SECONDS>' and '<DEPTH>'.
+    let option = argument
+        .split([' ', '='])
+        .next()
+        .unwrap_or_default()
+        .trim_matches(|bracket| matches!(bracket, '<' | '>' | '[' | ']'));
+    let problem = match error.kind() {
+        ErrorKind::UnknownArgument => format!("unexpected argument '{argument}'"),
+        ErrorKind::InvalidValue if !value.is_empty() => format!("unexpected argument '{value}'"),
+        ErrorKind::InvalidValue | ErrorKind::NoEquals => format!("{option} needs a value"),
+        ErrorKind::ValueValidation => format!("{option} \"{value}\" is not valid"),
+        ErrorKind::MissingRequiredArgument => format!("{option} is missing"),
+        ErrorKind::ArgumentConflict => format!("{option} is given more than once"),
+        ErrorKind::TooManyValues => format!("{option} takes no value"),
+        _ => {
+            let text = error.to_string();
+            let first = text.lines().next().unwrap_or_default();
+            one_line(first.strip_prefix("error: ").unwrap_or(first))
+        }
+    };
+    let suggested = [ContextKind::SuggestedArg, ContextKind::SuggestedValue].map(|kind| {
+        match error.get(kind) {
+            // The likeliest is the last: did_you_mean in clap_builder's parser/features.
+            Some(ContextValue::Strings(all)) => all.last().cloned().unwrap_or_default(),
+            Some(ContextValue::String(one)) => one.clone(),
+            _ => String::new(),
+        }
+    });
+    match suggested.into_iter().find(|text| !text.is_empty()) {
+        Some(text) => format!("{problem}; did you mean '{text}'?"),
+        None => problem,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn words(text: &str) -> Vec<OsString> {
+        text.split_whitespace().map(OsString::from).collect()
+    }
+
+    fn message(line: &str) -> String {
+        let words = words(line);
+        let subcommand = words[0].to_string_lossy();
+        let fault = match &*subcommand {
+            "help" => help_about(&words[1..]).err(),
+            subcommand => parse(subcommand, &words[1..]).err(),
+        };
+        let fault = fault.unwrap_or_else(|| panic!("{line:?} was accepted"));
+        assert_eq!(fault.status, 2, "{line:?}");
+        fault.message
+    }
+
+    #[test]
+    fn every_subcommand_has_a_help_with_its_own_arguments() {
+        for (line, parts) in [
+            ("plan", &["dind plan [ARG...]", "would do here"][..]),
+            ("health", &["dind health", "--wait <SECONDS>", "Exit 0"]),
+            ("doctor", &["dind doctor", "--json", "what is wrong"]),
+            ("nest", &["dind nest DEPTH [-- ARG...]", "[ARG]..."]),
+            ("help", &["dind help [SUBCOMMAND]"]),
+        ] {
+            let asked = help_asked(&words(&format!("{line} --help")));
+            let asked = asked.unwrap_or_else(|| panic!("no help for {line}"));
+            for part in parts.iter().chain(&["Usage: dind ", "-h, --help"]) {
+                assert!(asked.contains(part), "{part:?} is not in\n{asked}");
+            }
+            for hidden in ["--level", "--inside", "DIND_"] {
+                assert!(!asked.contains(hidden), "{asked}");
+            }
+            assert_eq!(help_asked(&words(&format!("{line} -h"))), Some(asked));
+        }
+    }
+
+    #[test]
+    fn the_help_has_every_subcommand_and_is_narrow() {
+        let texts = SUBCOMMANDS.iter().map(|name| {
+            let asked = help_asked(&words(&format!("{name} --help")));
+            asked.unwrap_or_else(|| panic!("no help for {name}"))
+        });
+        let help = help();
+        for name in SUBCOMMANDS {
+            let line = format!("\n  {name} ");
+            assert!(help.contains(&line), "{line:?} is not in\n{help}");
+        }
+        for line in texts.chain([help]).collect::<Vec<_>>().join("\n").lines() {
+            assert!(line.chars().count() <= 100, "{line}");
+        }
+    }
+
+    #[test]
+    fn help_has_that_of_a_subcommand() {
+        for name in SUBCOMMANDS {
+            let about = help_about(&words(name)).ok();
+            assert_eq!(about, help_asked(&words(&format!("{name} --help"))));
+        }
+        assert_eq!(help_about(&[]).ok(), Some(help()));
+    }
+
+    #[test]
+    fn help_behind_plan_and_nest_may_be_somebody_elses() {
+        for (line, asked) in [
+            ("plan --help", true),
+            ("plan nest --help", true),
+            ("plan dockerd --help", false),
+            ("plan --help --debug", false),
+            ("plan health --help", false),
+            ("nest 3 -- dockerd --help", false),
+            ("nest 3 --help", true),
+            ("health --wait 5 --help", true),
+            ("health --wait", false),
+            ("health", false),
+        ] {
+            assert_eq!(help_asked(&words(line)).is_some(), asked, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_mistake_is_one_line_with_what_is_allowed() {
+        let nest = "allowed: DEPTH, 1 to 1000, then -- and the arguments of the innermost level: \
+                    dind nest 3 -- docker info";
+        let wait = "allowed: --wait SECONDS, 0.1 to 86400";
+        for (line, problem, allowed) in [
+            (
+                "health --wiat",
+                "health: unexpected argument '--wiat'; did you mean '--wait'?",
+                wait,
+            ),
+            (
+                "health --wiat=5",
+                "health: unexpected argument '--wiat'; did you mean '--wait'?",
+                wait,
+            ),
+            ("health now", "health: unexpected argument 'now';", wait),
+            ("health --wait", "health: --wait needs a value;", wait),
+            (
+                "health --wait x",
+                "health: --wait \"x\" is not valid;",
+                wait,
+            ),
+            (
+                "health --wait=x",
+                "health: --wait \"x\" is not valid;",
+                wait,
+            ),
+            (
+                "health --wait -1",
+                "health: --wait \"-1\" is not valid;",
+                wait,
+            ),
+            (
+                "health --wait 0.09",
+                "health: --wait \"0.09\" is not valid;",
+                wait,
+            ),
+            (
+                "health --wait 86401",
+                "health: --wait \"86401\" is not valid;",
+                wait,
+            ),
+            ("health --wait=", "health: --wait \"\" is not valid;", wait),
+            (
+                "health --wait 1 --wait=2",
+                "health: --wait is given more than once;",
+                wait,
+            ),
+            (
+                "doctor --jsn",
+                "doctor: unexpected argument '--jsn'; did you mean '--json'?",
+                "allowed: --json",
+            ),
+            (
+                "doctor --json=1",
+                "doctor: --json takes no value;",
+                "allowed: --json",
+            ),
+            (
+                "doctor -x",
+                "doctor: unexpected argument '-x';",
+                "allowed: --json",
+            ),
+            ("nest", "nest: DEPTH is missing;", nest),
+            ("nest many", "nest: DEPTH \"many\" is not valid;", nest),
+            ("nest 1001", "nest: DEPTH \"1001\" is not valid;", nest),
+            ("nest 3 sh", "nest: unexpected argument 'sh';", nest),
+            ("nest 3 --level", "nest: --level needs a value;", nest),
+            (
+                "help helth",
+                "help: unexpected argument 'helth'; did you mean 'health'?",
+                "allowed: plan, health, doctor, nest",
+            ),
+            (
+                "help run",
+                "help: unexpected argument 'run';",
+                "allowed: plan, health, doctor, nest",
+            ),
+        ] {
+            assert_eq!(message(line), format!("{problem} {allowed}"));
+        }
+    }
+
+    #[test]
+    fn the_limits_are_those_of_the_configuration() {
+        for seconds in ["0.1", "86400", "1.5"] {
+            let matches = parse("health", &words(&format!("--wait {seconds}")));
+            let wait = matches.map(|matches| matches.get_one("wait").copied());
+            assert_eq!(wait, Ok(config::seconds(seconds)));
+        }
+    }
+
+    proptest! {
+        /// Whatever is in an argument, an error is one line and has no control character.
+        #[test]
+        fn an_error_is_a_line(
+            subcommand in "health|doctor|nest|help",
+            arguments in prop::collection::vec(any::<String>(), 1..4),
+        ) {
+            let arguments: Vec<OsString> = arguments.into_iter().map(OsString::from).collect();
+            if let Err(fault) = parse(&subcommand, &arguments) {
+                prop_assert_eq!(fault.status, 2);
+                prop_assert!(!fault.message.contains(char::is_control), "{:?}", fault);
+                prop_assert!(fault.message.starts_with(&subcommand), "{:?}", fault);
+            }
+        }
+    }
 }

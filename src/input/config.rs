@@ -311,7 +311,7 @@ impl Config {
 }
 
 /// What [`seconds`] allows, in words.
-pub const SECONDS: &str = "seconds, 0.1 to 86400";
+const SECONDS: &str = "seconds, 0.1 to 86400";
 
 /// Seconds, with or without a fraction: a limit that cannot overflow and that nobody
 /// reaches on purpose.

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::Path;
 
+use crate::input::cli;
 use crate::messages::fault::Fault;
 
 /// How deep, and where in it this process is.
@@ -19,53 +20,34 @@ pub struct Nest {
     pub arguments: Vec<OsString>,
 }
 
-/// Larger than any kernel allows, and small enough for every sum of levels.
-const MAX_DEPTH: u32 = 1000;
-
 /// In the command lines of levels and their commands, which this program makes itself.
 const LEVEL: &str = "--level=";
 const INSIDE: &str = "--inside";
 
 impl Nest {
     /// Reads the words after `nest`.
+    ///
+    /// # Errors
+    ///
+    /// A usage fault, with what is allowed.
     pub fn parse(words: &[OsString]) -> Result<Self, Fault> {
-        let usage = |what: &str| {
-            Fault::usage(format!("nest: {what}")).remedy(format!(
-                "it takes a number of levels, 1 to {MAX_DEPTH}, then, behind --, the arguments \
-                 for the innermost: dind nest 3 -- docker info"
-            ))
-        };
-        let number = |text: &str| {
-            let number = text.parse().ok()?;
-            (1..=MAX_DEPTH).contains(&number).then_some(number)
-        };
-        let (options, arguments) = match words.iter().position(|word| word == "--") {
-            Some(end) => (
-                words.get(..end).unwrap_or_default(),
-                words.get(end + 1..).unwrap_or_default(),
-            ),
-            None => (words, &[][..]),
-        };
-        let (depth, options) = options
-            .split_first()
-            .ok_or_else(|| usage("the depth is missing"))?;
-        let shown = depth.to_string_lossy();
-        let depth = number(&shown).ok_or_else(|| usage(&format!("{shown:?} is no depth")))?;
-        let mut nest = Self {
-            depth,
-            level: 1,
-            inside: false,
-            arguments: arguments.to_vec(),
-        };
-        for option in options {
-            let option = option.to_string_lossy();
-            match option.strip_prefix(LEVEL).map(number) {
-                Some(Some(level)) if level <= depth => nest.level = level,
-                None if option == INSIDE => nest.inside = true,
-                Some(_) | None => return Err(usage(&format!("{option:?} is not valid"))),
-            }
+        let matches = cli::parse("nest", words)?;
+        let number = |name| matches.get_one::<u32>(name).copied();
+        let depth = number("depth").unwrap_or(1);
+        let level = number("level").unwrap_or(1);
+        if level > depth {
+            return Err(cli::usage(
+                "nest",
+                &format!("level {level} is deeper than {depth}"),
+            ));
         }
-        Ok(nest)
+        let arguments = matches.get_many::<OsString>("arguments");
+        Ok(Self {
+            depth,
+            level,
+            inside: matches.get_flag("inside"),
+            arguments: arguments.into_iter().flatten().cloned().collect(),
+        })
     }
 
     /// How many levels are to be made inside this one.
@@ -129,6 +111,17 @@ mod tests {
             assert_eq!(fault.status, 2, "{bad:?}");
             assert!(fault.to_string().contains("dind nest 3 -- docker info"));
         }
+        Ok(())
+    }
+
+    /// What one level makes for the next is read there.
+    #[test]
+    fn hidden_options_are_read_back() -> Result<(), Fault> {
+        let nest = Nest::parse(&words("5 --level=2 --inside -- sh -c x"))?;
+        assert_eq!((nest.level, nest.inside), (2, true));
+        assert_eq!(text(&nest.words(3, &[])), "nest 5 --level=3 -- sh -c x");
+        let inside = nest.inside(Path::new("/dind"));
+        assert_eq!(Nest::parse(&inside[2..])?, nest);
         Ok(())
     }
 }

@@ -4,7 +4,8 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::input::config::{self, Config};
+use crate::input::cli;
+use crate::input::config::Config;
 use crate::input::contract::Contract;
 use crate::input::nest::Nest;
 use crate::messages::fault::Fault;
@@ -12,8 +13,8 @@ use crate::messages::fault::Fault;
 /// What the command line asks for, before the system is looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request {
-    /// Print this program's help.
-    Help,
+    /// Print this help, of the program or of a subcommand.
+    Help(String),
     /// Print this program's version.
     Version,
     /// Print what a start with these arguments would do, and do nothing.
@@ -70,72 +71,54 @@ pub fn request(config: &Config) -> Result<Request, Fault> {
     let ours = start.contract == Contract::Dind;
     // A probe runs in the container's environment, and so with its DIND_CONTRACT.
     let named_dind = Contract::from_program(&config.program) == Contract::Dind;
-    let first = start
-        .arguments
-        .first()
-        .map(|first| first.to_string_lossy().into_owned());
-    match first.as_deref() {
-        Some("help") if ours => Ok(Request::Help),
-        Some("--help" | "-h") if ours && start.arguments.len() == 1 => Ok(Request::Help),
-        Some("--version" | "-V") if ours && start.arguments.len() == 1 => Ok(Request::Version),
-        Some("plan") if named_dind => {
+    let arguments = start.arguments.clone();
+    let Some((first, rest)) = arguments.split_first() else {
+        return Ok(Request::Start(start));
+    };
+    let first = first.to_str();
+    let subcommand = first.filter(|first| match *first {
+        "help" => ours,
+        "plan" | "health" | "doctor" | "nest" => named_dind,
+        _ => false,
+    });
+    if subcommand.is_some()
+        && let Some(help) = cli::help_asked(&arguments)
+    {
+        return Ok(Request::Help(help));
+    }
+    match subcommand {
+        Some("help") => cli::help_about(rest).map(Request::Help),
+        Some("plan") => {
             start.arguments.remove(0);
             let start = start.nested(config)?;
             Ok(Request::Plan(start.named_contract()))
         }
-        Some("health") if named_dind => {
-            health(start.arguments.get(1..).unwrap_or_default()).map(Request::Health)
+        Some("health") => {
+            let matches = cli::parse("health", rest)?;
+            Ok(Request::Health(Health {
+                wait: matches.get_one("wait").copied(),
+            }))
         }
-        Some("doctor") if named_dind => {
-            doctor(start.arguments.get(1..).unwrap_or_default()).map(Request::Doctor)
+        Some("doctor") => {
+            let matches = cli::parse("doctor", rest)?;
+            Ok(Request::Doctor(if matches.get_flag("json") {
+                Report::Json
+            } else {
+                Report::Text
+            }))
         }
-        Some("nest") if named_dind => {
+        Some("nest") => {
             let start = start.nested(config)?;
             Ok(match start.nest {
                 Some(nest) if nest.inside => Request::Nest(nest),
                 _ => Request::Start(start.named_contract()),
             })
         }
-        _ => Ok(Request::Start(start.named_contract())),
-    }
-}
-
-/// The arguments of `health`: `--wait SECONDS`.
-fn health(arguments: &[OsString]) -> Result<Health, Fault> {
-    let words: Vec<_> = arguments
-        .iter()
-        .map(|word| word.to_string_lossy())
-        .collect();
-    let words: Vec<&str> = words.iter().map(AsRef::as_ref).collect();
-    let seconds = match words.as_slice() {
-        [] => return Ok(Health { wait: None }),
-        ["--wait", seconds] => Some(*seconds),
-        [word] => word.strip_prefix("--wait="),
-        _ => None,
-    };
-    let seconds = seconds.ok_or_else(|| {
-        Fault::usage(format!("health: {:?} is not valid", words.join(" ")))
-            .remedy("allowed: nothing, or --wait SECONDS")
-    })?;
-    match config::seconds(seconds) {
-        Some(wait) => Ok(Health { wait: Some(wait) }),
-        None => Err(
-            Fault::usage(format!("health: --wait {seconds:?} is not valid"))
-                .remedy(format!("allowed: {}", config::SECONDS)),
-        ),
-    }
-}
-
-/// The arguments of `doctor`: `--json`.
-fn doctor(arguments: &[OsString]) -> Result<Report, Fault> {
-    match arguments {
-        [] => Ok(Report::Text),
-        [word] if word == "--json" => Ok(Report::Json),
-        words => Err(Fault::usage(format!(
-            "doctor: {:?} is not valid",
-            words.join(" ".as_ref()).to_string_lossy()
-        ))
-        .remedy("allowed: nothing, or --json")),
+        _ => Ok(match first.filter(|_| ours && rest.is_empty()) {
+            Some("--help" | "-h") => Request::Help(cli::help()),
+            Some("--version" | "-V") => Request::Version,
+            _ => Request::Start(start.named_contract()),
+        }),
     }
 }
 
@@ -182,6 +165,197 @@ impl Start {
                 self.contract = contract;
                 self
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+
+    use super::*;
+    use proptest::prelude::*;
+
+    fn asked(words: &[&str]) -> Result<Request, Fault> {
+        let words = [&["dind"], words].concat();
+        request(&Config::read(words.iter().map(OsString::from), [])?)
+    }
+
+    fn start(words: &[&str]) -> Start {
+        Start {
+            contract: Contract::Dind,
+            arguments: words.iter().map(OsString::from).collect(),
+            nest: None,
+        }
+    }
+
+    #[test]
+    fn arguments_of_dockerd_and_of_docker_pass_through() {
+        for words in [
+            &[][..],
+            &["-H", "x"],
+            &["-Hx"],
+            &["-D", "--host=unix:///x", "--"],
+            &["--"],
+            &["--help", "--debug"],
+            &["-h", "x"],
+            &["--version", "--help"],
+            &["--wait", "5"],
+            &["--json"],
+            &["dockerd"],
+            &["dockerd", "--help"],
+            &["dockerd", "-H", "fd://", "--", "health"],
+            &["ps", "-a"],
+            &["run", "--rm", "-it", "busybox", "--help"],
+            &["docker", "help"],
+            &["helth"],
+            &["health-check", "--help"],
+            &["Health"],
+            &["sh", "-c", "dind health --wait 5"],
+            &["--", "health", "--help"],
+            &[""],
+        ] {
+            assert_eq!(asked(words), Ok(Request::Start(start(words))), "{words:?}");
+            let behind_plan = [&["plan"], words].concat();
+            if let [word] = words
+                && ["--help", "-h"].contains(word)
+            {
+                continue;
+            }
+            assert_eq!(
+                asked(&behind_plan),
+                Ok(Request::Plan(start(words))),
+                "{behind_plan:?}"
+            );
+        }
+        // Behind `plan` they are commands, too.
+        for words in [&["health"][..], &["doctor", "--json"], &["help", "health"]] {
+            let behind_plan = [&["plan"], words].concat();
+            assert_eq!(asked(&behind_plan), Ok(Request::Plan(start(words))));
+        }
+    }
+
+    #[test]
+    fn subcommands_have_their_arguments() {
+        let health = |seconds: Option<u64>| {
+            Request::Health(Health {
+                wait: seconds.map(Duration::from_secs),
+            })
+        };
+        for (words, expected) in [
+            (&["health"][..], health(None)),
+            (&["health", "--wait", "5"], health(Some(5))),
+            (&["health", "--wait=5"], health(Some(5))),
+            (&["doctor"], Request::Doctor(Report::Text)),
+            (&["doctor", "--json"], Request::Doctor(Report::Json)),
+            (&["--help"], Request::Help(cli::help())),
+            (&["-h"], Request::Help(cli::help())),
+            (&["help"], Request::Help(cli::help())),
+            (&["--version"], Request::Version),
+            (&["-V"], Request::Version),
+        ] {
+            assert_eq!(asked(words), Ok(expected), "{words:?}");
+        }
+        for words in [
+            &["health", "--wait", "x"][..],
+            &["health", "--wait"],
+            &["health", "5"],
+            &["doctor", "--jsn"],
+            &["nest"],
+            &["plan", "nest"],
+            &["help", "helth"],
+        ] {
+            let status = asked(words).map_err(|fault| fault.status);
+            assert_eq!(status, Err(2), "{words:?}");
+        }
+    }
+
+    #[test]
+    fn help_of_a_subcommand_is_found_under_every_name() {
+        for name in ["plan", "health", "doctor", "nest"] {
+            let Ok(Request::Help(text)) = asked(&[name, "--help"]) else {
+                panic!("{name} has no help");
+            };
+            assert!(text.contains(&format!("dind {name}")), "{text}");
+            for words in [[name, "-h"], ["help", name]] {
+                assert_eq!(asked(&words), Ok(Request::Help(text.clone())), "{words:?}");
+            }
+        }
+    }
+
+    /// Whose contract has no `help` has no help of it, and other programs no subcommands.
+    #[test]
+    fn other_contracts_keep_their_words() {
+        for program in [
+            "wrapdocker",
+            "dockerd-entrypoint.sh",
+            "docker-entrypoint.sh",
+            "hack-dind",
+        ] {
+            for words in [&["help"][..], &["--help"], &["health", "--help"], &["plan"]] {
+                let words = words.iter().map(OsString::from);
+                let line = [OsString::from(program)].into_iter().chain(words.clone());
+                let found = Config::read(line, []).and_then(|config| request(&config));
+                let Ok(Request::Start(start)) = found else {
+                    panic!("{program}: {found:?}");
+                };
+                assert!(start.arguments.iter().eq(&words.collect::<Vec<_>>()));
+            }
+        }
+    }
+
+    proptest! {
+        /// What is not a subcommand of dind's, nor alone its help or version, is word for word
+        /// what a start gets, with and without `plan`.
+        #[test]
+        fn other_command_lines_are_left_alone(
+            lines in prop::collection::vec(
+                prop_oneof![
+                    prop::collection::vec(any::<u8>(), 0..8),
+                    "--?[a-z]{1,8}(=[ -~]{0,8})?".prop_map(String::into_bytes),
+                    "health|doctor|plan|help|nest|dockerd|docker|--|--help|-h|-V|--wait|--json"
+                        .prop_map(String::into_bytes),
+                ],
+                1..6,
+            ),
+        ) {
+            let words: Vec<OsString> =
+                lines.iter().map(|bytes| OsStr::from_bytes(bytes).to_owned()).collect();
+            let text = words[0].to_string_lossy();
+            let alone = words.len() == 1;
+            prop_assume!(!["plan", "health", "doctor", "nest", "help"].contains(&&*text));
+            prop_assume!(!(alone && ["--help", "-h", "--version", "-V"].contains(&&*text)));
+            // A contract's name is taken off.
+            prop_assume!(!text.contains("dind") && !text.ends_with("docker"));
+            prop_assume!(!text.ends_with(".sh"));
+            let expected = Start {
+                contract: Contract::Dind,
+                arguments: words.clone(),
+                nest: None,
+            };
+            let asked = |before: &[&str]| {
+                let line = ["dind"].iter().chain(before).map(OsString::from);
+                request(&Config::read(line.chain(words.iter().cloned()), [])?)
+            };
+            prop_assert_eq!(asked(&[]), Ok(Request::Start(expected.clone())));
+            prop_assert_eq!(asked(&["plan"]), Ok(Request::Plan(expected)));
+        }
+
+        #[test]
+        fn what_stands_behind_nest_is_left_alone(
+            arguments in prop::collection::vec(
+                prop_oneof![
+                    "[ -~]{0,8}",
+                    "--|--help|-h|--level=2|--inside|--wait|nest".prop_map(String::from),
+                ],
+                0..6,
+            ),
+        ) {
+            let mut words: Vec<OsString> = vec!["1".into(), "--".into()];
+            words.extend(arguments.iter().map(OsString::from));
+            let nest = Nest::parse(&words);
+            prop_assert_eq!(nest.map(|nest| nest.arguments), Ok(words.split_off(2)));
         }
     }
 }

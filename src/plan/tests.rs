@@ -227,7 +227,7 @@ impl Start<'_> {
         )?;
         match request::request(&config)? {
             Request::Start(start) | Request::Plan(start) => Ok((config, start)),
-            Request::Help
+            Request::Help(_)
             | Request::Version
             | Request::Health(_)
             | Request::Doctor(_)

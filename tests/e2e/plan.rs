@@ -117,3 +117,32 @@ fn help_and_version_need_no_daemon() {
     let dockerd = unprivileged().run(&["dockerd", "--help"]).text();
     assert!(dockerd.contains("--data-root"), "{dockerd}");
 }
+
+/// Each subcommand has a help of its own, on standard output, in a container without any
+/// privilege. A mistake in its arguments is one line on standard error; one in its name is a
+/// command that is not there.
+#[test]
+fn subcommands_have_help_and_name_mistakes() {
+    for (words, part) in [
+        (&["plan", "--help"][..], "Usage: dind plan"),
+        (&["health", "--help"], "--wait <SECONDS>"),
+        (&["help", "health"], "--wait <SECONDS>"),
+        (&["doctor", "-h"], "--json"),
+        (&["nest", "--help"], "dind nest DEPTH"),
+    ] {
+        let output = unprivileged().run(words).exited(0);
+        assert!(output.stdout.contains(part), "{words:?}: {}", output.stdout);
+        assert_eq!(output.stderr, "", "{words:?}");
+    }
+    let output = unprivileged().run(&["health", "--wiat", "5"]).exited(2);
+    assert_eq!(output.stdout, "");
+    assert_eq!(
+        output.stderr.lines().collect::<Vec<_>>(),
+        [
+            "dind: error: health: unexpected argument '--wiat'; did you mean '--wait'? \
+             allowed: --wait SECONDS, 0.1 to 86400"
+        ]
+    );
+    let output = unprivileged().run(&["helth"]).exited(127);
+    output.says(&["dind: error: helth: not found"]);
+}

@@ -26,7 +26,7 @@ fuzz_target!(|data: &[u8]| {
     let start = match request::request(&config) {
         Ok(Request::Start(start) | Request::Plan(start)) => start,
         Ok(
-            Request::Help
+            Request::Help(_)
             | Request::Version
             | Request::Health(_)
             | Request::Doctor(_)
