@@ -23,7 +23,7 @@ use dind::input::request::{self, Request};
 use dind::plan;
 use dind::plan::action::Action;
 use dind::plan::inputs::Inputs;
-use dind::plan::outcome::Plan;
+use dind::plan::outcome::{Outcome, Plan};
 use dind::plan::role;
 use dind_fuzz::{environment, sections, words};
 use libfuzzer_sys::fuzz_target;
@@ -168,12 +168,15 @@ fn stays_in_place(plan: &Plan, inputs: Inputs<'_>) {
             Action::Write { path, .. } => path.starts_with(&inputs.options.exec_root),
             Action::Lock { path } => *path == inputs.facts.data_root.path,
             Action::Remove { path } => inputs.facts.stale.contains(path),
-            Action::Certificates { directory, .. } => {
-                inputs.config.tls_directory.as_ref() == Some(directory)
-            }
             Action::LoadModule { .. } => true,
         };
         assert!(fine, "{step:?}");
+    }
+    if let Outcome::Supervise(engine) = &plan.outcome
+        && let Some(certificates) = &engine.certificates
+    {
+        let asked = inputs.config.tls_directory.as_ref();
+        assert_eq!(asked, Some(&certificates.directory));
     }
 }
 
