@@ -56,7 +56,7 @@ struct Choice {
 
 /// What the choice comes to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Plan {
+pub struct StoragePlan {
     /// The choice and its reason, for the log: a finding of severity note.
     pub note: Option<Finding>,
     /// What is done to the container.
@@ -70,7 +70,7 @@ pub struct Plan {
 }
 
 /// Makes the plan. A fault is a choice of the user's that cannot be.
-pub fn plan(inputs: Inputs<'_>) -> Result<Plan, Fault> {
+pub fn plan(inputs: Inputs<'_>) -> Result<StoragePlan, Fault> {
     let Inputs { config, facts, .. } = inputs;
     let root = &facts.data_root;
     let Choice { holder, note, .. } = choose(inputs)?;
@@ -89,7 +89,7 @@ pub fn plan(inputs: Inputs<'_>) -> Result<Plan, Fault> {
             .as_ref()
             .map(|data_file: &DataFile| data_file.path.clone()),
     });
-    Ok(Plan {
+    Ok(StoragePlan {
         note: note.map(|seen| Finding::note("storage-chosen", seen, LINK)),
         steps,
         data_file,

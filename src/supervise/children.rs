@@ -7,7 +7,7 @@ use nix::unistd::Pid;
 
 use super::machine::Process;
 use crate::messages::fault::Fault;
-use crate::sys::spawn::{Begun, Progress};
+use crate::sys::spawn::{Begun, Launch};
 
 /// The children, and those of them that have not executed their program yet.
 #[derive(Default)]
@@ -50,10 +50,10 @@ impl Children {
     pub fn failed(&mut self) -> Vec<(Process, Fault)> {
         let mut failed = Vec::new();
         self.begun
-            .retain(|(process, begun, program)| match begun.progress() {
-                Progress::OnItsWay => true,
-                Progress::Executed => false,
-                Progress::Failed(error) => {
+            .retain(|(process, begun, program)| match begun.launch() {
+                Launch::OnItsWay => true,
+                Launch::Executed => false,
+                Launch::Failed(error) => {
                     failed.push((*process, begun.pid, error.fault(program.as_os_str())));
                     false
                 }

@@ -131,7 +131,7 @@ impl fmt::Display for SpawnError {
 impl std::error::Error for SpawnError {}
 
 /// What execve(2) takes.
-struct Program {
+struct Execution {
     path: CString,
     arguments: Vec<CString>,
     environment: Vec<CString>,
@@ -144,9 +144,9 @@ pub fn spawn(child: &Child<'_>) -> Result<Pid, SpawnError> {
     let mut ready = [PollFd::new(begun.as_fd(), PollFlags::POLLIN)];
     // An error, as EINTR, means that it is not known whether it has: then it is on its way.
     let _ = poll(&mut ready, wait::timeout(Some(EXEC_DEADLINE)));
-    match begun.progress() {
-        Progress::Failed(error) => Err(error),
-        Progress::OnItsWay | Progress::Executed => Ok(begun.pid),
+    match begun.launch() {
+        Launch::Failed(error) => Err(error),
+        Launch::OnItsWay | Launch::Executed => Ok(begun.pid),
     }
 }
 
@@ -160,7 +160,7 @@ pub struct Begun {
 
 /// How far a child is that has begun.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Progress {
+pub enum Launch {
     /// It has not executed its program yet.
     OnItsWay,
     /// It has.
@@ -171,19 +171,19 @@ pub enum Progress {
 
 impl Begun {
     /// How far it is. [`Begun::as_fd`] is readable when that changes, once.
-    pub fn progress(&self) -> Progress {
+    pub fn launch(&self) -> Launch {
         let mut report = [0_u8; 2];
         match nix::unistd::read(&self.report, &mut report) {
             Ok(2) => {
                 let [exec, errno] = report;
-                Progress::Failed(SpawnError {
+                Launch::Failed(SpawnError {
                     failed: if exec == 1 { At::Exec } else { At::Preparation },
                     errno: Errno::from_raw(i32::from(errno)),
                 })
             }
-            Err(Errno::EAGAIN | Errno::EINTR) => Progress::OnItsWay,
+            Err(Errno::EAGAIN | Errno::EINTR) => Launch::OnItsWay,
             // exec has closed the pipe.
-            Ok(_) | Err(_) => Progress::Executed,
+            Ok(_) | Err(_) => Launch::Executed,
         }
     }
 }
@@ -253,7 +253,7 @@ fn report_pipe(above: RawFd) -> nix::Result<(OwnedFd, OwnedFd)> {
     Ok((reader, raise(writer.as_fd(), above)?))
 }
 
-fn program(child: &Child<'_>) -> nix::Result<Program> {
+fn program(child: &Child<'_>) -> nix::Result<Execution> {
     let mut environment = variables(child.environment)?;
     if !child.descriptors.is_empty() {
         environment.push(string(OsStr::new(&format!(
@@ -261,7 +261,7 @@ fn program(child: &Child<'_>) -> nix::Result<Program> {
             child.descriptors.len()
         )))?);
     }
-    Ok(Program {
+    Ok(Execution {
         path: string(child.path.as_os_str())?,
         arguments: strings(child.arguments.iter().copied())?,
         environment,
@@ -287,7 +287,7 @@ fn variables(environment: &[(OsString, OsString)]) -> nix::Result<Vec<CString>> 
 }
 
 /// The child's side of the fork, up to exec.
-fn become_child(child: &Child<'_>, mut program: Program, above: RawFd) -> SpawnError {
+fn become_child(child: &Child<'_>, mut program: Execution, above: RawFd) -> SpawnError {
     let mut run = || -> Result<std::convert::Infallible, SpawnError> {
         let prepare = |errno| SpawnError {
             failed: At::Preparation,

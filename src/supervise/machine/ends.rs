@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::event::{Effect, Level, Message, Process};
-use super::restart::Forwarding;
+use super::restart::Restart;
 use super::start::log_killed;
 use super::state::{Machine, Phase, Reached, Then};
 use crate::messages::fault::FAILURE;
@@ -180,10 +180,10 @@ impl Machine {
 
     fn forwarder_ended(&mut self, end: End, now: Duration, effects: &mut Vec<Effect>) {
         let name = Process::Forwarder.name();
-        let (level, text) = match Forwarding::after(end, self.forwarded, now) {
-            Forwarding::Over => return,
-            Forwarding::Again => (Level::Warn, format!("{name} {end}; it is started again")),
-            Forwarding::GivenUp => (
+        let (level, text) = match Restart::after(end, self.forwarded, now) {
+            Restart::Over => return,
+            Restart::Again => (Level::Warn, format!("{name} {end}; it is started again")),
+            Restart::GivenUp => (
                 Level::Error,
                 format!(
                     "{name} {end}: inner containers resolve no names any more; start the container again"

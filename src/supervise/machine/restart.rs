@@ -17,7 +17,7 @@ const HELPERS_LIFE: Duration = Duration::from_secs(1);
 
 /// A daemon's life.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Daemon {
+pub struct DaemonLife {
     /// Whether it runs.
     pub runs: bool,
     started: Duration,
@@ -27,7 +27,7 @@ pub struct Daemon {
     pub due: Option<Duration>,
 }
 
-impl Daemon {
+impl DaemonLife {
     /// It starts now.
     pub fn start(&mut self, now: Duration) {
         self.runs = true;
@@ -55,7 +55,7 @@ impl Daemon {
 /// The log relay's life: whoever ended it, it is started again, for without it the daemons wait
 /// at full pipes.
 #[derive(Debug, Clone, Copy)]
-pub struct Relay {
+pub struct RelayLife {
     /// Whether it runs.
     pub runs: bool,
     started: Duration,
@@ -64,7 +64,7 @@ pub struct Relay {
     pause: Duration,
 }
 
-impl Default for Relay {
+impl Default for RelayLife {
     fn default() -> Self {
         Self {
             runs: false,
@@ -75,7 +75,7 @@ impl Default for Relay {
     }
 }
 
-impl Relay {
+impl RelayLife {
     /// It starts now.
     pub fn start(&mut self, now: Duration) {
         self.runs = true;
@@ -84,7 +84,7 @@ impl Relay {
     }
 
     /// It has ended, or could not be started. Whether it starts again at once; else later, at
-    /// [`Relay::due`], and twice as much later each time that this happens again.
+    /// [`RelayLife::due`], and twice as much later each time that this happens again.
     pub fn end(&mut self, now: Duration) -> bool {
         self.runs = false;
         if now.saturating_sub(self.started) > HELPERS_LIFE {
@@ -99,7 +99,7 @@ impl Relay {
 
 /// What becomes of a DNS forwarder that has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Forwarding {
+pub enum Restart {
     /// It has ended by itself and logged the reason: there is no use in another.
     Over,
     /// It was killed, for its memory or by mistake, and is started again.
@@ -108,7 +108,7 @@ pub enum Forwarding {
     GivenUp,
 }
 
-impl Forwarding {
+impl Restart {
     /// Decides by how a forwarder ended that was started at `started`.
     pub fn after(end: End, started: Duration, now: Duration) -> Self {
         match end {
@@ -127,7 +127,7 @@ mod tests {
 
     #[test]
     fn a_relay_that_ends_at_once_is_started_later_and_later() {
-        let mut relay = Relay::default();
+        let mut relay = RelayLife::default();
         let mut pauses = Vec::new();
         let mut now = SECOND;
         for _ in 0..7 {
@@ -151,11 +151,11 @@ mod tests {
     #[test]
     fn a_forwarder_is_started_again_only_where_it_was_killed_late() {
         for (end, lived, expected) in [
-            (End::Signaled(9), SECOND * 3, Forwarding::Again),
-            (End::Signaled(9), SECOND, Forwarding::GivenUp),
-            (End::Exited(1), SECOND * 3, Forwarding::Over),
+            (End::Signaled(9), SECOND * 3, Restart::Again),
+            (End::Signaled(9), SECOND, Restart::GivenUp),
+            (End::Exited(1), SECOND * 3, Restart::Over),
         ] {
-            assert_eq!(Forwarding::after(end, SECOND, SECOND + lived), expected);
+            assert_eq!(Restart::after(end, SECOND, SECOND + lived), expected);
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::event::{Effect, Event, Process};
-use super::restart::{Daemon, Relay};
+use super::restart::{DaemonLife, RelayLife};
 use super::settings::{Need, Settings};
 
 /// Where in its life the container is.
@@ -69,9 +69,9 @@ pub enum Reached {
 pub struct Machine {
     pub(super) settings: Settings,
     pub(super) phase: Phase,
-    pub(super) containerd: Daemon,
-    pub(super) dockerd: Daemon,
-    pub(super) relay: Relay,
+    pub(super) containerd: DaemonLife,
+    pub(super) dockerd: DaemonLife,
+    pub(super) relay: RelayLife,
     /// When the forwarder was started.
     pub(super) forwarded: Duration,
     /// The command and the parts of this program that run in children and are waited for.
@@ -106,9 +106,9 @@ impl Machine {
         Self {
             settings,
             phase: Phase::Preparing,
-            containerd: Daemon::default(),
-            dockerd: Daemon::default(),
-            relay: Relay::default(),
+            containerd: DaemonLife::default(),
+            dockerd: DaemonLife::default(),
+            relay: RelayLife::default(),
             forwarded: Duration::ZERO,
             running: Vec::new(),
             due: due.map(|(process, _)| process).collect(),
@@ -193,7 +193,7 @@ impl Machine {
         }
     }
 
-    pub(super) fn daemon(&mut self, process: Process) -> Option<&mut Daemon> {
+    pub(super) fn daemon(&mut self, process: Process) -> Option<&mut DaemonLife> {
         match process {
             Process::Containerd => Some(&mut self.containerd),
             Process::Dockerd => Some(&mut self.dockerd),

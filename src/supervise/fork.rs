@@ -1,0 +1,176 @@
+//! Forks the children that are this program too.
+
+use std::collections::VecDeque;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::SystemTime;
+
+use anyhow::Result;
+use nix::unistd::ForkResult;
+use std::os::fd::AsFd;
+use tracing::{error, warn};
+
+use super::machine::{Event, Process};
+use super::output::output;
+use super::start::null;
+use super::supervisor::Supervisor;
+use crate::apply::delegate;
+use crate::helpers::child::{become_helper, leave_terminal};
+use crate::helpers::hooks::Runner;
+use crate::helpers::{certificates, data_file, forwarder, loader, sweeper};
+use crate::input::config::Config;
+use crate::messages::fault::FAILURE;
+use crate::messages::finding::Severity;
+use crate::messages::logging::LogFormat;
+use crate::messages::progress::ProgressLine;
+use crate::programs::doctor;
+use crate::sys::{descriptors, process};
+
+impl Supervisor<'_> {
+    /// Has a part of this program run in a child, so that signals and deadlines are looked
+    /// at meanwhile.
+    pub(super) fn fork(&mut self, process: Process, events: &mut VecDeque<Event>) {
+        let control = match (process, &mut self.relay) {
+            (Process::Relay, Some(relay)) => relay.connect(),
+            _ => Err(anyhow::anyhow!("no relay")),
+        };
+        let control = match (process, control) {
+            (Process::Relay, Err(error)) => {
+                warn!("{} cannot run: {error:#}", process.name());
+                events.push_back(Event::NotStarted(process, FAILURE));
+                return;
+            }
+            (_, control) => control.ok(),
+        };
+        match process::fork() {
+            Ok(ForkResult::Parent { child }) => self.children.add(process, child),
+            Ok(ForkResult::Child) => {
+                let done = leave_terminal().and_then(|()| self.help(process, control));
+                let status = done.unwrap_or_else(|error| {
+                    match process {
+                        Process::Forwarder | Process::Relay | Process::Delegation => {
+                            warn!("{error:#}");
+                        }
+                        _ => error!("{error:#}"),
+                    }
+                    FAILURE
+                });
+                process::exit_child(status.into())
+            }
+            Err(errno) => {
+                if let (Process::Relay, Some(relay)) = (process, &mut self.relay) {
+                    relay.disconnect();
+                }
+                error!(
+                    "{} cannot run: fork: {}; raise the container's pids limit",
+                    process.name(),
+                    errno.desc()
+                );
+                events.push_back(Event::NotStarted(process, FAILURE));
+            }
+        }
+    }
+
+    /// The work of a child. Returns its exit status.
+    fn help(&mut self, process: Process, control: Option<UnixStream>) -> Result<u8> {
+        let engine = self.engine;
+        match (process, control, &self.relay) {
+            (Process::PreStart, ..) => return self.run_hooks(process, &engine.hooks.pre_start),
+            (Process::PostStart, ..) => return self.run_hooks(process, &engine.hooks.post_start),
+            (Process::PreStop, ..) => return self.run_hooks(process, &engine.hooks.pre_stop),
+            (Process::Relay, Some(control), Some(relay)) => {
+                relay.run(self.signals.inherited(), control)?;
+                return Ok(0);
+            }
+            _ => {}
+        }
+        let inherited = self.signals.inherited();
+        match &self.log {
+            Some(log) => become_helper(inherited, &[log.as_fd()])?,
+            None => become_helper(inherited, &[])?,
+        }
+        match process {
+            Process::Mounter => engine
+                .data_file
+                .as_ref()
+                .map_or(Ok(()), |file| data_file::put_in_place(file, inherited))?,
+            Process::Certificates => engine.certificates.as_ref().map_or(Ok(()), |wanted| {
+                certificates::prepare(wanted, SystemTime::now())
+            })?,
+            Process::Delegation => self.delegation.as_ref().map_or(Ok(()), |unfinished| {
+                delegate::finish(unfinished).map(|done| done.log())
+            })?,
+            Process::Sweeper => {
+                engine.emptied.as_ref().map(sweeper::empty);
+            }
+            Process::Forwarder => {
+                if let Some(forwarder) = &engine.forwarder {
+                    forwarder::run(forwarder)?;
+                }
+            }
+            Process::Loader => {
+                if let Some(images) = &engine.images {
+                    // A command that runs already has the terminal.
+                    let wanted = self.config.log_format == LogFormat::Text
+                        && self.children.pid(Process::Command).is_none();
+                    loader::load(images, ProgressLine::new(wanted))?;
+                }
+            }
+            Process::LogReader => self.show_log(),
+            Process::Diagnosis => {
+                self.show_log();
+                diagnose(self.config);
+            }
+            _ => {}
+        }
+        Ok(0)
+    }
+
+    fn run_hooks(&mut self, process: Process, hooks: &[PathBuf]) -> Result<u8> {
+        self.signals.renew()?;
+        let [stdout, stderr] = output(
+            self.relay.as_ref(),
+            self.log.as_ref(),
+            self.engine,
+            &self.standard,
+            process,
+        );
+        let [wait, wake] = self.signals.descriptors();
+        descriptors::close_other_descriptors(&[wait, wake, stdout, stderr])?;
+        let null = null()?;
+        let mut runner = Runner {
+            timeout: self.engine.hooks.timeout,
+            // In a stop a hook, what it has started, and its runner are to end one after the
+            // other.
+            grace: self.engine.stop.hook_grace,
+            environment: &self.engine.environment,
+            stdio: [null.as_fd(), stdout, stderr],
+            signals: &mut self.signals,
+            umask: self.umask,
+            until_failure: process == Process::PreStart,
+            stopped: false,
+        };
+        Ok(runner.run(hooks))
+    }
+
+    /// With no file, the lines stand above already.
+    fn show_log(&self) {
+        if let Some(log) = &self.log {
+            error!(path = %log.path().display(), "the last lines of {}:", log.path().display());
+            for line in log.tail() {
+                error!("| {line}");
+            }
+        }
+    }
+}
+
+/// Logs what `dind doctor` would print, but for its notes.
+fn diagnose(config: &Config) {
+    for finding in doctor::diagnosis(config) {
+        let (code, link) = (finding.code, finding.link);
+        match finding.severity {
+            Severity::Error => error!(code, link, "{finding} ({link})"),
+            Severity::Warning | Severity::Note => warn!(code, link, "{finding} ({link})"),
+        }
+    }
+}

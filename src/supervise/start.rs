@@ -1,0 +1,153 @@
+//! Starts the daemons and the command.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use anyhow::{Context, Result};
+use tracing::warn;
+
+use super::machine::Process;
+use super::notify::Notify;
+use super::output::output;
+use super::supervisor::Supervisor;
+use crate::api::readiness::Provisioning;
+use crate::apply;
+use crate::messages::fault::Fault;
+use crate::plan::engine::{Foreground, Program};
+use crate::sys::search;
+use crate::sys::signals::Inherited;
+use crate::sys::spawn::{self, Begun, Child, Session};
+
+impl Supervisor<'_> {
+    /// Starts dockerd and containerd at once. dockerd is first, because everybody waits for
+    /// it; it looks for containerd much later.
+    pub(super) fn start_daemons(&mut self) -> Result<(), Fault> {
+        let engine = self.engine;
+        if engine.images.is_some() || !engine.hooks.post_start.is_empty() {
+            self.provisioning = Provisioning::begin()
+                .inspect_err(|error| {
+                    warn!("{error:#}; 'dind health' waits for the API alone");
+                })
+                .ok();
+        }
+        self.begin_daemon(Process::Dockerd, &engine.dockerd)?;
+        if let Some(program) = &engine.containerd {
+            self.begin_daemon(Process::Containerd, program)?;
+        }
+        if engine.restarts == 0 {
+            // When dockerd is gone, clients are refused and not kept waiting.
+            self.bound.clear();
+        }
+        if let Some(program) = &engine.dmsetup {
+            // Nobody waits for what it prints, nor for its end.
+            let null = null()?;
+            let silent = [null.as_fd(); 3];
+            let inherited = self.signals.inherited();
+            if let Err(fault) = begin_daemon(program, silent, &[], None, inherited) {
+                warn!("{fault}; going on without");
+            }
+        }
+        apply::apply(&engine.meanwhile)?;
+        self.ask();
+        Ok(())
+    }
+
+    /// Starts one of them again, with the sockets that the one before had.
+    pub(super) fn restart(&mut self, process: Process) -> Result<(), Fault> {
+        let engine = self.engine;
+        let program = match process {
+            Process::Containerd => engine.containerd.as_ref(),
+            _ => Some(&engine.dockerd),
+        };
+        if let Some(program) = program {
+            self.begin_daemon(process, program)?;
+        }
+        if process == Process::Dockerd {
+            self.answered = false;
+            self.ask();
+        }
+        Ok(())
+    }
+
+    pub(super) fn begin_daemon(
+        &mut self,
+        process: Process,
+        program: &Program,
+    ) -> Result<(), Fault> {
+        let null = null()?;
+        let [stdout, stderr] = output(
+            self.relay.as_ref(),
+            self.log.as_ref(),
+            self.engine,
+            &self.standard,
+            process,
+        );
+        let stdio = [null.as_fd(), stdout, stderr];
+        let inherited = self.signals.inherited();
+        let begun = match process {
+            Process::Dockerd => {
+                let sockets: Vec<BorrowedFd<'_>> = self.bound.iter().map(AsFd::as_fd).collect();
+                begin_daemon(program, stdio, &sockets, Some(&self.notify), inherited)
+            }
+            _ => begin_daemon(program, stdio, &[], None, inherited),
+        }?;
+        self.children.begin(process, begun, program.path.clone());
+        Ok(())
+    }
+
+    pub(super) fn start_command(&mut self) -> Result<(), Fault> {
+        let words: &[OsString] = match &self.engine.foreground {
+            Foreground::Command(words) => words,
+            Foreground::Daemon => &[],
+        };
+        let path = search::find(words, &self.engine.search_path)?;
+        let begun = spawn::begin(&Child {
+            path: &path,
+            arguments: words.iter().map(OsString::as_os_str).collect(),
+            environment: &self.engine.environment,
+            stdio: None,
+            descriptors: Vec::new(),
+            session: Session::Foreground(self.terminal),
+            dies_with_parent: false,
+            oom_score_adj: None,
+            inherited: self.signals.inherited(),
+            umask: Some(self.umask),
+        })
+        .map_err(|error| error.fault(path.as_os_str()))?;
+        self.children.begin(Process::Command, begun, path);
+        Ok(())
+    }
+}
+
+/// `/dev/null`, as the standard input of what reads nothing.
+pub fn null() -> Result<File> {
+    File::open("/dev/null").context("cannot open /dev/null; the container needs a /dev")
+}
+
+/// Starts a daemon in a session of its own.
+fn begin_daemon(
+    program: &Program,
+    stdio: [BorrowedFd<'_>; 3],
+    descriptors: &[BorrowedFd<'_>],
+    notify: Option<&Notify>,
+    inherited: &Inherited,
+) -> Result<Begun, Fault> {
+    let mut environment = program.environment.clone();
+    environment.extend(notify.map(|notify| ("NOTIFY_SOCKET".into(), notify.address.clone())));
+    let mut arguments = vec![program.path.as_os_str()];
+    arguments.extend(program.arguments.iter().map(OsString::as_os_str));
+    spawn::begin(&Child {
+        path: &program.path,
+        arguments,
+        environment: &environment,
+        stdio: Some(stdio),
+        descriptors: descriptors.to_vec(),
+        session: Session::Own,
+        dies_with_parent: false,
+        oom_score_adj: Some(program.oom_score_adj),
+        inherited,
+        umask: None,
+    })
+    .map_err(|error| error.fault(program.path.as_os_str()))
+}

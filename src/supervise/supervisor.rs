@@ -1,0 +1,410 @@
+//! The loop.
+
+use std::collections::VecDeque;
+use std::io::{Stderr, Stdout};
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use nix::libc;
+use nix::poll::{PollFd, PollFlags};
+use nix::sys::stat::Mode;
+use nix::unistd::Pid;
+use tracing::{debug, error, info, warn};
+
+use super::children::Children;
+use super::log_file::LogFile;
+use super::machine::{Effect, Event, Level, Machine, Message, Process};
+use super::notify::{self, Notify};
+use super::relay::{self, Relay};
+use crate::api::ping::{Ping, Progress};
+use crate::api::readiness::Provisioning;
+use crate::apply::delegate::Unfinished;
+use crate::apply::sockets::Bound;
+use crate::facts::processes;
+use crate::input::config::Config;
+use crate::messages::fault::Fault;
+use crate::plan::engine::{Engine, Readiness};
+use crate::sys::end::End;
+use crate::sys::signals::Signals;
+use crate::sys::terminal::Terminal;
+use crate::sys::{memory, process};
+
+/// Children reaped in one turn of the loop, so that a flood of orphans cannot keep
+/// signals and deadlines waiting.
+const REAPED_A_TURN: usize = 256;
+
+/// How long the end of a child, and at last that of this process, waits for lines to be written:
+/// somebody outside may not read them.
+const LINES: Duration = Duration::from_millis(500);
+
+/// The end of a child that waits for its last lines to be written.
+pub struct Held {
+    /// The log relay's answer.
+    answer: u8,
+    until: Duration,
+    event: Event,
+}
+
+/// The end of this process, which waits for the last lines.
+pub struct Leaving {
+    status: u8,
+    until: Duration,
+}
+
+/// The supervisor.
+pub struct Supervisor<'a> {
+    pub(super) engine: &'a Engine,
+    pub(super) config: &'a Config,
+    /// What dockerd listens on by our doing.
+    pub(super) addresses: Vec<String>,
+    /// The sockets, until dockerd has them; and as long as there may be another dockerd.
+    pub(super) bound: Vec<Bound>,
+    pub(super) delegation: Option<Unfinished>,
+    pub(super) started: Instant,
+    pub(super) signals: Signals,
+    /// Descriptors 1 and 2.
+    pub(super) standard: (Stdout, Stderr),
+    pub(super) umask: Mode,
+    pub(super) notify: Notify,
+    pub(super) ping: Option<Ping>,
+    /// Whether the API has answered.
+    pub(super) answered: bool,
+    pub(super) children: Children,
+    /// What `dind health` waits for, beside the API.
+    pub(super) provisioning: Option<Provisioning>,
+    pub(super) machine: Machine,
+    pub(super) terminal: Terminal,
+    pub(super) log: Option<LogFile>,
+    /// The log relay's side of this process, where there is one.
+    pub(super) relay: Option<Relay>,
+    pub(super) held: VecDeque<Held>,
+    /// Whether no line was waited for in vain. After one that was, the next is not waited for.
+    pub(super) prompt: bool,
+    pub(super) leaving: Option<Leaving>,
+}
+
+impl Supervisor<'_> {
+    /// The loop. Every wait is in its `poll`, which ends at the next deadline.
+    pub fn supervise(&mut self) -> u8 {
+        let mut events = VecDeque::from([Event::Begin]);
+        let mut unreaped = false;
+        loop {
+            while let Some(event) = events.pop_front() {
+                if self.leaving.is_some() {
+                    break;
+                }
+                debug!("{event:?}");
+                for effect in self.machine.step(event, self.now()) {
+                    self.perform(effect, &mut events);
+                }
+            }
+            if let Some(status) = self.left() {
+                return status;
+            }
+            self.wait(unreaped);
+            for (process, fault) in self.children.failed() {
+                not_started(process, &fault);
+                events.push_back(Event::NotStarted(process, fault.status));
+            }
+            self.read_answer(&mut events);
+            if self.notify.ready() {
+                self.notified(&mut events);
+            }
+            self.release_held(&mut events);
+            let mut children = unreaped;
+            for signal in self.signals.arrived() {
+                match signal {
+                    libc::SIGCHLD => children = true,
+                    signal => events.push_back(Event::Signal(signal)),
+                }
+            }
+            unreaped = children && self.reap(&mut events);
+            events.push_back(Event::Tick);
+        }
+    }
+
+    pub(super) fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Waits until something may have happened. What has, is looked at by who can tell without
+    /// waiting.
+    fn wait(&self, unreaped: bool) {
+        let deadlines = [
+            self.machine.deadline(),
+            self.held.front().map(|held| held.until),
+            self.leaving.as_ref().map(|leaving| leaving.until),
+        ];
+        let timeout = match deadlines.into_iter().flatten().min() {
+            _ if unreaped => Some(Duration::ZERO),
+            deadline => deadline.map(|deadline| deadline.saturating_sub(self.now())),
+        };
+        let read = |descriptor| PollFd::new(descriptor, PollFlags::POLLIN);
+        let mut descriptors = vec![read(self.signals.as_fd()), read(self.notify.as_fd())];
+        descriptors.extend(self.ping.as_ref().map(|ping| read(ping.as_fd())));
+        let relay = self.relay.as_ref().and_then(Relay::descriptor);
+        descriptors.extend(relay.map(read));
+        descriptors.extend(self.children.reports().map(read));
+        if let Err(errno) = self.signals.poll(&mut descriptors, timeout) {
+            debug!("poll: {}, ignoring", errno.desc());
+        }
+    }
+
+    /// Reaps the children that have ended, whoever their parents were. Whether there
+    /// may be more: signals coalesce, so this goes on until none is left.
+    fn reap(&mut self, events: &mut VecDeque<Event>) -> bool {
+        for _ in 0..REAPED_A_TURN {
+            let Some((pid, end)) = process::reap() else {
+                return false;
+            };
+            // Why it did not start it has reported before it ended.
+            for (process, fault) in self.children.failed() {
+                not_started(process, &fault);
+                events.push_back(Event::NotStarted(process, fault.status));
+            }
+            match self.children.take(pid) {
+                Some(process) => self.ended(process, end, events),
+                None => debug!("reaped {pid}: it {end}"),
+            }
+        }
+        true
+    }
+
+    /// Takes the end of a child. Its last lines come before what is logged of its end.
+    fn ended(&mut self, process: Process, end: End, events: &mut VecDeque<Event>) {
+        let event = Event::Ended(process, end);
+        let now = self.now();
+        let writes = matches!(
+            process,
+            Process::Dockerd
+                | Process::Containerd
+                | Process::PreStart
+                | Process::PostStart
+                | Process::PreStop
+        );
+        match &mut self.relay {
+            Some(relay) if writes => {
+                let answer = relay.flush();
+                let patience = if self.prompt { LINES } else { Duration::ZERO };
+                self.held.push_back(Held {
+                    answer,
+                    until: now.saturating_add(patience),
+                    event,
+                });
+            }
+            Some(relay) if process == Process::Relay => {
+                relay.disconnect();
+                events.push_back(event);
+            }
+            Some(_) | None => events.push_back(event),
+        }
+    }
+
+    /// Hands on the ends of children whose last lines are written, or waited for too long.
+    fn release_held(&mut self, events: &mut VecDeque<Event>) {
+        let now = self.now();
+        if let Some(answer) = self.relay.as_mut().and_then(Relay::read_answers) {
+            self.prompt = true;
+            let written = self.held.iter().rposition(|held| held.answer == answer);
+            let count = written.map_or(0, |place| place + 1);
+            events.extend(self.held.drain(..count).map(|held| held.event));
+            if answer == relay::LAST
+                && let Some(leaving) = &mut self.leaving
+            {
+                leaving.until = now;
+            }
+        }
+        let late = self
+            .held
+            .iter()
+            .take_while(|held| held.until <= now)
+            .count();
+        self.prompt &= late == 0;
+        events.extend(self.held.drain(..late).map(|held| held.event));
+    }
+
+    /// The exit status, when this process is to end and the last lines are written, or waited
+    /// for too long.
+    fn left(&mut self) -> Option<u8> {
+        let now = self.now();
+        let leaving = self.leaving.as_ref()?;
+        (self.relay.is_none() || leaving.until <= now).then_some(leaving.status)
+    }
+
+    /// Begins the end of this process.
+    fn leave(&mut self, status: u8) {
+        self.leaving = Some(Leaving {
+            status,
+            until: self.now().saturating_add(LINES),
+        });
+        let runs = self.relay.as_ref().is_some_and(Relay::is_connected);
+        if self.relay.is_some() && !runs {
+            // What the last one has left in the pipes.
+            self.fork(Process::Relay, &mut VecDeque::new());
+        }
+        if let Some(relay) = &mut self.relay {
+            relay.end();
+        }
+    }
+
+    fn perform(&mut self, effect: Effect, events: &mut VecDeque<Event>) {
+        match effect {
+            Effect::Log(message) => log(&message),
+            Effect::AnnounceReady => self.announce_ready(),
+            Effect::StartDaemons => {
+                if let Err(fault) = self.start_daemons() {
+                    not_started(Process::Dockerd, &fault);
+                    let missing = [Process::Dockerd, Process::Containerd]
+                        .into_iter()
+                        .filter(|process| self.children.pid(*process).is_none())
+                        .map(|process| Event::NotStarted(process, fault.status));
+                    events.extend(missing);
+                    events.push_back(Event::Failed(fault.status));
+                }
+            }
+            Effect::Restart(process) => {
+                if let Err(fault) = self.restart(process) {
+                    not_started(process, &fault);
+                    events.push_back(Event::NotStarted(process, fault.status));
+                }
+            }
+            Effect::CloseSockets => self.bound.clear(),
+            Effect::StartCommand => {
+                if let Err(fault) = self.start_command() {
+                    not_started(Process::Command, &fault);
+                    events.push_back(Event::NotStarted(Process::Command, fault.status));
+                }
+            }
+            Effect::Send(process, signal) => self.send(process, signal),
+            Effect::KillContainers => kill_containers(),
+            Effect::Fork(process) => self.fork(process, events),
+            Effect::Exit(status) => self.leave(status),
+        }
+    }
+
+    fn send(&self, process: Process, signal: i32) {
+        if let Some(pid) = self.children.pid(process)
+            && let Err(errno) = process::kill(pid, signal)
+        {
+            warn!(
+                process = process.name(),
+                pid = pid.as_raw(),
+                signal,
+                error = errno.desc(),
+                "cannot send signal {signal} to {} ({pid}): {}",
+                process.name(),
+                errno.desc()
+            );
+        }
+    }
+
+    /// Asks the API whether it answers, where that can be asked.
+    pub(super) fn ask(&mut self) {
+        if let Readiness::Ping(socket) = &self.engine.readiness {
+            match Ping::ask(socket) {
+                Ok(ping) => self.ping = Some(ping),
+                Err(error) => debug!(
+                    "cannot ask {}: {error}; dockerd will say when it is ready",
+                    socket.display()
+                ),
+            }
+        }
+    }
+
+    fn read_answer(&mut self, events: &mut VecDeque<Event>) {
+        match self.ping.as_mut().map(Ping::advance) {
+            Some(Progress::Answered) => {
+                self.ping = None;
+                self.answered = true;
+                events.push_back(Event::Ready);
+            }
+            Some(Progress::Refused(error)) => {
+                debug!("no answer: {error}; dockerd will say when it is ready");
+                self.ping = None;
+            }
+            Some(Progress::Waiting) | None => {}
+        }
+    }
+
+    /// dockerd has sent `READY=1`. Where the API can be asked, its answer counts.
+    fn notified(&mut self, events: &mut VecDeque<Event>) {
+        match self.engine.readiness {
+            Readiness::Notify => events.push_back(Event::Ready),
+            Readiness::Ping(_) if self.ping.is_none() && !self.answered => self.ask(),
+            Readiness::Ping(_) => {}
+        }
+    }
+
+    fn announce_ready(&mut self) {
+        if let Some(provisioning) = self.provisioning.take() {
+            provisioning.end();
+        }
+        if let Some(address) = &self.engine.notify_socket
+            && let Err(errno) = notify::tell_ready(address)
+        {
+            warn!(
+                "cannot send READY=1 to NOTIFY_SOCKET={}: {}; going on without",
+                address.to_string_lossy(),
+                errno.desc()
+            );
+        }
+        let mut line = format!(
+            "docker is ready after {:.2} s",
+            self.started.elapsed().as_secs_f64()
+        );
+        if !self.addresses.is_empty() {
+            line.push_str(&format!(" on {}", self.addresses.join(" and ")));
+        }
+        if let Some(log) = &self.log {
+            line.push_str(&format!("; its log is {}", log.path().display()));
+        }
+        info!(seconds = self.started.elapsed().as_secs_f64(), "{line}");
+        if let Err(errno) = memory::unmap_code() {
+            debug!("madvise: {}, ignoring", errno.desc());
+        }
+    }
+}
+
+/// Logs why a child could not be started.
+fn not_started(process: Process, fault: &Fault) {
+    error!(process = process.name(), status = fault.status, "{fault}");
+}
+
+fn log(message: &Message) {
+    let process = message.process.map(Process::name);
+    let (status, signal) = match message.end {
+        Some(End::Exited(status)) => (Some(status), None),
+        Some(End::Signaled(signal)) => (None, Some(signal)),
+        None => (None, None),
+    };
+    match message.level {
+        Level::Info => info!(process, status, signal, "{}", message.text),
+        Level::Warn => warn!(process, status, signal, "{}", message.text),
+        Level::Error => error!(process, status, signal, "{}", message.text),
+    }
+}
+
+fn kill_containers() {
+    let processes = processes::of_containers();
+    if processes.is_empty() {
+        return;
+    }
+    let names: Vec<String> = processes
+        .iter()
+        .map(|pid| format!("{pid} ({})", processes::name(*pid)))
+        .collect();
+    warn!(
+        "inner containers did not end in time and are killed: {}; a longer DIND_STOP_TIMEOUT gives them more, within the grace of 'docker stop -t'",
+        names.join(", ")
+    );
+    for pid in processes {
+        if let Err(errno) = process::kill(Pid::from_raw(pid), libc::SIGKILL) {
+            warn!(
+                pid,
+                error = errno.desc(),
+                "cannot kill {pid}: {}",
+                errno.desc()
+            );
+        }
+    }
+}
