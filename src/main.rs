@@ -9,7 +9,7 @@ use dind::facts::surroundings;
 use dind::facts::{Facts, daemon_json};
 use dind::input::cli;
 use dind::input::config::{self, Config};
-use dind::input::dockerd_options::DockerdOptions;
+use dind::input::dockerd_arguments::DockerdArguments;
 use dind::input::request::{self, Request, Start};
 use dind::messages::fault::Fault;
 use dind::messages::line::one_line;
@@ -18,7 +18,7 @@ use dind::plan;
 use dind::plan::engine::Engine;
 use dind::plan::inputs::Inputs;
 use dind::plan::outcome::{Outcome, Plan};
-use dind::plan::role::{self, Role};
+use dind::plan::role::{self, Role, Serve};
 use dind::programs::{doctor, health, nest};
 use dind::supervise::{self, Beginning};
 use dind::sys::signals::Signals;
@@ -69,19 +69,15 @@ fn run(environment: Vec<(OsString, OsString)>, started: Instant) -> Result<u8, F
 fn make_plan(config: &Config, start: &Start) -> Result<Plan, Fault> {
     let surroundings = surroundings::read(config.socket_path(start.contract))?;
     let role = role::decide(start, config, &surroundings)?;
-    let arguments = plan::user_arguments(config, &role);
-    let options = match role {
+    let options = match &role {
         // dockerd reads its own file there, and complains itself.
         Role::Inform { .. } | Role::Prepare { .. } | Role::Client { .. } => {
-            DockerdOptions::read(&[], None)?
+            DockerdArguments::default().options(None)?
         }
-        Role::Serve(_) | Role::Session { .. } => {
-            let (path, asked) = DockerdOptions::config_file(&arguments);
+        Role::Serve(Serve { arguments, .. }) | Role::Session { arguments, .. } => {
+            let (path, asked) = arguments.config_file();
             let text = daemon_json::read(&path, asked)?;
-            DockerdOptions::read(
-                &arguments,
-                text.as_deref().map(|text| (path.as_path(), text)),
-            )?
+            arguments.options(text.as_deref().map(|text| (path.as_path(), text)))?
         }
     };
     let facts = Facts::read(&options, config)?;

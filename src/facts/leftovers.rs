@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::paths::{resolve, resolve_directory};
 use super::processes;
-use crate::input::dockerd_options::DockerdOptions;
+use crate::input::dockerd_arguments::DockerdOptions;
 use crate::sys::read;
 
 /// How deep and how far the search for stale files goes: containerd's pid file is

@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 use crate::input::config::{self, Config};
-use crate::input::dockerd_options::DockerdOptions;
+use crate::input::dockerd_arguments::DockerdOptions;
 use crate::sys::search::search;
 use cgroup::CgroupFacts;
 use client::ClientFacts;
@@ -146,10 +146,11 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use super::*;
+    use crate::input::dockerd_arguments::DockerdArguments;
 
     #[test]
     fn reads_this_systems_facts() -> Result<()> {
-        let options = DockerdOptions::read(&[], None)?;
+        let options = DockerdArguments::default().options(None)?;
         let facts = Facts::read(&options, &Config::read([], [])?)?;
         assert!(facts.addresses.contains(&Ipv4Addr::LOCALHOST.into()));
         assert!(facts.mounts.at(Path::new("/")).is_some());

@@ -10,7 +10,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
 use crate::input::config;
-use crate::input::dockerd_options::DEFAULT_CONFIG_FILE;
+use crate::input::dockerd_arguments::DEFAULT_CONFIG_FILE;
 use crate::input::variables;
 use crate::messages::fault::Fault;
 use crate::messages::line::one_line;

@@ -3,7 +3,7 @@
 pub mod cli;
 pub mod config;
 pub mod contract;
-pub mod dockerd_options;
+pub mod dockerd_arguments;
 pub mod nest;
 pub mod request;
 pub mod san;

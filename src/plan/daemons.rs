@@ -10,9 +10,9 @@ use super::inputs::Inputs;
 use super::listener::{Listener, Protection};
 use super::tls::{self, TLS_PORT, Tls};
 use super::words::{quoted, with_value};
-use crate::input::config::{Config, DOCKER_SOCKET};
+use crate::input::config::DOCKER_SOCKET;
 use crate::input::contract::Contract;
-use crate::input::dockerd_options::{DockerdOptions, without_hosts};
+use crate::input::dockerd_arguments::{DockerdArguments, DockerdOptions};
 use crate::messages::finding::Finding;
 use crate::plan::role::Serve;
 
@@ -179,11 +179,10 @@ pub fn warnings(serve: Option<&Serve>, inputs: Inputs<'_>, listeners: &[Listener
     warnings
 }
 
-/// dockerd's arguments: this program's, among them those `chosen` elsewhere, then `DOCKER_DAEMON_ARGS`, then the command
-/// line's. pflag lets the last one win.
+/// dockerd's arguments: this program's, among them those `chosen` elsewhere, then the user's.
+/// pflag lets the last one win.
 pub fn dockerd_arguments(
-    serve: Option<&Serve>,
-    config: &Config,
+    user: &DockerdArguments,
     options: &DockerdOptions,
     listeners: &[Listener],
     chosen: Vec<OsString>,
@@ -198,18 +197,8 @@ pub fn dockerd_arguments(
     if own_containerd {
         arguments.push(with_value("--containerd=", containerd_socket(options)));
     }
-    let given = serve
-        .map(|serve| serve.arguments.as_slice())
-        .unwrap_or_default();
-    let user: Vec<OsString> = config
-        .daemon_arguments
-        .iter()
-        .chain(given)
-        .cloned()
-        .collect();
-    arguments.extend(without_hosts(&user, |host| {
-        listeners.iter().any(|listener| serves(listener, host))
-    }));
+    arguments
+        .extend(user.without_hosts(|host| listeners.iter().any(|listener| serves(listener, host))));
     arguments
 }
 

@@ -4,7 +4,7 @@ use crate::facts::Facts;
 use crate::facts::surroundings::Surroundings;
 use crate::input::config::Config;
 use crate::input::contract::Contract;
-use crate::input::dockerd_options::DockerdOptions;
+use crate::input::dockerd_arguments::DockerdOptions;
 
 /// Everything that a plan follows from, besides the role.
 #[derive(Debug, Clone, Copy)]

@@ -30,8 +30,9 @@ use std::path::PathBuf;
 use crate::facts::Facts;
 use crate::facts::cgroup::{CGROUP_ROOT, Layout};
 use crate::facts::surroundings::Stdin;
-use crate::input::config::{Config, LOG_FILE, Log};
+use crate::input::config::{LOG_FILE, Log};
 use crate::input::contract::Contract;
+use crate::input::dockerd_arguments::DockerdArguments;
 use crate::messages::fault::Fault;
 use crate::messages::finding::Finding;
 use crate::plan::role::{Role, Serve};
@@ -48,23 +49,25 @@ pub fn plan(role: &Role, inputs: Inputs<'_>) -> Result<Plan, Fault> {
     match role {
         Role::Inform { arguments } => {
             let mut command = vec![find_dockerd(inputs)?.into_os_string()];
-            command.extend(arguments.iter().cloned());
+            command.extend(arguments.words().cloned());
             let environment = daemons::environment(inputs, None);
             Ok(unprepared(command, environment, inputs))
         }
         Role::Client { command } => Ok(client_of_another(command, inputs)),
         Role::Prepare { command } => Ok(prepare(command, inputs)),
-        Role::Serve(serve) => engine(Some(serve), Foreground::Daemon, 0, inputs),
+        Role::Serve(serve) => engine(Some(serve), &serve.arguments, Foreground::Daemon, 0, inputs),
         Role::Session {
             command,
             levels_below,
+            arguments,
         } => {
             let command = match inputs.contract {
                 _ if command.is_empty() => login_shell(inputs.facts),
                 Contract::Dind => client::command(command, &inputs.facts.client),
                 _ => command.clone(),
             };
-            engine(None, Foreground::Command(command), *levels_below, inputs)
+            let foreground = Foreground::Command(command);
+            engine(None, arguments, foreground, *levels_below, inputs)
         }
     }
 }
@@ -107,23 +110,6 @@ fn client_of_another(command: &[OsString], inputs: Inputs<'_>) -> Plan {
             .push(finding.remedy("start the image without --entrypoint"));
     }
     plan
-}
-
-/// dockerd's arguments as the user gave them: the variable's before the command
-/// line's, so that the command line wins.
-pub fn user_arguments(config: &Config, role: &Role) -> Vec<OsString> {
-    let given: &[OsString] = match role {
-        Role::Serve(serve) => &serve.arguments,
-        Role::Session { .. } | Role::Prepare { .. } | Role::Client { .. } | Role::Inform { .. } => {
-            &[]
-        }
-    };
-    config
-        .daemon_arguments
-        .iter()
-        .chain(given)
-        .cloned()
-        .collect()
 }
 
 /// `hack/dind`: the container is prepared, the cgroup hierarchies of version 1 are
@@ -209,6 +195,7 @@ pub fn resolvers_out_of_reach(inputs: Inputs<'_>) -> bool {
 
 fn engine(
     serve: Option<&Serve>,
+    arguments: &DockerdArguments,
     foreground: Foreground,
     levels_below: u32,
     inputs: Inputs<'_>,
@@ -263,8 +250,7 @@ fn engine(
     let dockerd = Program {
         path: dockerd,
         arguments: daemons::dockerd_arguments(
-            serve,
-            config,
+            arguments,
             options,
             &listeners,
             [

@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use crate::facts::surroundings::{SocketState, Stdin, Surroundings};
 use crate::input::config::Config;
 use crate::input::contract::Contract;
-use crate::input::dockerd_options::DockerdOptions;
+use crate::input::dockerd_arguments::DockerdArguments;
 use crate::input::nest::Nest;
 use crate::input::request::Start;
 use crate::messages::fault::Fault;
@@ -22,6 +22,8 @@ pub enum Role {
         command: Vec<OsString>,
         /// How many levels of nesting it makes inside this one.
         levels_below: u32,
+        /// dockerd's arguments.
+        arguments: DockerdArguments,
     },
     /// Prepare the container and become the command, as `hack/dind` does.
     Prepare {
@@ -37,7 +39,7 @@ pub enum Role {
     /// Become a dockerd that only prints something and ends.
     Inform {
         /// dockerd's arguments.
-        arguments: Vec<OsString>,
+        arguments: DockerdArguments,
     },
 }
 
@@ -46,8 +48,8 @@ pub enum Role {
 pub struct Serve {
     /// `dockerd …` was given word for word: it listens on what those words say.
     pub literal: bool,
-    /// dockerd's arguments on the command line.
-    pub arguments: Vec<OsString>,
+    /// dockerd's arguments.
+    pub arguments: DockerdArguments,
     /// A command that was given and is not run, because `PORT` is set.
     pub ignored: Vec<OsString>,
 }
@@ -59,7 +61,7 @@ pub fn decide(start: &Start, config: &Config, surroundings: &Surroundings) -> Re
         Contract::Dind => dind(start, config, surroundings)?,
         Contract::Wrapdocker => wrapdocker(start, config),
         Contract::HackDind => hack_dind(start)?,
-        Contract::DockerdEntrypoint => dockerd_entrypoint(start),
+        Contract::DockerdEntrypoint => dockerd_entrypoint(start, config),
         Contract::DockerEntrypoint => Role::Client {
             command: start.arguments.clone(),
         },
@@ -67,12 +69,12 @@ pub fn decide(start: &Start, config: &Config, surroundings: &Surroundings) -> Re
     if let Role::Client { .. } = role {
         return Ok(role);
     }
-    if let Role::Serve(serve) = &role {
-        let arguments = [config.daemon_arguments.as_slice(), &serve.arguments].concat();
-        if DockerdOptions::informational(&arguments) {
+    let role = match role {
+        Role::Serve(Serve { arguments, .. }) if arguments.informational() => {
             return Ok(Role::Inform { arguments });
         }
-    }
+        role => role,
+    };
     if let Some(fault) = unprivileged(start.contract, surroundings) {
         return Err(fault);
     }
@@ -129,18 +131,15 @@ fn dind(start: &Start, config: &Config, surroundings: &Surroundings) -> Result<R
         .first()
         .map(|first| first.to_string_lossy().into_owned());
     match first.as_deref() {
-        Some("dockerd") => Ok(Role::Serve(Serve {
-            literal: true,
-            arguments: arguments.iter().skip(1).cloned().collect(),
-            ignored: Vec::new(),
-        })),
-        Some(flag) if flag.starts_with('-') => Ok(Role::Serve(Serve {
-            literal: false,
-            arguments: arguments.clone(),
-            ignored: Vec::new(),
-        })),
-        _ if config.port.is_some() => Ok(serve_without_flags(arguments)),
-        None if surroundings.stdin == Stdin::Null => Ok(serve_without_flags(&[])),
+        Some("dockerd") => Ok(serve(
+            config,
+            true,
+            arguments.get(1..).unwrap_or_default(),
+            &[],
+        )),
+        Some(flag) if flag.starts_with('-') => Ok(serve(config, false, arguments, &[])),
+        _ if config.port.is_some() => Ok(serve(config, false, &[], arguments)),
+        None if surroundings.stdin == Stdin::Null => Ok(serve(config, false, &[], &[])),
         _ => {
             let command = arguments.clone();
             let elsewhere = config
@@ -157,6 +156,7 @@ fn dind(start: &Start, config: &Config, surroundings: &Surroundings) -> Result<R
                 Ok(Role::Session {
                     command,
                     levels_below: start.nest.as_ref().map_or(0, Nest::levels_below),
+                    arguments: DockerdArguments::new(&config.daemon_arguments, &[]),
                 })
             }
         }
@@ -164,19 +164,13 @@ fn dind(start: &Start, config: &Config, surroundings: &Surroundings) -> Result<R
 }
 
 /// `dockerd-entrypoint.sh`: whatever is no dockerd is a client.
-fn dockerd_entrypoint(start: &Start) -> Role {
+fn dockerd_entrypoint(start: &Start, config: &Config) -> Role {
     match start.arguments.split_first() {
-        None => serve_without_flags(&[]),
-        Some((first, rest)) if first == "dockerd" => Role::Serve(Serve {
-            literal: true,
-            arguments: rest.to_vec(),
-            ignored: Vec::new(),
-        }),
-        Some((first, _)) if first.as_encoded_bytes().starts_with(b"-") => Role::Serve(Serve {
-            literal: false,
-            arguments: start.arguments.clone(),
-            ignored: Vec::new(),
-        }),
+        None => serve(config, false, &[], &[]),
+        Some((first, rest)) if first == "dockerd" => serve(config, true, rest, &[]),
+        Some((first, _)) if first.as_encoded_bytes().starts_with(b"-") => {
+            serve(config, false, &start.arguments, &[])
+        }
         Some(_) => Role::Client {
             command: start.arguments.clone(),
         },
@@ -186,19 +180,21 @@ fn dockerd_entrypoint(start: &Start) -> Role {
 /// `wrapdocker`: `PORT` decides, and with it the arguments were never looked at.
 fn wrapdocker(start: &Start, config: &Config) -> Role {
     if config.port.is_some() {
-        serve_without_flags(&start.arguments)
+        serve(config, false, &[], &start.arguments)
     } else {
         Role::Session {
             command: start.arguments.clone(),
             levels_below: 0,
+            arguments: DockerdArguments::new(&config.daemon_arguments, &[]),
         }
     }
 }
 
-fn serve_without_flags(ignored: &[OsString]) -> Role {
+/// `command_line` is dockerd's part of it, `ignored` a command that is not run.
+fn serve(config: &Config, literal: bool, command_line: &[OsString], ignored: &[OsString]) -> Role {
     Role::Serve(Serve {
-        literal: false,
-        arguments: Vec::new(),
+        literal,
+        arguments: DockerdArguments::new(&config.daemon_arguments, command_line),
         ignored: ignored.to_vec(),
     })
 }

@@ -23,7 +23,8 @@ use crate::facts::netfilter::{LegacyPrograms, Netfilter};
 use crate::facts::network::Networks;
 use crate::facts::storage::{DataRoot, Filesystem, Means};
 use crate::facts::surroundings::{SocketState, Surroundings};
-use crate::input::dockerd_options::DockerdOptions;
+use crate::input::config::Config;
+use crate::input::dockerd_arguments::DockerdArguments;
 use crate::input::request::{self, Request};
 use crate::messages::fault::NOT_FOUND;
 use crate::messages::finding::Severity;
@@ -256,9 +257,15 @@ impl Start<'_> {
         let (config, start) = self.read()?;
         let surroundings = self.surroundings(&config, &start, true, SocketState::Free);
         let role = role::decide(&start, &config, &surroundings)?;
-        let arguments = user_arguments(&config, &role);
         let json = Some((Path::new("/etc/docker/daemon.json"), self.json));
-        let options = DockerdOptions::read(&arguments, json)?;
+        let options = match &role {
+            Role::Serve(Serve { arguments, .. }) | Role::Session { arguments, .. } => {
+                arguments.options(json)?
+            }
+            Role::Client { .. } | Role::Prepare { .. } | Role::Inform { .. } => {
+                DockerdArguments::default().options(None)?
+            }
+        };
         let inputs = Inputs {
             contract: start.contract,
             config: &config,

@@ -7,7 +7,7 @@ use super::inputs::Inputs;
 use super::listener::Protection;
 use super::words::with_value;
 use crate::input::contract::Contract;
-use crate::input::dockerd_options::Origin;
+use crate::input::dockerd_arguments::Origin;
 use crate::input::san::Name;
 
 /// The port that docker:dind made customary.

@@ -17,7 +17,7 @@ use crate::api::readiness;
 use crate::facts::daemon_json;
 use crate::input::config::Config;
 use crate::input::contract::Contract;
-use crate::input::dockerd_options::DockerdOptions;
+use crate::input::dockerd_arguments::{DockerdArguments, DockerdOptions};
 use crate::input::request::Health;
 use crate::messages::fault::Fault;
 use crate::sys::wait;
@@ -63,18 +63,12 @@ fn unhealthy(reason: &str) -> Fault {
 
 /// dockerd's options by PID 1's arguments, the environment and daemon.json.
 pub fn options(config: &Config) -> Result<DockerdOptions, Fault> {
-    let arguments: Vec<OsString> = config
-        .daemon_arguments
-        .iter()
-        .cloned()
-        .chain(daemon_arguments(
-            &fs::read("/proc/1/cmdline").unwrap_or_default(),
-        ))
-        .collect();
-    let (path, _) = DockerdOptions::config_file(&arguments);
+    let command_line = fs::read("/proc/1/cmdline").unwrap_or_default();
+    let arguments =
+        DockerdArguments::new(&config.daemon_arguments, &daemon_arguments(&command_line));
+    let (path, _) = arguments.config_file();
     let text = daemon_json::read(&path, false)?;
-    let file = text.as_deref().map(|text| (path.as_path(), text));
-    DockerdOptions::read(&arguments, file)
+    arguments.options(text.as_deref().map(|text| (path.as_path(), text)))
 }
 
 /// The sockets on which the daemon may listen, the likeliest first.

@@ -4,7 +4,6 @@
 use std::net::IpAddr;
 
 use super::*;
-use crate::input::config::Config;
 
 const CERTIFICATES: (&str, &str) = ("DOCKER_TLS_CERTDIR", "/certs");
 
@@ -716,6 +715,7 @@ fn a_level_waits_for_the_one_inside_it() -> Result<(), Fault> {
     let Role::Session {
         command,
         levels_below,
+        ..
     } = &role
     else {
         panic!("{role:?}");

@@ -18,7 +18,7 @@ use crate::facts::host::Host;
 use crate::facts::surroundings::{self, SocketState};
 use crate::input::config::Config;
 use crate::input::contract::Contract;
-use crate::input::dockerd_options::DockerdOptions;
+use crate::input::dockerd_arguments::DockerdArguments;
 use crate::input::request::Report;
 use crate::messages::fault::{FAILURE, Fault};
 use crate::messages::finding::{Finding, Severity};
@@ -60,7 +60,7 @@ pub fn examine(config: &Config, ask: bool) -> Result<Vec<Finding>, Fault> {
     let (options, unreadable) = match health::options(config) {
         Ok(options) => (options, None),
         Err(fault) => (
-            DockerdOptions::read(&[], None)?,
+            DockerdArguments::default().options(None)?,
             Some(Finding::fault("daemon-json", fault, LINK)),
         ),
     };

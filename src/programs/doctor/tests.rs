@@ -154,7 +154,7 @@ impl Machine {
         let variables = variables.map(|(name, value)| (name.into(), value.into()));
         let config = Config::read([OsString::from("dind")], variables)?;
         let arguments: Vec<OsString> = self.arguments.split_whitespace().map(Into::into).collect();
-        let options = DockerdOptions::read(&arguments, None)?;
+        let options = DockerdArguments::new(&arguments, &[]).options(None)?;
         let surroundings = Surroundings {
             stdin: Stdin::Null,
             cap_sys_admin: self.cap_sys_admin,

@@ -5,13 +5,13 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use dind::input::dockerd_options::DockerdOptions;
+use dind::input::dockerd_arguments::DockerdArguments;
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 
 fuzz_target!(|text: &str| {
     let path = Path::new("/etc/docker/daemon.json");
-    match DockerdOptions::read(&[], Some((path, text))) {
+    match DockerdArguments::default().options(Some((path, text))) {
         Err(fault) => {
             // One line, with the place, and nothing of the file in it: it may hold secrets.
             assert!(fault.message.starts_with("/etc/docker/daemon.json: "));
@@ -34,7 +34,7 @@ fuzz_target!(|text: &str| {
             assert_eq!(options.file_hosts.is_some(), json.get("hosts").is_some());
             // A flag wins over the file.
             let flag = [OsString::from("--data-root=/flag")];
-            let with = DockerdOptions::read(&flag, Some((path, text)));
+            let with = DockerdArguments::new(&flag, &[]).options(Some((path, text)));
             assert!(with.is_ok_and(|with| with.data_root.as_os_str() == "/flag"));
         }
     }

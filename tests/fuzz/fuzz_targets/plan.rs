@@ -18,13 +18,13 @@ use dind::facts::storage::{DataRoot, Filesystem};
 use dind::facts::surroundings::{SocketState, Stdin, Surroundings};
 use dind::facts::{Facts, Programs};
 use dind::input::config::Config;
-use dind::input::dockerd_options::DockerdOptions;
+use dind::input::dockerd_arguments::DockerdArguments;
 use dind::input::request::{self, Request};
 use dind::plan;
 use dind::plan::action::Action;
 use dind::plan::inputs::Inputs;
 use dind::plan::outcome::{Outcome, Plan};
-use dind::plan::role;
+use dind::plan::role::{self, Role, Serve};
 use dind_fuzz::{environment, sections, words};
 use libfuzzer_sys::fuzz_target;
 
@@ -54,10 +54,17 @@ fuzz_target!(|text: &str| {
     let Ok(role) = role::decide(&start, &config, &surroundings) else {
         return;
     };
-    let arguments = plan::user_arguments(&config, &role);
     let file = Some(section("daemon.json")).filter(|text| !text.is_empty());
     let file = file.map(|text| (Path::new("/etc/docker/daemon.json"), text));
-    let Ok(options) = DockerdOptions::read(&arguments, file) else {
+    let options = match &role {
+        Role::Serve(Serve { arguments, .. }) | Role::Session { arguments, .. } => {
+            arguments.options(file)
+        }
+        Role::Client { .. } | Role::Prepare { .. } | Role::Inform { .. } => {
+            DockerdArguments::default().options(None)
+        }
+    };
+    let Ok(options) = options else {
         return;
     };
     let mounts = MountTable::parse(section("/proc/self/mountinfo"));

@@ -1,4 +1,5 @@
-//! What dockerd's own flags and its daemon.json say, where a start depends on it.
+//! dockerd's arguments: the only place where they are joined and read as flags. And what
+//! they and its daemon.json say, where a start depends on it.
 //!
 //! dockerd reads its flags with spf13/pflag: `--flag=value`, `--flag value`,
 //! `-H value`, `-Hvalue`, `-H=value`, and one-letter switches run together. The
@@ -146,42 +147,83 @@ pub enum Origin {
     File,
 }
 
-/// A flag and its value, as pflag would see them.
-struct Flag<'a> {
+/// A flag and its value, as pflag sees them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Flag {
     name: String,
-    value: Option<&'a OsStr>,
+    value: Option<OsString>,
 }
 
-impl DockerdOptions {
-    /// Whether these arguments make dockerd print something and end at once.
-    pub fn informational(arguments: &[OsString]) -> bool {
-        flags(arguments).iter().any(|flag| {
+/// Words that pflag takes together: a flag with its value, one-letter switches run together,
+/// or a word that is no flag.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Group {
+    words: Vec<OsString>,
+    flags: Vec<Flag>,
+}
+
+/// dockerd's arguments as the user gave them, and the flags in them as pflag sees them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DockerdArguments {
+    groups: Vec<Group>,
+}
+
+impl DockerdArguments {
+    /// Joins the words of `DOCKER_DAEMON_ARGS` and those of the command line, in this order:
+    /// pflag lets the last flag win, so the command line wins. What follows `--` is no flag.
+    pub fn new(variable: &[OsString], command_line: &[OsString]) -> Self {
+        let joined = [variable, command_line].concat();
+        let mut groups = Vec::new();
+        let mut rest = joined.as_slice();
+        while let Some((first, tail)) = rest.split_first() {
+            let (flags, used) = if first == "--" {
+                (Vec::new(), rest.len())
+            } else {
+                flags(first, tail.first().map(OsString::as_os_str))
+            };
+            let (words, after) = rest.split_at(used.min(rest.len()));
+            groups.push(Group {
+                words: words.to_vec(),
+                flags,
+            });
+            rest = after;
+        }
+        Self { groups }
+    }
+
+    /// Every word, in order.
+    pub fn words(&self) -> impl Iterator<Item = &OsString> {
+        self.groups.iter().flat_map(|group| &group.words)
+    }
+
+    /// Whether they make dockerd print something and end at once.
+    pub fn informational(&self) -> bool {
+        self.flags().any(|flag| {
             matches!(flag.name.as_str(), "-h" | "-v") || INFORMATIONAL.contains(&flag.name.as_str())
         })
     }
 
-    /// Where daemon.json is, by these arguments, and whether that was said. A file
+    /// The path of daemon.json by these arguments, and whether they name it. A file
     /// that was not asked for may be missing.
-    pub fn config_file(arguments: &[OsString]) -> (PathBuf, bool) {
-        match last(&flags(arguments), &["--config-file"]) {
+    pub fn config_file(&self) -> (PathBuf, bool) {
+        match self.last(&["--config-file"]) {
             Some(path) => (PathBuf::from(path), true),
             None => (PathBuf::from(DEFAULT_CONFIG_FILE), false),
         }
     }
 
-    /// Reads `arguments` together with the text of daemon.json at `path`, if there
-    /// is one. A flag wins over the file. A file that is not a JSON object is a
-    /// fault with the place in it, as dockerd would refuse it too.
-    pub fn read(arguments: &[OsString], file: Option<(&Path, &str)>) -> Result<Self, Fault> {
+    /// Reads them together with `file`, the path and the text of daemon.json, if there is
+    /// one. A flag wins over the file. A file that is not a JSON object is a fault with the
+    /// place in it, as dockerd would refuse it too.
+    pub fn options(&self, file: Option<(&Path, &str)>) -> Result<DockerdOptions, Fault> {
         // Editors put a byte order mark there, and dockerd takes it.
         let file = file.map(|(path, text)| (path, text.trim_start_matches('\u{feff}')));
         let json = match file {
             Some((path, text)) if !text.trim().is_empty() => parse(path, text)?,
             _ => Value::Null,
         };
-        let flags = flags(arguments);
         let text = |names: &[&str], key: &str| -> Option<String> {
-            last(&flags, names)
+            self.last(names)
                 .map(|value| value.to_string_lossy().into_owned())
                 .or_else(|| json.get(key).and_then(Value::as_str).map(str::to_owned))
         };
@@ -190,26 +232,26 @@ impl DockerdOptions {
         };
         let is_set = |names: &[&str]| {
             names.iter().any(|name| {
-                json.get(name).is_some() || last(&flags, &[format!("--{name}").as_str()]).is_some()
+                json.get(name).is_some() || self.last(&[format!("--{name}").as_str()]).is_some()
             })
         };
         let origin = |name: &str| {
             if json.get(name).is_some() {
                 Origin::File
-            } else if last(&flags, &[format!("--{name}").as_str()]).is_some() {
+            } else if self.last(&[format!("--{name}").as_str()]).is_some() {
                 Origin::Flag
             } else {
                 Origin::Default
             }
         };
         let switch = |name: &str| Switch {
-            flag: last_switch(&flags, &[format!("--{name}").as_str()]),
+            flag: self.last_switch(&[format!("--{name}").as_str()]),
             file: json.get(name).map(|value| value == &Value::Bool(true)),
         };
-        let debug_flag = last_switch(&flags, &["-D", "--debug"]);
+        let debug_flag = self.last_switch(&["-D", "--debug"]);
         let debug_level =
             text(&["-l", "--log-level"], "log-level").is_some_and(|level| level == "debug");
-        Ok(Self {
+        Ok(DockerdOptions {
             data_root: path(
                 &["--data-root", "-g", "--graph"],
                 "data-root",
@@ -218,10 +260,10 @@ impl DockerdOptions {
             exec_root: path(&["--exec-root"], "exec-root", "/var/run/docker"),
             pid_file: path(&["-p", "--pidfile"], "pidfile", "/var/run/docker.pid"),
             group: text(&["-G", "--group"], "group"),
-            hosts: flags
-                .iter()
+            hosts: self
+                .flags()
                 .filter(|flag| is_host(&flag.name))
-                .filter_map(|flag| flag.value)
+                .filter_map(|flag| flag.value.as_deref())
                 .map(|value| value.to_string_lossy().into_owned())
                 .collect(),
             file_hosts: json.get("hosts").map(strings),
@@ -241,14 +283,15 @@ impl DockerdOptions {
                 "fixed-cidr",
                 "default-address-pool",
                 "default-address-pools",
-            ]) || last(&flags, &["-b"]).is_some(),
+            ]) || self.last(&["-b"]).is_some(),
             mtu_set: is_set(&["mtu", "default-network-opt", "default-network-opts"]),
             dns_set: is_set(&["dns"]),
             dns_search_set: is_set(&["dns-search"]),
             dns_options_set: is_set(&["dns-opt", "dns-opts"]),
             bridge_address: text(&["--bip"], "bip")
                 .and_then(|network| network.split('/').next()?.parse().ok()),
-            iptables_off: last_switch(&flags, &["--iptables"])
+            iptables_off: self
+                .last_switch(&["--iptables"])
                 .or_else(|| json.get("iptables").and_then(Value::as_bool))
                 == Some(false),
             debug: debug_level
@@ -257,6 +300,51 @@ impl DockerdOptions {
         })
     }
 
+    /// Every word but the `--host` flags whose address satisfies `taken`: those sockets reach
+    /// dockerd already bound.
+    pub fn without_hosts(&self, taken: impl Fn(&str) -> bool) -> Vec<OsString> {
+        let is_taken = |flag: &Flag| {
+            let address = flag.value.as_ref().map(|value| value.to_string_lossy());
+            is_host(&flag.name) && address.is_some_and(|address| taken(&address))
+        };
+        let mut kept = Vec::new();
+        for Group { words, flags } in &self.groups {
+            if flags.iter().any(is_taken) {
+                // The switches that were run together with it.
+                let others = flags.iter().filter(|flag| !is_taken(flag));
+                kept.extend(others.map(|flag| OsString::from(&flag.name)));
+            } else {
+                kept.extend_from_slice(words);
+            }
+        }
+        kept
+    }
+
+    fn flags(&self) -> impl DoubleEndedIterator<Item = &Flag> {
+        self.groups.iter().flat_map(|group| &group.flags)
+    }
+
+    /// The value of the last flag of one of these names, where it has one.
+    fn last(&self, names: &[&str]) -> Option<&OsStr> {
+        let mut flags = self.flags().rev();
+        let flag = flags.find(|flag| names.contains(&flag.name.as_str()))?;
+        flag.value.as_deref()
+    }
+
+    fn last_switch(&self, names: &[&str]) -> Option<bool> {
+        let mut flags = self.flags().rev();
+        let flag = flags.find(|flag| names.contains(&flag.name.as_str()))?;
+        // What Go's strconv.ParseBool takes for false; what it refuses, dockerd refuses.
+        let is_false = |value: &OsString| {
+            ["0", "f", "F", "false", "FALSE", "False"]
+                .iter()
+                .any(|no| value == *no)
+        };
+        Some(!flag.value.as_ref().is_some_and(is_false))
+    }
+}
+
+impl DockerdOptions {
     /// The Unix socket's group by its name or its number; `None` where only root is to
     /// use it.
     pub fn socket_group(&self) -> Option<&str> {
@@ -269,32 +357,6 @@ impl DockerdOptions {
         let in_file = self.file_hosts.iter().flatten();
         self.hosts.iter().chain(in_file).map(String::as_str)
     }
-}
-
-/// `arguments` without the `--host` flags whose address satisfies `taken`: those
-/// sockets reach dockerd already bound.
-pub fn without_hosts(arguments: &[OsString], taken: impl Fn(&str) -> bool) -> Vec<OsString> {
-    let mut kept = Vec::with_capacity(arguments.len());
-    let mut rest = arguments;
-    while let Some((first, tail)) = rest.split_first() {
-        let (flags, used) = flag(first, tail.first().map(OsString::as_os_str));
-        let (words, after) = rest.split_at(used.min(rest.len()));
-        let is_taken = |flag: &Flag<'_>| {
-            is_host(&flag.name)
-                && flag
-                    .value
-                    .is_some_and(|value| taken(&value.to_string_lossy()))
-        };
-        if flags.iter().any(is_taken) {
-            // The switches that were run together with it.
-            let others = flags.iter().filter(|flag| !is_taken(flag));
-            kept.extend(others.map(|flag| OsString::from(&flag.name)));
-        } else {
-            kept.extend_from_slice(words);
-        }
-        rest = after;
-    }
-    kept
 }
 
 fn strings(value: &Value) -> Vec<String> {
@@ -330,50 +392,16 @@ fn parse(path: &Path, text: &str) -> Result<Value, Fault> {
     }
 }
 
-fn last<'a>(flags: &[Flag<'a>], names: &[&str]) -> Option<&'a OsStr> {
-    flags
-        .iter()
-        .rev()
-        .find(|flag| names.contains(&flag.name.as_str()))
-        .and_then(|flag| flag.value)
-}
-
-fn flags(arguments: &[OsString]) -> Vec<Flag<'_>> {
-    let mut flags = Vec::new();
-    let mut rest = arguments;
-    while let Some((first, tail)) = rest.split_first() {
-        if first == "--" {
-            break;
-        }
-        let (found, used) = flag(first, tail.first().map(OsString::as_os_str));
-        flags.extend(found);
-        rest = rest.get(used..).unwrap_or_default();
-    }
-    flags
-}
-
-fn last_switch(flags: &[Flag<'_>], names: &[&str]) -> Option<bool> {
-    let mut flags = flags.iter().rev();
-    let flag = flags.find(|flag| names.contains(&flag.name.as_str()))?;
-    // What Go's strconv.ParseBool takes for false; what it refuses, dockerd refuses.
-    let is_false = |value: &OsStr| {
-        ["0", "f", "F", "false", "FALSE", "False"]
-            .iter()
-            .any(|no| value == *no)
-    };
-    Some(!flag.value.is_some_and(is_false))
-}
-
 /// The flags that `word` begins, several where switches are run together, and how many
 /// words they take.
 ///
 /// A long flag that is neither a known switch nor known to have a value takes the next
 /// word as one unless that begins with `-`: what it is, nobody here asks.
-fn flag<'a>(word: &'a OsStr, next: Option<&'a OsStr>) -> (Vec<Flag<'a>>, usize) {
+fn flags(word: &OsStr, next: Option<&OsStr>) -> (Vec<Flag>, usize) {
     let bytes = word.as_bytes();
-    let named = |name: &[u8], value| Flag {
+    let named = |name: &[u8], value: Option<&OsStr>| Flag {
         name: String::from_utf8_lossy(name).into_owned(),
-        value,
+        value: value.map(OsStr::to_owned),
     };
     if bytes.starts_with(b"--") {
         if let Some(equals) = bytes.iter().position(|byte| *byte == b'=') {
@@ -417,11 +445,24 @@ mod tests {
         text.split_whitespace().map(OsString::from).collect()
     }
 
-    fn read(arguments: &str, json: &str) -> Result<DockerdOptions, Fault> {
-        DockerdOptions::read(
-            &words(arguments),
-            Some((Path::new("/etc/docker/daemon.json"), json)),
-        )
+    fn arguments(text: &str) -> DockerdArguments {
+        DockerdArguments::new(&words(text), &[])
+    }
+
+    fn read(text: &str, json: &str) -> Result<DockerdOptions, Fault> {
+        let file = Path::new("/etc/docker/daemon.json");
+        arguments(text).options(Some((file, json)))
+    }
+
+    #[test]
+    fn the_variable_comes_before_the_command_line() -> Result<(), Fault> {
+        let variable = words("--data-root=/variable --group");
+        let arguments = DockerdArguments::new(&variable, &words("mine --data-root=/line"));
+        let options = arguments.options(None)?;
+        assert_eq!(options.data_root, Path::new("/line"));
+        // To pflag it is one line: a flag at the end of the variable takes the next word.
+        assert_eq!(options.group.as_deref(), Some("mine"));
+        Ok(())
     }
 
     #[test]
@@ -517,38 +558,59 @@ mod tests {
 
     #[test]
     fn a_switch_does_not_take_the_next_word() {
-        assert!(DockerdOptions::informational(&words("-D --version")));
-        assert!(DockerdOptions::informational(&words("-Dv")));
-        assert!(!DockerdOptions::informational(&words("--data-root -v2")));
-        assert!(!DockerdOptions::informational(&words(
-            "-H --version -- --help"
-        )));
+        assert!(arguments("-D --version").informational());
+        assert!(arguments("-Dv").informational());
+        assert!(!arguments("--data-root -v2").informational());
+        assert!(!arguments("-H --version -- --help").informational());
     }
 
     #[test]
     fn only_the_hosts_that_are_taken_are_left_out() {
-        let arguments = words("-D -H unix:///a --host=tcp://b --label x -Hunix:///a -H tcp://c");
-        let kept = without_hosts(&arguments, |host| host == "unix:///a");
-        assert_eq!(kept, words("-D --host=tcp://b --label x -H tcp://c"));
-        let together = without_hosts(&words("-DHunix:///a -DHunix:///b"), |host| {
-            host == "unix:///a"
-        });
-        assert_eq!(together, words("-D -DHunix:///b"));
+        for (given, kept) in [
+            (
+                "-D -H unix:///a --host=tcp://b --label x -Hunix:///a -H tcp://c",
+                "-D --host=tcp://b --label x -H tcp://c",
+            ),
+            ("-DHunix:///a -DHunix:///b", "-D -DHunix:///b"),
+            ("-H unix:///a -- -H unix:///a", "-- -H unix:///a"),
+        ] {
+            let found = arguments(given).without_hosts(|host| host == "unix:///a");
+            assert_eq!(found, words(kept));
+        }
     }
 
     proptest! {
         #[test]
-        fn never_panics(arguments in proptest::collection::vec("(-|--)?[a-zA-Z=-]{0,8}", 0..8), json in ".*") {
-            let arguments: Vec<OsString> = arguments.into_iter().map(OsString::from).collect();
-            let _ = DockerdOptions::read(&arguments, Some((Path::new("/x"), &json)));
-            DockerdOptions::informational(&arguments);
-            DockerdOptions::config_file(&arguments);
+        fn never_panics(words in proptest::collection::vec("(-|--)?[a-zA-Z=-]{0,8}", 0..8), json in ".*") {
+            let words: Vec<OsString> = words.into_iter().map(OsString::from).collect();
+            let arguments = DockerdArguments::new(&words, &[]);
+            let _ = arguments.options(Some((Path::new("/x"), &json)));
+            arguments.informational();
+            arguments.config_file();
         }
 
+        /// Wherever the words are divided, they are the same arguments.
         #[test]
-        fn nothing_but_taken_hosts_is_left_out(arguments in proptest::collection::vec("(-|--)?[a-zA-Z=-]{0,8}", 0..8)) {
-            let arguments: Vec<OsString> = arguments.into_iter().map(OsString::from).collect();
-            prop_assert_eq!(without_hosts(&arguments, |_| false), arguments);
+        fn no_word_is_lost(words in proptest::collection::vec("(-|--)?[a-zA-Z=-]{0,8}", 0..8), at in 0_usize..8) {
+            let words: Vec<OsString> = words.into_iter().map(OsString::from).collect();
+            let (variable, line) = words.split_at(at.min(words.len()));
+            let arguments = DockerdArguments::new(variable, line);
+            prop_assert_eq!(&arguments, &DockerdArguments::new(&words, &[]));
+            prop_assert_eq!(arguments.words().collect::<Vec<_>>(), words.iter().collect::<Vec<_>>());
+            prop_assert_eq!(arguments.without_hosts(|_| false), words);
+        }
+
+        /// What is left says the same but for the hosts.
+        #[test]
+        fn nothing_but_taken_hosts_is_left_out(words in proptest::collection::vec("-H|--|--host|-DH|--tls|(-|--)?[a-zA-Z=-]{0,8}", 0..8)) {
+            let words: Vec<OsString> = words.into_iter().map(OsString::from).collect();
+            let arguments = DockerdArguments::new(&words, &[]);
+            let left = DockerdArguments::new(&arguments.without_hosts(|_| true), &[]);
+            let expected = arguments.options(None).map(|options| DockerdOptions {
+                hosts: Vec::new(),
+                ..options
+            });
+            prop_assert_eq!(left.options(None), expected);
         }
     }
 }
