@@ -5,8 +5,12 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use dind::apply::{self, delegate, sockets};
-use dind::facts::surroundings;
-use dind::facts::{Facts, daemon_json};
+use dind::facts::client::ClientFacts;
+use dind::facts::container::ContainerFacts;
+use dind::facts::mountinfo::MountTable;
+use dind::facts::programs::{self, InformFacts};
+use dind::facts::surroundings::{self, Surroundings};
+use dind::facts::{Facts, daemon_json, proc};
 use dind::input::cli;
 use dind::input::config::{self, Config};
 use dind::input::dockerd_arguments::DockerdArguments;
@@ -14,11 +18,11 @@ use dind::input::request::{self, Request, Start};
 use dind::messages::fault::Fault;
 use dind::messages::line::one_line;
 use dind::messages::logging;
-use dind::plan;
 use dind::plan::engine::Engine;
 use dind::plan::inputs::Inputs;
 use dind::plan::outcome::{Outcome, Plan};
-use dind::plan::role::{self, Role, Serve};
+use dind::plan::role::{self, Role};
+use dind::plan::{self, client, inform, prepare};
 use dind::programs::{doctor, health, nest};
 use dind::supervise::{self, Beginning};
 use dind::sys::signals::Signals;
@@ -67,36 +71,66 @@ fn run(environment: Vec<(OsString, OsString)>, started: Instant) -> Result<u8, F
 }
 
 fn make_plan(config: &Config, start: &Start) -> Result<Plan, Fault> {
-    let surroundings = surroundings::read(config.socket_path(start.contract))?;
-    let role = role::decide(start, config, &surroundings)?;
-    let options = match &role {
-        // dockerd reads its own file there, and complains itself.
-        Role::Inform { .. } | Role::Prepare { .. } | Role::Client { .. } => {
-            DockerdArguments::default().options(None)?
+    // The one reading of them: see `proc::mounts`.
+    let mounts = proc::mounts()?;
+    let contract = start.contract;
+    let surroundings = surroundings::read(config.socket_path(contract), &mounts)?;
+    match role::decide(start, config, &surroundings)? {
+        Role::Client { command } => {
+            let bash = command.is_empty() && programs::has_bash(&config.search_path);
+            let facts = ClientFacts::read(config);
+            Ok(client::plan(contract, &command, config, &facts, bash))
         }
-        Role::Serve(Serve { arguments, .. }) | Role::Session { arguments, .. } => {
-            let (path, asked) = arguments.config_file();
-            let text = daemon_json::read(&path, asked)?;
-            arguments.options(text.as_deref().map(|text| (path.as_path(), text)))?
+        Role::Inform { arguments } => {
+            let facts = InformFacts::read(&config.search_path)?;
+            inform::plan(contract, &arguments, config, &facts)
         }
-    };
-    let facts = Facts::read(&options, config)?;
+        Role::Prepare { command } => {
+            let facts = ContainerFacts::read(mounts)?;
+            Ok(prepare::plan(contract, &command, config, &facts))
+        }
+        Role::Serve(serve) => plan_daemons(
+            config,
+            start,
+            &surroundings,
+            mounts,
+            &serve.arguments,
+            |inputs| plan::serve(&serve, inputs),
+        ),
+        Role::Session {
+            command,
+            levels_below,
+            arguments,
+        } => plan_daemons(config, start, &surroundings, mounts, &arguments, |inputs| {
+            plan::session(&command, levels_below, &arguments, inputs)
+        }),
+    }
+}
+
+/// What only a start with daemons reads, and the plan that `plan` makes of it.
+fn plan_daemons(
+    config: &Config,
+    start: &Start,
+    surroundings: &Surroundings,
+    mounts: MountTable,
+    arguments: &DockerdArguments,
+    plan: impl Fn(Inputs<'_>) -> Result<Plan, Fault>,
+) -> Result<Plan, Fault> {
+    let (path, asked) = arguments.config_file();
+    let text = daemon_json::read(&path, asked)?;
+    let options = arguments.options(text.as_deref().map(|text| (path.as_path(), text)))?;
+    let facts = Facts::read(mounts, &options, config)?;
     let inputs = Inputs {
         contract: start.contract,
         config,
-        surroundings: &surroundings,
+        surroundings,
         options: &options,
         facts: &facts,
     };
     if let Some(nest) = &start.nest {
-        nest::check(
-            nest,
-            config,
-            &facts.data_root.path,
-            plan::image_copies(inputs),
-        )?;
+        nest::check(nest, config, &facts, plan::image_copies(inputs))?;
     }
-    plan::plan(&role, inputs)
+    plan(inputs)
 }
 
 fn carry_out(plan: &Plan, config: &Config, started: Instant) -> Result<u8, Fault> {

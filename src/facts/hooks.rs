@@ -11,7 +11,7 @@ const DIRECTORY: &str = "/etc/dind";
 /// The hooks, each list in the order of their names as bytes, as run-parts(8) has it in the
 /// C locale.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Hooks {
+pub struct HookFiles {
     /// Before the daemons start.
     pub pre_start: Vec<PathBuf>,
     /// When the API answers.
@@ -24,7 +24,7 @@ pub struct Hooks {
     pub unreadable: Option<(PathBuf, String)>,
 }
 
-impl Hooks {
+impl HookFiles {
     /// Reads them.
     pub fn read() -> Self {
         Self::read_in(Path::new(DIRECTORY))
@@ -99,7 +99,7 @@ mod tests {
         }
         std::os::unix::fs::symlink("20-b", of_stage.join("30-link"))?;
         std::os::unix::fs::symlink("missing", of_stage.join("40-dangling"))?;
-        let hooks = Hooks::read_in(&directory);
+        let hooks = HookFiles::read_in(&directory);
         fs::remove_dir_all(&directory)?;
         let names = |paths: &[PathBuf]| -> Vec<String> {
             let names = paths.iter().filter_map(|path| path.file_name());

@@ -5,7 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::cgroup::{CGROUP_ROOT, CgroupFacts, Hierarchy};
+use super::cgroup::{CGROUP_ROOT, Hierarchy};
+use super::container::ContainerFacts;
 use super::space::Space;
 use crate::facts::mountinfo::MountTable;
 use crate::input::config::Config;
@@ -112,12 +113,7 @@ pub struct Clock {
 
 impl Host {
     /// Reads them. What cannot be read is taken to be in order.
-    pub fn read(
-        mounts: &MountTable,
-        cgroup: &CgroupFacts,
-        data_root: &Path,
-        config: &Config,
-    ) -> Self {
+    pub fn read(container: &ContainerFacts, data_root: &Path, config: &Config) -> Self {
         let text = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let number = |path: &str| text(path).trim().parse().ok();
         let exists = |path: &str| Path::new(path).exists();
@@ -126,7 +122,7 @@ impl Host {
             in_container: is_container(
                 fs::read_link("/proc/self/ns/pid").ok().as_deref(),
                 CONTAINER_MARKS.into_iter().any(exists),
-                mounts,
+                &container.mounts,
             ),
             user: nix::unistd::geteuid().as_raw(),
             status: Status::parse(&text("/proc/self/status")),
@@ -138,7 +134,7 @@ impl Host {
                 inotify_watches: number("/proc/sys/fs/inotify/max_user_watches"),
                 keys: number("/proc/sys/kernel/keys/maxkeys"),
             },
-            processes: processes(cgroup, mounts),
+            processes: processes(container),
             modules: Modules {
                 overlay: filesystems.split_whitespace().any(|name| name == "overlay"),
                 bridge_filter: exists("/proc/sys/net/bridge"),
@@ -220,7 +216,8 @@ fn is_user_namespace(uid_map: &str) -> bool {
 }
 
 /// The lowest `pids.max` between this process's cgroup and the top of what is in sight.
-fn processes(cgroup: &CgroupFacts, mounts: &MountTable) -> Option<Processes> {
+fn processes(container: &ContainerFacts) -> Option<Processes> {
+    let ContainerFacts { mounts, cgroup, .. } = container;
     let counts = |hierarchy: &Hierarchy| match hierarchy {
         Hierarchy::Controllers(names) => names.iter().any(|name| name == "pids"),
         Hierarchy::Named(_) => false,

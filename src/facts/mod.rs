@@ -2,6 +2,7 @@
 
 pub mod cgroup;
 pub mod client;
+pub mod container;
 pub mod daemon_json;
 mod groups;
 pub mod hooks;
@@ -14,12 +15,12 @@ pub mod network;
 pub mod paths;
 pub mod proc;
 pub mod processes;
+pub mod programs;
 pub mod space;
 pub mod storage;
 pub mod surroundings;
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -27,35 +28,29 @@ use anyhow::Result;
 
 use crate::input::config::{self, Config};
 use crate::input::dockerd_arguments::DockerdOptions;
-use crate::sys::search::search;
-use cgroup::CgroupFacts;
 use client::ClientFacts;
-use hooks::Hooks;
+use container::ContainerFacts;
+use hooks::HookFiles;
 use mountinfo::MountTable;
 use netfilter::Netfilter;
 use network::Networks;
+use programs::Programs;
 use storage::DataRoot;
 
-/// CAP_MAC_ADMIN in linux/capability.h.
-const CAP_MAC_ADMIN: u32 = 33;
-
-/// The facts.
+/// What a start with daemons follows from. Other starts read a part of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Facts {
     /// Whether this process is PID 1 of its pid namespace.
     pub pid1: bool,
-    /// The mounts.
-    pub mounts: MountTable,
-    /// The cgroup hierarchies.
-    pub cgroup: CgroupFacts,
-    /// Whether `/sys/kernel/security` exists: the kernel has securityfs.
-    pub security_directory: bool,
-    /// Whether AppArmor is on and this process may load profiles: apparmor(7).
+    /// Its mounts and cgroups.
+    pub container: ContainerFacts,
+    /// Whether AppArmor is on and this process may load profiles.
     pub apparmor: bool,
-    /// Whether `/tmp` is an empty directory.
-    pub tmp_empty: bool,
     /// dockerd's data root.
     pub data_root: DataRoot,
+    /// Whether the directory of the daemons' log file is the container's own, and none that
+    /// is mounted into it.
+    pub log_directory_own: bool,
     /// Whether the usual directory of images to load is there.
     pub images: bool,
     /// Files that an earlier start left behind.
@@ -75,70 +70,42 @@ pub struct Facts {
     /// The kernel's packet filters, and the programs for them.
     pub netfilter: Netfilter,
     /// The user's hooks.
-    pub hooks: Hooks,
+    pub hooks: HookFiles,
     /// What a client finds.
     pub client: ClientFacts,
 }
 
-/// Where programs are; `None` where they are not.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Programs {
-    /// `dockerd`.
-    pub dockerd: Option<PathBuf>,
-    /// `containerd`.
-    pub containerd: Option<PathBuf>,
-    /// `dmsetup`, where the kernel has a device mapper.
-    pub dmsetup: Option<PathBuf>,
-    /// `bash`.
-    pub bash: Option<PathBuf>,
-}
-
 impl Facts {
-    /// Reads the facts. Fails only where `/proc` cannot be read: without it nothing
-    /// can be planned.
-    pub fn read(options: &DockerdOptions, config: &Config) -> Result<Self> {
-        let search_path = config.search_path.as_os_str();
-        let mounts = proc::mounts()?;
+    /// Reads the rest of the facts. `mounts` are those of this process. Fails only where
+    /// `/proc` cannot be read: without it nothing can be planned.
+    pub fn read(mounts: MountTable, options: &DockerdOptions, config: &Config) -> Result<Self> {
         let (stale, running) = leftovers::find(options);
+        let programs = Programs::read(&config.search_path);
         Ok(Self {
             pid1: std::process::id() == 1,
-            cgroup: CgroupFacts::read(&mounts)?,
             data_root: DataRoot::read(&options.data_root, &mounts, config),
+            log_directory_own: storage::is_own(&log_directory(), &mounts),
+            container: ContainerFacts::read(mounts)?,
             images: Path::new(config::IMAGES).is_dir(),
-            mounts,
-            apparmor: fs::read("/sys/module/apparmor/parameters/enabled")
-                .is_ok_and(|enabled| enabled.starts_with(b"Y"))
-                && proc::effective_capabilities()? & (1 << CAP_MAC_ADMIN) != 0,
-            security_directory: Path::new("/sys/kernel/security").is_dir(),
-            tmp_empty: fs::read_dir("/tmp").is_ok_and(|mut entries| entries.next().is_none()),
+            apparmor: programs::may_load_profiles()?,
             stale,
             running,
-            programs: Programs {
-                dockerd: search("dockerd", search_path),
-                containerd: search("containerd", search_path),
-                dmsetup: device_mapper()
-                    .then(|| search("dmsetup", search_path))
-                    .flatten(),
-                bash: search("bash", search_path),
-            },
             socket_group: options.socket_group().and_then(groups::group_id),
             addresses: names::addresses(),
             host_names: names::host_names(),
-            networks: Networks::read(search("dockerd", search_path).as_deref(), config.mtu),
+            networks: Networks::read(programs.dockerd.as_deref(), config.mtu),
+            programs,
             netfilter: Netfilter::read(),
-            hooks: Hooks::read(),
+            hooks: HookFiles::read(),
             client: ClientFacts::read(config),
         })
     }
 }
 
-/// Whether the kernel has registered the device mapper's control device.
-fn device_mapper() -> bool {
-    fs::read_to_string("/proc/misc").is_ok_and(|devices| {
-        devices
-            .split_whitespace()
-            .any(|name| name == "device-mapper")
-    })
+/// The directory of the daemons' log file.
+fn log_directory() -> PathBuf {
+    let directory = Path::new(config::LOG_FILE).parent();
+    directory.unwrap_or(Path::new("/")).to_owned()
 }
 
 #[cfg(test)]
@@ -151,10 +118,10 @@ mod tests {
     #[test]
     fn reads_this_systems_facts() -> Result<()> {
         let options = DockerdArguments::default().options(None)?;
-        let facts = Facts::read(&options, &Config::read([], [])?)?;
+        let facts = Facts::read(proc::mounts()?, &options, &Config::read([], [])?)?;
         assert!(facts.addresses.contains(&Ipv4Addr::LOCALHOST.into()));
-        assert!(facts.mounts.at(Path::new("/")).is_some());
-        assert!(!facts.cgroup.memberships.is_empty());
+        assert!(facts.container.mounts.at(Path::new("/")).is_some());
+        assert!(!facts.container.cgroup.memberships.is_empty());
         Ok(())
     }
 }

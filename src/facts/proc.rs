@@ -6,7 +6,10 @@ use anyhow::{Context, Result};
 
 use super::mountinfo::MountTable;
 
-/// The mounts of this process.
+/// The mounts of this process. PID 1 reads them once, before it has decided anything, and
+/// hands them on. Only what looks at another time reads them again, since others have mounted
+/// by then: the sweeper at the end, the diagnosis of a dockerd that has died, and
+/// `dind nest`, which is a process of its own, for the image of the next level.
 pub fn mounts() -> Result<MountTable> {
     Ok(MountTable::parse(&text("/proc/self/mountinfo")?))
 }

@@ -11,7 +11,6 @@ use nix::sys::statfs::{self, FsType};
 use nix::unistd::{AccessFlags, access};
 
 use super::paths::{existing, resolve};
-use super::proc;
 use super::space::Space;
 use crate::facts::mountinfo::MountTable;
 use crate::input::config::{Config, Storage};
@@ -58,9 +57,8 @@ impl DataRoot {
 
 /// Whether `directory` is on the container's own root file system, and on none that is
 /// mounted into it: what is there, nobody outside has put there.
-pub fn is_own(directory: &Path) -> bool {
-    let directory = resolve(directory);
-    proc::mounts().is_ok_and(|mounts| mounts.mount_point(&directory) == Some(Path::new("/")))
+pub fn is_own(directory: &Path, mounts: &MountTable) -> bool {
+    mounts.mount_point(&resolve(directory)) == Some(Path::new("/"))
 }
 
 /// A file system type, by the magic number of statfs(2).

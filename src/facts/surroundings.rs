@@ -7,7 +7,7 @@ use nix::errno::Errno;
 use nix::sys::stat::{major, minor};
 
 use super::paths::resolve;
-use super::proc::{effective_capabilities, mounts};
+use super::proc::effective_capabilities;
 use crate::facts::mountinfo::MountTable;
 use crate::sys::nonblocking::connect;
 
@@ -59,12 +59,13 @@ pub struct Surroundings {
     pub socket_state: SocketState,
 }
 
-/// Reads them. `socket` is where the daemon would listen.
-pub fn read(socket: PathBuf) -> Result<Surroundings> {
+/// Reads them. `socket` is where the daemon would listen, `mounts` are those of this process.
+/// Fails where `/proc` cannot be read.
+pub fn read(socket: PathBuf, mounts: &MountTable) -> Result<Surroundings> {
     Ok(Surroundings {
         stdin: stdin(),
         cap_sys_admin: effective_capabilities()? & (1 << CAP_SYS_ADMIN) != 0,
-        socket_state: socket_state(&socket, &mounts()?),
+        socket_state: socket_state(&socket, mounts),
         socket,
     })
 }

@@ -8,8 +8,8 @@ use nix::mount::MsFlags;
 
 use super::action::{Action, OnFailure, Step};
 use super::mounts::kept_flags;
-use crate::facts::Facts;
 use crate::facts::cgroup::{CGROUP_ROOT, Hierarchy, LEAF, Layout, Membership};
+use crate::facts::container::ContainerFacts;
 use crate::facts::mountinfo::Mount;
 use crate::messages::finding::Finding;
 
@@ -22,7 +22,7 @@ const FLAGS: MsFlags = MsFlags::MS_NOSUID
 const UNIFIED_DIRECTORY: &str = "unified";
 
 /// The steps.
-pub fn plan(facts: &Facts) -> Vec<Step> {
+pub fn plan(facts: &ContainerFacts) -> Vec<Step> {
     match facts.cgroup.layout() {
         Layout::Legacy | Layout::Hybrid => hierarchies(facts),
         Layout::Unified => delegation(facts),
@@ -30,7 +30,7 @@ pub fn plan(facts: &Facts) -> Vec<Step> {
 }
 
 /// What cannot be put right from here.
-pub fn warnings(facts: &Facts) -> Vec<Finding> {
+pub fn warnings(facts: &ContainerFacts) -> Vec<Finding> {
     match facts.cgroup.layout() {
         Layout::Legacy | Layout::Hybrid => devices_warning(facts).into_iter().collect(),
         Layout::Unified => Vec::new(),
@@ -89,7 +89,7 @@ impl Target {
 
 /// Where a hierarchy is mounted below the cgroup root already. Super options tell
 /// it, never the directory's name.
-fn mounted<'a>(hierarchy: &Hierarchy, facts: &'a Facts) -> Option<&'a Path> {
+fn mounted<'a>(hierarchy: &Hierarchy, facts: &'a ContainerFacts) -> Option<&'a Path> {
     let matches = |mount: &&Mount| match hierarchy {
         Hierarchy::Controllers(controllers) => {
             mount.fstype == "cgroup"
@@ -111,7 +111,7 @@ fn mounted<'a>(hierarchy: &Hierarchy, facts: &'a Facts) -> Option<&'a Path> {
         .map(|mount| mount.target.as_path())
 }
 
-fn hierarchies(facts: &Facts) -> Vec<Step> {
+fn hierarchies(facts: &ContainerFacts) -> Vec<Step> {
     let root = Path::new(CGROUP_ROOT);
     // Names that are there or that a step before will have made.
     let mut taken: BTreeSet<String> = facts.cgroup.entries.clone();
@@ -191,7 +191,7 @@ fn alias(directory: &Path, name: &Path) -> Option<Step> {
 }
 
 /// wrapdocker's warnings, in its words.
-fn devices_warning(facts: &Facts) -> Option<Finding> {
+fn devices_warning(facts: &ContainerFacts) -> Option<Finding> {
     const LINK: &str = "https://man7.org/linux/man-pages/man7/cgroups.7.html";
     let devices =
         facts
@@ -215,7 +215,7 @@ fn devices_warning(facts: &Facts) -> Option<Finding> {
     Some(Finding::warning("devices-cgroup", words, LINK))
 }
 
-fn delegation(facts: &Facts) -> Vec<Step> {
+fn delegation(facts: &ContainerFacts) -> Vec<Step> {
     let unified = &facts.cgroup.unified;
     let root = Path::new(CGROUP_ROOT);
     // In the host's namespace, as Kubernetes gives it, what is mounted is the host's.

@@ -3,8 +3,10 @@
 
 use std::ffi::{OsStr, OsString};
 
+use super::outcome::Plan;
 use crate::facts::client::ClientFacts;
 use crate::input::config::Config;
+use crate::input::contract::Contract;
 use crate::input::variables;
 use crate::messages::finding::Finding;
 
@@ -70,6 +72,42 @@ const SUBCOMMANDS: &[&str] = &[
     "volume",
     "wait",
 ];
+
+/// Makes the plan to become a client of another daemon, of whatever kind: `words`, or a
+/// login shell where that is empty, which is bash where there is a `bash`. Nothing is said
+/// and nothing changed, so that its output is its own.
+pub fn plan(
+    contract: Contract,
+    words: &[OsString],
+    config: &Config,
+    facts: &ClientFacts,
+    bash: bool,
+) -> Plan {
+    let command = if words.is_empty() {
+        login_shell(bash)
+    } else {
+        command(words, facts)
+    };
+    let is_dockerd = command.first().is_some_and(|first| first == "dockerd");
+    let mut plan = Plan::becoming(contract, command, environment(config, facts));
+    plan.warnings.extend(warning(config, facts));
+    if is_dockerd {
+        let seen = "docker-entrypoint.sh prepares nothing for a dockerd";
+        let finding = Finding::warning("dockerd-unprepared", seen, "README.md#contracts");
+        plan.warnings
+            .push(finding.remedy("start the image without --entrypoint"));
+    }
+    plan
+}
+
+/// A login shell: bash where there is one.
+pub fn login_shell(bash: bool) -> Vec<OsString> {
+    if bash {
+        vec!["bash".into(), "--login".into()]
+    } else {
+        vec!["sh".into(), "-l".into()]
+    }
+}
 
 /// The command with `docker` before it, where it is one of docker's own.
 pub fn command(words: &[OsString], facts: &ClientFacts) -> Vec<OsString> {

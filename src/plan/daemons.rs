@@ -10,9 +10,10 @@ use super::inputs::Inputs;
 use super::listener::{Listener, Protection};
 use super::tls::{self, TLS_PORT, Tls};
 use super::words::{quoted, with_value};
-use crate::input::config::DOCKER_SOCKET;
+use crate::input::config::{Config, DOCKER_SOCKET};
 use crate::input::contract::Contract;
 use crate::input::dockerd_arguments::{DockerdArguments, DockerdOptions};
+use crate::messages::fault::Fault;
 use crate::messages::finding::Finding;
 use crate::plan::role::Serve;
 
@@ -63,6 +64,17 @@ const KEPT_FROM_DAEMONS: &[&str] = &[
     "NOTIFY_SOCKET",
     "container",
 ];
+
+/// The path of dockerd, or the fault that there is none.
+pub fn find_dockerd(config: &Config, found: Option<&Path>) -> Result<PathBuf, Fault> {
+    found.map(Path::to_owned).ok_or_else(|| {
+        Fault::not_found(format!(
+            "no dockerd in PATH ({})",
+            config.search_path.to_string_lossy()
+        ))
+        .remedy("use an image with a Docker engine, or add its directory to PATH")
+    })
+}
 
 /// The sockets to bind, and what TLS takes on them.
 pub fn listeners(serve: Option<&Serve>, inputs: Inputs<'_>) -> (Vec<Listener>, Tls) {
@@ -230,7 +242,12 @@ fn containerd_socket(options: &DockerdOptions) -> PathBuf {
 /// steps that write its configuration. `None` leaves it to dockerd: the user has
 /// one, or the image has none under that name.
 pub fn containerd(inputs: Inputs<'_>) -> Option<(Program, [Step; 2])> {
-    let Inputs { options, facts, .. } = inputs;
+    let Inputs {
+        config,
+        options,
+        facts,
+        ..
+    } = inputs;
     if options.containerd {
         return None;
     }
@@ -280,21 +297,24 @@ pub fn containerd(inputs: Inputs<'_>) -> Option<(Program, [Step; 2])> {
             "--log-level".into(),
             level.into(),
         ],
-        environment: environment(inputs, None),
+        environment: environment(config, facts.apparmor, None),
         oom_score_adj: CONTAINERD_OOM_SCORE,
     };
     Some((program, steps))
 }
 
 /// The daemons' environment: the container's, without what is meant for clients. `first`
-/// comes before everything else in `PATH`.
+/// comes before everything else in `PATH`; `apparmor` is whether they may load profiles.
 ///
 /// `container=docker` is what `hack/dind` sets. It tells them that they are nested, and
 /// they then leave AppArmor profiles alone (`HostSupports` in containerd's pkg/apparmor):
 /// inner containers would be unconfined. So they have it only where that changes nothing,
 /// and where they could not load a profile.
-pub fn environment(inputs: Inputs<'_>, first: Option<&Path>) -> Vec<(OsString, OsString)> {
-    let Inputs { config, facts, .. } = inputs;
+pub fn environment(
+    config: &Config,
+    apparmor: bool,
+    first: Option<&Path>,
+) -> Vec<(OsString, OsString)> {
     let mut environment: Vec<_> = config
         .environment
         .iter()
@@ -312,7 +332,7 @@ pub fn environment(inputs: Inputs<'_>, first: Option<&Path>) -> Vec<(OsString, O
     }
     path.push(&config.search_path);
     environment.push(("PATH".into(), path));
-    if !facts.apparmor {
+    if !apparmor {
         environment.push(("container".into(), "docker".into()));
     }
     environment

@@ -59,6 +59,15 @@ pub struct Certificates {
     pub names: BTreeSet<Name>,
 }
 
+/// Where the daemons' log file is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogPath {
+    /// The file.
+    pub path: PathBuf,
+    /// Whether the file may be a symbolic link.
+    pub follow: bool,
+}
+
 /// How it is known that the API answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Readiness {
@@ -112,7 +121,7 @@ pub struct Engine {
     /// The `NOTIFY_SOCKET` that is told when it does.
     pub notify_socket: Option<OsString>,
     /// The daemons' log file; standard error where there is none.
-    pub log_file: Option<PathBuf>,
+    pub log_file: Option<LogPath>,
     /// How long the API may take.
     pub ready_timeout: Duration,
     /// The deadlines of a stop.

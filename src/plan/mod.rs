@@ -1,7 +1,9 @@
 //! The plan: everything that a start will do, as a value.
 //!
-//! [`plan`] is pure. `dind plan` prints what it returns and `apply` carries it out,
-//! so what a user sends in as a diagnosis is what would have happened.
+//! [`client::plan`], [`inform::plan`], [`prepare::plan`], [`serve`] and [`session`] are pure,
+//! one for each role, and each takes the facts that it needs. `dind plan` prints what they
+//! return and `apply` carries it out, so what a user sends in as a diagnosis is what would
+//! have happened.
 
 pub mod action;
 mod cgroups;
@@ -10,12 +12,14 @@ mod daemons;
 pub mod engine;
 pub mod hooks;
 pub mod images;
+pub mod inform;
 pub mod inputs;
 mod iptables;
 pub mod listener;
 mod mounts;
 mod network;
 pub mod outcome;
+pub mod prepare;
 mod print;
 pub mod resolver;
 pub mod role;
@@ -28,113 +32,45 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use crate::facts::Facts;
-use crate::facts::cgroup::{CGROUP_ROOT, Layout};
+use crate::facts::cgroup::CGROUP_ROOT;
 use crate::facts::surroundings::Stdin;
 use crate::input::config::{LOG_FILE, Log};
 use crate::input::contract::Contract;
 use crate::input::dockerd_arguments::DockerdArguments;
 use crate::messages::fault::Fault;
 use crate::messages::finding::Finding;
-use crate::plan::role::{Role, Serve};
+use crate::plan::role::Serve;
 use action::Action;
-pub use daemons::{CLIENT_VARIABLES, DOCKERD_OOM_SCORE};
-use engine::{Engine, Foreground, Program, Readiness};
+pub use daemons::{CLIENT_VARIABLES, DOCKERD_OOM_SCORE, find_dockerd};
+use engine::{Engine, Foreground, LogPath, Program, Readiness};
 use inputs::Inputs;
 use listener::Listener;
 use outcome::{Outcome, Plan};
 use stop_budget::StopBudget;
 
-/// Makes the plan. The faults are final; nothing has been changed by then.
-pub fn plan(role: &Role, inputs: Inputs<'_>) -> Result<Plan, Fault> {
-    match role {
-        Role::Inform { arguments } => {
-            let mut command = vec![find_dockerd(inputs)?.into_os_string()];
-            command.extend(arguments.words().cloned());
-            let environment = daemons::environment(inputs, None);
-            Ok(unprepared(command, environment, inputs))
-        }
-        Role::Client { command } => Ok(client_of_another(command, inputs)),
-        Role::Prepare { command } => Ok(prepare(command, inputs)),
-        Role::Serve(serve) => engine(Some(serve), &serve.arguments, Foreground::Daemon, 0, inputs),
-        Role::Session {
-            command,
-            levels_below,
-            arguments,
-        } => {
-            let command = match inputs.contract {
-                _ if command.is_empty() => login_shell(inputs.facts),
-                Contract::Dind => client::command(command, &inputs.facts.client),
-                _ => command.clone(),
-            };
-            let foreground = Foreground::Command(command);
-            engine(None, arguments, foreground, *levels_below, inputs)
-        }
-    }
+/// Makes the plan of a start with the daemon in the foreground. The faults are final; nothing
+/// has been changed by then.
+pub fn serve(serve: &Serve, inputs: Inputs<'_>) -> Result<Plan, Fault> {
+    let foreground = Foreground::Daemon;
+    engine(Some(serve), &serve.arguments, foreground, 0, inputs)
 }
 
-/// A command to become in a container that is left as it is.
-fn unprepared(
-    command: Vec<OsString>,
-    environment: Vec<(OsString, OsString)>,
+/// Makes the plan of a start with a command beside the daemon, or a login shell where it is
+/// empty; the command makes `levels_below` levels of nesting inside this one. `arguments` are
+/// dockerd's. The faults are final; nothing has been changed by then.
+pub fn session(
+    command: &[OsString],
+    levels_below: u32,
+    arguments: &DockerdArguments,
     inputs: Inputs<'_>,
-) -> Plan {
-    Plan {
-        contract: inputs.contract,
-        warnings: Vec::new(),
-        notes: Vec::new(),
-        steps: Vec::new(),
-        outcome: Outcome::Become {
-            command,
-            environment,
-        },
-    }
-}
-
-/// A client of another daemon, of whatever kind: nothing is said and nothing changed,
-/// so that its output is its own.
-fn client_of_another(command: &[OsString], inputs: Inputs<'_>) -> Plan {
-    let facts = &inputs.facts.client;
-    let environment = client::environment(inputs.config, facts);
-    let command = if command.is_empty() {
-        login_shell(inputs.facts)
-    } else {
-        client::command(command, facts)
+) -> Result<Plan, Fault> {
+    let command = match inputs.contract {
+        _ if command.is_empty() => client::login_shell(inputs.facts.programs.bash),
+        Contract::Dind => client::command(command, &inputs.facts.client),
+        _ => command.to_vec(),
     };
-    let is_dockerd = command.first().is_some_and(|first| first == "dockerd");
-    let mut plan = unprepared(command, environment, inputs);
-    plan.warnings.extend(client::warning(inputs.config, facts));
-    if is_dockerd {
-        let seen = "docker-entrypoint.sh prepares nothing for a dockerd";
-        let finding = Finding::warning("dockerd-unprepared", seen, "README.md#contracts");
-        plan.warnings
-            .push(finding.remedy("start the image without --entrypoint"));
-    }
-    plan
-}
-
-/// `hack/dind`: the container is prepared, the cgroup hierarchies of version 1 are
-/// left as they are, and no descriptor is closed, since the command may be waiting
-/// for some.
-fn prepare(command: &[OsString], inputs: Inputs<'_>) -> Plan {
-    let Inputs { config, facts, .. } = inputs;
-    let mut steps = mounts::plan(facts);
-    if facts.cgroup.layout() == Layout::Unified {
-        steps.extend(cgroups::plan(facts));
-    }
-    steps.extend(mounts::last(config, facts));
-    let mut environment = config.environment.clone();
-    environment.retain(|(name, _)| name != "container");
-    environment.push(("container".into(), "docker".into()));
-    Plan {
-        contract: inputs.contract,
-        warnings: Vec::new(),
-        notes: Vec::new(),
-        steps,
-        outcome: Outcome::Become {
-            command: command.to_vec(),
-            environment,
-        },
-    }
+    let foreground = Foreground::Command(command);
+    engine(None, arguments, foreground, levels_below, inputs)
 }
 
 /// What the user should know of a daemon in this container, whatever else is asked for.
@@ -150,13 +86,16 @@ pub fn warnings(serve: Option<&Serve>, inputs: Inputs<'_>) -> Vec<Finding> {
 
 /// What of it is the same in every container of this host.
 pub fn host_warnings(facts: &Facts) -> Vec<Finding> {
-    cgroups::warnings(facts)
+    cgroups::warnings(&facts.container)
 }
 
 /// The mounts of cgroup hierarchies that a start would make, and those that it would make
 /// writable.
 pub fn cgroup_mounts(facts: &Facts) -> (Vec<PathBuf>, Vec<PathBuf>) {
-    let steps = mounts::plan(facts).into_iter().chain(cgroups::plan(facts));
+    let container = &facts.container;
+    let steps = mounts::plan(container)
+        .into_iter()
+        .chain(cgroups::plan(container));
     let (mut made, mut writable) = (Vec::new(), Vec::new());
     for step in steps {
         match step.action {
@@ -207,7 +146,7 @@ fn engine(
         facts,
         ..
     } = inputs;
-    let dockerd = find_dockerd(inputs)?;
+    let dockerd = find_dockerd(config, facts.programs.dockerd.as_deref())?;
     if let Some(fault) = already_running(facts) {
         return Err(fault);
     }
@@ -228,9 +167,9 @@ fn engine(
     warnings.extend(hooks::warnings(inputs));
     // First the lock: where it is somebody else's, nothing else is done.
     let mut steps = storage.steps;
-    steps.extend(mounts::plan(facts));
-    steps.extend(cgroups::plan(facts));
-    steps.extend(mounts::last(config, facts));
+    steps.extend(mounts::plan(&facts.container));
+    steps.extend(cgroups::plan(&facts.container));
+    steps.extend(mounts::last(config, &facts.container));
     let meanwhile = steps.extract_if(.., cgroups::can_wait).collect();
     let containerd = daemons::containerd(inputs).map(|(program, configuration)| {
         steps.extend(configuration);
@@ -238,7 +177,7 @@ fn engine(
     });
     steps.extend(iptables.steps);
     let path = iptables.directory.as_deref();
-    let environment = daemons::environment(inputs, path);
+    let environment = daemons::environment(config, facts.apparmor, path);
     let (session, more) = daemons::session_environment(inputs, &listeners);
     // Where there is no command, nobody misses what it would not get.
     let more = more.filter(|_| matches!(foreground, Foreground::Command(_)));
@@ -290,7 +229,10 @@ fn engine(
         readiness: readiness(&listeners),
         hooks,
         listeners,
-        log_file: logs_to_file(&foreground, inputs).then(|| PathBuf::from(LOG_FILE)),
+        log_file: logs_to_file(&foreground, inputs).then(|| LogPath {
+            path: PathBuf::from(LOG_FILE),
+            follow: facts.log_directory_own,
+        }),
         foreground,
         environment: session,
         search_path: config.search_path.clone(),
@@ -342,25 +284,6 @@ pub fn already_running(facts: &Facts) -> Option<Fault> {
         ))
         .remedy("stop it first, or start a container of its own"),
     )
-}
-
-/// Where dockerd is, or what stops a start without.
-pub fn find_dockerd(inputs: Inputs<'_>) -> Result<PathBuf, Fault> {
-    inputs.facts.programs.dockerd.clone().ok_or_else(|| {
-        Fault::not_found(format!(
-            "no dockerd in PATH ({})",
-            inputs.config.search_path.to_string_lossy()
-        ))
-        .remedy("use an image with a Docker engine, or add its directory to PATH")
-    })
-}
-
-fn login_shell(facts: &Facts) -> Vec<OsString> {
-    if facts.programs.bash.is_some() {
-        vec!["bash".into(), "--login".into()]
-    } else {
-        vec!["sh".into(), "-l".into()]
-    }
 }
 
 #[cfg(test)]

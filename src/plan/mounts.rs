@@ -5,8 +5,8 @@ use std::path::Path;
 use nix::mount::MsFlags;
 
 use super::action::{Action, OnFailure, Step};
-use crate::facts::Facts;
 use crate::facts::cgroup::{CGROUP_ROOT, Layout, RootMount};
+use crate::facts::container::ContainerFacts;
 use crate::input::config::Config;
 
 /// Words of wrapdocker's that others search logs for.
@@ -19,7 +19,7 @@ struct Row {
     fstype: &'static str,
     flags: MsFlags,
     data: &'static str,
-    when: fn(&Facts) -> bool,
+    when: fn(&ContainerFacts) -> bool,
     on_failure: OnFailure,
     why: &'static str,
 }
@@ -84,7 +84,7 @@ const TMP: Row = Row {
 };
 
 /// The steps before the cgroup hierarchies.
-pub fn plan(facts: &Facts) -> Vec<Step> {
+pub fn plan(facts: &ContainerFacts) -> Vec<Step> {
     TABLE
         .iter()
         .filter_map(|row| row.step(facts))
@@ -95,7 +95,7 @@ pub fn plan(facts: &Facts) -> Vec<Step> {
 /// The steps after everything else: the tmpfs on `/tmp`, where it takes nothing away,
 /// and shared propagation of every mount, so that what is mounted here is seen in the
 /// containers that bind it with `rshared`.
-pub fn last(config: &Config, facts: &Facts) -> Vec<Step> {
+pub fn last(config: &Config, facts: &ContainerFacts) -> Vec<Step> {
     let tmp = TMP.step(facts).filter(|_| config.tmpfs);
     let share = Step {
         action: Action::Share { target: "/".into() },
@@ -109,7 +109,7 @@ pub fn last(config: &Config, facts: &Facts) -> Vec<Step> {
 /// Remounts every read-only mount at or under the cgroup root. Engines mount it
 /// read-only unless the container is privileged, and so does podman with some
 /// options; daemons must make cgroups in it.
-fn writable(facts: &Facts) -> impl Iterator<Item = Step> {
+fn writable(facts: &ContainerFacts) -> impl Iterator<Item = Step> {
     facts
         .mounts
         .mounts
@@ -146,7 +146,7 @@ pub fn kept_flags(options: &[String]) -> MsFlags {
 }
 
 impl Row {
-    fn step(&self, facts: &Facts) -> Option<Step> {
+    fn step(&self, facts: &ContainerFacts) -> Option<Step> {
         (self.when)(facts).then(|| Step {
             action: Action::Mount {
                 source: self.source.into(),

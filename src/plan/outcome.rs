@@ -37,6 +37,24 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// A plan to become a command in a container that is left as it is, without a word.
+    pub fn becoming(
+        contract: Contract,
+        command: Vec<OsString>,
+        environment: Vec<(OsString, OsString)>,
+    ) -> Self {
+        Self {
+            contract,
+            warnings: Vec::new(),
+            notes: Vec::new(),
+            steps: Vec::new(),
+            outcome: Outcome::Become {
+                command,
+                environment,
+            },
+        }
+    }
+
     /// Every change to the container, in order.
     pub fn changes(&self) -> impl Iterator<Item = &Step> {
         let meanwhile = match &self.outcome {

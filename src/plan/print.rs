@@ -105,7 +105,7 @@ impl fmt::Display for Engine {
         }
         steps(formatter, "meanwhile", &self.meanwhile)?;
         match &self.log_file {
-            Some(path) => line(formatter, format_args!("log: {}", path.display()))?,
+            Some(log) => line(formatter, format_args!("log: {}", log.path.display()))?,
             None => line(formatter, format_args!("log: standard output and error"))?,
         }
         let timeout = self.ready_timeout.as_secs_f64();

@@ -84,7 +84,7 @@ pub fn plan(inputs: Inputs<'_>) -> Result<StoragePlan, Fault> {
     }
     let emptied = config.ephemeral.then(|| Emptied {
         path: root.path.clone(),
-        mounts: facts.mounts.below(&root.path),
+        mounts: facts.container.mounts.below(&root.path),
         data_file: data_file
             .as_ref()
             .map(|data_file: &DataFile| data_file.path.clone()),
@@ -376,6 +376,6 @@ fn volume_warning(facts: &Facts) -> Option<Finding> {
     let path = facts.data_root.path.display();
     let seen = format!("{path} is not a mount of its own, so its data ends with this container");
     let remedy = format!("give it a volume: docker run -v NAME:{path}");
-    (!is_on_volume(&facts.data_root.path, &facts.mounts))
+    (!is_on_volume(&facts.data_root.path, &facts.container.mounts))
         .then(|| Finding::warning("data-root-volume", seen, LINK).remedy(remedy))
 }

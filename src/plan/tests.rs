@@ -12,24 +12,24 @@ use nix::mount::MsFlags;
 use proptest::prelude::*;
 
 use super::*;
-use crate::facts::Programs;
 use crate::facts::cgroup::{
     CGROUP_ROOT, CgroupFacts, Hierarchy, LEAF, Membership, RootMount, UnifiedRoot,
 };
 use crate::facts::client::ClientFacts;
-use crate::facts::hooks::Hooks;
+use crate::facts::container::ContainerFacts;
+use crate::facts::hooks::HookFiles;
 use crate::facts::mountinfo::{Mount, MountTable};
 use crate::facts::netfilter::{LegacyPrograms, Netfilter};
 use crate::facts::network::Networks;
+use crate::facts::programs::{InformFacts, Programs};
 use crate::facts::storage::{DataRoot, Filesystem, Means};
 use crate::facts::surroundings::{SocketState, Surroundings};
 use crate::input::config::Config;
-use crate::input::dockerd_arguments::DockerdArguments;
 use crate::input::request::{self, Request};
 use crate::messages::fault::NOT_FOUND;
 use crate::messages::finding::Severity;
 use crate::plan::images::Images;
-use crate::plan::role;
+use crate::plan::role::{self, Role};
 
 /// What Docker's `--privileged` gives on each layout, apart from the cgroups.
 fn facts(mountinfo: &str, memberships: &str, root: RootMount) -> Facts {
@@ -48,17 +48,20 @@ fn facts(mountinfo: &str, memberships: &str, root: RootMount) -> Facts {
         .collect();
     Facts {
         pid1: true,
-        cgroup: CgroupFacts {
-            memberships: Membership::parse(memberships),
-            root,
-            entries,
-            unified: UnifiedRoot::default(),
+        container: ContainerFacts {
+            cgroup: CgroupFacts {
+                memberships: Membership::parse(memberships),
+                root,
+                entries,
+                unified: UnifiedRoot::default(),
+            },
+            mounts,
+            security_directory: true,
+            tmp_empty: true,
         },
-        mounts,
-        security_directory: true,
         apparmor: false,
-        tmp_empty: true,
         images: false,
+        log_directory_own: true,
         data_root: DataRoot {
             path: "/var/lib/docker".into(),
             mode: Some(0o710),
@@ -71,7 +74,7 @@ fn facts(mountinfo: &str, memberships: &str, root: RootMount) -> Facts {
             dockerd: Some("/usr/sbin/dockerd".into()),
             containerd: Some("/usr/bin/containerd".into()),
             dmsetup: None,
-            bash: Some("/usr/bin/bash".into()),
+            bash: true,
         },
         socket_group: Some(999),
         addresses: ["127.0.0.1", "172.17.0.2", "::1"]
@@ -85,7 +88,7 @@ fn facts(mountinfo: &str, memberships: &str, root: RootMount) -> Facts {
             nf_tables: true,
             legacy_programs: LegacyPrograms::Suffixed("/usr/sbin".into()),
         },
-        hooks: Hooks::default(),
+        hooks: HookFiles::default(),
         client: ClientFacts {
             docker: true,
             ..ClientFacts::default()
@@ -109,11 +112,11 @@ fn unified(memberships: &str) -> Facts {
         memberships,
         RootMount::Cgroup2,
     );
-    facts.cgroup.unified.controllers = ["cpu", "memory", "pids"]
+    facts.container.cgroup.unified.controllers = ["cpu", "memory", "pids"]
         .map(str::to_owned)
         .into_iter()
         .collect();
-    facts.cgroup.entries.insert("cgroup.procs".into());
+    facts.container.cgroup.entries.insert("cgroup.procs".into());
     facts
 }
 
@@ -257,23 +260,50 @@ impl Start<'_> {
         let (config, start) = self.read()?;
         let surroundings = self.surroundings(&config, &start, true, SocketState::Free);
         let role = role::decide(&start, &config, &surroundings)?;
-        let json = Some((Path::new("/etc/docker/daemon.json"), self.json));
-        let options = match &role {
-            Role::Serve(Serve { arguments, .. }) | Role::Session { arguments, .. } => {
-                arguments.options(json)?
+        let contract = start.contract;
+        let arguments = match &role {
+            Role::Client { command } => {
+                let bash = facts.programs.bash;
+                return Ok(client::plan(
+                    contract,
+                    command,
+                    &config,
+                    &facts.client,
+                    bash,
+                ));
             }
-            Role::Client { .. } | Role::Prepare { .. } | Role::Inform { .. } => {
-                DockerdArguments::default().options(None)?
+            Role::Prepare { command } => {
+                return Ok(prepare::plan(contract, command, &config, &facts.container));
             }
+            Role::Inform { arguments } => {
+                let facts = InformFacts {
+                    dockerd: facts.programs.dockerd.clone(),
+                    apparmor: facts.apparmor,
+                };
+                return inform::plan(contract, arguments, &config, &facts);
+            }
+            Role::Serve(Serve { arguments, .. }) | Role::Session { arguments, .. } => arguments,
         };
+        let json = Some((Path::new("/etc/docker/daemon.json"), self.json));
+        let options = arguments.options(json)?;
         let inputs = Inputs {
-            contract: start.contract,
+            contract,
             config: &config,
             surroundings: &surroundings,
             options: &options,
             facts,
         };
-        plan(&role, inputs)
+        match &role {
+            Role::Session {
+                command,
+                levels_below,
+                arguments,
+            } => session(command, *levels_below, arguments, inputs),
+            Role::Serve(given) => serve(given, inputs),
+            Role::Client { .. } | Role::Prepare { .. } | Role::Inform { .. } => {
+                panic!("no daemons: {role:?}")
+            }
+        }
     }
 
     fn engine(&self, facts: &Facts) -> Result<Engine, Fault> {
@@ -310,10 +340,10 @@ fn after(facts: &Facts, plan: &Plan) -> Facts {
                     .file_name()
                     .map(|name| name.to_string_lossy().into_owned());
                 if target.starts_with(CGROUP_ROOT) && target != Path::new(CGROUP_ROOT) {
-                    facts.cgroup.entries.extend(name);
+                    facts.container.cgroup.entries.extend(name);
                 }
                 if target == Path::new(CGROUP_ROOT) {
-                    facts.cgroup.root = if fstype == "cgroup2" {
+                    facts.container.cgroup.root = if fstype == "cgroup2" {
                         RootMount::Cgroup2
                     } else {
                         RootMount::Directory
@@ -322,9 +352,9 @@ fn after(facts: &Facts, plan: &Plan) -> Facts {
                 // A mount on a shared one is shared: mount_namespaces(7).
                 let below = target
                     .ancestors()
-                    .find_map(|directory| facts.mounts.at(directory));
+                    .find_map(|directory| facts.container.mounts.at(directory));
                 let shared = below.is_some_and(|mount| mount.shared);
-                facts.mounts.mounts.push(Mount {
+                facts.container.mounts.mounts.push(Mount {
                     root: "/".into(),
                     target: target.clone(),
                     options: vec!["rw".into()],
@@ -333,11 +363,12 @@ fn after(facts: &Facts, plan: &Plan) -> Facts {
                     super_options: data.split(',').map(str::to_owned).collect(),
                 });
                 if target == Path::new("/tmp") {
-                    facts.tmp_empty = true;
+                    facts.container.tmp_empty = true;
                 }
             }
             Action::RemountWritable { target, .. } => {
                 for mount in facts
+                    .container
                     .mounts
                     .mounts
                     .iter_mut()
@@ -349,6 +380,7 @@ fn after(facts: &Facts, plan: &Plan) -> Facts {
             }
             Action::Share { .. } => {
                 facts
+                    .container
                     .mounts
                     .mounts
                     .iter_mut()
@@ -356,6 +388,7 @@ fn after(facts: &Facts, plan: &Plan) -> Facts {
             }
             Action::Symlink { link, .. } => {
                 facts
+                    .container
                     .cgroup
                     .entries
                     .extend(link.file_name().and_then(OsStr::to_str).map(str::to_owned));
@@ -370,19 +403,21 @@ fn after(facts: &Facts, plan: &Plan) -> Facts {
             Action::Remove { path } => facts.stale.retain(|stale| stale != path),
             Action::Delegate { remount, .. } => {
                 if remount.is_some() {
-                    facts.cgroup.memberships = Membership::parse("0::/\n");
-                    let root = facts.mounts.at(Path::new(CGROUP_ROOT)).cloned();
-                    facts.mounts.mounts.extend(root.map(|root| Mount {
+                    facts.container.cgroup.memberships = Membership::parse("0::/\n");
+                    let root = facts.container.mounts.at(Path::new(CGROUP_ROOT)).cloned();
+                    facts.container.mounts.mounts.extend(root.map(|root| Mount {
                         options: vec!["rw".into()],
                         super_options: vec!["rw".into()],
                         ..root
                     }));
                 }
                 facts
+                    .container
                     .cgroup
                     .entries
                     .extend([LEAF.to_owned(), "cgroup.procs".to_owned()]);
-                facts.cgroup.unified.enabled = facts.cgroup.unified.controllers.clone();
+                facts.container.cgroup.unified.enabled =
+                    facts.container.cgroup.unified.controllers.clone();
             }
         }
     }
@@ -520,7 +555,7 @@ fn v2_is_delegated_in_a_namespace_of_its_own() -> Result<(), Fault> {
     assert_eq!(delegates(&DAEMON.plan(&unified("0::/\n"))?), [None]);
     // In the host's namespace nothing of the host's is touched, not even a mount.
     let mut host = unified("0::/kubepods/pod1/c\n");
-    for mount in &mut host.mounts.mounts {
+    for mount in &mut host.container.mounts.mounts {
         if mount.target == Path::new(CGROUP_ROOT) {
             mount.options = vec!["ro".into(), "nosuid".into(), "relatime".into()];
         }
@@ -587,7 +622,7 @@ fn tmp_is_mounted_where_it_takes_nothing_away() -> Result<(), Fault> {
     };
     assert!(!mounts_tmp(&off, &bare_v1())?);
     let mut used = bare_v1();
-    used.tmp_empty = false;
+    used.container.tmp_empty = false;
     assert!(!mounts_tmp(&DAEMON, &used)?);
     let volume = facts(
         "9 1 8:1 / /tmp rw - ext4 a rw\n",
@@ -611,6 +646,7 @@ fn storage_warns_once_and_names_the_volume_flag() -> Result<(), Fault> {
     assert_eq!(storage(&bare_v1())?, Vec::<String>::new());
     let mut inside = bare_v1();
     inside
+        .container
         .mounts
         .mounts
         .retain(|mount| mount.target != Path::new("/var/lib/docker"));
@@ -1167,6 +1203,19 @@ fn hack_dind_leaves_v1_hierarchies_alone() -> Result<(), Fault> {
 }
 
 #[test]
+fn the_log_may_be_a_link_in_the_containers_own_directory_only() -> Result<(), Fault> {
+    for own in [true, false] {
+        let facts = Facts {
+            log_directory_own: own,
+            ..bare_v1()
+        };
+        let log = SHELL.engine(&facts)?.log_file;
+        assert_eq!(log.map(|log| log.follow), Some(own));
+    }
+    Ok(())
+}
+
+#[test]
 fn beside_a_shell_on_a_terminal_the_daemons_log_to_the_file() -> Result<(), Fault> {
     let logs_to_file = |start: &Start<'_>| -> Result<bool, Fault> {
         Ok(start.engine(&bare_v1())?.log_file.is_some())
@@ -1248,7 +1297,7 @@ fn any_facts() -> impl Strategy<Value = Facts> {
                     }
                 }
                 let mut facts = facts(&mountinfo, "", root);
-                facts.cgroup.memberships = hierarchies
+                facts.container.cgroup.memberships = hierarchies
                     .into_iter()
                     .map(|hierarchy| Membership {
                         hierarchy,
@@ -1259,12 +1308,12 @@ fn any_facts() -> impl Strategy<Value = Facts> {
                         },
                     })
                     .collect();
-                facts.tmp_empty = tmp_empty;
-                facts.security_directory = security;
+                facts.container.tmp_empty = tmp_empty;
+                facts.container.security_directory = security;
                 facts.stale = vec!["/run/docker.pid".into()];
                 if root == RootMount::Cgroup2 {
-                    facts.cgroup.unified.controllers = BTreeSet::from(["cpu".to_owned()]);
-                    facts.cgroup.entries.insert("cgroup.procs".into());
+                    facts.container.cgroup.unified.controllers = BTreeSet::from(["cpu".to_owned()]);
+                    facts.container.cgroup.entries.insert("cgroup.procs".into());
                 }
                 facts
             },
@@ -1331,7 +1380,7 @@ proptest! {
     fn no_hierarchy_is_mounted_twice(facts in any_facts()) {
         let plan = DAEMON.plan(&facts)?;
         let existing = facts
-            .mounts
+            .container.mounts
             .mounts
             .iter()
             .filter(|mount| mount.fstype == "cgroup")
@@ -1339,7 +1388,7 @@ proptest! {
             .filter(|option| option != "rw");
         let mut seen: BTreeSet<String> = existing.collect();
         let mut targets: BTreeSet<PathBuf> =
-            facts.mounts.mounts.iter().map(|mount| mount.target.clone()).collect();
+            facts.container.mounts.mounts.iter().map(|mount| mount.target.clone()).collect();
         for step in plan.changes() {
             if let Action::Mount { target, fstype, data, .. } = &step.action {
                 prop_assert!(targets.insert(target.clone()), "{} twice", target.display());
@@ -1357,8 +1406,8 @@ proptest! {
         let first = DAEMON.plan(&facts)?;
         let mut later = after(&facts, &first);
         // Once mounted, the version 2 root shows what it has.
-        if later.cgroup.root == RootMount::Cgroup2 {
-            later.cgroup.entries.insert("cgroup.procs".into());
+        if later.container.cgroup.root == RootMount::Cgroup2 {
+            later.container.cgroup.entries.insert("cgroup.procs".into());
         }
         prop_assert_eq!(repeated(&DAEMON.plan(&later)?), Vec::<String>::new());
     }
@@ -1383,10 +1432,10 @@ fn every_warning_and_note_has_a_code_and_a_link_that_leads_somewhere() -> Result
     amiss.hooks.not_executable = vec!["/etc/dind/pre-start.d/a".into()];
     amiss.networks.resolvers = vec![[127, 0, 0, 11].into()];
     amiss.data_root = on_overlay(NO_MEANS()).data_root;
-    amiss.cgroup.memberships.clear();
+    amiss.container.cgroup.memberships.clear();
     let mut hidden = bare_v1();
     hidden.client.certificates_hidden = true;
-    hidden.mounts.mounts.clear();
+    hidden.container.mounts.mounts.clear();
     let tcp = Start {
         arguments: &["dind", "dockerd", "-H", "tcp://:1"],
         variables: &[("PORT", "4444")],

@@ -10,8 +10,8 @@ use anyhow::{Context, Result};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
 
-use crate::facts::storage;
 use crate::messages::json_log;
+use crate::plan::engine::LogPath;
 
 /// How much of the log is shown when dockerd dies, and read for that.
 const LINES: usize = 12;
@@ -31,14 +31,11 @@ impl LogFile {
     /// A link is followed where the image has it, as to `/dev/stdout`. In a directory that
     /// is mounted from outside it is not: others write to it, and what the daemons log,
     /// which inner containers have a say in, would be appended to any file of their choice.
-    pub fn open(path: &Path) -> Result<Self> {
+    pub fn open(LogPath { path, follow }: &LogPath) -> Result<Self> {
         let open = || -> std::io::Result<Self> {
             let directory = path.parent().unwrap_or(Path::new("/"));
             fs::create_dir_all(directory)?;
-            let follow = match storage::is_own(directory) {
-                true => 0,
-                false => libc::O_NOFOLLOW,
-            };
+            let follow = if *follow { 0 } else { libc::O_NOFOLLOW };
             let file = File::options()
                 .append(true)
                 .create(true)

@@ -79,7 +79,7 @@ pub fn run(
             errno.desc()
         );
     }
-    let log = engine.log_file.as_deref().and_then(|path| {
+    let log = engine.log_file.as_ref().and_then(|path| {
         LogFile::open(path)
             .inspect_err(|error| warn!("{error:#}"))
             .ok()

@@ -48,6 +48,7 @@ mod nest;
 mod nesting;
 mod orphans;
 mod plan;
+mod reads;
 mod recipes;
 mod refusals;
 mod registry;

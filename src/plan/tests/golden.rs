@@ -98,36 +98,40 @@ impl Fixture {
         let program = |name: &str| self.observed(&format!("program {name}")).map(PathBuf::from);
         let device_mapper = self.words("/proc/misc").contains("device-mapper");
         Facts {
-            cgroup: CgroupFacts {
-                memberships: Membership::parse(self.text("/proc/self/cgroup")),
-                root: match self.observed("statfs /sys/fs/cgroup").as_deref() {
-                    Some("63677270") => RootMount::Cgroup2,
-                    Some(_) if mounts.at(Path::new(CGROUP_ROOT)).is_some() => RootMount::Directory,
-                    _ => RootMount::Nothing,
+            container: ContainerFacts {
+                cgroup: CgroupFacts {
+                    memberships: Membership::parse(self.text("/proc/self/cgroup")),
+                    root: match self.observed("statfs /sys/fs/cgroup").as_deref() {
+                        Some("63677270") => RootMount::Cgroup2,
+                        Some(_) if mounts.at(Path::new(CGROUP_ROOT)).is_some() => {
+                            RootMount::Directory
+                        }
+                        _ => RootMount::Nothing,
+                    },
+                    entries: self.entries(CGROUP_ROOT),
+                    unified: UnifiedRoot {
+                        controllers: self.words("/sys/fs/cgroup/cgroup.controllers"),
+                        enabled: self.words("/sys/fs/cgroup/cgroup.subtree_control"),
+                    },
                 },
-                entries: self.entries(CGROUP_ROOT),
-                unified: UnifiedRoot {
-                    controllers: self.words("/sys/fs/cgroup/cgroup.controllers"),
-                    enabled: self.words("/sys/fs/cgroup/cgroup.subtree_control"),
-                },
+                mounts,
+                security_directory: self
+                    .text("observed")
+                    .contains("directory /sys/kernel/security\n"),
+                tmp_empty: self.entries("/tmp").is_empty(),
             },
-            mounts,
             apparmor: self
                 .words("/sys/module/apparmor/parameters/enabled")
                 .contains("Y"),
             networks: self.networks(),
-            security_directory: self
-                .text("observed")
-                .contains("directory /sys/kernel/security\n"),
             images: self
                 .text("observed")
                 .contains("directory /var/lib/dind/images\n"),
-            tmp_empty: self.entries("/tmp").is_empty(),
             programs: Programs {
                 dockerd: program("dockerd"),
                 containerd: program("containerd"),
                 dmsetup: program("dmsetup").filter(|_| device_mapper),
-                bash: program("bash"),
+                bash: program("bash").is_some(),
             },
             socket_group: self
                 .observed("group docker")
@@ -173,7 +177,11 @@ fn golden_layouts_are_known_from_host_and_container() {
     for layout in LAYOUTS {
         for name in CONTAINERS.into_iter().chain(["machine"]) {
             let facts = Fixture::read(layout, name).facts();
-            assert_eq!(facts.cgroup.layout().name(), layout, "{layout}/{name}");
+            assert_eq!(
+                facts.container.cgroup.layout().name(),
+                layout,
+                "{layout}/{name}"
+            );
         }
     }
 }
@@ -208,6 +216,7 @@ fn golden_plans_mirror_every_hierarchy_of_the_host() -> Result<(), Fault> {
                 "",
             ];
             facts
+                .container
                 .mounts
                 .mounts
                 .iter()
@@ -225,7 +234,7 @@ fn golden_plans_mirror_every_hierarchy_of_the_host() -> Result<(), Fault> {
             hierarchies(&machine.facts()),
             "{layout}/{name}"
         );
-        let (ours, theirs) = (after.cgroup.entries, machine.entries(CGROUP_ROOT));
+        let (ours, theirs) = (after.container.cgroup.entries, machine.entries(CGROUP_ROOT));
         let missing: Vec<&String> = match layout {
             "v2" => Vec::new(),
             _ => theirs.difference(&ours).collect(),

@@ -30,7 +30,7 @@ pub fn cgroups(case: Case<'_>) -> Vec<Finding> {
     const LINK: &str = "https://man7.org/linux/man-pages/man7/cgroups.7.html";
     const NAMESPACES: &str = "https://man7.org/linux/man-pages/man7/cgroup_namespaces.7.html";
     let facts = case.inputs.facts;
-    let cgroup = &facts.cgroup;
+    let cgroup = &facts.container.cgroup;
     let layout = cgroup.layout();
     let in_container = case.host.in_container;
     let mut found = vec![Finding::note(

@@ -15,6 +15,7 @@ use serde_json::json;
 
 use crate::facts::Facts;
 use crate::facts::host::Host;
+use crate::facts::proc;
 use crate::facts::surroundings::{self, SocketState};
 use crate::input::config::Config;
 use crate::input::contract::Contract;
@@ -56,7 +57,8 @@ const TABLE: &[Row] = &[
 pub fn examine(config: &Config, ask: bool) -> Result<Vec<Finding>, Fault> {
     const LINK: &str = "https://docs.docker.com/engine/daemon/";
     let contract = config.contract.unwrap_or(Contract::Dind);
-    let surroundings = surroundings::read(config.socket_path(contract))?;
+    let mounts = proc::mounts()?;
+    let surroundings = surroundings::read(config.socket_path(contract), &mounts)?;
     let (options, unreadable) = match health::options(config) {
         Ok(options) => (options, None),
         Err(fault) => (
@@ -64,8 +66,8 @@ pub fn examine(config: &Config, ask: bool) -> Result<Vec<Finding>, Fault> {
             Some(Finding::fault("daemon-json", fault, LINK)),
         ),
     };
-    let facts = Facts::read(&options, config)?;
-    let mut host = Host::read(&facts.mounts, &facts.cgroup, &facts.data_root.path, config);
+    let facts = Facts::read(mounts, &options, config)?;
+    let mut host = Host::read(&facts.container, &facts.data_root.path, config);
     if ask {
         host.versions = versions::ask(&facts.programs, config);
     }
@@ -182,6 +184,7 @@ fn engine(case: Case<'_>) -> Vec<Finding> {
     const LINK: &str = "https://docs.docker.com/engine/install/binaries/";
     const RELEASES: &str = "https://docs.docker.com/engine/release-notes/";
     let mut found = Vec::new();
+    let Inputs { config, facts, .. } = case.inputs;
     if !case.host.in_container {
         let seen = "this is not a container, so what is said here is of its host";
         return vec![
@@ -189,7 +192,7 @@ fn engine(case: Case<'_>) -> Vec<Finding> {
                 .remedy("run dind itself in a container: docker run --privileged"),
         ];
     }
-    match plan::find_dockerd(case.inputs) {
+    match plan::find_dockerd(config, facts.programs.dockerd.as_deref()) {
         Err(fault) => found.push(Finding::fault("no-dockerd", fault, LINK)),
         Ok(_) if !case.host.iptables && !case.inputs.options.iptables_off => found.push(
             Finding::error(

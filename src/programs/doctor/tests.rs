@@ -5,14 +5,15 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::*;
-use crate::facts::Programs;
 use crate::facts::cgroup::{CGROUP_ROOT, CgroupFacts, Membership, RootMount, UnifiedRoot};
 use crate::facts::client::ClientFacts;
-use crate::facts::hooks::Hooks;
+use crate::facts::container::ContainerFacts;
+use crate::facts::hooks::HookFiles;
 use crate::facts::host::{Clock, Confinement, Modules, Processes, Quotas, Status};
 use crate::facts::mountinfo::MountTable;
 use crate::facts::netfilter::{LegacyPrograms, Netfilter};
 use crate::facts::network::{Network, Networks, Route};
+use crate::facts::programs::Programs;
 use crate::facts::space::Space;
 use crate::facts::storage::{DataRoot, Filesystem, Means};
 use crate::facts::surroundings::{Stdin, Surroundings};
@@ -58,26 +59,29 @@ fn machine(layout: &str, name: &str) -> Machine {
     });
     let facts = Facts {
         pid1: true,
-        cgroup: CgroupFacts {
-            memberships: Membership::parse(&text("/proc/self/cgroup")),
-            root: if text("observed").contains("statfs /sys/fs/cgroup 63677270") {
-                RootMount::Cgroup2
-            } else if mounts.at(Path::new(CGROUP_ROOT)).is_some() {
-                RootMount::Directory
-            } else {
-                RootMount::Nothing
+        container: ContainerFacts {
+            cgroup: CgroupFacts {
+                memberships: Membership::parse(&text("/proc/self/cgroup")),
+                root: if text("observed").contains("statfs /sys/fs/cgroup 63677270") {
+                    RootMount::Cgroup2
+                } else if mounts.at(Path::new(CGROUP_ROOT)).is_some() {
+                    RootMount::Directory
+                } else {
+                    RootMount::Nothing
+                },
+                entries: entries.collect(),
+                unified: UnifiedRoot {
+                    controllers: words("/sys/fs/cgroup/cgroup.controllers"),
+                    enabled: words("/sys/fs/cgroup/cgroup.subtree_control"),
+                },
             },
-            entries: entries.collect(),
-            unified: UnifiedRoot {
-                controllers: words("/sys/fs/cgroup/cgroup.controllers"),
-                enabled: words("/sys/fs/cgroup/cgroup.subtree_control"),
-            },
+            mounts,
+            security_directory: true,
+            tmp_empty: true,
         },
-        mounts,
-        security_directory: true,
         apparmor: false,
-        tmp_empty: true,
         images: false,
+        log_directory_own: true,
         data_root: DataRoot {
             path: "/var/lib/docker".into(),
             mode: Some(0o710),
@@ -102,7 +106,7 @@ fn machine(layout: &str, name: &str) -> Machine {
             nf_tables: true,
             legacy_programs: LegacyPrograms::Missing,
         },
-        hooks: Hooks::default(),
+        hooks: HookFiles::default(),
         client: ClientFacts::default(),
     };
     Machine {
@@ -231,7 +235,7 @@ fn what_a_start_will_do_with_the_cgroups_is_noted() -> Result<(), Fault> {
         assert_eq!(sound().coded(code)?, []);
     }
     let mut read_only = sound();
-    let mounts = read_only.facts.mounts.mounts.iter_mut();
+    let mounts = read_only.facts.container.mounts.mounts.iter_mut();
     for mount in mounts.filter(|mount| mount.target.starts_with(CGROUP_ROOT)) {
         mount.options = vec!["ro".into()];
     }
@@ -242,15 +246,23 @@ fn what_a_start_will_do_with_the_cgroups_is_noted() -> Result<(), Fault> {
 #[test]
 fn a_controller_that_is_missing_is_named() {
     let mut unified = sound();
-    unified.facts.cgroup.unified.controllers.remove("memory");
+    unified
+        .facts
+        .container
+        .cgroup
+        .unified
+        .controllers
+        .remove("memory");
     let mut legacy = machine("v1", "private");
-    legacy.facts.cgroup.memberships = Membership::parse("4:devices:/\n2:cpu:/\n1:pids:/\n");
+    legacy.facts.container.cgroup.memberships =
+        Membership::parse("4:devices:/\n2:cpu:/\n1:pids:/\n");
     for machine in [unified, legacy] {
         let parts = &["no memory controller", "cgroup_enable"];
         says(&machine, "cgroup-controllers", Severity::Warning, parts);
     }
     let mut devices = machine("v1", "private");
-    devices.facts.cgroup.memberships = Membership::parse("4:devices,cpu:/\n3:memory:/\n1:pids:/\n");
+    devices.facts.container.cgroup.memberships =
+        Membership::parse("4:devices,cpu:/\n3:memory:/\n1:pids:/\n");
     let parts = &["the 'devices' cgroup should be in its own hierarchy."];
     says(&devices, "devices-cgroup", Severity::Warning, parts);
 }
@@ -399,6 +411,7 @@ fn the_data_root_is_judged_by_what_is_left_and_by_what_it_lies_on() -> Result<()
     let volume = Path::new("/var/lib/docker");
     inside
         .facts
+        .container
         .mounts
         .mounts
         .retain(|mount| mount.target != volume);

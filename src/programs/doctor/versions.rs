@@ -13,7 +13,7 @@ use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::wait::waitpid;
 use nix::unistd::pipe2;
 
-use crate::facts::Programs;
+use crate::facts::programs::Programs;
 use crate::input::config::Config;
 use crate::sys::process;
 use crate::sys::search::search;

@@ -7,7 +7,7 @@ use tracing::info;
 
 use super::docker::Docker;
 use super::tree::Tree;
-use crate::facts::proc;
+use crate::facts::mountinfo::MountTable;
 use crate::facts::storage::IN_CONTAINER;
 use crate::input::config::{Config, LOG_FILE};
 use crate::messages::fault::Fault;
@@ -30,12 +30,12 @@ fn left_out(config: &Config, data_root: &Path) -> Vec<PathBuf> {
     paths
 }
 
-/// Walks the root file system.
-pub fn tree(config: &Config, data_root: &Path) -> Result<Tree, Fault> {
-    let mounts = proc::mounts()?;
+/// Walks the root file system, without what is mounted into it: `mounts` are those of this
+/// process.
+pub fn tree(config: &Config, data_root: &Path, mounts: &MountTable) -> Result<Tree, Fault> {
     Ok(Tree::walk(
         Path::new("/"),
-        &mounts,
+        mounts,
         &left_out(config, data_root),
     )?)
 }

@@ -1,14 +1,14 @@
 //! One level makes the next: the image, and `docker run`.
 
 use std::ffi::{OsStr, OsString};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Context;
 
 use super::docker::Docker;
 use super::limits::{self, Image, Room};
 use super::{image, level};
-use crate::facts::surroundings;
+use crate::facts::{Facts, proc, surroundings};
 use crate::input::config::Config;
 use crate::input::nest::Nest;
 use crate::messages::fault::Fault;
@@ -18,11 +18,12 @@ use crate::sys::spawn;
 
 /// Looks, in the outermost level and before anything is begun, whether there is room for
 /// all of them. An image is stored `copies` times for a container.
-pub fn check(nest: &Nest, config: &Config, data_root: &Path, copies: u64) -> Result<(), Fault> {
+pub fn check(nest: &Nest, config: &Config, facts: &Facts, copies: u64) -> Result<(), Fault> {
     if nest.level > 1 {
         return Ok(());
     }
-    let tree = image::tree(config, data_root)?;
+    let data_root = &facts.data_root.path;
+    let tree = image::tree(config, data_root, &facts.container.mounts)?;
     let image = Image {
         bytes: tree.bytes(),
         files: tree.files(),
@@ -43,7 +44,7 @@ pub fn run(nest: &Nest, config: &Config) -> Result<std::convert::Infallible, Fau
     let mut docker = Docker::find(config, &environment, &mut signals)?;
     let data_root = docker.output(&["info", "--format={{.DockerRootDir}}"])?;
     let data_root = PathBuf::from(data_root.trim_end());
-    let tree = image::tree(config, &data_root)?;
+    let tree = image::tree(config, &data_root, &proc::mounts()?)?;
     let whose = format!("level {} of {}", nest.level.saturating_add(1), nest.depth);
     let image = image::give(&mut docker, &tree, config, &data_root, &whose)?;
     drop(tree);

@@ -8,23 +8,25 @@
 use std::collections::BTreeSet;
 use std::path::{Component, Path};
 
+use dind::facts::Facts;
 use dind::facts::cgroup::{CGROUP_ROOT, CgroupFacts, Membership, RootMount, UnifiedRoot};
 use dind::facts::client::ClientFacts;
-use dind::facts::hooks::Hooks;
+use dind::facts::container::ContainerFacts;
+use dind::facts::hooks::HookFiles;
 use dind::facts::mountinfo::MountTable;
 use dind::facts::netfilter::{LegacyPrograms, Netfilter};
 use dind::facts::network::{Networks, resolver_words, resolvers, routes};
+use dind::facts::programs::{InformFacts, Programs};
 use dind::facts::storage::{DataRoot, Filesystem};
 use dind::facts::surroundings::{SocketState, Stdin, Surroundings};
-use dind::facts::{Facts, Programs};
 use dind::input::config::Config;
 use dind::input::dockerd_arguments::DockerdArguments;
 use dind::input::request::{self, Request};
-use dind::plan;
 use dind::plan::action::Action;
 use dind::plan::inputs::Inputs;
 use dind::plan::outcome::{Outcome, Plan};
 use dind::plan::role::{self, Role, Serve};
+use dind::plan::{self, client, inform, prepare};
 use dind_fuzz::{environment, sections, words};
 use libfuzzer_sys::fuzz_target;
 
@@ -56,15 +58,12 @@ fuzz_target!(|text: &str| {
     };
     let file = Some(section("daemon.json")).filter(|text| !text.is_empty());
     let file = file.map(|text| (Path::new("/etc/docker/daemon.json"), text));
-    let options = match &role {
-        Role::Serve(Serve { arguments, .. }) | Role::Session { arguments, .. } => {
-            arguments.options(file)
-        }
-        Role::Client { .. } | Role::Prepare { .. } | Role::Inform { .. } => {
-            DockerdArguments::default().options(None)
-        }
+    let none = DockerdArguments::default();
+    let arguments = match &role {
+        Role::Serve(Serve { arguments, .. }) | Role::Session { arguments, .. } => arguments,
+        Role::Client { .. } | Role::Prepare { .. } | Role::Inform { .. } => &none,
     };
-    let Ok(options) = options else {
+    let Ok(options) = arguments.options(file) else {
         return;
     };
     let mounts = MountTable::parse(section("/proc/self/mountinfo"));
@@ -81,20 +80,23 @@ fuzz_target!(|text: &str| {
     let (routes, _) = routes(section("/proc/net/route"));
     let facts = Facts {
         pid1: true,
-        cgroup: CgroupFacts {
-            memberships: Membership::parse(section("/proc/self/cgroup")),
-            root,
-            entries: entries.collect(),
-            unified: UnifiedRoot {
-                controllers: set("/sys/fs/cgroup/cgroup.controllers"),
-                enabled: set("/sys/fs/cgroup/cgroup.subtree_control"),
+        container: ContainerFacts {
+            cgroup: CgroupFacts {
+                memberships: Membership::parse(section("/proc/self/cgroup")),
+                root,
+                entries: entries.collect(),
+                unified: UnifiedRoot {
+                    controllers: set("/sys/fs/cgroup/cgroup.controllers"),
+                    enabled: set("/sys/fs/cgroup/cgroup.subtree_control"),
+                },
             },
+            mounts,
+            security_directory: observed.contains("directory /sys/kernel/security\n"),
+            tmp_empty: !observed.contains("entry /tmp/"),
         },
-        mounts,
-        security_directory: observed.contains("directory /sys/kernel/security\n"),
         apparmor: section("/sys/module/apparmor/parameters/enabled").starts_with('Y'),
         images: observed.contains("directory /var/lib/dind/images\n"),
-        tmp_empty: !observed.contains("entry /tmp/"),
+        log_directory_own: true,
         data_root: DataRoot {
             path: options.data_root.clone(),
             mode: Some(0o710),
@@ -107,7 +109,7 @@ fuzz_target!(|text: &str| {
             dockerd: Some("/usr/sbin/dockerd".into()),
             containerd: Some("/usr/bin/containerd".into()),
             dmsetup: None,
-            bash: None,
+            bash: false,
         },
         socket_group: None,
         addresses: BTreeSet::new(),
@@ -125,7 +127,7 @@ fuzz_target!(|text: &str| {
             nf_tables: true,
             legacy_programs: LegacyPrograms::Suffixed("/usr/sbin".into()),
         },
-        hooks: Hooks::default(),
+        hooks: HookFiles::default(),
         client: ClientFacts::default(),
     };
     let inputs = Inputs {
@@ -135,7 +137,33 @@ fuzz_target!(|text: &str| {
         options: &options,
         facts: &facts,
     };
-    let Ok(plan) = plan::plan(&role, inputs) else {
+    let contract = start.contract;
+    let plan = match &role {
+        Role::Serve(serve) => plan::serve(serve, inputs),
+        Role::Session {
+            command,
+            levels_below,
+            arguments,
+        } => plan::session(command, *levels_below, arguments, inputs),
+        Role::Client { command } => Ok(client::plan(
+            contract,
+            command,
+            &config,
+            &facts.client,
+            false,
+        )),
+        Role::Prepare { command } => {
+            Ok(prepare::plan(contract, command, &config, &facts.container))
+        }
+        Role::Inform { arguments } => {
+            let facts = InformFacts {
+                dockerd: facts.programs.dockerd.clone(),
+                apparmor: facts.apparmor,
+            };
+            inform::plan(contract, arguments, &config, &facts)
+        }
+    };
+    let Ok(plan) = plan else {
         return;
     };
     stays_in_place(&plan, inputs);
@@ -150,7 +178,7 @@ fn stays_in_place(plan: &Plan, inputs: Inputs<'_>) {
             .all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
         plain && path.starts_with(top)
     };
-    let is_mounted = |path: &Path| inputs.facts.mounts.at(path).is_some();
+    let is_mounted = |path: &Path| inputs.facts.container.mounts.at(path).is_some();
     for step in plan.changes() {
         let fine = match &step.action {
             Action::Mount { target, fstype, .. } => match fstype.as_str() {

@@ -1,0 +1,35 @@
+//! What has to be known of a container before it can be prepared: its mounts and cgroups.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::Result;
+
+use super::cgroup::CgroupFacts;
+use super::mountinfo::MountTable;
+
+/// What preparing a container follows from, with daemons or, as `hack/dind` does, without.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerFacts {
+    /// The mounts.
+    pub mounts: MountTable,
+    /// The cgroup hierarchies.
+    pub cgroup: CgroupFacts,
+    /// Whether `/sys/kernel/security` exists: the kernel has securityfs.
+    pub security_directory: bool,
+    /// Whether `/tmp` is an empty directory.
+    pub tmp_empty: bool,
+}
+
+impl ContainerFacts {
+    /// Reads the rest of them. `mounts` are those of this process. Fails where
+    /// `/proc/self/cgroup` cannot be read.
+    pub fn read(mounts: MountTable) -> Result<Self> {
+        Ok(Self {
+            cgroup: CgroupFacts::read(&mounts)?,
+            mounts,
+            security_directory: Path::new("/sys/kernel/security").is_dir(),
+            tmp_empty: fs::read_dir("/tmp").is_ok_and(|mut entries| entries.next().is_none()),
+        })
+    }
+}
