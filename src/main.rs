@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use dind::apply::{self, delegate, sockets};
+use dind::apply::{self, delegate, netfilter, sockets};
 use dind::facts::client::ClientFacts;
 use dind::facts::container::ContainerFacts;
 use dind::facts::mountinfo::MountTable;
@@ -48,7 +48,7 @@ fn run(environment: Vec<(OsString, OsString)>, started: Instant) -> Result<u8, F
     match request::request(&config)? {
         Request::Help(text) => print(&text),
         Request::Version => print(&cli::version()),
-        Request::Plan(start) => match make_plan(&config, &start) {
+        Request::Plan(start) => match make_plan(&config, &start, Purpose::Show) {
             Ok(plan) => print(&plan.to_string()),
             Err(fault) => print(&format!(
                 "contract: {}\nwould stop: {} (exit status {})\n",
@@ -64,13 +64,22 @@ fn run(environment: Vec<(OsString, OsString)>, started: Instant) -> Result<u8, F
         Request::Health(how) => Ok(health::check(&config, how).map_or_else(answer, |()| 0)),
         Request::Nest(nest) => nest::run(&nest, &config).map(|never| match never {}),
         Request::Start(start) => {
-            let plan = make_plan(&config, &start)?;
+            let plan = make_plan(&config, &start, Purpose::Start)?;
             carry_out(&plan, &config, started)
         }
     }
 }
 
-fn make_plan(config: &Config, start: &Start) -> Result<Plan, Fault> {
+/// What a plan is made for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// To be shown: nothing is changed on the way.
+    Show,
+    /// To be carried out. What cannot be read is found out first.
+    Start,
+}
+
+fn make_plan(config: &Config, start: &Start, purpose: Purpose) -> Result<Plan, Fault> {
     // The one reading of them: see `proc::mounts`.
     let mounts = proc::mounts()?;
     let contract = start.contract;
@@ -92,6 +101,7 @@ fn make_plan(config: &Config, start: &Start) -> Result<Plan, Fault> {
         Role::Serve(serve) => plan_daemons(
             config,
             start,
+            purpose,
             &surroundings,
             mounts,
             &serve.arguments,
@@ -101,9 +111,15 @@ fn make_plan(config: &Config, start: &Start) -> Result<Plan, Fault> {
             command,
             levels_below,
             arguments,
-        } => plan_daemons(config, start, &surroundings, mounts, &arguments, |inputs| {
-            plan::session(&command, levels_below, &arguments, inputs)
-        }),
+        } => plan_daemons(
+            config,
+            start,
+            purpose,
+            &surroundings,
+            mounts,
+            &arguments,
+            |inputs| plan::session(&command, levels_below, &arguments, inputs),
+        ),
     }
 }
 
@@ -111,6 +127,7 @@ fn make_plan(config: &Config, start: &Start) -> Result<Plan, Fault> {
 fn plan_daemons(
     config: &Config,
     start: &Start,
+    purpose: Purpose,
     surroundings: &Surroundings,
     mounts: MountTable,
     arguments: &DockerdArguments,
@@ -127,10 +144,30 @@ fn plan_daemons(
         options: &options,
         facts: &facts,
     };
+    let starts = purpose == Purpose::Start;
     if let Some(nest) = &start.nest {
-        nest::check(nest, config, &facts, plan::image_copies(inputs))?;
+        nest::check(nest, config, &facts, plan::image_copies(inputs), starts)?;
     }
-    plan(inputs)
+    let mut planned = plan(inputs)?;
+    match plan::netfilter_question(config, &facts.netfilter) {
+        // No answer changes the faults, and none of them has ended this start.
+        Some(step) if starts => {
+            apply::apply(&[step])?;
+            let mut facts = facts.clone();
+            facts.netfilter.nf_tables = netfilter::ask();
+            plan(Inputs {
+                facts: &facts,
+                ..inputs
+            })
+        }
+        Some(_) | None => {
+            let outermost = start.nest.as_ref().is_some_and(|nest| nest.level <= 1);
+            if !starts && outermost {
+                planned.notes.push(nest::not_probed());
+            }
+            Ok(planned)
+        }
+    }
 }
 
 fn carry_out(plan: &Plan, config: &Config, started: Instant) -> Result<u8, Fault> {

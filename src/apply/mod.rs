@@ -2,6 +2,7 @@
 
 pub mod data_root;
 pub mod delegate;
+pub mod netfilter;
 pub mod sockets;
 
 use std::fs::{self, File};
@@ -16,7 +17,6 @@ use nix::sched::{CloneFlags, setns, unshare};
 use tracing::{debug, warn};
 
 use crate::facts::host::Confinement;
-use crate::facts::netfilter::load_module;
 use crate::messages::fault::Fault;
 use crate::plan::action::{Action, OnFailure, Step};
 use crate::sys::write;
@@ -97,7 +97,7 @@ fn carry_out(action: &Action) -> Result<Option<Unfinished>> {
             result => result.context(action.to_string()),
         },
         Action::LoadModule { name } => {
-            load_module(name);
+            netfilter::load_module(name);
             Ok(())
         }
         Action::Lock { path } => data_root::lock(path),

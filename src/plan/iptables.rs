@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use super::action::{Action, OnFailure, Step};
-use crate::facts::netfilter::{LegacyPrograms, Netfilter};
+use crate::facts::netfilter::{LegacyPrograms, Netfilter, NfTables};
 use crate::input::config::Config;
 use crate::messages::finding::Finding;
 
@@ -24,6 +24,13 @@ const PROGRAMS: &[&str] = &[
 
 const LINK: &str = "https://docs.docker.com/engine/network/packet-filtering-firewalls/";
 
+/// The module whose tables the nft backend fills.
+pub const NF_TABLES: &str = "nf_tables";
+
+/// What is said where only a start finds out.
+const UNKNOWN: &str =
+    "iptables: nft if the kernel has nf_tables, else legacy; a start loads it and asks";
+
 /// The choice.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Iptables {
@@ -35,16 +42,41 @@ pub struct Iptables {
     pub directory: Option<PathBuf>,
 }
 
-/// Chooses.
+/// The step that comes before the kernel is asked about nf_tables, where the choice depends on
+/// the answer and nothing that can be read gives it. A start carries it out, asks and plans
+/// anew; `dind plan` shows it.
+pub fn netfilter_question(config: &Config, netfilter: &Netfilter) -> Option<Step> {
+    let is_open = config.iptables_legacy.is_none()
+        && !netfilter.legacy_in_use
+        && netfilter.nf_tables == NfTables::Unknown;
+    is_open.then(|| Step {
+        action: Action::LoadModule {
+            name: NF_TABLES.to_owned(),
+        },
+        on_failure: OnFailure::Ignore,
+        why: "the choice of iptables depends on it, and it is not loaded or it is built in".into(),
+    })
+}
+
+/// Chooses. Before the [`netfilter_question`] is answered nothing is chosen.
 pub fn plan(config: &Config, netfilter: &Netfilter) -> Iptables {
+    let note = |seen: String| Finding::note("iptables", seen, LINK);
     let (legacy, why) = match config.iptables_legacy {
         Some(true) => (true, "DOCKER_IPTABLES_LEGACY asks for it"),
         Some(false) => (false, "DOCKER_IPTABLES_LEGACY is empty"),
         None if netfilter.legacy_in_use => (true, "legacy tables are in use here"),
-        None if netfilter.nf_tables => (false, "the kernel has nf_tables"),
-        None => (true, "the kernel has no nf_tables"),
+        None => match netfilter.nf_tables {
+            NfTables::Present => (false, "the kernel has nf_tables"),
+            NfTables::Missing => (true, "the kernel has no nf_tables"),
+            NfTables::Unknown => {
+                return Iptables {
+                    note: note(UNKNOWN.to_owned()),
+                    steps: Vec::new(),
+                    directory: None,
+                };
+            }
+        },
     };
-    let note = |seen: String| Finding::note("iptables", seen, LINK);
     if !legacy {
         return Iptables {
             note: note(format!("iptables: nft, since {why}")),

@@ -40,10 +40,11 @@ use crate::input::dockerd_arguments::DockerdArguments;
 use crate::messages::fault::Fault;
 use crate::messages::finding::Finding;
 use crate::plan::role::Serve;
-use action::Action;
+use action::{Action, Step};
 pub use daemons::{CLIENT_VARIABLES, DOCKERD_OOM_SCORE, find_dockerd};
 use engine::{Engine, Foreground, LogPath, Program, Readiness};
 use inputs::Inputs;
+pub use iptables::{NF_TABLES, netfilter_question};
 use listener::Listener;
 use outcome::{Outcome, Plan};
 use stop_budget::StopBudget;
@@ -165,8 +166,12 @@ fn engine(
     }
     warnings.extend(self::warnings(serve, inputs));
     warnings.extend(hooks::warnings(inputs));
-    // First the lock: where it is somebody else's, nothing else is done.
-    let mut steps = storage.steps;
+    // The kernel is asked before anything is chosen. Then the lock: where it is somebody
+    // else's, nothing else is done.
+    let mut steps: Vec<Step> = netfilter_question(config, &facts.netfilter)
+        .into_iter()
+        .collect();
+    steps.extend(storage.steps);
     steps.extend(mounts::plan(&facts.container));
     steps.extend(cgroups::plan(&facts.container));
     steps.extend(mounts::last(config, &facts.container));

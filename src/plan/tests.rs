@@ -19,7 +19,7 @@ use crate::facts::client::ClientFacts;
 use crate::facts::container::ContainerFacts;
 use crate::facts::hooks::HookFiles;
 use crate::facts::mountinfo::{Mount, MountTable};
-use crate::facts::netfilter::{LegacyPrograms, Netfilter};
+use crate::facts::netfilter::{LegacyPrograms, Netfilter, NfTables};
 use crate::facts::network::Networks;
 use crate::facts::programs::{InformFacts, Programs};
 use crate::facts::storage::{DataRoot, Filesystem, Means};
@@ -85,7 +85,7 @@ fn facts(mountinfo: &str, memberships: &str, root: RootMount) -> Facts {
         networks: Networks::default(),
         netfilter: Netfilter {
             legacy_in_use: false,
-            nf_tables: true,
+            nf_tables: NfTables::Present,
             legacy_programs: LegacyPrograms::Suffixed("/usr/sbin".into()),
         },
         hooks: HookFiles::default(),

@@ -197,13 +197,15 @@ impl Calls {
 
 /// A container to start dind in, which has no daemons of its own. On cgroup v2 it has been
 /// prepared: from their pid namespace the starts could not move its processes out of the way.
+/// Which modules are loaded is hidden, so that the kernel is asked about nf_tables.
 #[track_caller]
 fn container() -> Container {
     let container = dind()
         .image(&lab("DIND_LAB_STRACE"))
         .flags(["--no-healthcheck", "--tmpfs=/var/lib/docker"])
         .shell(
-            "[ ! -e /sys/fs/cgroup/cgroup.controllers ] || exec dind hack-dind sleep infinity
+            "mount -t tmpfs tmpfs /sys/module
+             [ ! -e /sys/fs/cgroup/cgroup.controllers ] || exec dind hack-dind sleep infinity
              exec sleep infinity",
         )
         .start(&[]);

@@ -1,6 +1,12 @@
-//! What a start asks of the system: no more than its role needs. Seen by strace.
+//! What a start asks of the system: no more than its role needs. And what only tells asks for
+//! nothing that changes something. Seen by strace.
+
+use std::collections::BTreeSet;
 
 use crate::docker::{Container, dind, lab};
+
+/// What hides whether the kernel has loaded nf_tables, as it is where that is built in.
+const HIDE_MODULES: &str = "mount -t tmpfs tmpfs /sys/module";
 
 /// A container without daemons, in which dind can be traced.
 #[track_caller]
@@ -8,16 +14,33 @@ fn container() -> Container {
     let container = dind()
         .image(&lab("DIND_LAB_STRACE"))
         .flags(["--no-healthcheck", "--tmpfs=/var/lib/docker"])
-        .shell("exec sleep infinity")
+        .shell(&format!("{HIDE_MODULES} && exec sleep infinity"))
         .start(&[]);
     container.wait_until("pgrep -x sleep >/dev/null");
     container
 }
 
-/// The system calls of dind and of its children, a line each without the pid. `status` is the
-/// exit status of what they end with.
+/// A system call, and the process that made it.
+#[derive(Debug, Clone, PartialEq)]
+struct Call {
+    pid: String,
+    text: String,
+}
+
+impl Call {
+    fn name(&self) -> &str {
+        self.text.split('(').next().unwrap_or_default()
+    }
+
+    fn has(&self, parts: &[&str]) -> bool {
+        parts.iter().all(|part| self.text.contains(part))
+    }
+}
+
+/// The system calls of dind and of its children after the one that dind is executed by.
+/// `status` is the exit status of what they end with.
 #[track_caller]
-fn calls(container: &Container, variables: &[&str], words: &[&str], status: i32) -> Vec<String> {
+fn calls(container: &Container, variables: &[&str], words: &[&str], status: i32) -> Vec<Call> {
     let mut command = vec!["strace", "-f", "-qq", "-s", "256", "-o", "/trace"];
     for variable in variables {
         command.extend(["-E", variable]);
@@ -25,18 +48,23 @@ fn calls(container: &Container, variables: &[&str], words: &[&str], status: i32)
     command.extend(words);
     container.exec(&command).exited(status);
     let trace = container.text(&["cat", "/trace"]);
-    let calls: Vec<String> = trace
-        .lines()
-        .filter_map(|line| Some(line.split_once(' ')?.1.trim_start().to_owned()))
-        .collect();
-    assert!(calls[0].starts_with("execve("), "{trace}");
+    let calls = trace.lines().filter_map(|line| {
+        let (pid, text) = line.split_once(' ')?;
+        let text = text.trim_start().to_owned();
+        Some(Call {
+            pid: pid.to_owned(),
+            text,
+        })
+    });
+    let calls: Vec<Call> = calls.collect();
+    assert_eq!(calls[0].name(), "execve", "{trace}");
     calls[1..].to_vec()
 }
 
 /// Those before the program that dind becomes.
 #[track_caller]
-fn before_exec(mut calls: Vec<String>) -> Vec<String> {
-    let is_exec = |line: &String| line.starts_with("execve(") && line.ends_with(" = 0");
+fn before_exec(mut calls: Vec<Call>) -> Vec<Call> {
+    let is_exec = |call: &Call| call.name() == "execve" && call.text.ends_with(" = 0");
     let exec = calls.iter().position(is_exec);
     calls.truncate(exec.expect("dind becomes another program"));
     calls
@@ -44,15 +72,13 @@ fn before_exec(mut calls: Vec<String>) -> Vec<String> {
 
 /// Fails the test where a call has all of `parts`.
 #[track_caller]
-fn has_none(calls: &[String], words: &[&str], parts: &[&str]) {
-    let found = calls
-        .iter()
-        .find(|call| parts.iter().all(|part| call.contains(part)));
+fn has_none(calls: &[Call], words: &[&str], parts: &[&str]) {
+    let found = calls.iter().find(|call| call.has(parts));
     assert_eq!(found, None, "{words:?}");
 }
 
-fn mountinfo(calls: &[String]) -> usize {
-    let is_reading = |call: &&String| call.contains("open") && call.contains("/mountinfo\"");
+fn mountinfo(calls: &[Call]) -> usize {
+    let is_reading = |call: &&Call| call.has(&["open", "/mountinfo\""]);
     calls.iter().filter(is_reading).count()
 }
 
@@ -97,8 +123,115 @@ fn a_start_reads_the_mounts_once() {
         .shell(script)
         .run(&[])
         .text();
-    let calls: Vec<String> = trace.lines().map(str::to_owned).collect();
-    let logs = |call: &String| call.contains("/var/log/docker.log");
-    assert!(calls.iter().any(logs), "{trace}");
-    assert_eq!(mountinfo(&calls), 1, "{trace}");
+    assert!(trace.contains("/var/log/docker.log\", O_WRONLY"), "{trace}");
+    assert_eq!(trace.matches("/mountinfo\"").count(), 1, "{trace}");
+}
+
+/// What changes something: in files, mounts, namespaces, or in the settings of others.
+const CHANGES: &[&str] = &[
+    "chmod",
+    "chown",
+    "fchmod",
+    "fchmodat",
+    "fchown",
+    "fchownat",
+    "link",
+    "linkat",
+    "mkdir",
+    "mkdirat",
+    "mknod",
+    "mknodat",
+    "mount",
+    "move_mount",
+    "pivot_root",
+    "rename",
+    "renameat",
+    "renameat2",
+    "rmdir",
+    "sethostname",
+    "setns",
+    "setxattr",
+    "symlink",
+    "symlinkat",
+    "truncate",
+    "ftruncate",
+    "umount2",
+    "unlink",
+    "unlinkat",
+    "unshare",
+    "utimensat",
+];
+
+/// What makes a process.
+const FORKS: &[&str] = &["clone", "clone3", "fork", "vfork"];
+
+/// Who asks for a plan, a diagnosis or the health of a container gets an answer, and the
+/// kernel has loaded no module, made no namespace and run no program for it but those that
+/// the doctor asks for their versions.
+#[test]
+fn what_only_tells_changes_nothing() {
+    let container = container();
+    for (words, status) in [
+        (&["dind", "plan"][..], 0),
+        (&["dind", "plan", "nest", "3"], 0),
+        (&["dind", "plan", "hack-dind", "true"], 0),
+        (&["dind", "doctor"], 0),
+        (&["dind", "doctor", "--json"], 0),
+        (&["dind", "health"], 1),
+    ] {
+        let calls = calls(&container, &[], words, status);
+        let own = calls[0].pid.clone();
+        let (own, children): (Vec<Call>, Vec<Call>) =
+            calls.into_iter().partition(|call| call.pid == own);
+        has_none(&own, words, &["socket(AF_NETLINK", "NETLINK_NETFILTER"]);
+        has_none(&own, words, &["SIOCGIFINDEX"]);
+        has_none(&own, words, &["bind(", "AF_UNIX"]);
+        for call in &own {
+            assert!(!CHANGES.contains(&call.name()), "{words:?}: {call:?}");
+            let writes = ["O_WRONLY", "O_RDWR", "O_CREAT", "O_TRUNC"];
+            let opens = call.has(&["open"]) && !call.has(&["\"/dev/null\""]);
+            let writes = writes.iter().any(|flag| call.has(&[flag]));
+            assert!(!(opens && writes), "{words:?}: {call:?}");
+            assert!(!call.has(&["CLONE_NEW"]), "{words:?}: {call:?}");
+        }
+        let forks = own.iter().filter(|call| FORKS.contains(&call.name()));
+        let forks = forks.count();
+        let programs = children
+            .iter()
+            .filter(|call| call.has(&["execve(", "\"--version\"]"]));
+        let asked: BTreeSet<&str> = programs.map(|call| call.pid.as_str()).collect();
+        assert_eq!(forks, asked.len(), "{words:?}: {own:#?}");
+        let asks = words[1] == "doctor";
+        assert_eq!(forks, if asks { 3 } else { 0 }, "{words:?}");
+    }
+}
+
+/// What cannot be read is said by a plan and by the doctor, in the same words.
+#[test]
+fn what_a_start_will_ask_is_said() {
+    let container = container();
+    let note = "iptables: nft if the kernel has nf_tables, else legacy; a start loads it and asks";
+    let plan = container.text(&["dind", "plan"]);
+    let step = plan.lines().find(|line| line.starts_with("step: "));
+    assert_eq!(step, Some("step: load module nf_tables"), "{plan}");
+    assert!(plan.contains(&format!("note: {note}\n")), "{plan}");
+    let doctor = container.text(&["dind", "doctor"]);
+    assert!(doctor.contains(&format!("note: {note} (")), "{doctor}");
+    for value in ["", "1"] {
+        let variable = format!("DOCKER_IPTABLES_LEGACY={value}");
+        let chosen = container.text(&["env", &variable, "dind", "plan"]);
+        assert!(!chosen.contains("load module nf_tables"), "{chosen}");
+    }
+    let nest = container.text(&["dind", "plan", "nest", "3"]);
+    assert!(
+        nest.contains("note: nest: pid namespaces are probed when nest runs\n"),
+        "{nest}"
+    );
+}
+
+/// And a start asks: the answer is that of a start that could read it.
+#[test]
+fn a_start_asks_what_it_cannot_read() {
+    let container = dind().prelude(HIDE_MODULES).ready(&[]);
+    container.logged(&["dind: iptables: nft, since the kernel has nf_tables"]);
 }

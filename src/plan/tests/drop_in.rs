@@ -329,11 +329,11 @@ fn the_backend_of_iptables_is_docker_librarys_choice() -> Result<(), Fault> {
     let forced: &[(&str, &str)] = &[("DOCKER_IPTABLES_LEGACY", "1")];
     let refused: &[(&str, &str)] = &[("DOCKER_IPTABLES_LEGACY", "")];
     for (variables, in_use, nf_tables, legacy) in [
-        (&[][..], false, true, false),
-        (&[], true, true, true),
-        (&[], false, false, true),
-        (forced, false, true, true),
-        (refused, true, false, false),
+        (&[][..], false, NfTables::Present, false),
+        (&[], true, NfTables::Unknown, true),
+        (&[], false, NfTables::Missing, true),
+        (forced, false, NfTables::Unknown, true),
+        (refused, true, NfTables::Unknown, false),
     ] {
         let mut facts = bare_v1();
         facts.netfilter.legacy_in_use = in_use;
@@ -356,6 +356,11 @@ fn the_backend_of_iptables_is_docker_librarys_choice() -> Result<(), Fault> {
             .iter()
             .any(|command| command == "load module ip6_tables");
         assert_eq!(loads, legacy, "{plan}");
+        // What is known or chosen without it need not be asked.
+        assert!(
+            !plan.to_string().contains("load module nf_tables"),
+            "{plan}"
+        );
         let link = "ln -s /usr/sbin/ip6tables-legacy-save /run/dind/iptables-legacy/ip6tables-save";
         assert_eq!(
             commands(&plan).iter().any(|command| command == link),
@@ -369,6 +374,35 @@ fn the_backend_of_iptables_is_docker_librarys_choice() -> Result<(), Fault> {
                 .starts_with("/run/dind/iptables-legacy:/")
         });
         assert_eq!(first, legacy, "{path:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn what_cannot_be_read_of_nf_tables_is_asked_first() -> Result<(), Fault> {
+    let mut facts = bare_v1();
+    facts.netfilter.nf_tables = NfTables::Unknown;
+    let plan = DAEMON.plan(&facts)?;
+    let found = commands(&plan);
+    assert_eq!(
+        found.first().map(String::as_str),
+        Some("load module nf_tables")
+    );
+    let note = "iptables: nft if the kernel has nf_tables, else legacy; a start loads it and asks";
+    assert!(
+        plan.notes.iter().any(|found| found.to_string() == note),
+        "{plan}"
+    );
+    // With the answer, the rest is what it would have been.
+    for (answer, legacy) in [(NfTables::Present, false), (NfTables::Missing, true)] {
+        facts.netfilter.nf_tables = answer;
+        let answered = commands(&DAEMON.plan(&facts)?);
+        assert!(!answered.contains(&"load module nf_tables".to_owned()));
+        let loads = answered.contains(&"load module ip_tables".to_owned());
+        assert_eq!(loads, legacy, "{answer:?}");
+        if !legacy {
+            assert_eq!(found.get(1..), Some(answered.as_slice()));
+        }
     }
     Ok(())
 }

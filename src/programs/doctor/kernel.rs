@@ -2,7 +2,7 @@
 
 use super::case::Case;
 use crate::facts::cgroup::{Hierarchy, Layout};
-use crate::facts::netfilter::LegacyPrograms;
+use crate::facts::netfilter::{LegacyPrograms, NfTables};
 use crate::facts::network::USUAL_MTU;
 use crate::messages::finding::Finding;
 use crate::plan;
@@ -91,7 +91,8 @@ pub fn cgroups(case: Case<'_>) -> Vec<Finding> {
     found
 }
 
-/// The packet filter. Who has no CAP_NET_ADMIN gets no answer about it.
+/// The packet filter. Who has no CAP_NET_ADMIN gets no answer about it. Whether it is missing
+/// is known only after a start, which asks the kernel.
 pub fn netfilter(case: Case<'_>) -> Vec<Finding> {
     const LINK: &str = "https://docs.docker.com/engine/network/packet-filtering-firewalls/";
     if !case.host.status.network_admin {
@@ -102,7 +103,8 @@ pub fn netfilter(case: Case<'_>) -> Vec<Finding> {
     if case.host.in_container {
         found.push(plan::iptables_note(case.inputs));
     }
-    if !netfilter.nf_tables && !netfilter.legacy_in_use && !case.inputs.options.iptables_off {
+    let missing = netfilter.nf_tables == NfTables::Missing && !netfilter.legacy_in_use;
+    if missing && !case.inputs.options.iptables_off {
         if !case.host.modules.ip_tables {
             let seen = "the kernel shows neither nf_tables nor the legacy ip_tables, and dockerd needs one of them";
             found.push(

@@ -13,6 +13,7 @@ use std::fmt::Write;
 
 use serde_json::json;
 
+use crate::apply::netfilter;
 use crate::facts::Facts;
 use crate::facts::host::Host;
 use crate::facts::proc;
@@ -53,7 +54,9 @@ const TABLE: &[Row] = &[
 ];
 
 /// Reads everything, and returns what was found. Fails only where `/proc` cannot be read.
-/// With `ask` the engine's programs are asked for their versions.
+/// With `ask`, as a program of its own, the engine's programs are asked for their versions.
+/// Without, this is PID 1 after a start: the kernel has been asked about nf_tables by then, so
+/// that asking once more changes nothing.
 pub fn examine(config: &Config, ask: bool) -> Result<Vec<Finding>, Fault> {
     const LINK: &str = "https://docs.docker.com/engine/daemon/";
     let contract = config.contract.unwrap_or(Contract::Dind);
@@ -66,7 +69,10 @@ pub fn examine(config: &Config, ask: bool) -> Result<Vec<Finding>, Fault> {
             Some(Finding::fault("daemon-json", fault, LINK)),
         ),
     };
-    let facts = Facts::read(mounts, &options, config)?;
+    let mut facts = Facts::read(mounts, &options, config)?;
+    if !ask && plan::netfilter_question(config, &facts.netfilter).is_some() {
+        facts.netfilter.nf_tables = netfilter::ask();
+    }
     let mut host = Host::read(&facts.container, &facts.data_root.path, config);
     if ask {
         host.versions = versions::ask(&facts.programs, config);

@@ -11,7 +11,7 @@ use crate::facts::container::ContainerFacts;
 use crate::facts::hooks::HookFiles;
 use crate::facts::host::{Clock, Confinement, Modules, Processes, Quotas, Status};
 use crate::facts::mountinfo::MountTable;
-use crate::facts::netfilter::{LegacyPrograms, Netfilter};
+use crate::facts::netfilter::{LegacyPrograms, Netfilter, NfTables};
 use crate::facts::network::{Network, Networks, Route};
 use crate::facts::programs::Programs;
 use crate::facts::space::Space;
@@ -103,7 +103,7 @@ fn machine(layout: &str, name: &str) -> Machine {
         },
         netfilter: Netfilter {
             legacy_in_use: false,
-            nf_tables: true,
+            nf_tables: NfTables::Present,
             legacy_programs: LegacyPrograms::Missing,
         },
         hooks: HookFiles::default(),
@@ -493,8 +493,12 @@ fn the_engine_and_what_it_needs_are_looked_for() -> Result<(), Fault> {
 fn netfilter_is_judged_only_where_it_answers() -> Result<(), Fault> {
     let mut machine = sound();
     says(&machine, "iptables", Severity::Note, &["iptables: nft"]);
-    machine.facts.netfilter.nf_tables = false;
+    machine.facts.netfilter.nf_tables = NfTables::Unknown;
+    let words = &["a start loads it and asks"];
+    says(&machine, "iptables", Severity::Note, words);
     machine.host.modules.ip_tables = false;
+    assert_eq!(machine.coded("no-netfilter")?, []);
+    machine.facts.netfilter.nf_tables = NfTables::Missing;
     says(
         &machine,
         "no-netfilter",

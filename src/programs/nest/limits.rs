@@ -47,7 +47,8 @@ const COUNT_DEADLINE: Duration = Duration::from_secs(10);
 /// What there is. `None` is no limit, or one that cannot be seen.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Room {
-    /// How many pid namespaces can be nested in this process's: pid_namespaces(7).
+    /// How many pid namespaces can be nested in this process's: pid_namespaces(7). `None`
+    /// where they were not probed too.
     pub pid_namespaces: Option<u8>,
     /// Bytes of memory, by the host and by this container's limit.
     pub memory: Option<u64>,
@@ -81,12 +82,16 @@ pub fn check(depth: u32, image: Image, room: Room) -> Result<(), Fault> {
     let below = u64::from(depth.saturating_sub(1));
     let mut short = Vec::new();
     // The containers of the innermost level need one, too.
-    if let Some(left) = room.pid_namespaces
-        && u64::from(left) < u64::from(depth)
-    {
+    let left = room.pid_namespaces.unwrap_or(MAX_PID_NAMESPACES);
+    if u64::from(left) < u64::from(depth) {
+        let here = match room.pid_namespaces {
+            Some(left) => {
+                format!(", and of these {left} are left here, one for each level's containers")
+            }
+            None => String::new(),
+        };
         short.push(format!(
-            "pid namespaces: the kernel nests {MAX_PID_NAMESPACES} at most, and of these {left} are left here, \
-             one for each level's containers; nest at most {left}"
+            "pid namespaces: the kernel nests {MAX_PID_NAMESPACES} at most{here}; nest at most {left}"
         ));
     }
     let mb = |bytes: u64| format!("{} MB", bytes / 1_000_000);
@@ -162,13 +167,14 @@ pub fn check(depth: u32, image: Image, room: Room) -> Result<(), Fault> {
 
 impl Room {
     /// Looks at this container, and at the file system that `data_root` is on, or will be.
+    /// Changes nothing, so it leaves out the pid namespaces: see [`pid_namespaces`].
     pub fn read(data_root: &Path) -> Result<Self> {
         let disk = Space::read(data_root)
             .with_context(|| format!("cannot look at {}; check it", data_root.display()))?;
         let root = Path::new(CGROUP_ROOT);
         let unified = |name: &str| number(&root.join(name));
         Ok(Self {
-            pid_namespaces: pid_namespaces()?,
+            pid_namespaces: None,
             memory: memory(root),
             tasks: tasks(root).or_else(|| tasks(&root.join("pids"))),
             disk: disk.bytes,
@@ -222,9 +228,9 @@ fn tasks(directory: &Path) -> Option<u64> {
     Some(limit.saturating_sub(number(&directory.join("pids.current"))?))
 }
 
-/// How many can be nested, by nesting them: from within a namespace nobody sees how deep it
-/// is. `None` where this process may make none.
-fn pid_namespaces() -> Result<Option<u8>> {
+/// How many pid namespaces can be nested in this process's, by nesting them in a child: from
+/// within a namespace nobody sees how deep it is. `None` where this process may make none.
+pub fn pid_namespaces() -> Result<Option<u8>> {
     let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC)
         .context("cannot make a pipe; raise the limit of open files")?;
     // Reaped with all other children.
@@ -304,6 +310,14 @@ mod tests {
                 "pid namespaces: the kernel nests 32 at most, and of these 31 are left",
             ),
             (
+                33,
+                Room {
+                    pid_namespaces: None,
+                    ..PLENTY
+                },
+                "pid namespaces: the kernel nests 32 at most; nest at most 32",
+            ),
+            (
                 5,
                 Room {
                     memory: Some(250_000_000),
@@ -380,6 +394,8 @@ mod tests {
         let room = Room::read(&std::env::temp_dir())?;
         assert!(room.disk > 0);
         assert!(room.memory.is_some_and(|memory| memory > 1_000_000));
+        let left = pid_namespaces()?;
+        assert!(left.is_none_or(|left| left <= MAX_PID_NAMESPACES));
         Ok(())
     }
 }

@@ -14,4 +14,4 @@ pub mod limits;
 mod run;
 mod tree;
 
-pub use run::{check, run};
+pub use run::{check, not_probed, run};

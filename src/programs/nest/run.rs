@@ -12,13 +12,27 @@ use crate::facts::{Facts, proc, surroundings};
 use crate::input::config::Config;
 use crate::input::nest::Nest;
 use crate::messages::fault::Fault;
+use crate::messages::finding::Finding;
 use crate::plan::stop_budget::StopBudget;
 use crate::sys::signals::Signals;
 use crate::sys::spawn;
 
+/// What `dind plan` says in the place of a probe.
+pub fn not_probed() -> Finding {
+    let seen = "nest: pid namespaces are probed when nest runs";
+    Finding::note("nest-not-probed", seen, "README.md#nesting")
+}
+
 /// Looks, in the outermost level and before anything is begun, whether there is room for
-/// all of them. An image is stored `copies` times for a container.
-pub fn check(nest: &Nest, config: &Config, facts: &Facts, copies: u64) -> Result<(), Fault> {
+/// all of them. An image is stored `copies` times for a container. With `probe` pid
+/// namespaces are made to see how many there can be; without, nothing is changed.
+pub fn check(
+    nest: &Nest,
+    config: &Config,
+    facts: &Facts,
+    copies: u64,
+    probe: bool,
+) -> Result<(), Fault> {
     if nest.level > 1 {
         return Ok(());
     }
@@ -29,7 +43,11 @@ pub fn check(nest: &Nest, config: &Config, facts: &Facts, copies: u64) -> Result
         files: tree.files(),
         copies,
     };
-    limits::check(nest.depth, image, Room::read(data_root)?)
+    let mut room = Room::read(data_root)?;
+    if probe {
+        room.pid_namespaces = limits::pid_namespaces()?;
+    }
+    limits::check(nest.depth, image, room)
 }
 
 /// Makes the level inside this one and becomes the docker CLI that waits for it.

@@ -14,7 +14,7 @@ use dind::facts::client::ClientFacts;
 use dind::facts::container::ContainerFacts;
 use dind::facts::hooks::HookFiles;
 use dind::facts::mountinfo::MountTable;
-use dind::facts::netfilter::{LegacyPrograms, Netfilter};
+use dind::facts::netfilter::{LegacyPrograms, Netfilter, NfTables};
 use dind::facts::network::{Networks, resolver_words, resolvers, routes};
 use dind::facts::programs::{InformFacts, Programs};
 use dind::facts::storage::{DataRoot, Filesystem};
@@ -124,7 +124,11 @@ fuzz_target!(|text: &str| {
         },
         netfilter: Netfilter {
             legacy_in_use: !section("/proc/net/ip_tables_names").is_empty(),
-            nf_tables: true,
+            nf_tables: if observed.contains("directory /sys/module/nf_tables\n") {
+                NfTables::Present
+            } else {
+                NfTables::Unknown
+            },
             legacy_programs: LegacyPrograms::Suffixed("/usr/sbin".into()),
         },
         hooks: HookFiles::default(),
