@@ -1,16 +1,19 @@
 //! The order of the phases, the exit status, and the one place that prints an error.
 
 use std::ffi::{OsStr, OsString};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
+use anyhow::Context;
 use dind::apply::{self, delegate, netfilter, sockets};
 use dind::facts::client::ClientFacts;
 use dind::facts::container::ContainerFacts;
 use dind::facts::mountinfo::MountTable;
 use dind::facts::programs::{self, InformFacts};
 use dind::facts::surroundings::{self, Surroundings};
-use dind::facts::{Facts, daemon_json, proc};
+use dind::facts::{self, Facts, daemon_json, proc};
+use dind::helpers::probe;
 use dind::input::cli;
 use dind::input::config::{self, Config};
 use dind::input::dockerd_arguments::DockerdArguments;
@@ -25,16 +28,18 @@ use dind::plan::role::{self, Role};
 use dind::plan::{self, client, inform, prepare};
 use dind::programs::{doctor, health, nest};
 use dind::supervise::{self, Beginning};
-use dind::sys::signals::Signals;
+use dind::sys::signals::{self, Inherited, Signals};
 use dind::sys::{descriptors, search, spawn};
 use nix::sys::stat::{Mode, umask};
 use tracing::{Level, error, info, warn};
 
 fn main() -> ExitCode {
+    let inherited = signals::block();
     let started = Instant::now();
     let environment: Vec<(OsString, OsString)> = std::env::vars_os().collect();
     logging::start(config::logs(&environment));
-    match run(environment, started) {
+    let run = |inherited| run(environment, started, inherited);
+    match inherited.map_err(Fault::from).and_then(run) {
         Ok(status) => ExitCode::from(status),
         Err(fault) => {
             error!(status = fault.status, "{fault}");
@@ -43,9 +48,19 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(environment: Vec<(OsString, OsString)>, started: Instant) -> Result<u8, Fault> {
+fn run(
+    environment: Vec<(OsString, OsString)>,
+    started: Instant,
+    inherited: Inherited,
+) -> Result<u8, Fault> {
     let config = Config::read(std::env::args_os(), environment)?;
-    match request::request(&config)? {
+    let request = request::request(&config)?;
+    if !matches!(request, Request::Start(_) | Request::Nest(_)) {
+        inherited
+            .unblock()
+            .context("cannot unblock signals; see sigprocmask(2)")?;
+    }
+    match request {
         Request::Help(text) => print(&text),
         Request::Version => print(&cli::version()),
         Request::Plan(start) => match make_plan(&config, &start, Purpose::Show) {
@@ -62,24 +77,45 @@ fn run(environment: Vec<(OsString, OsString)>, started: Instant) -> Result<u8, F
             print(&text).map(|_| status)
         }
         Request::Health(how) => Ok(health::check(&config, how).map_or_else(answer, |()| 0)),
-        Request::Nest(nest) => nest::run(&nest, &config).map(|never| match never {}),
+        Request::Nest(nest) => {
+            nest::run(&nest, &config, Signals::catch(inherited)?).map(|never| match never {})
+        }
         Request::Start(start) => {
-            let plan = make_plan(&config, &start, Purpose::Start)?;
-            carry_out(&plan, &config, started)
+            let mut signals = Signals::catch(inherited)?;
+            let plan = make_plan(&config, &start, Purpose::Start(&mut signals))?;
+            carry_out(&plan, &config, signals, started)
         }
     }
 }
 
 /// What a plan is made for.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Purpose {
+enum Purpose<'a> {
     /// To be shown: nothing is changed on the way.
     Show,
-    /// To be carried out. What cannot be read is found out first.
-    Start,
+    /// To be carried out. What cannot be read is found out first, and a file system that does
+    /// not answer is waited for only as long as no signal asks for the end.
+    Start(&'a mut Signals),
 }
 
-fn make_plan(config: &Config, start: &Start, purpose: Purpose) -> Result<Plan, Fault> {
+impl Purpose<'_> {
+    /// Waits, before a start, for the file systems of these paths to answer.
+    fn probe(
+        &mut self,
+        paths: &[impl AsRef<Path>],
+        mounts: &MountTable,
+        config: &Config,
+    ) -> Result<(), Fault> {
+        match self {
+            Self::Show => Ok(()),
+            Self::Start(signals) => {
+                let paths = paths.iter().map(AsRef::as_ref);
+                probe::answer(paths, mounts, signals, config.ready_timeout)
+            }
+        }
+    }
+}
+
+fn make_plan(config: &Config, start: &Start, purpose: Purpose<'_>) -> Result<Plan, Fault> {
     // The one reading of them: see `proc::mounts`.
     let mounts = proc::mounts()?;
     let contract = start.contract;
@@ -127,15 +163,17 @@ fn make_plan(config: &Config, start: &Start, purpose: Purpose) -> Result<Plan, F
 fn plan_daemons(
     config: &Config,
     start: &Start,
-    purpose: Purpose,
+    mut purpose: Purpose<'_>,
     surroundings: &Surroundings,
     mounts: MountTable,
     arguments: &DockerdArguments,
     plan: impl Fn(Inputs<'_>) -> Result<Plan, Fault>,
 ) -> Result<Plan, Fault> {
     let (path, asked) = arguments.config_file();
+    purpose.probe(&[&path], &mounts, config)?;
     let text = daemon_json::read(&path, asked)?;
     let options = arguments.options(text.as_deref().map(|text| (path.as_path(), text)))?;
+    purpose.probe(&facts::directories(&options, config), &mounts, config)?;
     let facts = Facts::read(mounts, &options, config)?;
     let inputs = Inputs {
         contract: start.contract,
@@ -144,7 +182,7 @@ fn plan_daemons(
         options: &options,
         facts: &facts,
     };
-    let starts = purpose == Purpose::Start;
+    let starts = matches!(purpose, Purpose::Start(_));
     if let Some(nest) = &start.nest {
         nest::check(nest, config, &facts, plan::image_copies(inputs), starts)?;
     }
@@ -170,9 +208,14 @@ fn plan_daemons(
     }
 }
 
-fn carry_out(plan: &Plan, config: &Config, started: Instant) -> Result<u8, Fault> {
+fn carry_out(
+    plan: &Plan,
+    config: &Config,
+    signals: Signals,
+    started: Instant,
+) -> Result<u8, Fault> {
     match &plan.outcome {
-        Outcome::Supervise(engine) => supervise_engine(plan, engine, config, started),
+        Outcome::Supervise(engine) => supervise_engine(plan, engine, config, signals, started),
         Outcome::Become {
             command,
             environment,
@@ -184,7 +227,8 @@ fn carry_out(plan: &Plan, config: &Config, started: Instant) -> Result<u8, Fault
                     Err(error) => warn!("{error:#}; going on without"),
                 }
             }
-            Err(become_command(command, environment, config))
+            let inherited = signals.inherited();
+            Err(become_command(command, environment, config, inherited))
         }
     }
 }
@@ -193,13 +237,13 @@ fn supervise_engine(
     plan: &Plan,
     engine: &Engine,
     config: &Config,
+    signals: Signals,
     started: Instant,
 ) -> Result<u8, Fault> {
     // A command that this process becomes may be waiting for some of them.
-    descriptors::close_inherited_descriptors().map_err(|error| {
+    descriptors::close_other_descriptors(&signals.descriptors()).map_err(|error| {
         Fault::failure(format!("cannot close inherited descriptors: {error}")).remedy("mount /proc")
     })?;
-    let signals = Signals::block()?;
     // What dockerd sets for itself and so for its containerd (setDefaultUmask in moby's
     // cmd/dockerd/daemon_unix.go): clients read what is made here, whatever the user's is.
     let umask = umask(Mode::from_bits_truncate(0o022));
@@ -229,13 +273,14 @@ fn become_command(
     command: &[OsString],
     environment: &[(OsString, OsString)],
     config: &Config,
+    inherited: &Inherited,
 ) -> Fault {
     let path = match search::find(command, &config.search_path) {
         Ok(path) => path,
         Err(fault) => return fault,
     };
     let arguments: Vec<&OsStr> = command.iter().map(OsString::as_os_str).collect();
-    spawn::become_program(&path, &arguments, environment).fault(path.as_os_str())
+    spawn::become_program(&path, &arguments, environment, inherited).fault(path.as_os_str())
 }
 
 /// Prints why, which was asked for and is no log, whatever form and level that has. Returns

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use crate::sys::search::is_executable;
 
-const DIRECTORY: &str = "/etc/dind";
+/// Where the hooks are.
+pub const DIRECTORY: &str = "/etc/dind";
 
 /// The hooks, each list in the order of their names as bytes, as run-parts(8) has it in the
 /// C locale.

@@ -102,6 +102,19 @@ impl Facts {
     }
 }
 
+/// What [`Facts::read`] reads that a user may have mounted from a server: it waits for each of
+/// them as long as that does.
+pub fn directories(options: &DockerdOptions, config: &Config) -> Vec<PathBuf> {
+    let mut directories = vec![
+        options.data_root.clone(),
+        config::IMAGES.into(),
+        hooks::DIRECTORY.into(),
+        log_directory(),
+    ];
+    directories.extend(config.tls_directory.clone());
+    directories
+}
+
 /// The directory of the daemons' log file.
 fn log_directory() -> PathBuf {
     let directory = Path::new(config::LOG_FILE).parent();

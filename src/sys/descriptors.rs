@@ -8,16 +8,10 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use nix::errno::Errno;
 use nix::libc;
 
-/// Closes every descriptor but 0, 1 and 2, whatever their number and whatever
-/// RLIMIT_NOFILE says: close_range(2). Kernels before 5.9 do not have it, and seccomp
-/// profiles that do not know it say EPERM instead; there `/proc/self/fd` lists them. To
-/// be called while this process has none of its own.
-pub fn close_inherited_descriptors() -> io::Result<()> {
-    close_other_descriptors(&[])
-}
-
-/// The same but for those that are `kept`. To be called while this process has no others of
-/// its own, or none that it will ever use.
+/// Closes every descriptor but 0, 1, 2 and those that are `kept`, whatever their number and
+/// whatever RLIMIT_NOFILE says: close_range(2). Kernels before 5.9 do not have it, and seccomp
+/// profiles that do not know it say EPERM instead; there `/proc/self/fd` lists them. To be
+/// called while this process has no others of its own, or none that it will ever use.
 pub fn close_other_descriptors(kept: &[BorrowedFd<'_>]) -> io::Result<()> {
     let mut kept: Vec<RawFd> = kept.iter().map(AsRawFd::as_raw_fd).collect();
     kept.extend(0..=2);

@@ -17,14 +17,6 @@ pub fn fork() -> nix::Result<ForkResult> {
     unsafe { nix::unistd::fork() }
 }
 
-/// The default action for a signal, which a child may have inherited as ignored:
-/// Rust's runtime ignores SIGPIPE.
-pub fn default_action(signal: nix::sys::signal::Signal) -> nix::Result<()> {
-    use nix::sys::signal::{SigHandler, signal as set};
-    // SAFETY: SIG_DFL runs no code of this process.
-    unsafe { set(signal, SigHandler::SigDfl) }.map(drop)
-}
-
 /// Reaps one child that has ended, if there is one: waitpid(2). By its raw status,
 /// since nix has no name for the real-time signals that may have ended it.
 pub fn reap() -> Option<(Pid, End)> {

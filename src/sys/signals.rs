@@ -79,6 +79,11 @@ impl Inherited {
                 return Err(Errno::last());
             }
         }
+        self.unblock()
+    }
+
+    /// Gives this process its mask back, for one that is to end by a signal as others do.
+    pub fn unblock(&self) -> nix::Result<()> {
         sigprocmask(SigmaskHow::SIG_SETMASK, Some(&self.mask), None)
     }
 }
@@ -104,19 +109,26 @@ pub struct Signals {
     inherited: Inherited,
 }
 
-impl Signals {
-    /// Blocks every signal that can be, and then catches them. A signal that comes before
-    /// waits for the first [`Signals::poll`].
-    pub fn block() -> Result<Self> {
-        let inherited = Inherited::read()?;
-        let mut blocked = SigSet::all();
-        for fault in LEFT_ALONE {
-            if let Ok(signal) = Signal::try_from(fault) {
-                blocked.remove(signal);
-            }
+/// Blocks every signal that can be, and returns what this process was started with. To be
+/// called first: the kernel drops a signal to PID 1 that has its default action and is not
+/// blocked (pid_namespaces(7)), and keeps one that is blocked until it is asked for.
+pub fn block() -> Result<Inherited> {
+    let inherited = Inherited::read()?;
+    let mut blocked = SigSet::all();
+    for fault in LEFT_ALONE {
+        if let Ok(signal) = Signal::try_from(fault) {
+            blocked.remove(signal);
         }
-        sigprocmask(SigmaskHow::SIG_BLOCK, Some(&blocked), None)
-            .context("cannot block signals; see sigprocmask(2)")?;
+    }
+    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&blocked), None)
+        .context("cannot block signals; see sigprocmask(2)")?;
+    Ok(inherited)
+}
+
+impl Signals {
+    /// Catches the signals, which [`block`] has blocked. One that has come by then waits for
+    /// the first [`Signals::poll`].
+    pub fn catch(inherited: Inherited) -> Result<Self> {
         let (delivery, wakes) = deliver()?;
         Ok(Self {
             delivery,

@@ -225,18 +225,20 @@ pub fn begin(child: &Child<'_>) -> Result<Begun, SpawnError> {
     }
 }
 
-/// Replaces this process by a program. Returns only when that failed.
+/// Replaces this process by a program, which gets the signal mask and the dispositions that
+/// this process was started with. Returns only when that failed.
 pub fn become_program(
     path: &Path,
     arguments: &[&OsStr],
     environment: &[(OsString, OsString)],
+    inherited: &Inherited,
 ) -> SpawnError {
     let error = |failed| move |errno| SpawnError { failed, errno };
     let run = || {
         let arguments = strings(arguments.iter().copied()).map_err(error(At::Preparation))?;
         let environment = variables(environment).map_err(error(At::Preparation))?;
         let path = string(path.as_os_str()).map_err(error(At::Preparation))?;
-        process::default_action(Signal::SIGPIPE).map_err(error(At::Preparation))?;
+        inherited.restore().map_err(error(At::Preparation))?;
         nix::unistd::execve(&path, &arguments, &environment).map_err(error(At::Exec))
     };
     match run() {

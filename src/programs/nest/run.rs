@@ -3,8 +3,6 @@
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
-use anyhow::Context;
-
 use super::docker::Docker;
 use super::limits::{self, Image, Room};
 use super::{image, level};
@@ -51,8 +49,11 @@ pub fn check(
 }
 
 /// Makes the level inside this one and becomes the docker CLI that waits for it.
-pub fn run(nest: &Nest, config: &Config) -> Result<std::convert::Infallible, Fault> {
-    let mut signals = Signals::block()?;
+pub fn run(
+    nest: &Nest,
+    config: &Config,
+    mut signals: Signals,
+) -> Result<std::convert::Infallible, Fault> {
     let mut environment = config.environment.clone();
     let variables = level::environment(
         &mut environment,
@@ -72,9 +73,7 @@ pub fn run(nest: &Nest, config: &Config) -> Result<std::convert::Infallible, Fau
         .chain(words.iter().map(OsString::as_os_str))
         .collect();
     let docker = docker.path().to_owned();
-    signals
-        .inherited()
-        .restore()
-        .context("cannot give signals their defaults back")?;
-    Err(spawn::become_program(&docker, &arguments, &environment).fault(docker.as_os_str()))
+    let inherited = signals.inherited();
+    let error = spawn::become_program(&docker, &arguments, &environment, inherited);
+    Err(error.fault(docker.as_os_str()))
 }
