@@ -114,7 +114,7 @@ fn the_number_of_restarts_in_a_row_is_limited() {
     let container = limited().ready(&["sleep", "1000"]);
     crash(&container);
     container.wait_log(
-        "dind: error: dockerd was ended by SIGKILL: docker does not work",
+        "dind: error: dockerd was ended by SIGKILL: docker no longer works",
         1,
     );
     container
