@@ -1,4 +1,4 @@
-//! The children that matter, by their pids.
+//! The children that the machine knows, by pid.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use super::machine::Process;
 use crate::messages::fault::Fault;
 use crate::sys::spawn::{Begun, Launch};
 
-/// The children, and those of them that have not executed their program yet.
+/// The children that run, and those of them that have not executed their program yet.
 #[derive(Default)]
 pub struct Children {
     known: Vec<(Process, Pid)>,
@@ -17,36 +17,37 @@ pub struct Children {
 }
 
 impl Children {
-    /// Adds a child.
+    /// Records a forked child that executes no program: a helper.
     pub fn add(&mut self, process: Process, pid: Pid) {
         self.known.push((process, pid));
     }
 
-    /// Adds a child that is on its way to a program.
+    /// Records a child that is about to execute `program`.
     pub fn begin(&mut self, process: Process, begun: Begun, program: PathBuf) {
         self.add(process, begun.pid);
         self.begun.push((process, begun, program));
     }
 
-    /// The pid of a child that runs.
+    /// The pid of a child; `None` where it does not run.
     pub fn pid(&self, process: Process) -> Option<Pid> {
         let mut children = self.known.iter();
         children.find_map(|(known, pid)| (*known == process).then_some(*pid))
     }
 
-    /// Which child a pid is; it is forgotten by that, for the pid may come again.
+    /// Removes the child with this pid, which the kernel may use again, and returns which child it
+    /// was; `None` for an orphan.
     pub fn take(&mut self, pid: Pid) -> Option<Process> {
         let place = self.known.iter().position(|(_, known)| *known == pid)?;
         Some(self.known.swap_remove(place).0)
     }
 
-    /// What is readable when a child has executed its program, or failed to.
+    /// Descriptors that become readable when a child has executed its program or has failed to.
     pub fn reports(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.begun.iter().map(|(_, begun, _)| begun.as_fd())
     }
 
-    /// The children that could not execute their program, with the reason. They are forgotten,
-    /// and reaped like orphans.
+    /// Removes the children that could not execute their program, and returns each with the
+    /// reason. They are reaped like orphans.
     pub fn failed(&mut self) -> Vec<(Process, Fault)> {
         let mut failed = Vec::new();
         self.begun

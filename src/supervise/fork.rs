@@ -1,4 +1,4 @@
-//! Forks the children that are this program too.
+//! Forks the helpers: children that run a part of this program, without execve(2).
 
 use std::collections::VecDeque;
 use std::os::unix::net::UnixStream;
@@ -27,8 +27,8 @@ use crate::programs::doctor;
 use crate::sys::{descriptors, process};
 
 impl Supervisor<'_> {
-    /// Has a part of this program run in a child, so that signals and deadlines are looked
-    /// at meanwhile.
+    /// Forks a helper, so that the loop goes on with signals and deadlines. Where that fails, the
+    /// error is logged and [`Event::NotStarted`] is queued.
     pub(super) fn fork(&mut self, process: Process, events: &mut VecDeque<Event>) {
         let control = match (process, &mut self.relay) {
             (Process::Relay, Some(relay)) => relay.connect(),
@@ -36,7 +36,7 @@ impl Supervisor<'_> {
         };
         let control = match (process, control) {
             (Process::Relay, Err(error)) => {
-                warn!("{} cannot run: {error:#}", process.name());
+                warn!("cannot start {}: {error:#}", process.name());
                 events.push_back(Event::NotStarted(process, FAILURE));
                 return;
             }
@@ -62,7 +62,7 @@ impl Supervisor<'_> {
                     relay.disconnect();
                 }
                 error!(
-                    "{} cannot run: fork: {}; raise the container's pids limit",
+                    "cannot fork {}: {}; raise the container's pids limit",
                     process.name(),
                     errno.desc()
                 );
@@ -71,7 +71,7 @@ impl Supervisor<'_> {
         }
     }
 
-    /// The work of a child. Returns its exit status.
+    /// Does the work of a helper, in the child. Returns its exit status.
     fn help(&mut self, process: Process, control: Option<UnixStream>) -> Result<u8> {
         let engine = self.engine;
         match (process, control, &self.relay) {
@@ -140,8 +140,7 @@ impl Supervisor<'_> {
         let null = null()?;
         let mut runner = Runner {
             timeout: self.engine.hooks.timeout,
-            // In a stop a hook, what it has started, and its runner are to end one after the
-            // other.
+            // A stop ends first the hook, then the processes that it has started, then the runner.
             grace: self.engine.stop.hook_grace,
             environment: &self.engine.environment,
             stdio: [null.as_fd(), stdout, stderr],
@@ -153,7 +152,7 @@ impl Supervisor<'_> {
         Ok(runner.run(hooks))
     }
 
-    /// With no file, the lines stand above already.
+    /// Logs the last lines of the log file. Without a file, the container's log has them already.
     fn show_log(&self) {
         if let Some(log) = &self.log {
             error!(path = %log.path().display(), "the last lines of {}:", log.path().display());
@@ -164,7 +163,7 @@ impl Supervisor<'_> {
     }
 }
 
-/// Logs what `dind doctor` would print, but for its notes.
+/// Logs the findings of `dind doctor`, without its notes.
 fn diagnose(config: &Config) {
     for finding in doctor::diagnosis(config) {
         let (code, link) = (finding.code, finding.link);

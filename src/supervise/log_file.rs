@@ -13,11 +13,13 @@ use nix::libc;
 use crate::messages::json_log;
 use crate::plan::engine::LogPath;
 
-/// How much of the log is shown when dockerd dies, and read for that.
+/// Lines of the log that are shown after a failed start.
 const LINES: usize = 12;
+
+/// Bytes at the end of the log that are read for them.
 const BYTES: u64 = 128 * 1024;
 
-/// The daemons' log file and where this start's part of it begins.
+/// The daemons' log file, and the offset in bytes at which this start's part of it begins.
 pub struct LogFile {
     path: PathBuf,
     file: File,
@@ -25,12 +27,12 @@ pub struct LogFile {
 }
 
 impl LogFile {
-    /// Opens it for appending, and makes it where it is missing. The error is a warning:
-    /// without a file the daemons log to standard error.
+    /// Opens the log file for appending. Creates it, and its directory, where they are missing.
+    /// Callers log the error as a warning: without a file the daemons log to standard error.
     ///
-    /// A link is followed where the image has it, as to `/dev/stdout`. In a directory that
-    /// is mounted from outside it is not: others write to it, and what the daemons log,
-    /// which inner containers have a say in, would be appended to any file of their choice.
+    /// A symbolic link that the image has, as to `/dev/stdout`, is followed. One in a directory
+    /// that is mounted from outside is not: others can write there, and inner containers can
+    /// influence what the daemons log, so lines of theirs could be appended to any file.
     pub fn open(LogPath { path, follow }: &LogPath) -> Result<Self> {
         let open = || -> std::io::Result<Self> {
             let directory = path.parent().unwrap_or(Path::new("/"));
@@ -40,10 +42,10 @@ impl LogFile {
                 .append(true)
                 .create(true)
                 .mode(0o640)
-                // A pipe that nobody reads would make PID 1 wait.
+                // Opening a FIFO without a reader blocks: fifo(7).
                 .custom_flags(follow | libc::O_NONBLOCK | libc::O_NOCTTY)
                 .open(path)?;
-            // And then the daemons wait as they would anywhere else.
+            // Writes of the daemons may block, as in any other file.
             fcntl(&file, FcntlArg::F_SETFL(OFlag::O_APPEND))?;
             let start = file.metadata()?.len();
             Ok(Self {
@@ -60,13 +62,13 @@ impl LogFile {
         })
     }
 
-    /// Where it is.
+    /// The path that the file was opened by.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The last lines of this start, from the file that was opened, whatever has its name by
-    /// now.
+    /// The last lines of this start, 12 at most. They are read from the file that was opened, even
+    /// if another one has its name now. Empty where it is not a regular file or cannot be read.
     pub fn tail(&self) -> Vec<String> {
         let read = || -> std::io::Result<Vec<u8>> {
             let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
@@ -85,9 +87,9 @@ impl LogFile {
     }
 }
 
-/// The last lines, without those that hide the reason: what `--debug` adds, most of it
+/// The last lines, without those that hide the reason: lines of level debug, most of them
 /// containerd's, and the 200 lines of usage after "Status: unknown flag: ..." since Docker 28.
-/// Lines of JSON are shown by level and text.
+/// A line of JSON is reduced to its level and text.
 fn last_words(text: &str) -> Vec<String> {
     let mut in_usage = false;
     let telling = text.lines().filter_map(|line| {
@@ -96,7 +98,7 @@ fn last_words(text: &str) -> Vec<String> {
             .then(|| json_log::level_and_text(line));
         let (level, text) = json.flatten().unwrap_or_default();
         let message = if level.is_empty() { line } else { &text };
-        // Between these two, with the colon at the beginning of a line.
+        // The usage ends with a line that begins with the comma.
         in_usage |= message.starts_with("Usage:");
         let is_usage = in_usage;
         in_usage &= !message.starts_with(", Code: ");

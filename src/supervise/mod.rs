@@ -1,19 +1,19 @@
-//! Starts the daemons and stays with them to the end: one loop, one `poll`, the only
-//! `waitpid`. What happens when is decided in [`machine`].
+//! Starts the daemons and supervises them to the end: one loop, one poll(2), one waitpid(2). All
+//! decisions are made in `machine`.
 //!
-//! PID 1 waits in that `poll` and nowhere else. What may take time is a child with a deadline of
-//! the machine's: see [`crate::helpers`]. What PID 1 still does itself is bounded:
+//! PID 1 blocks in that poll(2) and nowhere else. Work that may take long runs in a child with a
+//! deadline in the machine: see [`crate::helpers`]. The work of PID 1 itself is bounded:
 //!
 //! - reading facts, and the steps of the plan (`apply`): files of /proc, /sys and /run, system
-//!   calls for mounts, and of other file systems only what `helpers::probe` has found to answer;
-//! - one attempt to delegate cgroup controllers, some 100 µs: the others are a child's;
-//! - connecting to dockerd's socket, sending to it and to `NOTIFY_SOCKET`: none of these waits;
+//!   calls for mounts, and other file systems only after `helpers::probe` has seen them answer;
+//! - one attempt to delegate cgroup controllers, some 100 µs: a child makes the others;
+//! - connecting to dockerd's socket, sending to it and to `NOTIFY_SOCKET`: none of these blocks;
 //! - fork(2), kill(2), and reading /proc for the processes of inner containers.
 
 mod children;
 mod fork;
 mod log_file;
-pub mod machine;
+mod machine;
 mod notify;
 mod output;
 mod relay;
@@ -45,20 +45,22 @@ use output::sinks;
 use relay::Relay;
 use supervisor::Supervisor;
 
-/// What a start has made before the daemons run.
+/// The results of the start up to the daemons.
 pub struct Beginning {
     /// The sockets that dockerd gets.
     pub bound: Vec<Bound>,
-    /// A delegation of cgroup controllers that processes were in the way of.
+    /// The delegation of cgroup controllers, where processes still prevent it.
     pub delegation: Option<Unfinished>,
-    /// The user's file mode creation mask, which the command gets.
+    /// The user's file mode creation mask (umask(2)), for the command and the hooks.
     pub umask: Mode,
-    /// When this program was started.
+    /// When this program was started: the zero of the machine's time.
     pub started: Instant,
 }
 
 /// Starts the daemons of `engine` and returns the exit status of the container once everything
-/// has ended. By `config` the reasons of a failed start are looked for.
+/// has ended. `config` gives the log format, and is what the diagnosis of a failed start works on.
+///
+/// Fails where the log relay's pipes or the socket for `READY=1` cannot be made.
 pub fn run(
     engine: &Engine,
     config: &Config,

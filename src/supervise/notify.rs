@@ -1,4 +1,5 @@
-//! The socket on which a daemon says that it is ready, and this program too: sd_notify(3).
+//! The protocol of sd_notify(3): `READY=1` is received from dockerd and sent to the supervisor of
+//! this container.
 //!
 //! dockerd sends `READY=1` once its API is up (`notifyReady` in moby's
 //! cmd/dockerd/daemon_linux.go).
@@ -11,8 +12,8 @@ use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::sys::socket::{self, AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, getsockname};
 
-/// Says `READY=1` to the socket at `address`, the value of `NOTIFY_SOCKET`: a path, or
-/// an abstract name after `@`. Never waits: a full socket is an error.
+/// Sends `READY=1` to the socket at `address`, the value of `NOTIFY_SOCKET`: a path, or
+/// an abstract name after `@`. Never blocks: a full socket is an error.
 pub fn tell_ready(address: &OsStr) -> nix::Result<()> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let socket = socket::socket(AddressFamily::Unix, SockType::Datagram, flags, None)?;
@@ -29,8 +30,8 @@ pub fn tell_ready(address: &OsStr) -> nix::Result<()> {
     .map(drop)
 }
 
-/// A datagram socket with an abstract name that the kernel chose: nothing to clean
-/// up, and free even where network namespaces are shared (unix(7), Autobind).
+/// A datagram socket with an abstract name that the kernel chooses: it needs no cleaning up, and is
+/// unused even where network namespaces are shared (unix(7), Autobind).
 #[derive(Debug)]
 pub struct Notify {
     socket: OwnedFd,
@@ -39,7 +40,7 @@ pub struct Notify {
 }
 
 impl Notify {
-    /// Binds it.
+    /// Makes and binds the socket. Fails where the kernel or a seccomp profile refuses it.
     pub fn bind() -> Result<Self> {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let bind = || -> nix::Result<(OwnedFd, UnixAddr)> {
@@ -59,8 +60,8 @@ impl Notify {
         })
     }
 
-    /// Reads what has come; whether `READY=1` was in it. At most a few messages a
-    /// call: the rest is still readable at the next.
+    /// Reads up to 16 messages without blocking, and returns whether `READY=1` was in one of them.
+    /// The rest is left for the next call.
     pub fn ready(&self) -> bool {
         const MESSAGES: usize = 16;
         let mut ready = false;

@@ -1,4 +1,4 @@
-//! Where the lines of daemons and hooks go.
+//! The standard output and standard error of daemons and hooks.
 
 use std::io::{Stderr, Stdout};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -8,7 +8,8 @@ use super::machine::Process;
 use super::relay::Relay;
 use crate::plan::engine::{Engine, Foreground};
 
-/// Standard output and error for a daemon or for hooks: the log relay's pipes where there is one.
+/// The descriptors for standard output and standard error of a daemon or of hooks: the log relay's
+/// pipes where there is a relay, else [`sinks`].
 pub fn output<'a>(
     relay: Option<&'a Relay>,
     log: Option<&'a LogFile>,
@@ -22,7 +23,8 @@ pub fn output<'a>(
     }
 }
 
-/// Where the standard output and error of daemons and hooks go.
+/// The descriptors that daemons and hooks, or the log relay for them, write lines to: those of the
+/// log file, or standard output and standard error of this process.
 pub fn sinks<'a>(
     log: Option<&'a LogFile>,
     engine: &Engine,
@@ -30,7 +32,7 @@ pub fn sinks<'a>(
 ) -> [BorrowedFd<'a>; 2] {
     match (log, &engine.foreground) {
         (Some(log), _) => [log.as_fd(); 2],
-        // Beside a command, standard output is the command's alone.
+        // Standard output belongs to the command.
         (None, Foreground::Command(_)) => [stderr.as_fd(); 2],
         (None, Foreground::Daemon) => [stdout.as_fd(), stderr.as_fd()],
     }

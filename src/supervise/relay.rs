@@ -1,5 +1,5 @@
-//! `DIND_LOG_FORMAT=json`: the pipes that daemons and hooks write to, and the conversation with
-//! the log relay, which makes JSON of what comes out of them. See [`crate::helpers::relay`].
+//! `DIND_LOG_FORMAT=json`: the pipes that daemons and hooks write to, and the socket to the log
+//! relay, which converts their lines to JSON. See [`crate::helpers::relay`].
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -14,36 +14,38 @@ use crate::helpers::child::become_helper;
 use crate::helpers::relay::{self, Stream};
 use crate::sys::signals::Inherited;
 
-/// The request for everything, also the beginnings of lines: there is nothing more to come.
+/// The last request: the relay is to write everything in the pipes, incomplete lines too, because
+/// no more will come.
 pub const LAST: u8 = 0;
 
-/// The pipes, where the lines go, and the relay that runs.
+/// The pipes, the descriptors that the JSON lines go to, and the socket to the relay.
 pub struct Relay {
     dockerd: Pipes,
     containerd: Pipes,
     hooks: Pipes,
-    /// One for both streams, or one for each.
+    /// Where JSON lines are written: one descriptor for both streams, or one for each.
     sinks: Vec<OwnedFd>,
-    /// This end of the conversation; nothing where no relay runs.
+    /// This end of the socket; `None` where no relay runs.
     control: Option<UnixStream>,
-    /// The last request.
+    /// The last request that was sent.
     request: u8,
-    /// The last one, where its answer has not come.
+    /// The same, until it is answered.
     open: Option<u8>,
 }
 
 /// Standard output and error of a daemon, or of hooks.
 struct Pipes([Pipe; 2]);
 
-/// A pipe of which no end is ever closed: with no reader a daemon would be ended by SIGPIPE,
-/// and a daemon that is started again gets the same one.
+/// A pipe. This process never closes an end of it: without a reader SIGPIPE would kill the daemon
+/// (pipe(7)), and a restarted daemon gets the same pipe.
 struct Pipe {
     reader: OwnedFd,
     writer: OwnedFd,
 }
 
 impl Relay {
-    /// Makes the pipes for lines that go to these two, which may be the same.
+    /// Makes the pipes. Takes the descriptors that JSON lines are written to, which may be the
+    /// same. Fails where the limit of open files is reached.
     pub fn new([stdout, stderr]: [BorrowedFd<'_>; 2]) -> Result<Self> {
         let make = || -> std::io::Result<Self> {
             let mut sinks = vec![stdout.try_clone_to_owned()?];
@@ -60,10 +62,10 @@ impl Relay {
                 open: None,
             })
         };
-        make().context("cannot make pipes for the daemons' lines; raise the limit of open files")
+        make().context("cannot make the log relay's pipes; raise the limit of open files")
     }
 
-    /// Standard output and error for a daemon or for hooks.
+    /// The write ends of the pipes for standard output and standard error of a daemon, or of hooks.
     pub fn output_for(&self, process: Process) -> [BorrowedFd<'_>; 2] {
         let Pipes(pipes) = match process {
             Process::Containerd => &self.containerd,
@@ -73,8 +75,8 @@ impl Relay {
         pipes.each_ref().map(|pipe| pipe.writer.as_fd())
     }
 
-    /// Makes the conversation with a relay that is about to be forked, and returns its end. What
-    /// the one before was asked for, and did not do, this one is asked for.
+    /// Makes the socket pair for a relay that is about to be forked, and returns the relay's end. A
+    /// request that its predecessor has not answered is repeated. Fails as socketpair(2) does.
     pub fn connect(&mut self) -> Result<UnixStream> {
         let (control, theirs) = UnixStream::pair().context("socketpair")?;
         control.set_nonblocking(true)?;
@@ -86,15 +88,16 @@ impl Relay {
         Ok(theirs)
     }
 
-    /// Nothing is expected of a relay that could not be forked, or has ended.
+    /// Closes the socket to a relay that has ended or could not be forked.
     pub fn disconnect(&mut self) {
         self.control = None;
     }
 
-    /// Relays lines, in the child.
+    /// Runs the log relay, in the child, with the descriptors that it needs and no others. Takes
+    /// the relay's end of the socket.
     pub fn run(&self, inherited: &Inherited, control: UnixStream) -> Result<()> {
-        // Both daemons log on standard error, so what is not a line of a log there is what the
-        // Go runtime or a library has to complain of. A script's is anything.
+        // Both daemons log to standard error. A line there that is in no log format comes from the
+        // Go runtime or a library, and is an error. A hook may write anything there.
         let sources = [
             ("dockerd", "error", &self.dockerd),
             ("containerd", "error", &self.containerd),
@@ -119,7 +122,7 @@ impl Relay {
         relay::run(&streams, &sinks, control, LAST)
     }
 
-    /// Asks for every line that has been written so far. Returns what the answer will be.
+    /// Requests that all lines in the pipes be written. Returns the answer that will confirm it.
     pub fn flush(&mut self) -> u8 {
         let request = match self.request.wrapping_add(1) {
             LAST => 1,
@@ -129,7 +132,7 @@ impl Relay {
         request
     }
 
-    /// Asks for everything.
+    /// Sends the last request, [`LAST`].
     pub fn end(&mut self) {
         self.ask(LAST);
     }
@@ -138,13 +141,13 @@ impl Relay {
         self.request = request;
         self.open = Some(request);
         if let Some(control) = &mut self.control {
-            // Where it cannot be asked it does not read, or has ended: there is no answer then.
+            // This fails where the relay does not read or has ended. Then no answer comes.
             let _ = control.write(&[request]);
         }
     }
 
-    /// Reads the answers that have come, and returns the last of them. Requests are answered in
-    /// their order, so that one is the answer to those before it, too.
+    /// Reads the answers that have come, and returns the last one. Requests are answered in order,
+    /// so the last answer confirms all earlier requests too. Never blocks.
     pub fn read_answers(&mut self) -> Option<u8> {
         let mut last = None;
         let mut answers = [0; 16];
@@ -167,12 +170,13 @@ impl Relay {
         last
     }
 
-    /// Whether a relay runs, as far as is known.
+    /// Whether a relay runs, as far as this process knows.
     pub fn is_connected(&self) -> bool {
         self.control.is_some()
     }
 
-    /// What is readable when an answer has come.
+    /// The socket, readable when an answer has come or the relay has ended; `None` where no relay
+    /// runs.
     pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         self.control.as_ref().map(AsFd::as_fd)
     }
@@ -187,7 +191,7 @@ impl Pipes {
 impl Pipe {
     fn new() -> std::io::Result<Self> {
         let (reader, writer) = pipe2(OFlag::O_CLOEXEC)?;
-        // The daemons wait where it is full; the relay does not where it is empty.
+        // A daemon blocks on a full pipe. The relay must not block on an empty one.
         fcntl(&reader, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         Ok(Self { reader, writer })
     }

@@ -20,14 +20,14 @@ use crate::sys::signals::Inherited;
 use crate::sys::spawn::{self, Begun, Child, Session};
 
 impl Supervisor<'_> {
-    /// Starts dockerd and containerd at once. dockerd is first, because everybody waits for
-    /// it; it looks for containerd much later.
+    /// Starts dockerd and containerd without waiting for either. dockerd is first, because clients
+    /// wait for it; it connects to containerd much later.
     pub(super) fn start_daemons(&mut self) -> Result<(), Fault> {
         let engine = self.engine;
         if engine.images.is_some() || !engine.hooks.post_start.is_empty() {
             self.provisioning = Provisioning::begin()
                 .inspect_err(|error| {
-                    warn!("{error:#}; 'dind health' waits for the API alone");
+                    warn!("{error:#}; 'dind health' waits only for the API");
                 })
                 .ok();
         }
@@ -36,16 +36,16 @@ impl Supervisor<'_> {
             self.begin_daemon(Process::Containerd, program)?;
         }
         if engine.restarts == 0 {
-            // When dockerd is gone, clients are refused and not kept waiting.
+            // Then the sockets close with dockerd, and clients are refused instead of waiting.
             self.bound.clear();
         }
         if let Some(program) = &engine.dmsetup {
-            // Nobody waits for what it prints, nor for its end.
+            // Neither its output nor its exit status is used.
             let null = null()?;
             let silent = [null.as_fd(); 3];
             let inherited = self.signals.inherited();
             if let Err(fault) = begin_daemon(program, silent, &[], None, inherited) {
-                warn!("{fault}; going on without");
+                warn!("{fault}; going on without it");
             }
         }
         apply::apply(&engine.meanwhile)?;
@@ -53,7 +53,7 @@ impl Supervisor<'_> {
         Ok(())
     }
 
-    /// Starts one of them again, with the sockets that the one before had.
+    /// Restarts containerd, or dockerd with the sockets that its predecessor had.
     pub(super) fn restart(&mut self, process: Process) -> Result<(), Fault> {
         let engine = self.engine;
         let program = match process {
@@ -70,11 +70,7 @@ impl Supervisor<'_> {
         Ok(())
     }
 
-    pub(super) fn begin_daemon(
-        &mut self,
-        process: Process,
-        program: &Program,
-    ) -> Result<(), Fault> {
+    fn begin_daemon(&mut self, process: Process, program: &Program) -> Result<(), Fault> {
         let null = null()?;
         let [stdout, stderr] = output(
             self.relay.as_ref(),
@@ -120,12 +116,13 @@ impl Supervisor<'_> {
     }
 }
 
-/// `/dev/null`, as the standard input of what reads nothing.
+/// Opens `/dev/null` for reading: the standard input of daemons and hooks.
 pub fn null() -> Result<File> {
-    File::open("/dev/null").context("cannot open /dev/null; the container needs a /dev")
+    File::open("/dev/null").context("cannot open /dev/null; check the container's /dev")
 }
 
-/// Starts a daemon in a session of its own.
+/// Starts `program` in a session of its own, with `stdio` as descriptors 0 to 2 and `descriptors`
+/// from 3 on (sd_listen_fds(3)). `notify` sets its `NOTIFY_SOCKET` (sd_notify(3)).
 fn begin_daemon(
     program: &Program,
     stdio: [BorrowedFd<'_>; 3],

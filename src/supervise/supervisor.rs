@@ -1,4 +1,5 @@
-//! The loop.
+//! The supervisor's loop: it waits in poll(2), gives events to the machine, and carries out the
+//! effects that the machine returns.
 
 use std::collections::VecDeque;
 use std::io::{Stderr, Stdout};
@@ -29,62 +30,67 @@ use crate::sys::signals::Signals;
 use crate::sys::terminal::Terminal;
 use crate::sys::{memory, process};
 
-/// Children reaped in one turn of the loop, so that a flood of orphans cannot keep
-/// signals and deadlines waiting.
+/// Children reaped in one turn of the loop, so that a flood of orphans cannot delay signals and
+/// deadlines.
 const REAPED_A_TURN: usize = 256;
 
-/// How long the end of a child, and at last that of this process, waits for lines to be written:
-/// somebody outside may not read them.
+/// How long the end of a child, and the exit of this process, are held back until the log relay
+/// has written the last lines. Bounded, because the reader of those lines may have stopped reading.
 const LINES: Duration = Duration::from_millis(500);
 
-/// The end of a child that waits for its last lines to be written.
+/// The end of a child, held back until the log relay has written the child's last lines.
 pub struct Held {
-    /// The log relay's answer.
+    /// The answer of the log relay after which the event is released.
     answer: u8,
+    /// When the event is released without that answer; time since the start of this program.
     until: Duration,
     event: Event,
 }
 
-/// The end of this process, which waits for the last lines.
+/// The exit of this process, held back until the log relay has written the last lines.
 pub struct Leaving {
     status: u8,
     until: Duration,
 }
 
-/// The supervisor.
+/// What the loop works with: the plan's engine, the machine, the children, and the descriptors that
+/// it polls.
 pub struct Supervisor<'a> {
     pub(super) engine: &'a Engine,
     pub(super) config: &'a Config,
-    /// What dockerd listens on by our doing.
+    /// The addresses of the sockets that were bound for dockerd, as the ready message names them.
     pub(super) addresses: Vec<String>,
-    /// The sockets, until dockerd has them; and as long as there may be another dockerd.
+    /// The sockets for dockerd. Closed once it has them, unless it may be restarted.
     pub(super) bound: Vec<Bound>,
     pub(super) delegation: Option<Unfinished>,
     pub(super) started: Instant,
     pub(super) signals: Signals,
-    /// Descriptors 1 and 2.
+    /// Standard output and standard error of this process.
     pub(super) standard: (Stdout, Stderr),
     pub(super) umask: Mode,
     pub(super) notify: Notify,
     pub(super) ping: Option<Ping>,
-    /// Whether the API has answered.
+    /// Whether the API has answered since dockerd was last started.
     pub(super) answered: bool,
     pub(super) children: Children,
-    /// What `dind health` waits for, beside the API.
+    /// The lock that makes `dind health` wait until images are loaded and post-start hooks have
+    /// run.
     pub(super) provisioning: Option<Provisioning>,
     pub(super) machine: Machine,
     pub(super) terminal: Terminal,
     pub(super) log: Option<LogFile>,
-    /// The log relay's side of this process, where there is one.
+    /// The pipes and the socket of the log relay; `None` with `DIND_LOG_FORMAT=text`.
     pub(super) relay: Option<Relay>,
     pub(super) held: VecDeque<Held>,
-    /// Whether no line was waited for in vain. After one that was, the next is not waited for.
+    /// Whether the log relay's last answer came in time. If not, no end of a child is held back
+    /// until the next answer.
     pub(super) prompt: bool,
     pub(super) leaving: Option<Leaving>,
 }
 
 impl Supervisor<'_> {
-    /// The loop. Every wait is in its `poll`, which ends at the next deadline.
+    /// Runs the loop until the machine ends it, and returns the exit status. It blocks in its
+    /// poll(2) only, until the next deadline at most.
     pub fn supervise(&mut self) -> u8 {
         let mut events = VecDeque::from([Event::Begin]);
         let mut unreaped = false;
@@ -123,12 +129,12 @@ impl Supervisor<'_> {
         }
     }
 
-    pub(super) fn now(&self) -> Duration {
+    fn now(&self) -> Duration {
         self.started.elapsed()
     }
 
-    /// Waits until something may have happened. What has, is looked at by who can tell without
-    /// waiting.
+    /// Waits until a descriptor is readable, a signal arrives or a deadline passes. The results of
+    /// poll(2) are not looked at: every reader afterwards tries without blocking.
     fn wait(&self, unreaped: bool) {
         let deadlines = [
             self.machine.deadline(),
@@ -150,14 +156,15 @@ impl Supervisor<'_> {
         }
     }
 
-    /// Reaps the children that have ended, whoever their parents were. Whether there
-    /// may be more: signals coalesce, so this goes on until none is left.
+    /// Reaps children that have ended, adopted orphans too, at most [`REAPED_A_TURN`] of them.
+    /// Returns whether more may be left: one SIGCHLD can stand for several children, because
+    /// standard signals do not queue (signal(7)).
     fn reap(&mut self, events: &mut VecDeque<Event>) -> bool {
         for _ in 0..REAPED_A_TURN {
             let Some((pid, end)) = process::reap() else {
                 return false;
             };
-            // Why it did not start it has reported before it ended.
+            // A child that cannot execute its program reports the error before it exits.
             for (process, fault) in self.children.failed() {
                 not_started(process, &fault);
                 events.push_back(Event::NotStarted(process, fault.status));
@@ -170,7 +177,8 @@ impl Supervisor<'_> {
         true
     }
 
-    /// Takes the end of a child. Its last lines come before what is logged of its end.
+    /// Queues the end of a child. With a log relay, the end of a child that writes to it is held
+    /// back, so that the child's last lines precede the message about its end.
     fn ended(&mut self, process: Process, end: End, events: &mut VecDeque<Event>) {
         let event = Event::Ended(process, end);
         let now = self.now();
@@ -200,7 +208,7 @@ impl Supervisor<'_> {
         }
     }
 
-    /// Hands on the ends of children whose last lines are written, or waited for too long.
+    /// Queues the held ends of children whose last lines are written, or whose time is over.
     fn release_held(&mut self, events: &mut VecDeque<Event>) {
         let now = self.now();
         if let Some(answer) = self.relay.as_mut().and_then(Relay::read_answers) {
@@ -223,15 +231,15 @@ impl Supervisor<'_> {
         events.extend(self.held.drain(..late).map(|held| held.event));
     }
 
-    /// The exit status, when this process is to end and the last lines are written, or waited
-    /// for too long.
+    /// The exit status, once this process is to exit and the last lines are written, or their
+    /// time is over.
     fn left(&mut self) -> Option<u8> {
         let now = self.now();
         let leaving = self.leaving.as_ref()?;
         (self.relay.is_none() || leaving.until <= now).then_some(leaving.status)
     }
 
-    /// Begins the end of this process.
+    /// Begins the exit of this process with `status`: the log relay is asked for everything.
     fn leave(&mut self, status: u8) {
         self.leaving = Some(Leaving {
             status,
@@ -239,7 +247,7 @@ impl Supervisor<'_> {
         });
         let runs = self.relay.as_ref().is_some_and(Relay::is_connected);
         if self.relay.is_some() && !runs {
-            // What the last one has left in the pipes.
+            // A new relay writes what the last one left in the pipes.
             self.fork(Process::Relay, &mut VecDeque::new());
         }
         if let Some(relay) = &mut self.relay {
@@ -298,13 +306,13 @@ impl Supervisor<'_> {
         }
     }
 
-    /// Asks the API whether it answers, where that can be asked.
+    /// Sends a ping to dockerd's API, where the plan has a socket for it.
     pub(super) fn ask(&mut self) {
         if let Readiness::Ping(socket) = &self.engine.readiness {
             match Ping::ask(socket) {
                 Ok(ping) => self.ping = Some(ping),
                 Err(error) => debug!(
-                    "cannot ask {}: {error}; dockerd will say when it is ready",
+                    "cannot ping {}: {error}; waiting for READY=1 from dockerd",
                     socket.display()
                 ),
             }
@@ -319,14 +327,14 @@ impl Supervisor<'_> {
                 events.push_back(Event::Ready);
             }
             Some(Progress::Refused(error)) => {
-                debug!("no answer: {error}; dockerd will say when it is ready");
+                debug!("the ping failed: {error}; waiting for READY=1 from dockerd");
                 self.ping = None;
             }
             Some(Progress::Waiting) | None => {}
         }
     }
 
-    /// dockerd has sent `READY=1`. Where the API can be asked, its answer counts.
+    /// Handles `READY=1` from dockerd. Where the API can be pinged, only its answer counts.
     fn notified(&mut self, events: &mut VecDeque<Event>) {
         match self.engine.readiness {
             Readiness::Notify => events.push_back(Event::Ready),
@@ -343,7 +351,7 @@ impl Supervisor<'_> {
             && let Err(errno) = notify::tell_ready(address)
         {
             warn!(
-                "cannot send READY=1 to NOTIFY_SOCKET={}: {}; going on without",
+                "cannot send READY=1 to NOTIFY_SOCKET={}: {}; going on without it",
                 address.to_string_lossy(),
                 errno.desc()
             );
@@ -394,7 +402,7 @@ fn kill_containers() {
         .map(|pid| format!("{pid} ({})", processes::name(*pid)))
         .collect();
     warn!(
-        "inner containers did not end in time and are killed: {}; a longer DIND_STOP_TIMEOUT gives them more, within the grace of 'docker stop -t'",
+        "inner containers did not end in time and are killed: {}; raise DIND_STOP_TIMEOUT, and 'docker stop -t' above it",
         names.join(", ")
     );
     for pid in processes {

@@ -18,10 +18,8 @@ fn clients_wait_for_the_next_dockerd() {
         assert_eq!(container.sh(CRASH), version);
         container.wait_log("dind: docker answers again", crash);
     }
-    container
-        .logged(&["dind: warning: dockerd was ended by SIGKILL; it is started again in 0.1 s"]);
-    container
-        .logged(&["dind: warning: dockerd was ended by SIGKILL; it is started again in 0.4 s"]);
+    container.logged(&["dind: warning: dockerd was ended by SIGKILL; restarting it in 0.1 s"]);
+    container.logged(&["dind: warning: dockerd was ended by SIGKILL; restarting it in 0.4 s"]);
     // Over TCP, too.
     container.sh(
         "pkill -KILL -x dockerd; DOCKER_HOST=tcp://localhost:2376 DOCKER_TLS_VERIFY=1 \
@@ -137,7 +135,7 @@ fn there_is_no_restart_where_it_is_of_no_use() {
         container.wait_log("dind: docker answers again", crash);
     }
     container.sh("pkill -KILL -x dockerd");
-    container.wait_log("it is started again in 1.6 s", 1);
+    container.wait_log("restarting it in 1.6 s", 1);
     container.docker(&["stop"]).exited(0);
     assert_eq!(container.wait(), 0);
 }

@@ -238,7 +238,7 @@ fn a_pre_stop_hook_does_not_hold_up_a_stop() {
     container.docker(&["stop"]).exited(0);
     // 137 is what the outer engine's SIGKILL would leave.
     assert_eq!(container.inspect("{{.State.ExitCode}}"), "0");
-    container.logged(&["the pre-stop hook runner did not end in time and is ended"]);
+    container.logged(&["the pre-stop hook runner did not end in time and is sent SIGTERM"]);
     container.logged(&["hook /etc/dind/pre-stop.d/endless was ended by the container's stop"]);
     container.not_logged(&["is killed"]);
     container.logged(&["Daemon shutdown complete"]);

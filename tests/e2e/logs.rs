@@ -295,7 +295,7 @@ fn no_line_is_lost_with_the_relay() {
         &entries,
         "dind",
         "warning",
-        "was ended by SIGKILL, and is started again",
+        "was ended by SIGKILL; restarting it",
     );
     for kill in 1..=3 {
         find(&entries, "dockerd", "debug", &format!("nobody-{kill}"));

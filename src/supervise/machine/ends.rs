@@ -1,4 +1,4 @@
-//! What follows from the end of a child.
+//! What the machine does when a child has ended or could not be started.
 
 use std::time::Duration;
 
@@ -68,7 +68,7 @@ impl Machine {
                 Phase::Starting | Phase::Provisioning | Phase::Running | Phase::Failing { .. },
                 Process::Containerd,
             ) => self.containerd_ended(end, now, effects),
-            // Never outside of their own phases; the relay is above.
+            // These do not run in other phases; the relay is handled above.
             (
                 _,
                 Process::Mounter
@@ -89,7 +89,7 @@ impl Machine {
     fn dockerd_ended(&mut self, end: End, now: Duration, effects: &mut Vec<Effect>) {
         let text = match self.settings.command {
             true => format!(
-                "dockerd {end}: docker no longer works in this container; read its log, and start the container again"
+                "dockerd {end}: docker no longer works in this container; read its log, and restart the container"
             ),
             false => format!("dockerd {end}; the container ends"),
         };
@@ -112,10 +112,10 @@ impl Machine {
         let goes_on = self.settings.command && runs;
         let text = match goes_on {
             true => format!(
-                "containerd {end}: no container can be started in this container any more; read its log, and start the container again"
+                "containerd {end}: docker can no longer start containers; read its log, and restart the container"
             ),
             false => {
-                format!("containerd {end}, and dockerd cannot go on without it; the container ends")
+                format!("containerd {end}, and dockerd cannot run without it; the container ends")
             }
         };
         let message = Message::about(Level::Error, Process::Containerd, Some(end), text);
@@ -125,8 +125,8 @@ impl Machine {
         }
     }
 
-    /// Whether a daemon that has just ended gets another life. A dockerd that has never been
-    /// ready and refuses to start refuses again, so it gets none.
+    /// Decides whether a daemon that has just ended is restarted, and logs it. A dockerd that exits
+    /// before its API has ever answered is not: it would do so again.
     fn starts_again(
         &mut self,
         process: Process,
@@ -160,7 +160,7 @@ impl Machine {
             self.ready_by = due.saturating_add(self.settings.ready_timeout);
         }
         let text = format!(
-            "{} {end}; it is started again in {} s, and clients wait",
+            "{} {end}; restarting it in {} s, and clients wait",
             process.name(),
             pause.as_secs_f64()
         );
@@ -170,7 +170,7 @@ impl Machine {
     }
 
     fn relay_ended(&mut self, end: End, now: Duration, effects: &mut Vec<Effect>) {
-        let text = format!("{} {end}; it is started again", Process::Relay.name());
+        let text = format!("{} {end}; restarting it", Process::Relay.name());
         let message = Message::about(Level::Warn, Process::Relay, Some(end), text);
         effects.push(Effect::Log(message));
         if self.relay.end(now) {
@@ -182,11 +182,11 @@ impl Machine {
         let name = Process::Forwarder.name();
         let (level, text) = match Restart::after(end, self.forwarded, now) {
             Restart::Over => return,
-            Restart::Again => (Level::Warn, format!("{name} {end}; it is started again")),
+            Restart::Again => (Level::Warn, format!("{name} {end}; restarting it")),
             Restart::GivenUp => (
                 Level::Error,
                 format!(
-                    "{name} {end}: inner containers resolve no names any more; start the container again"
+                    "{name} {end}: inner containers can no longer resolve names; restart the container"
                 ),
             ),
         };

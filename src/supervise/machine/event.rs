@@ -1,44 +1,44 @@
-//! What happens to the supervisor, and what it is to do.
+//! The machine's input, events, and its output, effects.
 
 use crate::sys::end::End;
 
-/// The children that matter. Every other one is an orphan that was handed to PID 1.
+/// The children that the machine knows. Any other child is an orphan that PID 1 has adopted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Process {
     /// containerd, where it is a child of this process.
     Containerd,
-    /// dockerd.
+    /// dockerd, in the foreground or beside the command.
     Dockerd,
-    /// The command or the shell.
+    /// The user's command or shell, in the foreground.
     Command,
     /// Mounts an ext4 image over the data root, before the daemons start.
     Mounter,
     /// Issues or verifies the certificates, before the daemons start.
     Certificates,
-    /// Goes on delegating cgroup controllers, where processes were in the way at first.
+    /// Completes the delegation of cgroup controllers that processes prevented at first.
     Delegation,
-    /// Runs the hooks before the daemons start.
+    /// Runs the pre-start hooks, before the daemons start.
     PreStart,
     /// Loads images once the API answers.
     Loader,
-    /// Runs the hooks after that.
+    /// Runs the post-start hooks, after the images are loaded.
     PostStart,
-    /// Runs the hooks before the daemons are stopped.
+    /// Runs the pre-stop hooks, before the daemons are stopped.
     PreStop,
     /// Empties the data root at the end.
     Sweeper,
     /// Forwards DNS queries of inner containers, as long as the daemons run.
     Forwarder,
-    /// Writes the lines of daemons and hooks as JSON.
+    /// Converts the lines of daemons and hooks to JSON.
     Relay,
     /// Shows the last lines of the daemons' log after a failed start.
     LogReader,
-    /// Shows them, and what `dind doctor` finds.
+    /// Shows the same lines, and the findings of `dind doctor`.
     Diagnosis,
 }
 
 impl Process {
-    /// Its name for messages.
+    /// The name in messages, as the subject of a sentence, and in the field `process` of JSON logs.
     pub fn name(self) -> &'static str {
         match self {
             Self::Containerd => "containerd",
@@ -60,54 +60,54 @@ impl Process {
     }
 }
 
-/// What happens to the supervisor.
+/// What the loop reports to the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
-    /// The loop begins.
+    /// The loop begins: the first event, once.
     Begin,
-    /// A signal reached this process. A plain number, as everywhere here: nix has no
+    /// A signal reached this process. It is a number, as everywhere here, because nix has no
     /// names for the real-time signals.
     Signal(i32),
-    /// A child ended.
+    /// A child ended, with its status or signal.
     Ended(Process, End),
-    /// The API answers.
+    /// dockerd's API answers: it answered a ping, or dockerd sent `READY=1`.
     Ready,
-    /// A child could not be started, and the reason has been logged; the shell's status for
-    /// that.
+    /// A child could not be started, with the exit status that this means. The reason has been
+    /// logged.
     NotStarted(Process, u8),
-    /// Something that the daemons need could not be done, and the reason has been logged; the
-    /// status to end with.
+    /// A step that the daemons need has failed, with the exit status that this means. The reason
+    /// has been logged.
     Failed(u8),
     /// A deadline may have passed.
     Tick,
 }
 
-/// How important a message is.
+/// The severity of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Level {
-    /// Good to know.
+    /// A change that is expected.
     Info,
-    /// Something is amiss and goes on.
+    /// A failure that the container can go on with.
     Warn,
-    /// Something has failed.
+    /// A failure that ends the container or takes a function from it.
     Error,
 }
 
-/// A line for the log, and what of it are fields of their own in JSON.
+/// A line for the log, with the values that JSON logs have as fields.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
-    /// How important it is.
+    /// The severity of the line.
     pub level: Level,
-    /// The line.
+    /// The text of the line.
     pub text: String,
-    /// The child that it is about.
+    /// The child that it is about: the field `process`.
     pub process: Option<Process>,
-    /// How that child ended.
+    /// How that child ended: the field `status` or `signal`.
     pub end: Option<End>,
 }
 
 impl Message {
-    /// About a child, which may have ended.
+    /// A message about a child, with how it ended if it has.
     pub fn about(
         level: Level,
         process: Process,
@@ -122,7 +122,7 @@ impl Message {
         }
     }
 
-    /// About no child.
+    /// A message that is not about a child.
     pub fn plain(level: Level, text: impl Into<String>) -> Self {
         Self {
             level,
@@ -133,27 +133,27 @@ impl Message {
     }
 }
 
-/// What the supervisor is to do.
+/// What the loop is to carry out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
-    /// Log it.
+    /// Log this message.
     Log(Message),
-    /// Have a part of this program run in a child.
+    /// Fork a helper.
     Fork(Process),
-    /// Start both daemons.
+    /// Start dockerd, and containerd where it is a child of this process.
     StartDaemons,
-    /// Start one of them again.
+    /// Restart dockerd or containerd.
     Restart(Process),
-    /// Close the sockets that are kept for a dockerd to come: there will be none.
+    /// Close the sockets that are kept for the next dockerd, because there will be none.
     CloseSockets,
-    /// Announce that docker is ready.
+    /// Log that docker is ready, and send `READY=1` to `NOTIFY_SOCKET`.
     AnnounceReady,
-    /// Start the command.
+    /// Start the command in the foreground.
     StartCommand,
     /// Send a signal to a child.
     Send(Process, i32),
-    /// Kill what runs in the inner containers, and name it.
+    /// Kill the processes of inner containers, and log their pids and names.
     KillContainers,
-    /// End with this status: no child that matters is left.
+    /// Exit with this status: the stop is complete.
     Exit(u8),
 }

@@ -1,6 +1,6 @@
 //! The supervisor's decisions, without a system call: events in, effects out.
 //!
-//! Time is a [`std::time::Duration`] since this program started, so that tests can make it up.
+//! Time is a [`std::time::Duration`] since this program started, so that tests can choose it.
 
 mod ends;
 mod event;

@@ -1,42 +1,42 @@
-//! When a child that has ended is started again.
+//! When a child that has ended is restarted.
 
 use std::time::Duration;
 
 use crate::sys::end::End;
 
-/// After a failure a daemon waits so long for its next start, and twice as long after each
-/// further one, as docker has it for containers with `--restart`.
+/// The pause between a daemon's first failure and its restart. It doubles with each further
+/// failure, up to `LONGEST_PAUSE`, as docker does it for containers with `--restart`.
 pub const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// A daemon that has run so long has not failed in a row.
+/// How long a daemon must run for its next failure to count as the first in a row.
 const STEADY: Duration = Duration::from_secs(60);
 
-/// A helper that ends sooner than this after its start would do so again at once.
+/// A helper that ends this soon after its start would probably do so again.
 const HELPERS_LIFE: Duration = Duration::from_secs(1);
 
-/// A daemon's life.
+/// Whether a daemon runs, its failures in a row, and its next start.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct DaemonLife {
-    /// Whether it runs.
+    /// Whether the daemon runs.
     pub runs: bool,
     started: Duration,
     /// How many times it has failed in a row.
     failures: u32,
-    /// When it is started again.
+    /// When it is restarted; `None` where it is not to be.
     pub due: Option<Duration>,
 }
 
 impl DaemonLife {
-    /// It starts now.
+    /// Records a start at `now`.
     pub fn start(&mut self, now: Duration) {
         self.runs = true;
         self.started = now;
         self.due = None;
     }
 
-    /// It has failed. How long it waits for its next start; nothing where it has failed
-    /// `restarts` times in a row.
+    /// Records a failure at `now`. Returns the pause before the restart; `None` if there is none,
+    /// after `restarts` failures in a row.
     pub fn fail(&mut self, restarts: u32, now: Duration) -> Option<Duration> {
         if now.saturating_sub(self.started) >= STEADY {
             self.failures = 0;
@@ -52,14 +52,14 @@ impl DaemonLife {
     }
 }
 
-/// The log relay's life: whoever ended it, it is started again, for without it the daemons wait
-/// at full pipes.
+/// Whether the log relay runs, and its next start. It is always restarted, whatever ended it,
+/// because without it the daemons block on full pipes.
 #[derive(Debug, Clone, Copy)]
 pub struct RelayLife {
-    /// Whether it runs.
+    /// Whether the relay runs.
     pub runs: bool,
     started: Duration,
-    /// When it is started again.
+    /// When it is restarted; `None` where it is not to be.
     pub due: Option<Duration>,
     pause: Duration,
 }
@@ -76,15 +76,15 @@ impl Default for RelayLife {
 }
 
 impl RelayLife {
-    /// It starts now.
+    /// Records a start at `now`.
     pub fn start(&mut self, now: Duration) {
         self.runs = true;
         self.started = now;
         self.due = None;
     }
 
-    /// It has ended, or could not be started. Whether it starts again at once; else later, at
-    /// [`RelayLife::due`], and twice as much later each time that this happens again.
+    /// Records that it ended, or could not be started. Returns whether it is restarted at once. If
+    /// not, it is at [`RelayLife::due`], after a pause that doubles each time in a row.
     pub fn end(&mut self, now: Duration) -> bool {
         self.runs = false;
         if now.saturating_sub(self.started) > HELPERS_LIFE {
@@ -97,19 +97,19 @@ impl RelayLife {
     }
 }
 
-/// What becomes of a DNS forwarder that has ended.
+/// Whether a DNS forwarder that has ended is restarted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Restart {
-    /// It has ended by itself and logged the reason: there is no use in another.
+    /// No: it exited and logged the reason, and a restart would not help.
     Over,
-    /// It was killed, for its memory or by mistake, and is started again.
+    /// Yes: a signal ended it, as for want of memory or by mistake.
     Again,
-    /// It was killed at once, and would be again.
+    /// No: a signal ended it right after its start, and would do so again.
     GivenUp,
 }
 
 impl Restart {
-    /// Decides by how a forwarder ended that was started at `started`.
+    /// Takes how and when (`now`) a forwarder ended that was started at `started`.
     pub fn after(end: End, started: Duration, now: Duration) -> Self {
         match end {
             End::Exited(_) => Self::Over,
@@ -126,7 +126,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn a_relay_that_ends_at_once_is_started_later_and_later() {
+    fn a_relay_that_ends_at_once_is_restarted_after_longer_pauses() {
         let mut relay = RelayLife::default();
         let mut pauses = Vec::new();
         let mut now = SECOND;
@@ -139,7 +139,7 @@ mod tests {
             now = due;
         }
         assert_eq!(pauses, [1, 2, 4, 8, 16, 30, 30]);
-        // One that has lived starts again at once, and its next pause is the first.
+        // After a longer life it restarts at once, and the pauses begin anew.
         relay.start(now);
         now += SECOND * 2;
         assert!(relay.end(now));
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_forwarder_is_started_again_only_where_it_was_killed_late() {
+    fn a_forwarder_is_restarted_only_where_a_signal_ended_it_late() {
         for (end, lived, expected) in [
             (End::Signaled(9), SECOND * 3, Restart::Again),
             (End::Signaled(9), SECOND, Restart::GivenUp),

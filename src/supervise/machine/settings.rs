@@ -1,17 +1,17 @@
-//! What the machine is given once.
+//! The settings of the machine, which do not change during a container's life.
 
 use std::time::Duration;
 
 use crate::plan::stop_budget::StopBudget;
 
-/// The settings of a container's life.
+/// Which parts a container has, and how long they may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
-    /// Whether there is a command; else the container is dockerd's.
+    /// Whether there is a command; else dockerd is in the foreground.
     pub command: bool,
-    /// Whether the command has a terminal: a stop then sends it SIGHUP too, as an interactive
-    /// shell ignores SIGTERM, and it is started even when dockerd is dead, for somebody to
-    /// look around.
+    /// Whether the command has a terminal. A stop then sends it SIGHUP too, because an interactive
+    /// shell ignores SIGTERM. And it is started even after dockerd has failed, so that the user
+    /// can look for the cause.
     pub terminal: bool,
     /// Whether containerd is a child of this process.
     pub containerd: bool,
@@ -19,7 +19,7 @@ pub struct Settings {
     pub data_file: Need,
     /// Whether certificates are to be issued or verified.
     pub certificates: bool,
-    /// Whether the delegation of cgroup controllers is not complete.
+    /// Whether the delegation of cgroup controllers is incomplete.
     pub delegation: bool,
     /// Whether images are to be loaded.
     pub loader: Need,
@@ -29,16 +29,16 @@ pub struct Settings {
     pub post_start: bool,
     /// Whether there are pre-stop hooks.
     pub pre_stop: bool,
-    /// Whether DNS queries are to be forwarded.
+    /// Whether there is a DNS forwarder.
     pub forwarder: bool,
-    /// Whether the lines of daemons and hooks are to be written as JSON.
+    /// Whether there is a log relay, which converts the lines of daemons and hooks to JSON.
     pub relay: bool,
     /// Whether the daemons log to a file.
     pub log_file: bool,
-    /// How many times in a row a daemon that has failed is started again.
+    /// How many times in a row a failed daemon is restarted.
     pub restarts: u32,
-    /// How long the API may take to answer, from the start of the daemons on; and before
-    /// that what prepares their start.
+    /// How long the preparation of the daemons' start may take; and again, from their start on,
+    /// the API's first answer.
     pub ready_timeout: Duration,
     /// The deadlines of a stop.
     pub stop: StopBudget,
@@ -46,19 +46,19 @@ pub struct Settings {
     pub ephemeral: bool,
 }
 
-/// How much of a start depends on a part of it.
+/// Whether a start has a certain part, and whether it fails without it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Need {
-    /// There is nothing to do.
+    /// The start does not have this part.
     None,
-    /// The start goes on without.
+    /// If the part fails, the start goes on without it.
     Wanted,
-    /// Without it the start has failed.
+    /// If the part fails, the start fails.
     Required,
 }
 
 impl Need {
-    /// Of a part that may not be there, by whether it is required.
+    /// Takes whether the part is required, or `None` where the start does not have it.
     pub fn of(required: Option<bool>) -> Self {
         match required {
             None => Self::None,

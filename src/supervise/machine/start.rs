@@ -1,4 +1,4 @@
-//! From the beginning to the command: what prepares the start, the daemons, images and hooks.
+//! The start: its preparation, the daemons, images and hooks, up to the command.
 
 use std::time::Duration;
 
@@ -8,11 +8,11 @@ use super::state::{Machine, Phase, Reached, Then};
 use crate::messages::fault::FAILURE;
 use crate::sys::end::End;
 
-/// How long it may take to show why a start has failed: the data root, which is looked at for
-/// that, may be on a file system that does not answer.
+/// How long it may take to show why a start has failed. The diagnosis examines the data root, whose
+/// file system may not answer.
 pub const DIAGNOSIS: Duration = Duration::from_secs(5);
 
-/// What comes before the daemons, one after the other.
+/// The helpers that run before the daemons, one after the other.
 const PREPARATION: [Process; 4] = [
     Process::Mounter,
     Process::Certificates,
@@ -21,7 +21,7 @@ const PREPARATION: [Process; 4] = [
 ];
 
 impl Machine {
-    /// Starts what is due before the daemons; then the daemons.
+    /// Forks the next helper that is due before the daemons. After the last, starts the daemons.
     pub(super) fn prepare(&mut self, now: Duration, effects: &mut Vec<Effect>) {
         for process in PREPARATION {
             if process == Process::PreStart && self.due.contains(&process) {
@@ -49,7 +49,7 @@ impl Machine {
         effects.push(Effect::Fork(Process::Forwarder));
     }
 
-    /// A child that prepares the start has ended, and has logged the reason where it failed.
+    /// Handles the end of a helper that prepares the start. A helper that fails logs the reason.
     pub(super) fn prepared(
         &mut self,
         process: Process,
@@ -64,7 +64,7 @@ impl Machine {
                     Level::Warn,
                     process,
                     Some(end),
-                    "the data root has no ext4 image; going on without, so dockerd takes a slower storage driver",
+                    "the data root has no ext4 image; going on without it, so dockerd takes a slower storage driver",
                 )));
                 self.prepare(now, effects);
             }
@@ -89,7 +89,7 @@ impl Machine {
     pub(super) fn preparation_is_late(&mut self, now: Duration, effects: &mut Vec<Effect>) {
         if let Some(late) = self.running.first() {
             let text = format!(
-                "{} did not end in time; a longer DIND_READY_TIMEOUT gives it more",
+                "{} did not end in time; raise DIND_READY_TIMEOUT",
                 late.name()
             );
             let message = Message::about(Level::Error, *late, None, text);
@@ -99,7 +99,7 @@ impl Machine {
     }
 
     pub(super) fn answer_is_late(&mut self, effects: &mut Vec<Effect>) {
-        // wrapdocker's words, which others search logs for.
+        // wrapdocker's message, which scripts search logs for.
         effects.push(Effect::Log(Message::plain(
             Level::Error,
             "Timed out trying to connect to internal docker host.",
@@ -131,10 +131,10 @@ impl Machine {
         );
     }
 
-    /// What comes between the API's answer and the announcement that docker is ready, one after
-    /// the other; then that, and the command. A dockerd that has gone meanwhile has to answer
-    /// again first.
-    pub(super) fn provision(&mut self, effects: &mut Vec<Effect>) {
+    /// Forks the image loader, then the post-start hook runner, where they are due. After the last,
+    /// announces that docker is ready and starts the command. A dockerd that has ended meanwhile
+    /// must answer again first.
+    fn provision(&mut self, effects: &mut Vec<Effect>) {
         let stages = [Process::Loader, Process::PostStart];
         if !self.answers || stages.into_iter().any(|stage| self.runs(stage)) {
             return;
@@ -149,8 +149,8 @@ impl Machine {
         self.run(effects);
     }
 
-    /// The image loader or the runner of the post-start hooks has ended, and has logged the
-    /// reason where it failed.
+    /// Handles the end of the image loader or of the post-start hook runner. One that fails logs
+    /// the reason.
     pub(super) fn provisioned(
         &mut self,
         process: Process,
@@ -167,8 +167,8 @@ impl Machine {
         }
     }
 
-    /// Begins the running phase: the command's turn.
-    pub(super) fn run(&mut self, effects: &mut Vec<Effect>) {
+    /// Begins the phase `Running`, and starts the command where there is one.
+    fn run(&mut self, effects: &mut Vec<Effect>) {
         if matches!(
             self.phase,
             Phase::Starting | Phase::Provisioning | Phase::Failing { .. }
@@ -187,7 +187,7 @@ impl Machine {
             Process::Dockerd,
             Some(end),
             format!(
-                "dockerd {end} before it was ready; its last lines say why, and 'dind plan' shows what was prepared for it"
+                "dockerd {end} before it was ready; see its last lines for the reason, and 'dind plan' for its arguments"
             ),
         )));
         let then = match self.settings.command && self.settings.terminal {
@@ -197,7 +197,7 @@ impl Machine {
         self.show(Process::Diagnosis, then, now, effects);
     }
 
-    /// Has a child show why the start has failed.
+    /// Forks a helper that shows why the start has failed.
     fn show(&mut self, process: Process, then: Then, now: Duration, effects: &mut Vec<Effect>) {
         if let Then::Stop(status) = then {
             self.status.get_or_insert(status);
@@ -209,7 +209,7 @@ impl Machine {
         self.fork(process, effects);
     }
 
-    /// The reason has been shown, or takes too long.
+    /// Continues after the reason has been shown, or has taken too long.
     pub(super) fn shown(&mut self, then: Then, now: Duration, effects: &mut Vec<Effect>) {
         self.stop_showing(effects);
         match then {
@@ -218,7 +218,7 @@ impl Machine {
         }
     }
 
-    /// Nobody waits any more for what shows the reason of a failed start.
+    /// Kills the helper that shows why the start has failed, and no longer waits for it.
     pub(super) fn stop_showing(&mut self, effects: &mut Vec<Effect>) {
         for process in [Process::LogReader, Process::Diagnosis] {
             if self.runs(process) {
@@ -229,11 +229,11 @@ impl Machine {
     }
 }
 
-/// Logs the end of a part of this program that could not do so itself.
+/// Logs the end of a helper that a signal ended, so that it could not log a reason itself.
 pub fn log_killed(process: Process, end: End, effects: &mut Vec<Effect>) {
     if let End::Signaled(_) = end {
         let text = format!(
-            "{} {end}; a memory limit does this, or somebody inside",
+            "{} {end}; check the container's memory limit, and what sends signals in it",
             process.name()
         );
         let message = Message::about(Level::Error, process, Some(end), text);

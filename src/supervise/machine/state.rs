@@ -1,4 +1,4 @@
-//! The state of the machine.
+//! The state of the machine, its one entry for events, and its next deadline.
 
 use std::time::Duration;
 
@@ -6,24 +6,24 @@ use super::event::{Effect, Event, Process};
 use super::restart::{DaemonLife, RelayLife};
 use super::settings::{Need, Settings};
 
-/// Where in its life the container is.
+/// The phase of a container's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// The daemons have not been started.
+    /// The daemons have not been started. Helpers prepare their start.
     Preparing,
-    /// The API does not answer yet.
+    /// The daemons have been started, and the API does not answer yet.
     Starting,
-    /// It answers; images are loaded and hooks run before docker is announced to be ready.
+    /// The API answers. Images are loaded and hooks run before docker is announced as ready.
     Provisioning,
-    /// It is ready, or is no longer waited for.
+    /// Docker is ready, or is no longer waited for.
     Running,
-    /// The start has failed, and a child shows what may be the reason.
+    /// The start has failed, and a child shows the likely reason, until `until` at most.
     Failing { until: Duration, then: Then },
-    /// Everything ends, in order, by the stage that is being ended.
+    /// The container stops, stage by stage.
     Stopping(Stop),
 }
 
-/// What follows when the reason of a failed start has been shown.
+/// What follows when the likely reason of a failed start has been shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Then {
     /// The container stops with this status.
@@ -32,16 +32,16 @@ pub enum Then {
     Run,
 }
 
-/// A stop under way.
+/// A stop in progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stop {
-    /// What is being ended.
+    /// The child that is being ended.
     pub stage: Process,
-    /// When the stop began.
+    /// When the stop began; when the sweeper did, where nobody waits for the container.
     pub began: Duration,
     /// How far the stage has been forced.
     pub forced: Forced,
-    /// Whether somebody outside asked for the stop, and waits for it.
+    /// Whether a signal asked for the stop, so that its sender waits for the container.
     pub asked: bool,
 }
 
@@ -49,22 +49,22 @@ pub struct Stop {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Forced {
     Nothing,
-    /// What runs in the stage: dockerd's containers, a hook.
+    /// What the stage's child has started has been forced: dockerd's containers, a hook.
     Inside,
     Stage,
 }
 
-/// How far docker has ever come.
+/// The furthest that docker has come since the start of the container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reached {
     Nothing,
     /// The API has answered.
     Answer,
-    /// It was announced to be ready.
+    /// Docker was announced as ready.
     Announcement,
 }
 
-/// The state.
+/// The machine: the phase, the children that run, and those that are due.
 #[derive(Debug, Clone)]
 pub struct Machine {
     pub(super) settings: Settings,
@@ -72,20 +72,21 @@ pub struct Machine {
     pub(super) containerd: DaemonLife,
     pub(super) dockerd: DaemonLife,
     pub(super) relay: RelayLife,
-    /// When the forwarder was started.
+    /// When the DNS forwarder was last started.
     pub(super) forwarded: Duration,
-    /// The command and the parts of this program that run in children and are waited for.
+    /// The command and the helpers that run and whose end is waited for.
     pub(super) running: Vec<Process>,
-    /// The parts of this program that have still to run.
+    /// The helpers that have still to run, once each.
     pub(super) due: Vec<Process>,
-    /// Until when a start must be prepared, or the API answer.
+    /// Until when the preparation must end; in the phase `Starting`, until when the API must
+    /// answer.
     pub(super) ready_by: Duration,
     pub(super) reached: Reached,
     /// Whether the API answers, as far as is known.
     pub(super) answers: bool,
-    /// Signals for dockerd that came before it can take them.
+    /// Signals for dockerd that arrived before it had handlers for them.
     pub(super) held: Vec<i32>,
-    /// The status to end with, once it is known.
+    /// The exit status of the container, once it is known.
     pub(super) status: Option<u8>,
 }
 
@@ -120,8 +121,8 @@ impl Machine {
         }
     }
 
-    /// Takes one event at `now`, which is the time since this program started, and returns what
-    /// is to be done, in order.
+    /// Takes one event at `now`, the time since this program started, and returns the effects to
+    /// carry out, in order.
     pub fn step(&mut self, event: Event, now: Duration) -> Vec<Effect> {
         let mut effects = Vec::new();
         match event {
@@ -141,7 +142,8 @@ impl Machine {
         effects
     }
 
-    /// When [`Event::Tick`] is due next.
+    /// When [`Event::Tick`] is due next, as the time since this program started; `None` where only
+    /// other events are waited for.
     pub fn deadline(&self) -> Option<Duration> {
         let restarts = [self.dockerd.due, self.containerd.due, self.relay.due];
         let all = restarts.into_iter().chain([self.phase_deadline()]);
@@ -150,7 +152,7 @@ impl Machine {
 
     fn phase_deadline(&self) -> Option<Duration> {
         match self.phase {
-            // Hooks have a time-out of their own, and so has the image loader.
+            // The hook runner and the image loader have their own time-outs.
             Phase::Preparing if self.runs(Process::PreStart) => None,
             Phase::Preparing | Phase::Starting => Some(self.ready_by),
             Phase::Provisioning | Phase::Running => None,
@@ -183,7 +185,7 @@ impl Machine {
         }
     }
 
-    /// Whether a child runs, as far as that is asked.
+    /// Whether a child runs. This is not recorded for the DNS forwarder.
     pub(super) fn runs(&self, process: Process) -> bool {
         match process {
             Process::Containerd => self.containerd.runs,
@@ -211,7 +213,7 @@ impl Machine {
         self.running.retain(|running| *running != process);
     }
 
-    /// Starts a part of this program that is due. Whether it was.
+    /// Forks a helper if it is due. Returns whether it was.
     pub(super) fn fork_due(&mut self, process: Process, effects: &mut Vec<Effect>) -> bool {
         let place = self.due.iter().position(|due| *due == process);
         if let Some(place) = place {

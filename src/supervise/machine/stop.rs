@@ -1,4 +1,4 @@
-//! The stop: signals that ask for it, its stages and their deadlines.
+//! The stop: the signals that ask for it, its stages and their deadlines.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::messages::fault::FAILURE;
 use crate::plan::stop_budget::StopBudget;
 use crate::sys::end::End;
 
-/// What a stop ends, in this order.
+/// The stages of a stop, in order.
 const STAGES: [Process; 11] = [
     Process::Command,
     Process::Mounter,
@@ -25,11 +25,12 @@ const STAGES: [Process; 11] = [
     Process::Sweeper,
 ];
 
-/// A sweeper that was killed, where nobody waits for the container, has so long to be gone.
+/// How long a killed sweeper may take to end, where nobody waits for the container.
 const SWEEPERS_END: Duration = Duration::from_secs(1);
 
 impl Stop {
-    /// When the stage's patience ends.
+    /// When the stage is forced one step further, or is given up; time since the start of this
+    /// program.
     pub(super) fn deadline(&self, budget: &StopBudget) -> Duration {
         let is_killed = self.forced == Forced::Stage;
         let left = match (self.stage, self.forced) {
@@ -60,8 +61,8 @@ impl Machine {
                     stop.began = now;
                 }
             }
-            // dockerd gives up its clean-up at the third signal, so it gets one. The
-            // command is its own master.
+            // dockerd abandons its clean-up at the third signal, so it gets only one. The
+            // command gets every signal.
             if stop.stage == Process::Command {
                 effects.push(Effect::Send(Process::Command, signal));
             }
@@ -77,14 +78,14 @@ impl Machine {
                 }
             }
         } else if self.settings.command {
-            // The command is still to come; whoever signals does not want it any more.
+            // The command has not started, and these signals mean that it is not wanted.
             if stops || matches!(signal, libc::SIGHUP | libc::SIGQUIT) {
                 self.stop_asked(End::Signaled(signal).status(), now, effects);
             }
         } else if stops {
             self.stop_asked(0, now, effects);
         } else if matches!(signal, libc::SIGHUP | libc::SIGUSR1) {
-            // Before the API answers dockerd has no handlers, and would die of these.
+            // Before its API answers dockerd has no handlers for these, and they would kill it.
             if self.answers {
                 effects.push(Effect::Send(Process::Dockerd, signal));
             } else if !self.held.contains(&signal) {
@@ -93,12 +94,12 @@ impl Machine {
         }
     }
 
-    /// Begins a stop whose exit status is known, unless one is under way.
+    /// Begins a stop with this exit status, unless one is in progress.
     pub(super) fn stop(&mut self, status: u8, now: Duration, effects: &mut Vec<Effect>) {
         self.begin(status, false, now, effects);
     }
 
-    /// The same, for somebody outside who waits for its end.
+    /// The same, where a signal asks for it, whose sender waits for the container.
     fn stop_asked(&mut self, status: u8, now: Duration, effects: &mut Vec<Effect>) {
         self.begin(status, true, now, effects);
     }
@@ -126,14 +127,14 @@ impl Machine {
         });
     }
 
-    /// Where there is no dockerd, and there will be none, clients are to be refused.
+    /// Closes the sockets if no dockerd runs, so that clients are refused: none will be started.
     fn close_sockets(&self, effects: &mut Vec<Effect>) {
         if self.settings.restarts > 0 && !self.dockerd.runs {
             effects.push(Effect::CloseSockets);
         }
     }
 
-    /// A child has ended during the stop.
+    /// Handles the end of a child during the stop.
     pub(super) fn ended_in_stop(
         &mut self,
         stop: Stop,
@@ -142,8 +143,8 @@ impl Machine {
         now: Duration,
         effects: &mut Vec<Effect>,
     ) {
-        // A stop that was asked for ends well unless dockerd says otherwise. What had to be
-        // killed for it is in the log.
+        // A stop that a signal asked for has status 0, unless dockerd exits with another. If
+        // something had to be killed for it, the log names it.
         if process == Process::Dockerd && !self.settings.command && self.status == Some(0) {
             self.status = Some(match end {
                 End::Signaled(libc::SIGTERM | libc::SIGKILL) => 0,
@@ -158,7 +159,8 @@ impl Machine {
         }
     }
 
-    /// Goes on to the next stage that runs or is due, after one that has ended or is given up.
+    /// Begins the next stage that runs or is due, after one that has ended or is given up. Exits
+    /// after the last.
     fn advance(&mut self, after: Option<Process>, now: Duration, effects: &mut Vec<Effect>) {
         let Phase::Stopping(stop) = self.phase else {
             return;
@@ -166,7 +168,7 @@ impl Machine {
         let place = STAGES.iter().position(|stage| Some(*stage) == after);
         let mut left = STAGES.into_iter().skip(place.map_or(0, |place| place + 1));
         let next = left.find(|process| match process {
-            // What has never been ready has nothing to take leave of.
+            // There is no pre-stop without a complete start.
             Process::PreStop => self.reached == Reached::Announcement && self.due.contains(process),
             Process::Sweeper => self.due.contains(process),
             process => self.runs(*process),
@@ -192,13 +194,13 @@ impl Machine {
         if next == Process::Command && self.settings.terminal {
             effects.push(Effect::Send(next, libc::SIGHUP));
         }
-        // Its time may be over already.
+        // The stages before it may have used up its time.
         if next != Process::Sweeper && stop.deadline(&self.settings.stop) <= now {
             self.force(stop, now, effects);
         }
     }
 
-    /// The stage's patience has ended.
+    /// Forces the stage one step further, after its deadline, or gives it up.
     pub(super) fn force(&mut self, stop: Stop, now: Duration, effects: &mut Vec<Effect>) {
         let Stop { stage, forced, .. } = stop;
         let mut log = |level, text: String| {
@@ -209,7 +211,7 @@ impl Machine {
                 log(
                     Level::Error,
                     format!(
-                        "{} does not end by SIGKILL and is left to the kernel; a disk that hangs does this",
+                        "{} did not end after SIGKILL and is left to the kernel; look for a file system that hangs",
                         stage.name()
                     ),
                 );
@@ -225,7 +227,7 @@ impl Machine {
                 Forced::Inside
             }
             (Process::PreStop, Forced::Nothing) => {
-                log(Level::Warn, late(stage, "ended"));
+                log(Level::Warn, late(stage, "sent SIGTERM"));
                 effects.push(Effect::Send(stage, libc::SIGTERM));
                 Forced::Inside
             }
@@ -243,8 +245,8 @@ impl Machine {
     }
 }
 
-/// Whether a stop comes to this one before the daemons, which are to end in order whatever
-/// becomes of it.
+/// Whether this stage comes before the daemons. Those are to end in order even if this one has to
+/// be given up.
 fn is_before_daemons(stage: Process) -> bool {
     !matches!(
         stage,
@@ -254,7 +256,7 @@ fn is_before_daemons(stage: Process) -> bool {
 
 fn late(stage: Process, what: &str) -> String {
     format!(
-        "{} did not end in time and is {what}; a longer DIND_STOP_TIMEOUT gives it more, within the grace of 'docker stop -t'",
+        "{} did not end in time and is {what}; raise DIND_STOP_TIMEOUT, and 'docker stop -t' above it",
         stage.name()
     )
 }

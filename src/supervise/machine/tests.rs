@@ -1,4 +1,4 @@
-//! The machine against made-up lives of a container.
+//! The machine, fed with the events of whole lives of a container.
 
 #![allow(clippy::expect_used, reason = "a test that cannot go on must fail")]
 
@@ -16,7 +16,7 @@ use crate::sys::end::End;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Nine seconds, as they are divided without hooks.
+/// The budget of a stop of nine seconds without hooks.
 const NINE: StopBudget = StopBudget {
     total: Duration::from_secs(9),
     inner: None,
@@ -72,7 +72,7 @@ const fn send(process: Process, signal: i32) -> Effect {
     Effect::Send(process, signal)
 }
 
-/// The state when both daemons have just been started.
+/// The machine when both daemons have just been started.
 fn begun(settings: Settings) -> Machine {
     let mut machine = Machine::new(settings);
     let effects = machine.step(Event::Begin, Duration::ZERO);
@@ -80,7 +80,7 @@ fn begun(settings: Settings) -> Machine {
     machine
 }
 
-/// Feeds events, all in the first second, and returns the effects that are not said.
+/// Feeds events, all at one second, and returns the effects, without the log messages.
 fn life(settings: Settings, events: &[Event]) -> Vec<Effect> {
     let mut machine = begun(settings);
     events
@@ -121,7 +121,7 @@ fn serve_stops_dockerd_once_and_then_containerd() {
 }
 
 #[test]
-fn a_stop_before_dockerd_can_take_it_is_a_good_end_too() {
+fn a_stop_before_dockerd_handles_sigterm_has_status_0_too() {
     let effects = life(
         SERVE,
         &[
@@ -141,7 +141,7 @@ fn a_stop_before_dockerd_can_take_it_is_a_good_end_too() {
 }
 
 #[test]
-fn dockerds_own_end_is_the_containers() {
+fn dockerds_status_is_the_containers() {
     for (end, status) in [
         (End::Exited(3), 3),
         (End::Exited(0), 0),
@@ -160,7 +160,7 @@ fn dockerds_own_end_is_the_containers() {
 }
 
 #[test]
-fn serve_hands_on_reload_and_dump_once_dockerd_can_take_them() {
+fn serve_forwards_sighup_and_sigusr1_once_dockerd_handles_them() {
     let effects = life(
         SERVE,
         &[
@@ -270,7 +270,7 @@ fn a_command_that_cannot_start_has_the_shells_status() {
     assert_eq!(effects.last(), Some(&Effect::Exit(127)));
 }
 
-/// The signal was taken in the same turn of the loop in which the start failed.
+/// The signal arrived in the same turn of the loop in which the start failed.
 #[test]
 fn a_command_that_cannot_start_after_a_stop_began_ends_the_stop_too() {
     let effects = life(
@@ -324,7 +324,7 @@ fn dockerd_dead_before_ready_ends_the_container_but_not_a_shell_on_a_terminal() 
 }
 
 #[test]
-fn containerds_end_ends_serve_and_is_said_to_a_command() {
+fn containerds_end_ends_serve_and_is_logged_beside_a_command() {
     let events = [
         Event::Ready,
         killed(Containerd, SIGKILL),
@@ -347,7 +347,7 @@ fn containerds_end_ends_serve_and_is_said_to_a_command() {
 }
 
 #[test]
-fn a_time_out_is_said_in_wrapdockers_words_and_the_command_runs() {
+fn a_time_out_is_logged_in_wrapdockers_words_and_the_command_runs() {
     let mut machine = begun(COMMAND);
     assert_eq!(machine.step(Event::Tick, SERVE.ready_timeout - SECOND), []);
     let effects = machine.step(Event::Tick, SERVE.ready_timeout);
@@ -361,15 +361,14 @@ fn a_time_out_is_said_in_wrapdockers_words_and_the_command_runs() {
             Effect::StartCommand
         ]
     );
-    // Late, but still worth a line; and the command is started once.
+    // A late answer is announced too, and the command is not started again.
     assert_eq!(
         machine.step(Event::Ready, SERVE.ready_timeout + SECOND),
         [Effect::AnnounceReady]
     );
 }
 
-/// A container in which nothing ends by itself is forced to, stage by stage, within
-/// the stop timeout.
+/// Where no child ends by itself, each is killed, stage by stage, within the stop time-out.
 #[test]
 fn what_does_not_end_is_killed_in_order_and_in_time() {
     let mut machine = begun(SHELL);
@@ -397,7 +396,7 @@ fn what_does_not_end_is_killed_in_order_and_in_time() {
     assert!(last < began + NINE.total);
 }
 
-/// A process in an uninterruptible sleep does not go by SIGKILL either.
+/// SIGKILL does not end a process in an uninterruptible sleep.
 #[test]
 fn what_cannot_be_killed_is_left_behind_in_time() {
     let mut machine = begun(SERVE);
@@ -410,7 +409,7 @@ fn what_cannot_be_killed_is_left_behind_in_time() {
         effects = machine.step(Event::Tick, last);
     }
     assert!(
-        matches!(&effects[0], Effect::Log(Message { level: Level::Error, text, .. }) if text.contains("dockerd does not end by SIGKILL")),
+        matches!(&effects[0], Effect::Log(Message { level: Level::Error, text, .. }) if text.contains("dockerd did not end after SIGKILL")),
         "{effects:?}"
     );
     assert!(last < SECOND + NINE.total);
@@ -450,7 +449,7 @@ fn any_event() -> impl Strategy<Value = Event> {
     ]
 }
 
-/// Lives that can happen: a child ends once and only after it was started.
+/// Whether an event can happen: a child ends once, and only after it was started.
 fn possible(machine: &Machine, event: Event) -> bool {
     match event {
         Event::Ended(process, _) => machine.runs(process),
@@ -492,7 +491,7 @@ proptest! {
                 effects.extend(machine.step(event, now));
             }
         }
-        // Then somebody stops it, and nothing ends until it is killed.
+        // Then it is stopped by signal, and no child ends until it is killed.
         for signal in [SIGTERM, SIGTERM] {
             if !effects.iter().any(|effect| matches!(effect, Effect::Exit(_))) {
                 effects.extend(machine.step(Event::Signal(signal), now));
@@ -521,7 +520,7 @@ proptest! {
         for helper in [Process::Certificates, Process::Delegation, Process::PreStart, Process::Loader, Process::PostStart, Process::PreStop] {
             prop_assert!(count(&Effect::Fork(helper)) <= 1, "{:?}", effects);
         }
-        // What has never been ready has nothing to take leave of.
+        // Pre-stop hooks run only after docker was announced as ready.
         prop_assert!(count(&Effect::Fork(Process::PreStop)) <= count(&Effect::AnnounceReady), "{:?}", effects);
         let exits = effects.iter().filter(|effect| matches!(effect, Effect::Exit(_))).count();
         prop_assert_eq!(exits, 1, "{:?}", effects);
@@ -549,7 +548,7 @@ fn the_data_root_is_emptied_when_all_daemons_have_ended() {
 }
 
 #[test]
-fn emptying_takes_as_long_as_nobody_waits_for_it() {
+fn emptying_may_take_long_until_a_signal_asks_for_the_end() {
     let mut machine = begun(EPHEMERAL);
     for event in [
         Event::Ready,
@@ -572,7 +571,7 @@ fn emptying_takes_as_long_as_nobody_waits_for_it() {
 }
 
 #[test]
-fn a_stop_from_outside_leaves_what_it_has_no_time_to_empty() {
+fn a_stop_by_signal_gives_the_sweeper_no_more_than_the_stop_time_out() {
     let mut machine = begun(Settings {
         ephemeral: true,
         ..SERVE
@@ -624,7 +623,7 @@ fn the_daemons_wait_for_the_image() {
 }
 
 #[test]
-fn a_stop_ends_what_mounts_the_image() {
+fn a_stop_ends_the_data_root_mounter() {
     let mut machine = Machine::new(Settings {
         data_file: Need::Required,
         ..SERVE
@@ -640,7 +639,7 @@ fn a_stop_ends_what_mounts_the_image() {
 }
 
 #[test]
-fn an_image_that_cannot_be_had_is_not_waited_for_for_ever() {
+fn a_data_root_mounter_that_hangs_is_ended_at_the_time_out() {
     let mut machine = Machine::new(Settings {
         data_file: Need::Required,
         ..COMMAND
@@ -662,13 +661,13 @@ const RESTARTED: Settings = Settings {
 };
 
 #[test]
-fn a_daemon_that_fails_is_started_again_after_a_pause() {
+fn a_daemon_that_fails_is_restarted_after_a_pause() {
     for process in [Dockerd, Containerd] {
         let mut machine = begun(RESTARTED);
         machine.step(Event::Ready, SECOND);
         let effects = machine.step(killed(process, SIGKILL), SECOND);
         assert!(
-            matches!(&effects[..], [Effect::Log(Message { level: Level::Warn, text, .. })] if text.contains("again in 0.1 s")),
+            matches!(&effects[..], [Effect::Log(Message { level: Level::Warn, text, .. })] if text.contains("restarting it in 0.1 s")),
             "{effects:?}"
         );
         let due = machine.deadline().expect("a deadline");
@@ -677,7 +676,7 @@ fn a_daemon_that_fails_is_started_again_after_a_pause() {
         assert_eq!(machine.step(Event::Tick, due), [Effect::Restart(process)]);
         assert_eq!(machine.deadline(), None);
         if process == Dockerd {
-            // It has no handlers yet.
+            // dockerd has no handlers yet.
             assert_eq!(machine.step(Event::Signal(SIGHUP), due), []);
             let effects = machine.step(Event::Ready, due);
             assert!(
@@ -717,7 +716,7 @@ fn failures_in_a_row_are_counted() {
     machine.step(Event::Ready, SECOND);
     assert_eq!(fail(&mut machine, SECOND), Ok(FIRST_PAUSE));
     assert_eq!(fail(&mut machine, SECOND * 2), Ok(FIRST_PAUSE * 2));
-    // A minute later it is another matter.
+    // After a minute of life the count begins anew.
     assert_eq!(fail(&mut machine, SECOND * 63), Ok(FIRST_PAUSE));
     assert_eq!(fail(&mut machine, SECOND * 64), Ok(FIRST_PAUSE * 2));
     let effects = machine.step(killed(Dockerd, SIGKILL), SECOND * 65);
@@ -730,15 +729,15 @@ fn failures_in_a_row_are_counted() {
 }
 
 #[test]
-fn what_dockerd_refuses_at_once_it_refuses_again() {
+fn a_dockerd_that_exits_before_its_first_answer_is_not_restarted() {
     let mut machine = begun(RESTARTED);
     let effects = machine.step(exited(Dockerd, 1), SECOND);
     assert!(effects.contains(&fork(Process::Diagnosis)), "{effects:?}");
-    // But whoever kills it at once may not do so again.
+    // One that a signal ended is.
     let mut machine = begun(RESTARTED);
     machine.step(killed(Dockerd, SIGKILL), SECOND);
     assert_eq!(machine.deadline(), Some(SECOND + FIRST_PAUSE));
-    // Where it ends well, somebody wanted that.
+    // One that exits with status 0 is not: this was wanted.
     let mut machine = begun(RESTARTED);
     machine.step(Event::Ready, SECOND);
     let effects = machine.step(exited(Dockerd, 0), SECOND);
@@ -746,7 +745,7 @@ fn what_dockerd_refuses_at_once_it_refuses_again() {
 }
 
 #[test]
-fn a_stop_ends_all_thoughts_of_another_start() {
+fn a_stop_cancels_a_restart() {
     let mut machine = begun(RESTARTED);
     machine.step(Event::Ready, SECOND);
     machine.step(killed(Dockerd, SIGKILL), SECOND);
@@ -757,7 +756,7 @@ fn a_stop_ends_all_thoughts_of_another_start() {
 }
 
 #[test]
-fn a_forwarder_that_is_killed_is_started_again_unless_that_is_at_once() {
+fn a_forwarder_that_is_killed_is_restarted_unless_that_is_at_once() {
     const FORWARDING: Settings = Settings {
         forwarder: true,
         ..SERVE
@@ -781,7 +780,7 @@ fn a_forwarder_that_is_killed_is_started_again_unless_that_is_at_once() {
         ),
         "{effects:?}"
     );
-    // It has said itself why it ends, and a stop needs no DNS.
+    // One that exits has logged the reason, and a stop needs no DNS.
     assert_eq!(life(SERVE, &[exited(Process::Forwarder, 1)]), []);
     let stopping = [Event::Signal(SIGTERM), killed(Process::Forwarder, SIGKILL)];
     assert_eq!(life(SERVE, &stopping), [send(Dockerd, SIGTERM)]);
@@ -804,7 +803,7 @@ const fn fork(process: Process) -> Effect {
     Effect::Fork(process)
 }
 
-/// Feeds events from the very beginning, and returns the effects that are not said.
+/// Feeds events after [`Event::Begin`], and returns the effects, without the log messages.
 fn whole_life(settings: Settings, events: &[Event]) -> Vec<Effect> {
     let mut machine = Machine::new(settings);
     let begin = [Event::Begin];
@@ -818,7 +817,7 @@ fn whole_life(settings: Settings, events: &[Event]) -> Vec<Effect> {
 }
 
 #[test]
-fn images_and_hooks_have_their_places() {
+fn images_and_hooks_have_their_order() {
     let events = [
         exited(Mounter, 0),
         exited(PreStart, 0),
@@ -869,7 +868,7 @@ fn a_pre_start_hook_that_fails_ends_the_start_with_its_status() {
         whole_life(no_file, &[exited(PreStart, 7)]),
         [fork(PreStart), Effect::Exit(7)]
     );
-    // Those after the start are a part of it, but none that it depends on.
+    // The start does not depend on the image loader and on post-start hooks.
     let events = [
         exited(PreStart, 0),
         Event::Ready,
@@ -881,7 +880,7 @@ fn a_pre_start_hook_that_fails_ends_the_start_with_its_status() {
 }
 
 #[test]
-fn an_image_that_is_required_ends_the_start() {
+fn a_required_image_that_cannot_be_loaded_ends_the_start() {
     let settings = Settings {
         loader: Need::Required,
         ..PROVISIONED
@@ -890,13 +889,13 @@ fn an_image_that_is_required_ends_the_start() {
         let effects = whole_life(settings, &[exited(PreStart, 0), Event::Ready, end]);
         assert_eq!(effects.last(), Some(&send(Dockerd, SIGTERM)));
         assert!(!effects.contains(&Effect::AnnounceReady));
-        // It was never ready, so there is no leave to take.
+        // Docker was never ready, so the pre-stop hooks do not run.
         assert!(!effects.contains(&fork(PreStop)));
     }
 }
 
 #[test]
-fn a_dockerd_that_goes_while_images_are_loaded_has_not_been_ready() {
+fn a_dockerd_that_ends_while_images_are_loaded_was_not_ready() {
     let begin = [
         exited(PreStart, 0),
         Event::Ready,
@@ -906,7 +905,7 @@ fn a_dockerd_that_goes_while_images_are_loaded_has_not_been_ready() {
     let effects = whole_life(PROVISIONED, &begin);
     assert!(effects.contains(&fork(Process::Diagnosis)), "{effects:?}");
     assert_eq!(effects.last(), Some(&send(Loader, SIGTERM)));
-    // A shell is for somebody to look around.
+    // A shell on a terminal starts all the same, for the user to look for the cause.
     let settings = Settings {
         terminal: true,
         ..PROVISIONED
@@ -916,7 +915,7 @@ fn a_dockerd_that_goes_while_images_are_loaded_has_not_been_ready() {
 }
 
 #[test]
-fn what_is_left_of_a_start_waits_for_the_next_dockerd() {
+fn the_rest_of_a_start_waits_for_the_next_dockerd() {
     let settings = Settings {
         restarts: 1,
         ..PROVISIONED
@@ -934,7 +933,7 @@ fn what_is_left_of_a_start_waits_for_the_next_dockerd() {
 }
 
 #[test]
-fn a_dockerd_that_starts_again_while_images_are_loaded_has_its_time_too() {
+fn a_dockerd_that_restarts_while_images_are_loaded_has_the_whole_time_out() {
     let settings = Settings {
         restarts: 1,
         ..PROVISIONED
@@ -957,7 +956,7 @@ fn a_dockerd_that_starts_again_while_images_are_loaded_has_its_time_too() {
 }
 
 #[test]
-fn what_hangs_before_the_daemons_costs_them_nothing() {
+fn a_helper_that_hangs_leaves_the_daemons_their_part_of_a_stop() {
     let begin = [exited(PreStart, 0), Event::Ready, Event::Signal(SIGTERM)];
     let mut machine = Machine::new(PROVISIONED);
     machine.step(Event::Begin, SECOND);
@@ -975,7 +974,7 @@ fn what_hangs_before_the_daemons_costs_them_nothing() {
 }
 
 #[test]
-fn nobody_waits_for_a_dockerd_that_will_not_come() {
+fn the_sockets_are_closed_when_no_dockerd_will_be_started() {
     let mut machine = begun(RESTARTED);
     machine.step(Event::Ready, SECOND);
     machine.step(killed(Dockerd, SIGKILL), SECOND);
@@ -988,11 +987,11 @@ fn nobody_waits_for_a_dockerd_that_will_not_come() {
 }
 
 #[test]
-fn a_late_answer_has_its_images_too() {
+fn images_are_loaded_after_a_late_answer_too() {
     let mut machine = Machine::new(PROVISIONED);
     machine.step(Event::Begin, SECOND);
     let begun = SECOND * 50;
-    // Hooks take their own time.
+    // Hooks have their own time-out.
     assert_eq!(machine.deadline(), None);
     machine.step(exited(PreStart, 0), begun);
     let late = begun + PROVISIONED.ready_timeout;
@@ -1008,7 +1007,7 @@ fn a_late_answer_has_its_images_too() {
 }
 
 #[test]
-fn a_stop_ends_what_runs_of_a_start() {
+fn a_stop_ends_the_helper_of_a_start_that_runs() {
     let stop = Event::Signal(SIGTERM);
     for (events, running) in [
         (&[][..], PreStart),
@@ -1042,7 +1041,7 @@ fn pre_stop_hooks_have_their_part_of_the_time() {
     assert_eq!(effects.last(), Some(&send(Command, SIGKILL)));
     let effects = machine.step(killed(Command, SIGKILL), commands);
     assert_eq!(effects, [fork(PreStop)]);
-    // First the hook, then what runs it.
+    // First the hook, then its runner.
     let most = SECOND + PROVISIONED.stop.hook;
     assert_eq!(machine.deadline(), Some(most));
     let effects = machine.step(Event::Tick, most);
@@ -1064,7 +1063,7 @@ const PREPARED: Settings = Settings {
 };
 
 #[test]
-fn what_may_take_time_before_the_daemons_is_a_child_with_a_deadline() {
+fn work_that_may_take_long_before_the_daemons_is_a_child_with_a_deadline() {
     let before = [
         (Mounter, Some(SECOND + PREPARED.ready_timeout)),
         (Process::Certificates, Some(SECOND + PREPARED.ready_timeout)),
@@ -1076,13 +1075,13 @@ fn what_may_take_time_before_the_daemons_is_a_child_with_a_deadline() {
     for (process, deadline) in before {
         assert_eq!(effects, [fork(process)]);
         assert_eq!(machine.deadline(), deadline);
-        // Whichever it is, a stop ends it at once, and with it the container.
+        // A stop ends it at once, and the container with it.
         let mut stopped = machine.clone();
         let stop = stopped.step(Event::Signal(SIGTERM), SECOND);
         assert_eq!(stop, [send(process, SIGTERM)]);
         let end = stopped.step(killed(process, SIGTERM), SECOND);
         assert_eq!(end, [Effect::Exit(0)]);
-        // And one that hangs is killed, and left behind if it must be.
+        // One that hangs is killed, and left to the kernel if that does not end it.
         let mut hangs = machine.clone();
         hangs.step(Event::Signal(SIGTERM), SECOND);
         let late = hangs.deadline().expect("a deadline");
@@ -1132,7 +1131,7 @@ fn a_diagnosis_that_hangs_is_not_waited_for() {
             false => send(Containerd, SIGTERM),
         };
         assert_eq!(effects, [send(Process::Diagnosis, SIGKILL), next]);
-        // Nor is it after a signal that asks for the end.
+        // A signal that asks for the end does not wait for it either.
         let mut machine = begun(settings);
         machine.step(exited(Dockerd, 1), SECOND);
         let effects = machine.step(Event::Signal(SIGTERM), SECOND);
@@ -1144,7 +1143,7 @@ fn a_diagnosis_that_hangs_is_not_waited_for() {
 }
 
 #[test]
-fn the_log_relay_is_started_again_whoever_ended_it() {
+fn the_log_relay_is_restarted_whatever_ended_it() {
     let relayed = Settings {
         relay: true,
         ..SERVE
@@ -1153,7 +1152,7 @@ fn the_log_relay_is_started_again_whoever_ended_it() {
     let effects = machine.step(Event::Begin, SECOND);
     assert_eq!(effects, [Effect::StartDaemons, fork(Process::Relay)]);
     machine.step(Event::Ready, SECOND);
-    // Late, and at once: in a stop, too, for there are lines to come.
+    // Late in its life and at once after its start, in a stop too: more lines will come.
     let later = SECOND * 10;
     let effects = machine.step(killed(Process::Relay, SIGKILL), later);
     assert_eq!(effects.last(), Some(&fork(Process::Relay)));
