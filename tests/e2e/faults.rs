@@ -177,7 +177,7 @@ impl Calls {
                 // A signal, an end, or the rest of a call that was interrupted by another's.
                 continue;
             }
-            has_begun |= call.contains("rt_sigprocmask(SIG_BLOCK, NULL");
+            has_begun |= call.contains("rt_sigprocmask(SIG_SETMASK, NULL");
             let count = counts.entry((pid.to_owned(), name.to_owned())).or_default();
             *count += 1;
             calls.push(Call {
