@@ -1,4 +1,4 @@
-//! How the cgroup hierarchies of this container are laid out.
+//! The cgroup hierarchies of this container.
 //!
 //! Sources: cgroups(7), cgroup_namespaces(7), Documentation/admin-guide/cgroup-v2.rst.
 
@@ -12,34 +12,35 @@ use nix::sys::statfs;
 use super::mountinfo::MountTable;
 use super::proc;
 
-/// Where every container engine and systemd have the hierarchies.
+/// Where systemd and all container engines mount the hierarchies.
 pub const CGROUP_ROOT: &str = "/sys/fs/cgroup";
 
-/// The leaf that processes are evacuated into; the name is that of `hack/dind`.
+/// The name of the leaf cgroup that processes are moved into, as in `hack/dind`.
 pub const LEAF: &str = "init";
 
-/// One line of `/proc/PID/cgroup`: a hierarchy, and where in it the process is.
+/// One line of `/proc/PID/cgroup`: a hierarchy, and the cgroup of the process in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Membership {
-    /// Which hierarchy.
+    /// The hierarchy that the line describes.
     pub hierarchy: Hierarchy,
-    /// The process's cgroup, as its cgroup namespace shows it.
+    /// The path of the process's cgroup, relative to the root of the reader's cgroup
+    /// namespace: cgroup_namespaces(7).
     pub path: String,
 }
 
-/// A cgroup hierarchy.
+/// A cgroup hierarchy, as `/proc/PID/cgroup` names it: cgroups(7).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Hierarchy {
-    /// Version 1 with controllers, in the kernel's order.
+    /// A version 1 hierarchy with controllers, in the kernel's order.
     Controllers(Vec<String>),
-    /// Version 1 without controllers: `name=NAME`.
+    /// A version 1 hierarchy without controllers: `name=NAME`.
     Named(String),
-    /// Version 2, of which there is one.
+    /// The version 2 hierarchy. A host has one.
     Unified,
 }
 
 impl Hierarchy {
-    /// Whether both cannot be hierarchies of one host: a controller is in one only.
+    /// Whether one host cannot have both: a controller belongs to one hierarchy only.
     pub fn overlaps(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Controllers(own), Self::Controllers(others)) => {
@@ -52,9 +53,9 @@ impl Hierarchy {
 
 impl Membership {
     /// Parses the text of `/proc/PID/cgroup`, one `ID:CONTROLLERS:PATH` a line.
-    /// Lines of another shape are passed over.
+    /// Skips lines of any other form.
     pub fn parse(text: &str) -> Vec<Self> {
-        // Not lines(): a carriage return before the newline is the cgroup's name's.
+        // Not lines(): a carriage return before the newline is part of the cgroup's name.
         text.split('\n').filter_map(Self::parse_line).collect()
     }
 
@@ -78,9 +79,9 @@ impl Membership {
     }
 }
 
-/// The names that the kernel gives and takes (`cgroup1_parse_param()` allows
-/// letters, digits and `.-_`). They become file names here, so `.` and `..` are
-/// out.
+/// Whether the kernel accepts the name of a hierarchy or controller: letters, digits and
+/// `.-_` (`cgroup1_parse_param()` in kernel/cgroup/cgroup-v1.c). Names become file names
+/// here, so `.` and `..` are refused.
 fn is_name(name: &str) -> bool {
     !matches!(name, "" | "." | "..")
         && name
@@ -88,30 +89,30 @@ fn is_name(name: &str) -> bool {
             .all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte))
 }
 
-/// What is on [`CGROUP_ROOT`], told by the file system's magic number.
+/// What is mounted on [`CGROUP_ROOT`], by the magic number of its file system: statfs(2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RootMount {
-    /// It is a plain directory of sysfs, or it is missing.
+    /// Nothing: it is a plain directory of sysfs, or it is missing.
     Nothing,
-    /// Something that holds directories for the hierarchies: a tmpfs.
+    /// A file system with a directory for each hierarchy, usually a tmpfs.
     Directory,
     /// The version 2 hierarchy itself.
     Cgroup2,
 }
 
-/// The layouts that systemd knows by these names.
+/// The cgroup layouts, with systemd's names for them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Layout {
-    /// Version 1 only.
+    /// Version 1 hierarchies only; `legacy` in systemd.
     Legacy,
-    /// Version 1 with the controllers, version 2 beside it.
+    /// Version 1 hierarchies with the controllers, and the version 2 hierarchy without.
     Hybrid,
-    /// Version 2 only.
+    /// The version 2 hierarchy only; `unified` in systemd.
     Unified,
 }
 
 impl Layout {
-    /// The name of the layout.
+    /// The name of the layout in messages: `v1`, `hybrid` or `v2`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Legacy => "v1",
@@ -121,32 +122,32 @@ impl Layout {
     }
 }
 
-/// What [`CGROUP_ROOT`] says of a version 2 hierarchy mounted there.
+/// The controllers of a version 2 hierarchy that is mounted on [`CGROUP_ROOT`]: cgroup-v2.rst.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct UnifiedRoot {
-    /// `cgroup.controllers`: what may be enabled for children.
+    /// `cgroup.controllers`: controllers that can be enabled for children.
     pub controllers: BTreeSet<String>,
-    /// `cgroup.subtree_control`: what is enabled for children.
+    /// `cgroup.subtree_control`: controllers that are enabled for children.
     pub enabled: BTreeSet<String>,
 }
 
-/// Everything that planning needs to know of the cgroups.
+/// The cgroup facts that a plan depends on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CgroupFacts {
-    /// This process's memberships. PID 1's file is the one that counts, and this
-    /// process is PID 1; with `--pid=host` it is the other way round, and the
-    /// hierarchies are the same.
+    /// The lines of `/proc/self/cgroup`. This process is PID 1 of the container, except with
+    /// `--pid=host`, where PID 1 is the host's and has the same hierarchies.
     pub memberships: Vec<Membership>,
-    /// What is on [`CGROUP_ROOT`].
+    /// What is mounted on [`CGROUP_ROOT`].
     pub root: RootMount,
-    /// The names in [`CGROUP_ROOT`].
+    /// The names of the directory entries of [`CGROUP_ROOT`].
     pub entries: BTreeSet<String>,
-    /// The version 2 root, where there is one.
+    /// The controllers of the version 2 root. Empty where [`CGROUP_ROOT`] is not one.
     pub unified: UnifiedRoot,
 }
 
 impl CgroupFacts {
-    /// Reads them.
+    /// Reads the facts; `mounts` are the mounts of this process. Fails where
+    /// `/proc/self/cgroup` cannot be read.
     pub fn read(mounts: &MountTable) -> Result<Self> {
         let root = Path::new(CGROUP_ROOT);
         let kind = match statfs::statfs(root) {
@@ -172,9 +173,9 @@ impl CgroupFacts {
         })
     }
 
-    /// The parent's layout. What is mounted decides; where nothing is, the
-    /// hierarchies that this process is in do. The kernel lists version 2 once
-    /// somebody has mounted it.
+    /// The cgroup layout of the host. What is mounted on [`CGROUP_ROOT`] decides; where nothing
+    /// is mounted, the memberships of this process do. The kernel lists version 2 once it has
+    /// been mounted anywhere.
     pub fn layout(&self) -> Layout {
         let has = |wanted: fn(&Hierarchy) -> bool| {
             self.memberships
@@ -191,9 +192,9 @@ impl CgroupFacts {
         }
     }
 
-    /// Whether this process is at the root of its cgroup namespace's version 2
-    /// hierarchy, or already in the leaf below it: what is mounted is then its
-    /// own. In the host's namespace the path has the container's cgroup in it.
+    /// Whether this process has a private cgroup namespace: it is at the root of the version 2
+    /// hierarchy, or already in the leaf [`LEAF`]. In the host's cgroup namespace the path
+    /// contains the container's cgroup: cgroup_namespaces(7).
     pub fn private_namespace(&self) -> bool {
         self.memberships
             .iter()
@@ -244,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn the_layout_is_the_parents() {
+    fn the_layout_is_that_of_the_host() {
         use RootMount::{Cgroup2, Directory, Nothing};
         for (memberships, root, layout) in [
             ("2:cpu:/\n1:name=systemd:/\n", Directory, Layout::Legacy),
@@ -253,7 +254,7 @@ mod tests {
             ("2:cpu:/\n0::/\n", Nothing, Layout::Hybrid),
             ("0::/\n", Cgroup2, Layout::Unified),
             ("0::/\n", Nothing, Layout::Unified),
-            // Unified host with a named v1 hierarchy for old containers.
+            // A v2 host with a named v1 hierarchy for old containers.
             ("1:name=systemd:/\n0::/\n", Cgroup2, Layout::Unified),
         ] {
             assert_eq!(
@@ -270,7 +271,7 @@ mod tests {
         assert!(facts("0::/init\n", RootMount::Cgroup2).private_namespace());
         assert!(!facts("0::/kubepods/pod1/abc\n", RootMount::Cgroup2).private_namespace());
         assert!(!facts("0::/../abc\n", RootMount::Cgroup2).private_namespace());
-        // A name of somebody else's that only looks like the leaf's.
+        // Another cgroup, whose name only resembles the leaf's.
         assert!(!facts("0::/init\r\n", RootMount::Cgroup2).private_namespace());
     }
 
@@ -280,7 +281,7 @@ mod tests {
             Membership::parse(&text);
         }
 
-        /// Names become directories: none may lead elsewhere.
+        /// Names become directory names, so each is a single path component.
         #[test]
         fn names_are_single_path_components(text in "([0-9]{1,2}|:|/|\\.|,|name=|[a-z]|\n){0,40}") {
             for membership in Membership::parse(&text) {

@@ -1,4 +1,4 @@
-//! What a client of another daemon finds around it.
+//! The CLI, socket and certificates that a client of another daemon can use.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,26 +9,28 @@ use std::path::{Path, PathBuf};
 use crate::input::config::{Config, DOCKER_SOCKET};
 use crate::sys::search::search;
 
-/// What a client finds around it.
+/// What a client of another daemon can use in this container.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ClientFacts {
-    /// Whether there is a docker CLI in `PATH`.
+    /// Whether the docker CLI is in `PATH`.
     pub docker: bool,
-    /// The CLI's plugins by their subcommands: `compose`, `buildx`.
+    /// The subcommands that the CLI's plugins add, such as `compose` and `buildx`.
     pub plugins: BTreeSet<String>,
     /// Whether `/var/run/docker.sock` is a socket.
     pub socket: bool,
-    /// Whether `ca.pem`, `cert.pem` and `key.pem` in `DOCKER_TLS_CERTDIR/client` have
-    /// something in them.
+    /// Whether `ca.pem`, `cert.pem` and `key.pem` in `DOCKER_TLS_CERTDIR/client` exist and
+    /// are not empty.
     pub certificates: bool,
-    /// Whether this user may not look there.
+    /// Whether this user has no permission to search `DOCKER_TLS_CERTDIR/client`.
     pub certificates_hidden: bool,
-    /// Whether these are where `DOCKER_CERT_PATH` points, else in `DOCKER_CONFIG`.
+    /// Whether the same three files are in `DOCKER_CERT_PATH` or, where that is unset, in
+    /// `DOCKER_CONFIG`.
     pub own_certificates: bool,
 }
 
 impl ClientFacts {
-    /// Reads them.
+    /// Looks for them where the environment in `config` points. A file that cannot be read
+    /// counts as missing.
     pub fn read(config: &Config) -> Self {
         let has_all = |directory: &Path| {
             ["ca.pem", "cert.pem", "key.pem"]
@@ -52,8 +54,8 @@ impl ClientFacts {
     }
 }
 
-/// The docker CLI's plugins, where it looks for them (docker/cli,
-/// cli-plugins/manager): `docker-compose` there is `docker compose`.
+/// The docker CLI's plugins in the directories that it searches (docker/cli,
+/// cli-plugins/manager): the file `docker-compose` there is the subcommand `compose`.
 fn plugins(config: &Config) -> BTreeSet<String> {
     let system = [
         "/usr/local/lib/docker/cli-plugins",

@@ -1,4 +1,4 @@
-//! What has to be known of a container before it can be prepared: its mounts and cgroups.
+//! The facts that preparing a container depends on: its mounts and cgroups.
 
 use std::fs;
 use std::path::Path;
@@ -8,12 +8,12 @@ use anyhow::Result;
 use super::cgroup::CgroupFacts;
 use super::mountinfo::MountTable;
 
-/// What preparing a container follows from, with daemons or, as `hack/dind` does, without.
+/// The facts that preparing a container depends on, with daemons or, as in `hack/dind`, without.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ContainerFacts {
-    /// The mounts.
+    /// The mounts of this process's mount namespace.
     pub mounts: MountTable,
-    /// The cgroup hierarchies.
+    /// The cgroup hierarchies, and the memberships of this process in them.
     pub cgroup: CgroupFacts,
     /// Whether `/sys/kernel/security` exists: the kernel has securityfs.
     pub security_directory: bool,
@@ -22,7 +22,7 @@ pub struct ContainerFacts {
 }
 
 impl ContainerFacts {
-    /// Reads the rest of them. `mounts` are those of this process. Fails where
+    /// Reads the remaining facts. `mounts` are the mounts of this process. Fails where
     /// `/proc/self/cgroup` cannot be read.
     pub fn read(mounts: MountTable) -> Result<Self> {
         Ok(Self {

@@ -1,4 +1,4 @@
-//! dockerd's configuration file.
+//! dockerd's configuration file, `daemon.json`.
 
 use std::path::Path;
 
@@ -7,11 +7,12 @@ use nix::errno::Errno;
 use crate::messages::fault::Fault;
 use crate::sys::read;
 
-/// More than any daemon.json has, and little enough to be read.
+/// In bytes: larger than any real `daemon.json`, and small enough to read into memory.
 const LIMIT: u64 = 16 << 20;
 
-/// The text of daemon.json. A missing file is no error unless it was `asked` for. What is no
-/// regular file is not waited for: dockerd reads it later, and would find a pipe empty.
+/// The text of the `daemon.json` at `path`. A missing file gives `None`, or an error where the
+/// user `asked` for it with `--config-file`. A file that is not a regular file is an error: dind
+/// would empty a pipe before dockerd reads it.
 pub fn read(path: &Path, asked: bool) -> Result<Option<String>, Fault> {
     let text = match read::text(path, LIMIT) {
         Ok(None) if asked => Err(Errno::ENOENT.into()),

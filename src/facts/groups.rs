@@ -1,20 +1,20 @@
-//! Groups by their names.
+//! The ids of groups: group(5).
 
 use std::path::Path;
 
 use crate::sys::read;
 
-/// More than the groups of any directory service that were written to a file.
+/// In bytes: larger than any real `/etc/group`, even one exported from a directory service.
 const LIMIT: u64 = 16 << 20;
 
-/// A group's id from `/etc/group`, or the number that the name is. Read here
-/// because getgrnam(3) loads shared libraries, which a static binary cannot count
-/// on.
+/// The id of the group `name` in `/etc/group`, or `name` itself where it is a number. The file is
+/// parsed here because getgrnam(3) loads shared libraries, which may be missing for a static
+/// binary.
 pub fn group_id(name: &str) -> Option<u32> {
     group_id_from(Path::new("/etc/group"), name)
 }
 
-/// The same from another file of group(5). One that cannot be read has no groups.
+/// [`group_id`] from another file. A file that cannot be read has no groups.
 fn group_id_from(file: &Path, name: &str) -> Option<u32> {
     let groups = read::text(file, LIMIT).ok().flatten().unwrap_or_default();
     group_id_in(&groups, name).or_else(|| name.parse().ok())

@@ -1,4 +1,4 @@
-//! The user's hooks: what is executable in the directories below `/etc/dind`.
+//! The user's hooks: the executable files in the directories below `/etc/dind`.
 
 use std::fs;
 use std::io;
@@ -9,24 +9,24 @@ use crate::sys::search::is_executable;
 /// Where the hooks are.
 pub const DIRECTORY: &str = "/etc/dind";
 
-/// The hooks, each list in the order of their names as bytes, as run-parts(8) has it in the
-/// C locale.
+/// The paths of the hooks. Each list is sorted by the bytes of the names, as run-parts(8) does in
+/// the C locale.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HookFiles {
-    /// Before the daemons start.
+    /// Hooks to run before the daemons start: `pre-start.d`.
     pub pre_start: Vec<PathBuf>,
-    /// When the API answers.
+    /// Hooks to run when the API answers: `post-start.d`.
     pub post_start: Vec<PathBuf>,
-    /// Before the daemons are stopped.
+    /// Hooks to run before the daemons stop: `pre-stop.d`.
     pub pre_stop: Vec<PathBuf>,
-    /// Files that lie there and cannot be run.
+    /// Files in these directories that are not executable.
     pub not_executable: Vec<PathBuf>,
-    /// A directory that cannot be read, and why.
+    /// A directory that cannot be read, and the error.
     pub unreadable: Option<(PathBuf, String)>,
 }
 
 impl HookFiles {
-    /// Reads them.
+    /// Lists the hooks below `/etc/dind`. Without that directory there are none.
     pub fn read() -> Self {
         Self::read_in(Path::new(DIRECTORY))
     }
@@ -42,9 +42,8 @@ impl HookFiles {
         hooks
     }
 
-    /// The executables of one directory. Symbolic links are followed, since a mounted
-    /// ConfigMap is made of them; hidden files and the copies that editors leave are none of
-    /// the user's hooks.
+    /// The executable files of one directory. Symbolic links are followed, since a mounted
+    /// ConfigMap consists of them. Hidden files and editors' backup files (`NAME~`) are skipped.
     fn list(&mut self, directory: PathBuf) -> Vec<PathBuf> {
         let entries = fs::read_dir(&directory)
             .and_then(|entries| entries.collect::<io::Result<Vec<fs::DirEntry>>>());

@@ -1,5 +1,5 @@
-//! What no plan follows from, and `dind doctor` looks at: limits, room, confinement,
-//! modules, the clock.
+//! Facts that only `dind doctor` uses: limits, free space, confinement, kernel modules,
+//! the clock.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,104 +15,108 @@ use crate::sys::search::search;
 /// The inode of the first pid namespace: `PROC_PID_INIT_INO` in linux/proc_ns.h.
 const FIRST_PID_NAMESPACE: &str = "pid:[4026531836]";
 
-/// What container engines leave in their containers: Docker, and podman.
+/// Marker files that container engines create in their containers: Docker, podman.
 const CONTAINER_MARKS: [&str; 2] = ["/.dockerenv", "/run/.containerenv"];
 
-/// The facts.
+/// Facts of the host and the container that `dind doctor` checks and no plan depends on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Host {
     /// Whether this process is in a container.
     pub in_container: bool,
     /// The effective user id.
     pub user: u32,
-    /// What `/proc/self/status` says.
+    /// The fields of `/proc/self/status` that a finding depends on.
     pub status: Status,
-    /// Which security module confines this process.
+    /// The security module that confines this process.
     pub confinement: Confinement,
-    /// Whether user ids are those of a user namespace: user_namespaces(7).
+    /// Whether this process is in a user namespace that maps a part of the user ids:
+    /// user_namespaces(7).
     pub user_namespace: bool,
-    /// What is left where the data root is or will be.
+    /// The free space of the file system that the data root is or will be on. `None` where it
+    /// cannot be read.
     pub space: Option<Space>,
-    /// The quotas of the kernel's.
+    /// The kernel's quotas of inotify and keys.
     pub quotas: Quotas,
-    /// The lowest limit of processes that this process is under.
+    /// The lowest limit on processes that applies to this process. `None` where there is none.
     pub processes: Option<Processes>,
-    /// What the kernel has loaded.
+    /// Which parts of the kernel are present.
     pub modules: Modules,
-    /// The clock.
+    /// The time now, and the time of the build.
     pub clock: Clock,
-    /// Whether there is an `iptables` in `PATH`.
+    /// Whether `iptables` is in `PATH`.
     pub iptables: bool,
-    /// Whether AppArmor's parser is where dockerd looks for it.
+    /// Whether `apparmor_parser` is at the path that dockerd runs it from.
     pub apparmor_parser: bool,
-    /// The engine's programs and what they call their version, where they were asked.
+    /// The engine's programs and the versions that they print. [`Host::read`] leaves it empty.
     pub versions: Vec<(String, String)>,
 }
 
-/// Of `/proc/PID/status`: proc_pid_status(5).
+/// Fields of `/proc/PID/status`: proc_pid_status(5).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Status {
-    /// Whether exec can give no privileges: `NoNewPrivs`.
+    /// Whether execve(2) cannot grant privileges: `NoNewPrivs: 1`.
     pub no_new_privileges: bool,
-    /// Whether system calls are filtered: `Seccomp: 2`.
+    /// Whether a seccomp filter applies: `Seccomp: 2`.
     pub seccomp_filter: bool,
-    /// Whether CAP_NET_ADMIN is effective, without which nf_tables answers nobody.
+    /// Whether CAP_NET_ADMIN is effective, which nf_tables requires of every request.
     pub network_admin: bool,
 }
 
-/// A security module that confines this process.
+/// The security module that confines a process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Confinement {
-    /// None.
+    /// No security module confines it.
     None,
-    /// AppArmor enforces this profile.
+    /// AppArmor enforces the profile of this name.
     AppArmor(String),
-    /// SELinux, with this context.
+    /// SELinux confines it with this context.
     Selinux(String),
 }
 
 /// The kernel's quotas, `None` where they cannot be read: inotify(7), keyrings(7).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Quotas {
-    /// `fs.inotify.max_user_instances`.
+    /// `fs.inotify.max_user_instances`: inotify instances of one user.
     pub inotify_instances: Option<u64>,
-    /// `fs.inotify.max_user_watches`.
+    /// `fs.inotify.max_user_watches`: inotify watches of one user.
     pub inotify_watches: Option<u64>,
-    /// `kernel.keys.maxkeys`.
+    /// `kernel.keys.maxkeys`: keys of one user who is not root.
     pub keys: Option<u64>,
 }
 
-/// A limit of processes and threads: the pids controller.
+/// A limit on processes and threads, set by the pids controller: cgroup-v2.rst, PID.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Processes {
-    /// The limit.
+    /// `pids.max`: the number of processes and threads.
     pub limit: u64,
-    /// Whose it is.
+    /// The directory of the cgroup that has this limit.
     pub cgroup: PathBuf,
 }
 
-/// Parts of the kernel that may be modules.
+/// Parts of the kernel that may be modules, and whether they are present.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Modules {
-    /// Whether overlay is among `/proc/filesystems`.
+    /// overlayfs: `overlay` in `/proc/filesystems`.
     pub overlay: bool,
-    /// Whether bridged packets can be filtered: br_netfilter.
+    /// br_netfilter, with which bridged packets are filtered: `/proc/sys/net/bridge`.
     pub bridge_filter: bool,
-    /// Whether the legacy tables are there: ip_tables.
+    /// ip_tables, the legacy packet filter: `/proc/net/ip_tables_names`.
     pub ip_tables: bool,
 }
 
-/// The clock, in seconds since 1970.
+/// Times in seconds since the Epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Clock {
-    /// Now.
+    /// The time of the system's clock.
     pub now: u64,
-    /// When this program's file was written, which was in the past.
+    /// When this program's file was last modified, which a correct clock is later than.
+    /// `None` where it cannot be read.
     pub written: Option<u64>,
 }
 
 impl Host {
-    /// Reads them. What cannot be read is taken to be in order.
+    /// Reads the facts of this host and process, the free space for `data_root`, and the
+    /// programs in the `PATH` of `config`. What cannot be read is assumed to be in order.
     pub fn read(container: &ContainerFacts, data_root: &Path, config: &Config) -> Self {
         let text = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let number = |path: &str| text(path).trim().parse().ok();
@@ -148,16 +152,16 @@ impl Host {
                     .map(seconds),
             },
             iptables: search("iptables", &config.search_path).is_some(),
-            // Where containerd and dockerd look (containerd's pkg/apparmor).
+            // The path that containerd and dockerd check (containerd's pkg/apparmor).
             apparmor_parser: exists("/sbin/apparmor_parser"),
             versions: Vec::new(),
         }
     }
 }
 
-/// Whether this is a container: it has a pid namespace of its own; or, as with
-/// `--pid=host`, an engine's mark and a root that is a layer. A virtual machine whose disk
-/// was an image once has the mark alone.
+/// Whether this process is in a container: in a pid namespace that is not the first; or, with
+/// `--pid=host`, beside an engine's marker file on a root file system that is an image layer. A
+/// virtual machine whose disk was made from an image has the marker file only.
 fn is_container(pid_namespace: Option<&Path>, marked: bool, mounts: &MountTable) -> bool {
     let layer = mounts.at(Path::new("/")).is_some_and(|root| {
         root.root != Path::new("/")
@@ -171,7 +175,7 @@ fn is_container(pid_namespace: Option<&Path>, marked: bool, mounts: &MountTable)
 }
 
 impl Status {
-    /// Parses the text of `/proc/PID/status`.
+    /// Parses the text of `/proc/PID/status`. A missing field counts as 0.
     pub fn parse(text: &str) -> Self {
         const CAP_NET_ADMIN: u32 = 12;
         let field = |name: &str| {
@@ -188,13 +192,15 @@ impl Status {
 }
 
 impl Confinement {
-    /// This process's.
+    /// The confinement of this process, from `/proc/self/attr/current`. [`Confinement::None`] where
+    /// that cannot be read.
     pub fn read() -> Self {
         Self::parse(&fs::read_to_string("/proc/self/attr/current").unwrap_or_default())
     }
 
-    /// Parses `/proc/PID/attr/current`: AppArmor writes `PROFILE (MODE)`, apparmor(7);
-    /// SELinux `USER:ROLE:TYPE:LEVEL`, of which the types named here confine nobody.
+    /// Parses the text of `/proc/PID/attr/current`. AppArmor writes `PROFILE (MODE)`, apparmor(7).
+    /// SELinux writes `USER:ROLE:TYPE:LEVEL`; processes of the types `spc_t` and `unconfined_t`
+    /// are not confined.
     pub fn parse(text: &str) -> Self {
         const FREE: [&str; 2] = ["spc_t", "unconfined_t"];
         let label = text.trim_end_matches(['\0', '\n']);
@@ -208,14 +214,15 @@ impl Confinement {
     }
 }
 
-/// Whether the map of user ids is not the whole one: user_namespaces(7).
+/// Whether the text of a `uid_map` is not the identity map of all user ids:
+/// user_namespaces(7).
 fn is_user_namespace(uid_map: &str) -> bool {
     let mut words = uid_map.split_whitespace();
     let first: Vec<&str> = words.by_ref().take(3).collect();
     !first.is_empty() && first != ["0", "0", "4294967295"]
 }
 
-/// The lowest `pids.max` between this process's cgroup and the top of what is in sight.
+/// The lowest `pids.max` between this process's cgroup and the root of the mounted hierarchy.
 fn processes(container: &ContainerFacts) -> Option<Processes> {
     let ContainerFacts { mounts, cgroup, .. } = container;
     let counts = |hierarchy: &Hierarchy| match hierarchy {
@@ -235,8 +242,8 @@ fn processes(container: &ContainerFacts) -> Option<Processes> {
                         _ => mount.super_options.iter().any(|option| option == "pids"),
                     }
             })?;
-            // Without a cgroup namespace the path is the host's, and the mount shows
-            // the part of it below its own root.
+            // Without a private cgroup namespace the path starts at the host's root, and the
+            // mount shows the part of it below the mount's root.
             let path = Path::new(&membership.path);
             let below = path.strip_prefix(&mount.root);
             let below = below.or_else(|_| path.strip_prefix("/")).ok()?;
@@ -275,7 +282,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_what_confines_a_process() {
+    fn reads_the_confinement_of_a_process() {
         for (text, expected) in [
             ("unconfined\n", Confinement::None),
             ("", Confinement::None),
@@ -311,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn a_container_has_its_own_pids_or_a_mark_on_a_layer() {
+    fn a_container_has_a_pid_namespace_or_a_marker_file_on_a_layer() {
         let own = Path::new("pid:[4026532179]");
         let first = Path::new(FIRST_PID_NAMESPACE);
         let disk = MountTable::parse("1 0 8:1 / / rw - ext4 /dev/sda rw\n");

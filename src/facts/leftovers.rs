@@ -1,4 +1,4 @@
-//! What an earlier start has left behind, and a daemon that is alive after all.
+//! Files that an earlier start left behind, and a daemon that still runs.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -12,17 +12,19 @@ use super::processes;
 use crate::input::dockerd_arguments::DockerdOptions;
 use crate::sys::read;
 
-/// How deep and how far the search for stale files goes: containerd's pid file is
-/// two directories below `/run`, and a `/run` full of other things must not hold
-/// up a start.
+/// How many levels of directories the search for stale files enters. containerd's pid file is
+/// two directories below `/run`.
 const STALE_DEPTH: usize = 4;
+/// How many directory entries the search reads at most, so that a large `/run` does not delay a
+/// start.
 const STALE_ENTRIES: usize = 20_000;
 
-/// More than a pid file has: a number and a newline, perhaps spaces.
+/// In bytes: more than a number, a newline and some spaces, which is all a pid file has.
 const PID_FILE_LIMIT: u64 = 32;
 
-/// The stale pid files and sockets of dockerd and containerd, and a daemon that is
-/// alive after all.
+/// Gives the stale pid files and sockets of dockerd and containerd in the directories of
+/// `options` and below `/run`; and, where one of the pid files names a running dockerd or
+/// containerd, that file and the pid.
 pub fn find(options: &DockerdOptions) -> (Vec<PathBuf>, Option<(PathBuf, i32)>) {
     let mut found = Vec::new();
     let directories: BTreeSet<PathBuf> = ["/run", "/var/run"]
@@ -48,8 +50,7 @@ pub fn find(options: &DockerdOptions) -> (Vec<PathBuf>, Option<(PathBuf, i32)>) 
         matches!(processes::name(pid).as_str(), "dockerd" | "containerd")
             .then(|| (path.clone(), pid))
     });
-    // Only below containerd's own directory: `plugins` beside it holds sockets that
-    // are the user's.
+    // Only in containerd's directory: `plugins` beside it has sockets of the user.
     walk(
         &resolve(&options.exec_root.join("containerd")),
         1,
@@ -63,14 +64,15 @@ pub fn find(options: &DockerdOptions) -> (Vec<PathBuf>, Option<(PathBuf, i32)>) 
     (found, running)
 }
 
-/// The pid in a pid file, where there is one.
+/// The pid in a pid file. `None` where the file is not a regular file or has no number.
 fn pid_in(path: &Path) -> Option<i32> {
     let text = read::text(path, PID_FILE_LIMIT).ok()??;
     text.trim().parse().ok()
 }
 
-/// docker-library's entrypoint deletes `docker*.pid` in any case; containerd's is
-/// beside it because it stops dockerd just the same.
+/// Whether a file has the name of a daemon's pid file, in upper or lower case. docker-library's
+/// entrypoint deletes `docker*.pid`; a stale pid file of containerd also keeps dockerd from
+/// starting.
 fn is_pid_file(path: &Path) -> bool {
     let name = path
         .file_name()
@@ -114,7 +116,7 @@ mod tests {
             ("4711\n", Some(4711)),
             ("", None),
             ("no pid", None),
-            // As much as is read of it would be a pid.
+            // Larger than the limit; the part within it would be a valid pid.
             (&format!("4711{}9", " ".repeat(40)), None),
         ] {
             fs::write(&path, text)?;

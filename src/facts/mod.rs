@@ -1,4 +1,4 @@
-//! Everything that planning needs to know of the system. Reads, changes nothing.
+//! The facts of the system that plans depend on. This folder reads and changes nothing.
 
 pub mod cgroup;
 pub mod client;
@@ -37,47 +37,47 @@ use network::Networks;
 use programs::Programs;
 use storage::DataRoot;
 
-/// What a start with daemons follows from. Other starts read a part of it.
+/// The facts that a start with daemons depends on. Other starts read a part of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Facts {
     /// Whether this process is PID 1 of its pid namespace.
     pub pid1: bool,
-    /// Its mounts and cgroups.
+    /// The mounts and cgroups of this container.
     pub container: ContainerFacts,
-    /// Whether AppArmor is on and this process may load profiles.
+    /// Whether AppArmor is enabled and this process may load profiles.
     pub apparmor: bool,
-    /// dockerd's data root.
+    /// dockerd's data root, and its file system.
     pub data_root: DataRoot,
-    /// Whether the directory of the daemons' log file is the container's own, and none that
-    /// is mounted into it.
+    /// Whether the directory of the daemons' log file is on the container's root file system,
+    /// and not on a mount.
     pub log_directory_own: bool,
-    /// Whether the usual directory of images to load is there.
+    /// Whether the default directory of images to load exists.
     pub images: bool,
     /// Files that an earlier start left behind.
     pub stale: Vec<PathBuf>,
-    /// A daemon that runs here already: its pid file and its pid.
+    /// A daemon that already runs in this pid namespace: its pid file and its pid.
     pub running: Option<(PathBuf, i32)>,
-    /// Programs that were searched in `PATH`.
+    /// The programs that were found in `PATH`.
     pub programs: Programs,
-    /// The id of the Unix socket's group, if there is such a group.
+    /// The id of the Unix socket's group. `None` where there is no such group.
     pub socket_group: Option<u32>,
     /// The addresses of the network interfaces.
     pub addresses: BTreeSet<IpAddr>,
-    /// What this host is called.
+    /// The host names of this container.
     pub host_names: BTreeSet<String>,
-    /// The networks in sight.
+    /// The routes, the resolvers and the MTU of this network namespace.
     pub networks: Networks,
     /// The kernel's packet filters, and the programs for them.
     pub netfilter: Netfilter,
-    /// The user's hooks.
+    /// The user's hooks below `/etc/dind`.
     pub hooks: HookFiles,
-    /// What a client finds.
+    /// What a command that becomes a client of another daemon can use.
     pub client: ClientFacts,
 }
 
 impl Facts {
-    /// Reads the rest of the facts. `mounts` are those of this process. Fails only where
-    /// `/proc` cannot be read: without it nothing can be planned.
+    /// Reads the remaining facts. `mounts` are the mounts of this process. Fails only where
+    /// `/proc` cannot be read, without which no plan is possible.
     pub fn read(mounts: MountTable, options: &DockerdOptions, config: &Config) -> Result<Self> {
         let (stale, running) = leftovers::find(options);
         let programs = Programs::read(&config.search_path);
@@ -102,8 +102,8 @@ impl Facts {
     }
 }
 
-/// What [`Facts::read`] reads that a user may have mounted from a server: it waits for each of
-/// them as long as that does.
+/// The directories that [`Facts::read`] looks into and that a user may have mounted from a
+/// server. It waits for each of them as long as the server takes to answer.
 pub fn directories(options: &DockerdOptions, config: &Config) -> Vec<PathBuf> {
     let mut directories = vec![
         options.data_root.clone(),
@@ -115,7 +115,6 @@ pub fn directories(options: &DockerdOptions, config: &Config) -> Vec<PathBuf> {
     directories
 }
 
-/// The directory of the daemons' log file.
 fn log_directory() -> PathBuf {
     let directory = Path::new(config::LOG_FILE).parent();
     directory.unwrap_or(Path::new("/")).to_owned()
@@ -129,7 +128,7 @@ mod tests {
     use crate::input::dockerd_arguments::DockerdArguments;
 
     #[test]
-    fn reads_this_systems_facts() -> Result<()> {
+    fn reads_the_facts_of_this_system() -> Result<()> {
         let options = DockerdArguments::default().options(None)?;
         let facts = Facts::read(proc::mounts()?, &options, &Config::read([], [])?)?;
         assert!(facts.addresses.contains(&Ipv4Addr::LOCALHOST.into()));

@@ -1,32 +1,32 @@
-//! `/proc/PID/mountinfo`, parsed.
+//! The parser of `/proc/PID/mountinfo`.
 //!
-//! Source: proc_pid_mountinfo(5). A line that does not have the shape that the
-//! kernel gives is passed over: one odd mount must not keep a host from starting.
+//! Source: proc_pid_mountinfo(5). A line of any other form is skipped, so that one malformed
+//! line does not prevent a start.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
-/// One mount of this mount namespace.
+/// One mount of a mount namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
-    /// What of the file system is mounted: its path inside that file system.
+    /// The directory of the file system that is mounted, as a path inside that file system.
     pub root: PathBuf,
-    /// Where it is mounted.
+    /// The mount point, relative to the root directory of the process.
     pub target: PathBuf,
-    /// Options of this mount: `rw`, `nosuid`, …
+    /// Per-mount options: `rw`, `nosuid`, …
     pub options: Vec<String>,
-    /// Whether it is in a peer group (`shared:N`), so that mounts propagate.
+    /// Whether the mount is in a peer group (`shared:N`): mount_namespaces(7), propagation.
     pub shared: bool,
-    /// File system type.
+    /// The file system type: `overlay`, `cgroup2`, …
     pub fstype: String,
-    /// Options of the superblock; for cgroup v1 they name the controllers.
+    /// Per-superblock options. For cgroup v1 they name the controllers.
     pub super_options: Vec<String>,
 }
 
 impl Mount {
-    /// Whether the mount or its superblock refuses writes.
+    /// Whether the mount or its superblock is read-only.
     pub fn read_only(&self) -> bool {
         self.options
             .iter()
@@ -61,20 +61,20 @@ impl Mount {
 /// same target hides an earlier one.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MountTable {
-    /// The mounts.
+    /// The mounts in the kernel's order.
     pub mounts: Vec<Mount>,
 }
 
 impl MountTable {
-    /// Parses the text of a mountinfo file.
+    /// Parses the text of `/proc/PID/mountinfo`. Skips lines of any other form.
     pub fn parse(text: &str) -> Self {
         Self {
-            // Not lines(): a carriage return before the newline is a name's.
+            // Not lines(): a carriage return before the newline is part of a name.
             mounts: text.split('\n').filter_map(Mount::parse).collect(),
         }
     }
 
-    /// The mount points below `directory`, each once.
+    /// The mount points below `directory`, sorted, each once.
     pub fn below(&self, directory: &Path) -> Vec<PathBuf> {
         let targets = self.mounts.iter().map(|mount| mount.target.as_path());
         let below = targets.filter(|target| *target != directory && target.starts_with(directory));
@@ -82,7 +82,7 @@ impl MountTable {
         once.into_iter().collect()
     }
 
-    /// The mount that is visible at `target`, when `target` is a mount point.
+    /// The mount that is visible at `target`. `None` where `target` is not a mount point.
     pub fn at(&self, target: &Path) -> Option<&Mount> {
         self.mounts
             .iter()
@@ -90,13 +90,13 @@ impl MountTable {
             .find(|mount| mount.target == target)
     }
 
-    /// The mount point that `path` is on or below: the nearest one.
+    /// The nearest mount point at or above `path`.
     pub fn mount_point<'a>(&self, path: &'a Path) -> Option<&'a Path> {
         path.ancestors()
             .find(|ancestor| self.at(ancestor).is_some())
     }
 
-    /// Whether every mount is shared, as `mount --make-rshared /` leaves it.
+    /// Whether every mount has shared propagation, as after `mount --make-rshared /`.
     pub fn all_shared(&self) -> bool {
         self.mounts.iter().all(|mount| mount.shared)
     }
@@ -139,7 +139,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn reads_what_the_kernel_writes() {
+    fn reads_a_table_of_the_kernel() {
         let table = MountTable::parse(
             "32 31 0:29 /docker/4f /sys/fs/cgroup/cpu,cpuacct rw,nosuid shared:7 master:2 - cgroup cgroup rw,cpu,cpuacct\n\
              33 31 254:1 / /mnt/a\\040b\\134c ro,relatime - ext4 /dev/vda rw\n",
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_of_another_shape_is_passed_over() {
+    fn a_line_of_another_form_is_skipped() {
         let table = MountTable::parse("nonsense\n\n1 0 0:1 / / rw - ext4 a rw\n1 2 -\n");
         assert_eq!(table.mounts.len(), 1);
     }
@@ -194,7 +194,6 @@ mod tests {
             MountTable::parse(&text);
         }
 
-        /// Whatever a path holds, the kernel's escapes are undone.
         #[test]
         fn undoes_the_kernels_escapes(path in "/[ -~\t\n]{0,20}") {
             let written: String = path

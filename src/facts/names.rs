@@ -1,4 +1,4 @@
-//! What this container is called, and where it can be reached.
+//! The host names and addresses of this container.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -6,11 +6,11 @@ use std::path::Path;
 
 use crate::sys::read;
 
-/// More than any file of a host name and the comments in it: hostname(5).
+/// In bytes: larger than any real `/etc/hostname` with its comments: hostname(5).
 const LIMIT: u64 = 1 << 16;
 
-/// The addresses of this network namespace: getifaddrs(3). None where they cannot be
-/// read.
+/// The addresses of the interfaces in this network namespace: getifaddrs(3). Empty where they
+/// cannot be read.
 pub fn addresses() -> BTreeSet<IpAddr> {
     let Ok(interfaces) = nix::ifaddrs::getifaddrs() else {
         return BTreeSet::new();
@@ -24,12 +24,12 @@ pub fn addresses() -> BTreeSet<IpAddr> {
         .collect()
 }
 
-/// The host name, and what `/etc/hostname` says, each also up to its first dot.
+/// The names from gethostname(2) and `/etc/hostname`, each in full and up to its first dot.
 pub fn host_names() -> BTreeSet<String> {
     host_names_with(Path::new("/etc/hostname"))
 }
 
-/// The same with another file of hostname(5). One that cannot be read has no name.
+/// [`host_names`] with another file. A file that cannot be read adds no name.
 fn host_names_with(file: &Path) -> BTreeSet<String> {
     let kernel = nix::unistd::gethostname()
         .ok()
@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_comes_from_the_kernel_and_from_a_file_that_is_one() -> std::io::Result<()> {
+    fn a_name_comes_from_the_kernel_and_from_a_regular_file() -> std::io::Result<()> {
         let path = std::env::temp_dir().join(format!("dind-hostname-{}", std::process::id()));
         let kernel = host_names_with(&path);
         assert!(!kernel.is_empty());

@@ -1,55 +1,58 @@
-//! Which packet filter of the kernel's is there to be used: nf_tables or the legacy
-//! x_tables. As far as that can be read: a question to the kernel would make it load modules,
-//! so only a start asks (`apply::netfilter`).
+//! Which packet filter the kernel has: nf_tables or the legacy x_tables.
+//!
+//! Only files are read here. A request to the kernel can make it load modules, so only a start
+//! makes one (`apply::netfilter`).
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// What docker-library's image calls its directory with the legacy programs.
+/// The directory of the legacy programs in docker-library's image.
 const LEGACY_DIRECTORY: &str = "/usr/local/sbin/.iptables-legacy";
 
-/// Debian's legacy program, beside which the others are.
+/// Debian's legacy iptables. Its other legacy programs are in the same directory.
 const LEGACY_PROGRAM: &str = "/usr/sbin/iptables-legacy";
 
-/// What the kernel shows of nf_tables that is loaded: sysfs-module in Documentation/ABI. Of
-/// one that is built in it shows nothing, for it has no parameters and no version.
+/// The directory of nf_tables when it is loaded as a module: sysfs-module in Documentation/ABI.
+/// It does not exist for a built-in nf_tables, which has no parameters and no version.
 const MODULE: &str = "/sys/module/nf_tables";
 
-/// What is known of the kernel's nf_tables.
+/// Whether the kernel has nf_tables, as far as is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NfTables {
-    /// It is there.
+    /// The kernel has it.
     Present,
-    /// The kernel has been asked and does not have it, or does not let this process use it.
+    /// The kernel was asked: it does not have it, or does not let this process use it.
     Missing,
-    /// It may be built in, or be loaded when it is asked for.
+    /// It may be built in, or be a module that the kernel loads on the first request.
     Unknown,
 }
 
-/// The packet filters.
+/// The kernel's packet filters, and the programs for the legacy one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Netfilter {
-    /// Whether legacy tables are in use in this network namespace.
+    /// Whether legacy tables are in use in this network namespace: a
+    /// `/proc/net/*_tables_names` is not empty.
     pub legacy_in_use: bool,
-    /// Whether there is nf_tables.
+    /// Whether the kernel has nf_tables.
     pub nf_tables: NfTables,
-    /// The image's legacy programs.
+    /// The legacy programs of the image.
     pub legacy_programs: LegacyPrograms,
 }
 
-/// Where the legacy iptables is, under which names.
+/// The directory of the legacy iptables programs, and how they are named there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LegacyPrograms {
-    /// A directory with an `iptables` in it, to be put first in `PATH`.
+    /// A directory with `iptables`, to be put first in `PATH`.
     Directory(PathBuf),
-    /// A directory with an `iptables-legacy` in it, as Debian has it.
+    /// A directory with `iptables-legacy`, as on Debian.
     Suffixed(PathBuf),
-    /// None.
+    /// The image has none.
     Missing,
 }
 
 impl Netfilter {
-    /// Reads them.
+    /// Reads `/proc/net` and `/sys/module`, and looks for the legacy programs. Gives
+    /// [`NfTables::Present`] or [`NfTables::Unknown`]. Causes no module to be loaded.
     pub fn read() -> Self {
         let tables = ["ip", "ip6", "arp"].map(|family| format!("/proc/net/{family}_tables_names"));
         let in_use = |path| fs::read(path).is_ok_and(|names| !names.is_empty());

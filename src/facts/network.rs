@@ -1,4 +1,4 @@
-//! The networks that are in sight: routes, resolvers, and the MTU towards the outside.
+//! The routes and resolvers of this network namespace, and the MTU of its default route.
 
 use std::fs;
 use std::io::{Read, Seek, SeekFrom};
@@ -10,20 +10,20 @@ use memchr::memmem::Finder;
 use crate::input::config::Mtu;
 use crate::sys::read;
 
-/// More than any resolv.conf(5): libc's resolver takes three name servers of it.
+/// In bytes: larger than any real resolv.conf(5), of which libc uses three name servers.
 const RESOLV_CONF_LIMIT: u64 = 1 << 20;
 
-/// An IPv4 network.
+/// An IPv4 network: an address and the length of its prefix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Network {
-    /// Its address, the bits of its hosts all zero.
+    /// The network's address; the host bits are zero.
     pub address: Ipv4Addr,
-    /// How many bits the address has.
+    /// The length of the prefix in bits, 0 to 32.
     pub prefix: u8,
 }
 
 impl Network {
-    /// Whether an address is in both.
+    /// Whether there is an address that is in both networks.
     pub fn overlaps(self, other: Self) -> bool {
         let prefix = u32::from(self.prefix.min(other.prefix).min(32));
         let mask = u32::MAX.checked_shl(32 - prefix).unwrap_or(0);
@@ -31,38 +31,41 @@ impl Network {
     }
 }
 
-/// One route, not a default one.
+/// A route that is not a default route.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
-    /// The interface.
+    /// The name of the interface.
     pub interface: String,
-    /// Where it leads.
+    /// The destination network.
     pub network: Network,
 }
 
-/// What is in sight.
+/// The routes, resolvers and MTU that the plan of the networks depends on.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Networks {
-    /// The routes, without default ones.
+    /// The routes except default routes.
     pub routes: Vec<Route>,
-    /// The name servers of resolv.conf(5), in its order.
+    /// The name servers of `/etc/resolv.conf` in their order: resolv.conf(5).
     pub resolvers: Vec<IpAddr>,
-    /// The words of its `options`.
+    /// The words of its `options` line.
     pub resolver_options: Vec<String>,
-    /// The words of its `search`.
+    /// The words of its `search` line.
     pub search_domains: Vec<String>,
-    /// The MTU of the default route's interface, in bytes.
+    /// The MTU of the default route's interface, in bytes. `None` where there is no default
+    /// route, or its interface cannot be read.
     pub mtu: Option<u32>,
-    /// Whether dockerd has `--default-network-opt`, which 24.0 brought. Looked for only
-    /// where an MTU is to be given.
+    /// Whether dockerd has `--default-network-opt`, which exists since 24.0. Checked only where
+    /// an MTU is to be set.
     pub default_network_opt: bool,
 }
 
-/// What Ethernet has, and dockerd takes where nobody says otherwise.
+/// The MTU of Ethernet in bytes, which is also dockerd's default.
 pub const USUAL_MTU: u32 = 1500;
 
 impl Networks {
-    /// Reads them. What cannot be read is not in sight. `asked` is what the user asked for.
+    /// Reads `/proc/net/route`, `/sys/class/net` and `/etc/resolv.conf`. A file that cannot be
+    /// read adds nothing. `dockerd` is the program that is searched for
+    /// `--default-network-opt`; `asked` is the MTU that the user asked for.
     pub fn read(dockerd: Option<&Path>, asked: Mtu) -> Self {
         let text = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let (routes, default) = routes(&text("/proc/net/route"));
@@ -87,15 +90,15 @@ impl Networks {
     }
 }
 
-/// The text of a resolv.conf(5). One that cannot be read names no resolvers.
+/// The text of a resolv.conf(5). Empty where the file is not a regular file or cannot be read.
 fn resolv_conf(path: &Path) -> String {
     let text = read::text(path, RESOLV_CONF_LIMIT).ok().flatten();
     text.unwrap_or_default()
 }
 
-/// The routes of `/proc/net/route`, and the interface of the default route with the least
-/// metric. Addresses are hexadecimal, in the machine's byte order (`fib_route_seq_show` in
-/// the kernel's net/ipv4/fib_trie.c).
+/// Parses the text of `/proc/net/route` into the routes, and the interface of the default route
+/// with the lowest metric. Addresses are hexadecimal, in the machine's byte order
+/// (`fib_route_seq_show` in the kernel's net/ipv4/fib_trie.c).
 pub fn routes(text: &str) -> (Vec<Route>, Option<String>) {
     let mut routes = Vec::new();
     let mut default: Option<(u32, &str)> = None;
@@ -128,8 +131,8 @@ fn hex(text: &str) -> Option<Ipv4Addr> {
     Some(Ipv4Addr::from(number.to_ne_bytes()))
 }
 
-/// The `nameserver` lines of resolv.conf(5). One with a scope is nobody's but this
-/// network's, and left out.
+/// The addresses of the `nameserver` lines of resolv.conf(5). An IPv6 address with a scope is
+/// left out: it is valid only in this network namespace.
 pub fn resolvers(text: &str) -> Vec<IpAddr> {
     text.lines()
         .filter_map(|line| line.trim().strip_prefix("nameserver"))
@@ -137,8 +140,8 @@ pub fn resolvers(text: &str) -> Vec<IpAddr> {
         .collect()
 }
 
-/// The words of the last line of resolv.conf(5) with this keyword, which is the one that
-/// dockerd takes (`GetOptions` and its kin in libnetwork's resolvconf).
+/// The words of the last line of resolv.conf(5) with this keyword, the line that dockerd uses
+/// (`GetOptions` and similar functions in libnetwork's resolvconf).
 pub fn resolver_words(text: &str, keyword: &str) -> Vec<String> {
     let mut lines = text.lines().rev();
     let last = lines.find_map(|line| {
@@ -149,8 +152,9 @@ pub fn resolver_words(text: &str, keyword: &str) -> Vec<String> {
     words.map(str::to_owned).collect()
 }
 
-/// Where a program has its constants, and how many bytes: in the last part that can only be
-/// read, behind the code (elf(5), Elf64_Phdr). Of every file of another kind, all.
+/// The offset and length in bytes of a program's constants: its last read-only segment, which
+/// follows the code (elf(5), Elf64_Phdr). The whole file where it is not a 64-bit
+/// little-endian ELF file.
 fn constants(file: &mut fs::File) -> (u64, u64) {
     const HEADER: usize = 56;
     const LOAD: u32 = 1;
@@ -181,8 +185,8 @@ fn constants(file: &mut fs::File) -> (u64, u64) {
     is_elf.then(last).flatten().unwrap_or((0, u64::MAX))
 }
 
-/// Whether a file has `wanted` in it; a program, among its constants. Read in parts:
-/// dockerd has 100 MB.
+/// Whether a file, or the constants of a program, contain `wanted`. The file is read in parts,
+/// since dockerd has 100 MB.
 fn has_text(path: &Path, wanted: &[u8]) -> bool {
     const PART: usize = 1 << 18;
     let Ok(mut file) = fs::File::open(path) else {
@@ -205,7 +209,7 @@ fn has_text(path: &Path, wanted: &[u8]) -> bool {
         if wanted.find(&window).is_some() {
             return true;
         }
-        // What may be the beginning of it stays.
+        // Keep the end, which may be the beginning of a match.
         window.drain(..window.len().saturating_sub(length));
     }
 }
@@ -265,13 +269,13 @@ mod tests {
         let text = resolv_conf(&path);
         fs::remove_file(&path)?;
         assert_eq!(text, "");
-        // Nor does a file without an end.
+        // The same for a file without an end.
         assert_eq!(resolv_conf(Path::new("/dev/zero")), "");
         Ok(())
     }
 
     #[test]
-    fn networks_overlap_when_one_is_in_the_other() {
+    fn networks_overlap_when_one_contains_the_other() {
         let network = |address: [u8; 4], prefix| Network {
             address: address.into(),
             prefix,
@@ -292,7 +296,7 @@ mod tests {
         let found = [has_text(&path, b"needle"), has_text(&path, b"noodle")];
         fs::remove_file(&path)?;
         assert_eq!(found, [true, false]);
-        // Of a program the constants, as that text is one of this.
+        // A program is searched in its constants; this text is one of the test's own.
         let program = std::env::current_exe()?;
         assert!(has_text(&program, b"Iface\tDestination\tGateway"));
         Ok(())

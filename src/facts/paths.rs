@@ -1,15 +1,15 @@
-//! Paths, symbolic links resolved.
+//! Resolves symbolic links in paths that may not exist.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The nearest directory above `path` that is there, or `path` itself.
+/// `path`, or its nearest ancestor that exists. `None` where there is none.
 pub fn existing(path: &Path) -> Option<&Path> {
     path.ancestors().find(|ancestor| ancestor.exists())
 }
 
-/// `path` with the symbolic links of its longest existing part resolved, so that
-/// `/var/run/x` is found as `/run/x` in mountinfo even where `x` is missing.
+/// `path` with the symbolic links of its longest existing ancestor resolved, so that
+/// `/var/run/x` becomes `/run/x`, as in mountinfo, even where `x` does not exist.
 pub fn resolve(path: &Path) -> PathBuf {
     path.ancestors()
         .find_map(|ancestor| {
@@ -24,8 +24,8 @@ pub fn resolve(path: &Path) -> PathBuf {
         .unwrap_or_else(|| path.to_owned())
 }
 
-/// `path` with the symbolic links before its last part resolved: that one itself is what is
-/// meant, be it a link.
+/// `path` with the symbolic links before its last component resolved. The last component is
+/// kept, even where it is a link.
 pub fn resolve_directory(path: &Path) -> PathBuf {
     match (path.parent(), path.file_name()) {
         (Some(directory), Some(name)) => resolve(directory).join(name),

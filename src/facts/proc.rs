@@ -1,4 +1,4 @@
-//! Files of /proc/self without which nothing can be planned.
+//! Files of `/proc/self` that every plan depends on: proc(5).
 
 use std::fs;
 
@@ -6,27 +6,29 @@ use anyhow::{Context, Result};
 
 use super::mountinfo::MountTable;
 
-/// The mounts of this process. PID 1 reads them once, before it has decided anything, and
-/// hands them on. Only what looks at another time reads them again, since others have mounted
-/// by then: the sweeper at the end, the diagnosis of a dockerd that has died, and
-/// `dind nest`, which is a process of its own, for the image of the next level.
+/// The mounts of this process, from `/proc/self/mountinfo`. Fails where that cannot be read.
+///
+/// PID 1 reads them once, before any decision, and passes them on. They are read again only where
+/// they may have changed since: by the sweeper at the end, by the diagnosis of a dockerd that has
+/// exited, and by `dind nest`, a separate process, for the image of the next level.
 pub fn mounts() -> Result<MountTable> {
     Ok(MountTable::parse(&text("/proc/self/mountinfo")?))
 }
 
-/// The text of a file of /proc.
+/// The text of a file of `/proc`; invalid UTF-8 is replaced. Fails where it cannot be read.
 pub fn text(path: &str) -> Result<String> {
     let bytes = fs::read(path)
-        .with_context(|| format!("cannot read {path}; the container needs a /proc of its own"))?;
+        .with_context(|| format!("cannot read {path}; the container needs its own /proc"))?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// The effective capabilities of this process, a bit each: capabilities(7).
+/// The effective capabilities of this process, one bit for each: capabilities(7). Fails where
+/// `/proc/self/status` cannot be read or has no `CapEff`.
 pub fn effective_capabilities() -> Result<u64> {
     let status = text("/proc/self/status")?;
     status
         .lines()
         .find_map(|line| line.strip_prefix("CapEff:"))
         .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
-        .context("no CapEff in /proc/self/status; the container needs a /proc of its own")
+        .context("no CapEff in /proc/self/status; the container needs its own /proc")
 }

@@ -1,26 +1,25 @@
-//! Processes, as /proc shows them at this moment.
+//! The running processes, from `/proc` and cgroupfs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-/// The pids in the cgroup of `directory` as its `cgroup.procs` lists them; 0 is a
-/// process of a pid namespace that cannot be seen from here.
+/// The pids in `cgroup.procs` of the cgroup at `directory`. 0 stands for a process in a pid
+/// namespace that is not visible from this one. Fails where the file cannot be read.
 pub fn in_cgroup(directory: &Path) -> std::io::Result<Vec<i32>> {
     let text = fs::read_to_string(directory.join("cgroup.procs"))?;
     Ok(text.lines().filter_map(|line| line.parse().ok()).collect())
 }
 
-/// The name of a process, or `?` where it has ended.
+/// The name of a process from `/proc/PID/comm`, or `?` where it has exited.
 pub fn name(pid: i32) -> String {
     let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_else(|_| "?".into());
     name.trim_end().to_owned()
 }
 
-/// The main processes of the containers of this process's own engine: the children of
-/// the containerd shims that are its children, or its containerd's. Nobody else's,
-/// though with `--pid=host` those of the host's engines are in sight too, and always
-/// those of nested ones.
+/// The pids of the main processes of this engine's containers: the children of the containerd
+/// shims whose parent is this process or its containerd. Containers of other engines are left
+/// out: those of the host, which are visible with `--pid=host`, and those of nested engines.
 pub fn of_containers() -> Vec<i32> {
     let own = i32::try_from(std::process::id()).ok();
     let parents: BTreeMap<i32, i32> = fs::read_dir("/proc")
@@ -43,8 +42,8 @@ pub fn of_containers() -> Vec<i32> {
         .collect()
 }
 
-/// The parent of a process. The name in `/proc/PID/stat` may hold anything, also
-/// `)`, so the fields are counted from its end: proc_pid_stat(5).
+/// The pid of a process's parent. The name in `/proc/PID/stat` can contain any character, also
+/// `)`, so the fields are counted from the last `)`: proc_pid_stat(5).
 fn parent(pid: i32) -> Option<i32> {
     let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
     let stat = String::from_utf8_lossy(&stat);
@@ -57,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_parent_is_found() {
+    fn finds_the_parent_of_a_process() {
         let own = i32::try_from(std::process::id()).ok();
         assert_eq!(own.and_then(parent), Some(nix::unistd::getppid().as_raw()));
     }

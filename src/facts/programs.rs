@@ -1,5 +1,5 @@
-//! The programs that a start looks for in `PATH`, and what a dockerd that only prints
-//! something is started by.
+//! The programs that a start looks for in `PATH`, and the facts for a dockerd that only prints
+//! something and exits, such as `dockerd --version`.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -13,21 +13,21 @@ use crate::sys::search::search;
 /// CAP_MAC_ADMIN in linux/capability.h.
 const CAP_MAC_ADMIN: u32 = 33;
 
-/// Where programs are; `None` where they are not.
+/// The paths of programs in `PATH`; `None` for a program that is missing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Programs {
-    /// `dockerd`.
+    /// The path of `dockerd`.
     pub dockerd: Option<PathBuf>,
-    /// `containerd`.
+    /// The path of `containerd`.
     pub containerd: Option<PathBuf>,
-    /// `dmsetup`, where the kernel has a device mapper.
+    /// The path of `dmsetup`. Looked for only where the kernel has the device mapper.
     pub dmsetup: Option<PathBuf>,
-    /// Whether there is a `bash`.
+    /// Whether `bash` is in `PATH`.
     pub bash: bool,
 }
 
 impl Programs {
-    /// Looks for them in `search_path`, which has the form of `PATH`.
+    /// Looks for the programs in `search_path`, a list of directories in the form of `PATH`.
     pub fn read(search_path: &OsStr) -> Self {
         Self {
             dockerd: search("dockerd", search_path),
@@ -40,17 +40,18 @@ impl Programs {
     }
 }
 
-/// What the start of a dockerd that only prints something follows from.
+/// The facts for the start of a dockerd that only prints something and exits.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct InformFacts {
-    /// `dockerd`, where it is in `PATH`.
+    /// The path of `dockerd`. `None` where it is not in `PATH`.
     pub dockerd: Option<PathBuf>,
-    /// Whether AppArmor is on and this process may load profiles.
+    /// Whether AppArmor is enabled and this process may load profiles.
     pub apparmor: bool,
 }
 
 impl InformFacts {
-    /// Reads them. Fails where `/proc` cannot be read.
+    /// Looks for dockerd in `search_path`, and reads the rest from `/proc` and `/sys`. Fails where
+    /// `/proc/self/status` cannot be read.
     pub fn read(search_path: &OsStr) -> Result<Self> {
         Ok(Self {
             dockerd: search("dockerd", search_path),
@@ -59,13 +60,13 @@ impl InformFacts {
     }
 }
 
-/// Whether there is a `bash` in `search_path`.
+/// Whether `bash` is in `search_path`, a list of directories in the form of `PATH`.
 pub fn has_bash(search_path: &OsStr) -> bool {
     search("bash", search_path).is_some()
 }
 
-/// Whether AppArmor is on and this process may load profiles: apparmor(7). Fails where
-/// `/proc/self/status` cannot be read.
+/// Whether AppArmor is enabled and this process has CAP_MAC_ADMIN, so that it may load profiles:
+/// apparmor(7). Fails where `/proc/self/status` cannot be read.
 pub fn may_load_profiles() -> Result<bool> {
     let is_on = fs::read("/sys/module/apparmor/parameters/enabled")
         .is_ok_and(|enabled| enabled.starts_with(b"Y"));

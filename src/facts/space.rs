@@ -1,4 +1,4 @@
-//! What is left on a file system.
+//! The free space of a file system.
 
 use std::path::Path;
 
@@ -6,26 +6,27 @@ use nix::sys::statvfs::{FsFlags, statvfs};
 
 use super::paths::existing;
 
-/// What is left on a file system: statvfs(3).
+/// The free space of a file system: statvfs(3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Space {
-    /// Bytes for those who are not root.
+    /// Bytes that a process without privileges can still write.
     pub bytes: u64,
-    /// Inodes, where the file system counts them.
+    /// Inodes that are free. `None` where the file system has no fixed number of them.
     pub inodes: Option<u64>,
-    /// Whether it is mounted read-only.
+    /// Whether the file system is mounted read-only.
     pub read_only: bool,
 }
 
 impl Space {
-    /// Of the file system that `path` is on, or will be.
+    /// Reads the free space of the file system that `path` is or will be on. `None` where that
+    /// cannot be read.
     pub fn read(path: &Path) -> Option<Self> {
         let found = statvfs(existing(path)?).ok()?;
         Some(Self {
             bytes: found
                 .blocks_available()
                 .saturating_mul(found.fragment_size()),
-            // btrfs and its kin have as many as they like, and say 0.
+            // btrfs and similar file systems create inodes on demand and report 0.
             inodes: (found.files() > 0).then(|| found.files_available()),
             read_only: found.flags().contains(FsFlags::ST_RDONLY),
         })

@@ -1,5 +1,4 @@
-//! Where the data would be: the file system of the data root, and what there is to take
-//! its place.
+//! The file system of the data root, and the alternatives where overlay2 cannot use it.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -17,29 +16,31 @@ use crate::input::config::{Config, Storage};
 use crate::sys::filesystem;
 use crate::sys::search::search;
 
-/// What the ext4 file is called that lies where its own file system is mounted: on a volume.
+/// The name of the ext4 image in a data root that is on a volume. The image's file system is
+/// mounted over the same directory.
 const ON_VOLUME: &str = "dind.ext4";
-/// Where it is when the data root is on no volume.
+/// The path of the ext4 image where the data root is not on a volume.
 pub const IN_CONTAINER: &str = "/var/lib/dind/data-root.ext4";
 
-/// What gives loop devices.
+/// The control device that allocates loop devices: loop(4).
 pub const LOOP_CONTROL: &str = "/dev/loop-control";
 
-/// What is known of the data root.
+/// The facts of dockerd's data root.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DataRoot {
-    /// Its path, symbolic links resolved as far as it exists.
+    /// Its path; symbolic links are resolved as far as it exists.
     pub path: PathBuf,
-    /// Its permission bits, if it exists.
+    /// Its permission bits. `None` where it does not exist.
     pub mode: Option<u32>,
-    /// The file system that it is or will be on.
+    /// The file system that the data root is or will be on.
     pub filesystem: Filesystem,
-    /// What could be used instead. Looked at only where there is something to choose.
+    /// The alternatives to that file system. Read only where the plan may choose one.
     pub means: Option<Means>,
 }
 
 impl DataRoot {
-    /// Reads it.
+    /// Reads the facts of the data root at `path`. `mounts` are the mounts of this process;
+    /// `config` has the storage that the user asked for, and `PATH`.
     pub fn read(path: &Path, mounts: &MountTable, config: &Config) -> Self {
         let path = resolve(path);
         let filesystem = filesystem(&path);
@@ -55,8 +56,8 @@ impl DataRoot {
     }
 }
 
-/// Whether `directory` is on the container's own root file system, and on none that is
-/// mounted into it: what is there, nobody outside has put there.
+/// Whether `directory` is on the container's root file system and not on a mount, so that its
+/// files were not put there from outside.
 pub fn is_own(directory: &Path, mounts: &MountTable) -> bool {
     mounts.mount_point(&resolve(directory)) == Some(Path::new("/"))
 }
@@ -64,40 +65,40 @@ pub fn is_own(directory: &Path, mounts: &MountTable) -> bool {
 /// A file system type, by the magic number of statfs(2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Filesystem {
-    /// One that overlay2 refuses as its upper directory, by name.
+    /// A file system that overlay2 cannot use for its upper directory, with its name.
     Unsuitable(&'static str),
-    /// Any other.
+    /// Any other file system, also one that cannot be read.
     Other,
 }
 
-/// What there is for a data root on an unsuitable file system.
+/// The alternatives for a data root on an unsuitable file system.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Means {
-    /// Whether the data root has something in it, which a mount would hide.
+    /// Whether the data root has files, which a mount would hide.
     pub occupied: bool,
-    /// Whether that is data of the vfs driver, with which dockerd goes on only when it is
-    /// told to (`New` in moby's daemon/graphdriver/driver.go).
+    /// Whether these files belong to the vfs driver, which dockerd keeps using only when it is
+    /// selected explicitly (`New` in moby's daemon/graphdriver/driver.go).
     pub vfs: bool,
-    /// Where the ext4 file is or would be.
+    /// The path of the ext4 image, whether or not it exists.
     pub data_file: PathBuf,
-    /// Whether it is there.
+    /// Whether the ext4 image exists.
     pub made: bool,
-    /// How many bytes it could have.
+    /// The bytes that are free for the ext4 image.
     pub free: u64,
-    /// `mkfs.ext4`.
+    /// The path of `mkfs.ext4`. `None` where it is not in `PATH`.
     pub mkfs: Option<PathBuf>,
-    /// Whether loop devices can be had, as far as is known: loop(4). Their control device may
-    /// be missing, where the kernel has not loaded the module: it does for who opens it.
+    /// Whether loop devices are available, as far as is known: loop(4). A missing control device
+    /// counts as available, since the kernel may not have loaded the module yet; it does when
+    /// the device is opened.
     pub loop_devices: bool,
-    /// Whether there is a fuse-overlayfs, and a `/dev/fuse` that can be opened.
+    /// Whether `fuse-overlayfs` is in `PATH` and `/dev/fuse` can be opened.
     pub fuse_overlayfs: bool,
-    /// Whether dockerd's driver for zfs would work: it calls `zfs`, which needs `/dev/zfs`.
+    /// Whether dockerd's zfs driver can work: it runs `zfs`, which needs `/dev/zfs`.
     pub zfs: bool,
 }
 
 impl Means {
-    /// Looks at what there is for `data_root`.
-    pub fn read(data_root: &Path, mounts: &MountTable, search_path: &OsStr) -> Self {
+    fn read(data_root: &Path, mounts: &MountTable, search_path: &OsStr) -> Self {
         let data_file = data_file_path(data_root, mounts);
         let ours = [
             ON_VOLUME.into(),
@@ -122,22 +123,22 @@ impl Means {
     }
 }
 
-/// Whether a device can be opened, as far as its mode and the container's cgroup say. It is
-/// not opened: the kernel would load its module, and nothing is to change here.
+/// Whether a device can be opened, by its file mode and the container's device cgroup. It is not
+/// opened, since the kernel would then load its module, and this folder changes nothing.
 fn may_open(device: &str) -> bool {
     fs::metadata(device).is_ok_and(|found| found.file_type().is_char_device())
         && access(device, AccessFlags::R_OK | AccessFlags::W_OK).is_ok()
 }
 
-/// What an ext4 file is called until it has a file system in it.
+/// The path of an ext4 image until its file system is complete: `data_file` with `.new` appended.
 pub fn new_name(data_file: &Path) -> PathBuf {
     let mut name = data_file.as_os_str().to_owned();
     name.push(".new");
     PathBuf::from(name)
 }
 
-/// Where the ext4 file for `data_root` is: on the volume that the user has given for the data, so
-/// that it lasts as long; else in the container, outside of the data root.
+/// The path of the ext4 image for `data_root`: on the volume that the user provides for the data,
+/// so that it lasts as long as the volume; otherwise in the container, outside the data root.
 fn data_file_path(data_root: &Path, mounts: &MountTable) -> PathBuf {
     if is_on_volume(data_root, mounts) {
         data_root.join(ON_VOLUME)
@@ -146,20 +147,21 @@ fn data_file_path(data_root: &Path, mounts: &MountTable) -> PathBuf {
     }
 }
 
-/// Whether there is an ext4 file for `data_root`.
-pub fn has_data_file(data_root: &Path, mounts: &MountTable) -> bool {
+/// Whether the ext4 image for `data_root` exists.
+fn has_data_file(data_root: &Path, mounts: &MountTable) -> bool {
     fs::symlink_metadata(data_file_path(data_root, mounts)).is_ok()
 }
 
-/// Whether `path` is on anything but the container's own root file system.
+/// Whether `path` is on a mount other than the container's root file system. `mounts` are the
+/// mounts of this process.
 pub fn is_on_volume(path: &Path, mounts: &MountTable) -> bool {
     let mount_point = mounts.mount_point(path);
     mount_point.is_some_and(|mount_point| mount_point != Path::new("/"))
 }
 
-/// What overlay2 does not take as its upper directory: moby's driver (`Init` in
-/// overlay2/overlay.go) refuses the first five by name, and the kernel the others for lack
-/// of what overlayfs.rst asks of an upper one.
+/// File systems that overlay2 cannot use for its upper directory. moby's driver (`Init` in
+/// overlay2/overlay.go) refuses the first five by name. The kernel refuses the others, which lack
+/// what overlayfs.rst requires of an upper file system.
 const UNSUITABLE: &[(FsType, &str)] = &[
     (statfs::OVERLAYFS_SUPER_MAGIC, "overlay"),
     (FsType(0x6175_6673), "aufs"),
@@ -170,8 +172,8 @@ const UNSUITABLE: &[(FsType, &str)] = &[
     (FsType(0x4d44), "vfat"),
 ];
 
-/// The file system that `path` is on, or will be.
-pub fn filesystem(path: &Path) -> Filesystem {
+/// The file system that `path` is or will be on.
+fn filesystem(path: &Path) -> Filesystem {
     let Some((existing, found)) =
         existing(path).and_then(|existing| Some((existing, statfs::statfs(existing).ok()?)))
     else {
@@ -187,8 +189,8 @@ pub fn filesystem(path: &Path) -> Filesystem {
     }
 }
 
-/// Whether an xfs says of what type the entries of a directory are, which overlayfs depends
-/// on: mkfs.xfs(8), `ftype`. What cannot be asked does.
+/// Whether an xfs stores the file type in directory entries, which overlayfs depends on:
+/// mkfs.xfs(8), `ftype`. True where the file system cannot be asked.
 fn has_ftype(directory: &Path) -> bool {
     let directory = fs::File::open(directory).map_err(|_| Errno::ENOENT);
     directory
@@ -201,7 +203,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_ext4_file_lasts_as_long_as_the_data_would() {
+    fn the_ext4_image_is_on_the_volume_of_the_data() {
         let mounts = MountTable::parse(
             "1 0 0:1 / / rw - overlay overlay rw\n\
              2 1 0:2 / /data rw - nfs server:/data rw\n",

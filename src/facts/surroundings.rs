@@ -1,4 +1,4 @@
-//! What the choice of a role needs to know of the system.
+//! The facts that the choice of a role depends on.
 
 use std::path::{Path, PathBuf};
 
@@ -14,53 +14,53 @@ use crate::sys::nonblocking::connect;
 /// CAP_SYS_ADMIN in linux/capability.h.
 const CAP_SYS_ADMIN: u32 = 21;
 
-/// What standard input is.
+/// The kind of standard input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stdin {
-    /// A terminal: somebody to talk to.
+    /// A terminal: the session is interactive.
     Terminal,
     /// `/dev/null`, as in `docker run -d`, a Kubernetes pod or a CI service.
     Null,
-    /// A pipe, a file, a socket.
+    /// Anything else: a pipe, a file, a socket, or closed.
     Other,
 }
 
-/// What is found where the daemon's socket belongs.
+/// What is at the path of the daemon's socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SocketState {
-    /// Nothing, or what an earlier start left behind.
+    /// Nothing, or a socket of an earlier start that no daemon listens on.
     Free,
-    /// Mounted from outside: it can be neither bound nor removed.
+    /// A mount from outside, which can be neither bound nor removed.
     Mounted {
-        /// Whether a daemon answers there.
+        /// Whether a daemon listens on it.
         live: bool,
     },
-    /// A daemon answers there.
+    /// A socket that a daemon listens on.
     Live,
 }
 
 impl SocketState {
-    /// Whether a daemon answers there.
+    /// Whether a daemon listens on the socket, mounted or not.
     pub fn is_live(self) -> bool {
         matches!(self, Self::Live | Self::Mounted { live: true })
     }
 }
 
-/// What the decision needs to know of the system.
+/// The facts that the choice of a role depends on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Surroundings {
-    /// Standard input.
+    /// The kind of standard input.
     pub stdin: Stdin,
     /// Whether this process has CAP_SYS_ADMIN, which every mount needs.
     pub cap_sys_admin: bool,
-    /// The path where this project's socket would be.
+    /// The path of the socket that dockerd would listen on.
     pub socket: PathBuf,
-    /// What is there now.
+    /// What is at that path now.
     pub socket_state: SocketState,
 }
 
-/// Reads them. `socket` is where the daemon would listen, `mounts` are those of this process.
-/// Fails where `/proc` cannot be read.
+/// Reads the facts. `socket` is the path that dockerd would listen on; `mounts` are the mounts of
+/// this process. Fails where `/proc/self/status` cannot be read.
 pub fn read(socket: PathBuf, mounts: &MountTable) -> Result<Surroundings> {
     Ok(Surroundings {
         stdin: stdin(),
@@ -70,7 +70,7 @@ pub fn read(socket: PathBuf, mounts: &MountTable) -> Result<Surroundings> {
     })
 }
 
-/// What standard input is.
+/// The kind of this process's standard input: isatty(3), fstat(2).
 pub fn stdin() -> Stdin {
     let stdin = std::io::stdin();
     if nix::unistd::isatty(&stdin).unwrap_or(false) {
@@ -84,7 +84,7 @@ pub fn stdin() -> Stdin {
 }
 
 fn socket_state(path: &Path, mounts: &MountTable) -> SocketState {
-    // A full backlog is a somebody too.
+    // EAGAIN: the backlog is full, so a daemon listens: unix(7).
     let live = matches!(connect(path), Ok(_) | Err(Errno::EAGAIN));
     match (mounts.at(&resolve(path)), live) {
         (Some(_), live) => SocketState::Mounted { live },
