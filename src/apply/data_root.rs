@@ -1,4 +1,4 @@
-//! Whose the data root is.
+//! The lock on the data root.
 
 use std::path::Path;
 
@@ -8,8 +8,9 @@ use nix::fcntl::{Flock, FlockArg, OFlag};
 use nix::sys::stat::Mode;
 use tracing::warn;
 
-/// Locks a directory until this process ends, however it ends. One that cannot be opened, or
-/// whose file system cannot lock, is no reason not to start.
+/// Locks a directory with flock(2) until this process ends. Fails where another process holds the
+/// lock. Where the directory cannot be opened, or its file system does not support locks, warns
+/// and succeeds.
 pub fn lock(path: &Path) -> Result<()> {
     let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
     let locked = nix::fcntl::open(path, flags, Mode::empty()).and_then(|directory| {
@@ -22,8 +23,8 @@ pub fn lock(path: &Path) -> Result<()> {
         Err(errno) => warn!(
             path = %path.display(),
             error = errno.desc(),
-            "{} cannot be locked ({}), so nothing keeps a second daemon from it; give it to no \
-             other container",
+            "cannot lock {} ({}), so a second daemon could use it at the same time; do not share \
+             it with another container",
             path.display(),
             errno.desc()
         ),

@@ -1,10 +1,9 @@
-//! cgroup v2: evacuate the root of the namespace into a leaf, and enable every
-//! controller for children.
+//! Delegation on cgroup v2: moves all processes from the root of the cgroup namespace into a
+//! leaf, and enables every controller for children.
 //!
-//! A cgroup may enable domain controllers for its children only while no process is
-//! in it (cgroup-v2.rst, No Internal Process Constraint). Meanwhile `docker exec`
-//! and an `--init` outside may put new ones in, so both are repeated for a bounded
-//! time.
+//! A cgroup can enable domain controllers for its children only while it has no process
+//! (cgroup-v2.rst, No Internal Process Constraint). `docker exec` and an `--init` outside can add
+//! processes in the meantime, so both steps are repeated for a bounded time.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -18,43 +17,44 @@ use tracing::{info, warn};
 
 use crate::facts::processes;
 
-/// How long to go on. An attempt takes some 100 µs and fails when a process is in the
-/// root that came within it, or that cannot be moved: one of another pid namespace,
-/// such as a health probe's, which is gone after some milliseconds. The kernel has no
-/// event for that.
+/// How long attempts are repeated. An attempt takes some 100 µs. It fails when a process entered
+/// the root meanwhile, or cannot be moved because it is in another pid namespace, such as a health
+/// probe, which exits after some milliseconds. The kernel has no event for that.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// What came of it.
+/// The result of a delegation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Delegation {
-    /// How often it had to be tried.
-    pub attempts: usize,
-    /// Controllers that cannot be enabled here, and why.
+    /// The number of attempts that were made.
+    attempts: usize,
+    /// Controllers that cannot be enabled, each with the error.
     pub refused: Vec<(String, String)>,
-    /// Whether the cgroup is of a threaded kind: nothing is evacuated then, and only
-    /// controllers of threads are to be had.
+    /// Whether the cgroup's type is not `domain`. No process is moved then, and only threaded
+    /// controllers are available: cgroup-v2.rst, Threads.
     pub threaded: bool,
 }
 
-/// A cgroup whose controllers are not enabled for its children yet, since processes were in it.
+/// A delegation that is not complete: `root` still had processes, so not all controllers are
+/// enabled for its children. For [`finish`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unfinished {
     root: PathBuf,
     leaf: PathBuf,
 }
 
-/// What an attempt came to.
+/// The result of one attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Attempt {
-    /// Controllers are enabled.
+    /// The controllers are enabled, except those that the kernel refused.
     Done(Delegation),
-    /// Processes are in the way, which may be gone soon.
+    /// The cgroup still has processes, which may exit soon.
     Busy(Unfinished),
 }
 
-/// Evacuates the cgroup at `root` into its child `leaf` and enables every
-/// controller of `root` for children; the leaf keeps the `cpu.max` of `root`, by
-/// which Go programs count their processors. Done before, it changes nothing. Tries once.
+/// Moves every process of the cgroup at `root` into its child `leaf`, and enables every controller
+/// of `root` for children. Copies `cpu.max` of `root` to the leaf, since Go programs derive their
+/// number of processors from it. Makes one attempt. Idempotent. Fails where the kernel denies the
+/// creation of the leaf, the move of a process or a read.
 pub fn attempt(root: &Path, leaf: &str) -> Result<Attempt> {
     if is_threaded(root) {
         return Ok(Attempt::Done(Delegation {
@@ -71,7 +71,7 @@ pub fn attempt(root: &Path, leaf: &str) -> Result<Attempt> {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
             return Err(error).with_context(|| {
                 format!(
-                    "cannot make the cgroup {}; start the container with --privileged",
+                    "cannot create the cgroup {}; start the container with --privileged",
                     unfinished.leaf.display()
                 )
             });
@@ -100,13 +100,14 @@ impl Unfinished {
     }
 }
 
-/// Goes on after an attempt that found processes in the way, for a bounded time. It does not wait for anything, but it takes its time: not for PID 1 while it
-/// has something to supervise.
+/// Repeats an attempt that found processes in the cgroup, for up to 1 s. Fails where
+/// processes are still there after that. It yields the processor between attempts and does not
+/// block, but can take that long, so PID 1 does not call it while it supervises.
 pub fn finish(unfinished: &Unfinished) -> Result<Delegation> {
     let began = Instant::now();
     let mut attempts = 1;
     while began.elapsed() < PATIENCE {
-        // Whoever is on the way in or out may need this processor.
+        // A process that enters or exits may need this processor.
         nix::sched::sched_yield()?;
         attempts += 1;
         if let Some(delegation) = unfinished.attempt(attempts)? {
@@ -115,7 +116,7 @@ pub fn finish(unfinished: &Unfinished) -> Result<Delegation> {
     }
     bail!(
         "{} still has processes after {attempts} attempts in {} s: {}; inner containers have no \
-         limits; end what keeps starting them, and restart the container",
+         limits; end the program that keeps starting them, and restart the container",
         unfinished.root.display(),
         PATIENCE.as_secs(),
         named(&processes(&unfinished.root)?)
@@ -123,25 +124,26 @@ pub fn finish(unfinished: &Unfinished) -> Result<Delegation> {
 }
 
 impl Delegation {
-    /// Logs what the user should know of it.
+    /// Logs a warning for each refused controller and for a threaded cgroup, and a line where
+    /// more than one attempt was needed.
     pub fn log(&self) {
         for (controller, reason) in &self.refused {
             warn!(
                 controller = controller.as_str(),
                 error = reason.as_str(),
-                "the {controller} controller cannot be enabled ({reason}); going on without"
+                "cannot enable the {controller} controller ({reason}); going on without it"
             );
         }
         if self.threaded {
             warn!(
-                "the cgroup of this container is threaded, so inner containers can have no \
-                 memory limits; start the container in a cgroup of the kind 'domain'"
+                "the cgroup of this container is threaded, so inner containers cannot have \
+                 memory limits; start the container in a cgroup of type 'domain'"
             );
         }
         if self.attempts > 1 {
             info!(
                 attempts = self.attempts,
-                "cgroup controllers enabled at attempt {}", self.attempts
+                "enabled the cgroup controllers after {} attempts", self.attempts
             );
         }
     }
@@ -152,8 +154,8 @@ fn processes(root: &Path) -> Result<Vec<i32>> {
         .with_context(|| format!("cannot read {}/cgroup.procs", root.display()))
 }
 
-/// Moves every process that can be seen out of `root`. One that has ended meanwhile is
-/// as good as moved.
+/// Moves every process of `root` that is visible in this pid namespace into `leaf`. Skips a
+/// process that has exited meanwhile (ESRCH).
 fn evacuate(root: &Path, leaf: &Path) -> Result<()> {
     let processes = processes(root)?;
     let target = leaf.join("cgroup.procs");
@@ -174,22 +176,23 @@ fn evacuate(root: &Path, leaf: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Whether `root` is threaded, or the domain of threaded ones: `cgroup.procs` cannot be
-/// read in it, or its children cannot be domains (cgroup-v2.rst, Threads). The root of the
-/// whole hierarchy has no type.
+/// Whether `root` is threaded, or the domain of threaded cgroups: its `cgroup.procs` cannot be
+/// read, or its children cannot be domains (cgroup-v2.rst, Threads). The root of the whole
+/// hierarchy has no `cgroup.type`.
 fn is_threaded(root: &Path) -> bool {
     fs::read_to_string(root.join("cgroup.type")).is_ok_and(|kind| kind.trim_end() != "domain")
 }
 
-/// What EBUSY means: processes in the cgroup, or a controller that is not to be had.
+/// How [`enable`] takes EBUSY: as processes in the cgroup, to be retried, or as a controller that
+/// is not available.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Busy {
     Retried,
     Refused,
 }
 
-/// Enables what is not enabled yet. `None` when processes stand in the way; else
-/// the controllers that were refused for a reason of their own.
+/// Enables the controllers that are not enabled yet. `None` where processes in the cgroup prevent
+/// it; otherwise the controllers that the kernel refused, each with the error.
 fn enable(root: &Path, busy: Busy) -> Result<Option<Vec<(String, String)>>> {
     let control = root.join("cgroup.subtree_control");
     let words = |path: &Path| -> Result<BTreeSet<String>> {
@@ -208,7 +211,7 @@ fn enable(root: &Path, busy: Busy) -> Result<Option<Vec<(String, String)>>> {
     if all.is_empty() || fs::write(&control, all.join(" ")).is_ok() {
         return Ok(Some(Vec::new()));
     }
-    // The kernel takes all of them or none, so ask again one by one.
+    // The kernel enables all or none of one write, so write them one by one.
     let mut refused = Vec::new();
     for controller in missing {
         match fs::write(&control, format!("+{controller}")) {
@@ -224,7 +227,7 @@ fn enable(root: &Path, busy: Busy) -> Result<Option<Vec<(String, String)>>> {
     Ok(Some(refused))
 }
 
-/// Copies `cpu.max` into the leaf. The root of the whole hierarchy has none.
+/// Copies `cpu.max` to the leaf. The root of the whole hierarchy has none.
 fn keep_cpu_max(root: &Path, leaf: &Path) -> Result<()> {
     let target = leaf.join("cpu.max");
     match fs::read_to_string(root.join("cpu.max")) {
@@ -234,14 +237,15 @@ fn keep_cpu_max(root: &Path, leaf: &Path) -> Result<()> {
     }
 }
 
-/// Processes for a message: each with its name, no more than fit on a line.
+/// Formats processes for a message: the first five with pid and name, then the number of the
+/// others.
 fn named(processes: &[i32]) -> String {
     const SHOWN: usize = 5;
     let mut names: Vec<String> = processes
         .iter()
         .take(SHOWN)
         .map(|pid| match pid {
-            0 => "one of another pid namespace".to_owned(),
+            0 => "a process of another pid namespace".to_owned(),
             pid => format!("{pid} ({})", processes::name(*pid)),
         })
         .collect();
@@ -249,7 +253,7 @@ fn named(processes: &[i32]) -> String {
         names.push(format!("{} more", processes.len() - SHOWN));
     }
     if names.is_empty() {
-        "each gone before it could be named".to_owned()
+        "all have exited since".to_owned()
     } else {
         names.join(", ")
     }

@@ -22,9 +22,9 @@ use crate::plan::action::{Action, OnFailure, Step};
 use crate::sys::write;
 use delegate::{Attempt, Unfinished};
 
-/// Carries out `steps` in order. A step whose failure is fatal ends it; the fault
-/// then names what was done by then and is left so. Returns a delegation of cgroup controllers
-/// that is not complete, since processes were in the way.
+/// Carries out `steps` in order. Stops at the first step whose failure is fatal; the fault then
+/// lists the steps that were done and are not undone. Gives the delegation of cgroup controllers
+/// where it is not complete, since the cgroup still had processes.
 pub fn apply(steps: &[Step]) -> Result<Option<Unfinished>, Fault> {
     let mut done: Vec<String> = Vec::new();
     let mut unfinished = None;
@@ -37,12 +37,12 @@ pub fn apply(steps: &[Step]) -> Result<Option<Unfinished>, Fault> {
                 let left = if done.is_empty() {
                     String::new()
                 } else {
-                    format!("; done before and left so: {}", done.join("; "))
+                    format!("; already done and not undone: {}", done.join("; "))
                 };
                 return Err(Fault::failure(format!("{words} ({error:#}{left})")));
             }
             (Err(error), OnFailure::Warn) => {
-                warn!(step = %step.action, "{error:#}; going on without");
+                warn!(step = %step.action, "{error:#}; going on without it");
             }
             (Err(error), OnFailure::Ignore) => {
                 debug!(step = %step.action, "{error:#}, ignoring");
@@ -124,16 +124,16 @@ fn carry_out(action: &Action) -> Result<Option<Unfinished>> {
     .map(|()| None)
 }
 
-/// Where the hierarchy is mounted before it takes the place of another: the kernel mounts
-/// no file system twice on one mount point (`do_add_mount` in fs/namespace.c).
+/// Where the hierarchy is mounted before it replaces another: the kernel does not mount a file
+/// system twice on one mount point (`do_add_mount` in fs/namespace.c).
 const BESIDE: &str = "/run/dind/cgroup";
 
-/// Enters a cgroup namespace for good and puts its hierarchy in the place of the one at
-/// `root`: of what is then in sight all is this container's. Where the hierarchy cannot be
-/// mounted, the namespace is the old one again.
+/// Enters a new cgroup namespace for good, and replaces the hierarchy at `root` with that of the
+/// new namespace, which shows this container's cgroups only. Where the hierarchy cannot be
+/// mounted, returns to the old namespace and fails.
 fn own_cgroup_namespace(root: &Path, flags: MsFlags) -> Result<()> {
-    const REFUSED: &str = "this container has the cgroup namespace of its host and cannot get \
-        one of its own, so inner containers are outside of its limits; start it with \
+    const REFUSED: &str = "this container is in the cgroup namespace of its host and cannot \
+        create its own, so inner containers are outside its limits; start it with \
         --cgroupns=private or --privileged";
     let none = None::<&str>;
     let beside = Path::new(BESIDE);
@@ -144,21 +144,27 @@ fn own_cgroup_namespace(root: &Path, flags: MsFlags) -> Result<()> {
         setns(before, CloneFlags::CLONE_NEWCGROUP).context(REFUSED)?;
         return Err(errno).context(REFUSED);
     }
-    // What cannot be unmounted is covered.
+    // A hierarchy that cannot be unmounted is covered by the next mount.
     let _ = umount2(root, MntFlags::MNT_DETACH);
     let moved = mount(Some(beside), root, none, MsFlags::MS_BIND, none);
-    // It would only be in the way, and of nothing that matters.
+    // A failure is harmless: the mount point and the directory would only remain.
     let _ = umount2(beside, MntFlags::MNT_DETACH);
     let _ = fs::remove_dir(beside);
-    moved.with_context(|| format!("cannot mount cgroups on {}; see mount(2)", root.display()))
+    moved.with_context(|| {
+        format!(
+            "cannot mount the cgroup hierarchy on {}; see mount(2)",
+            root.display()
+        )
+    })
 }
 
-/// Does `mount` in a cgroup namespace of its own. From the host's, mount(2) would give the
-/// one superblock of cgroup2 the options that are given here, and so take `nsdelegate` and
-/// its kin from the host (`apply_cgroup_root_flags` in the kernel's kernel/cgroup/cgroup.c).
-/// It would also show all of the host's hierarchy, and inner engines would put their
-/// containers at its top, outside of this container's limits; so it shows the container's
-/// own part, as the mounts that Docker makes do.
+/// Runs `mount` in a new cgroup namespace and returns to the old one. In the host's cgroup
+/// namespace, mount(2) would apply the options given here to the host's only superblock of
+/// cgroup2, and so remove `nsdelegate` and similar options from the host
+/// (`apply_cgroup_root_flags` in the kernel's kernel/cgroup/cgroup.c). The mount would also show
+/// the host's whole hierarchy, and inner engines would put their containers at its root, outside
+/// this container's limits. In a new namespace it shows the container's part, as Docker's own
+/// mounts do.
 fn in_cgroup_namespace(mount: impl FnOnce() -> nix::Result<()>) -> nix::Result<()> {
     let before = File::open("/proc/self/ns/cgroup").map_err(|_| Errno::ENOENT)?;
     unshare(CloneFlags::CLONE_NEWCGROUP)?;
@@ -167,19 +173,19 @@ fn in_cgroup_namespace(mount: impl FnOnce() -> nix::Result<()>) -> nix::Result<(
     mounted
 }
 
-/// An error of mount(2) with the way out that its number suggests.
+/// An error of mount(2) for `action`, with a remedy that depends on the error number.
 fn explained(action: &Action, errno: Errno) -> anyhow::Error {
     let hint = match errno {
         Errno::EACCES if matches!(Confinement::read(), Confinement::AppArmor(_)) => {
-            "AppArmor denies it to this container; start it with --privileged or with \
+            "AppArmor denies this mount; start the container with --privileged or with \
              --security-opt apparmor=unconfined"
         }
         Errno::EPERM | Errno::EACCES => "start the container with --privileged",
         Errno::EBUSY => {
-            "it is mounted with other options elsewhere; mount it in the same way outside"
+            "it is already mounted elsewhere with other options; use the same options there"
         }
-        Errno::ENODEV => "this kernel does not have that file system",
-        Errno::ENOENT | Errno::EINVAL => "this kernel or this container does not offer it",
+        Errno::ENODEV => "this kernel does not have this file system",
+        Errno::ENOENT | Errno::EINVAL => "this kernel or this container does not support it",
         _ => "see mount(2)",
     };
     anyhow::anyhow!("{action}: {}; {hint}", errno.desc())
@@ -193,8 +199,9 @@ fn directory(path: &Path, mode: u32) -> io::Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(mode))
 }
 
-/// Below the directory of `path`, which the plan has named and may be a link: what is
-/// there may be somebody else's, as where `/run` is mounted from outside.
+/// Replaces the file at `path` with `content`. Its directory is named by the plan and may be a
+/// link. The file itself is not followed, since another program may own it where `/run` is
+/// mounted from outside.
 fn write(path: &Path, content: &str) -> io::Result<()> {
     let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(Errno::EINVAL.into());
@@ -202,7 +209,8 @@ fn write(path: &Path, content: &str) -> io::Result<()> {
     write::replace(&File::open(directory)?, name, 0o644, content.as_bytes())
 }
 
-/// A mount's own flag needs MS_BIND, its superblock's must go without: mount(2).
+/// Remounts `target` writable. Per-mount flags change with MS_BIND, those of the superblock
+/// without: mount(2).
 fn remount_writable(target: &Path, flags: MsFlags, superblock: bool) -> nix::Result<()> {
     let remount = |extra| {
         let flags = MsFlags::MS_REMOUNT | flags | extra;

@@ -1,5 +1,4 @@
-//! The kernel's own word on whether it has nf_tables, and the loading of modules, which the
-//! question is a way of.
+//! Asks the kernel for nf_tables, and loads modules. The request can itself load nf_tables.
 
 use std::os::fd::AsRawFd;
 
@@ -11,29 +10,30 @@ use tracing::debug;
 use crate::facts::netfilter::NfTables;
 use crate::plan::NF_TABLES;
 
-/// Makes the kernel load a module, where it has one of that name and has not loaded it, by
-/// asking for a network interface of that name. That needs neither modprobe nor the module's
-/// file in the container: netdevice(7), `dev_load` in the kernel's net/core/dev_ioctl.c.
+/// Makes the kernel load the module `name`, where it exists and is not loaded, by looking up a
+/// network interface of that name. That needs neither modprobe nor the module's file in the
+/// container: netdevice(7), `dev_load` in the kernel's net/core/dev_ioctl.c. A failure is only
+/// logged.
 pub fn load_module(name: &str) {
-    // The kernel loads this one to answer a question about it (`nfnetlink_rcv_msg` in
-    // net/netfilter/nfnetlink.c). Where it is built in, no modprobe is run for that, and two
-    // for an interface that there is not.
+    // The kernel loads nf_tables to answer a request to it (`nfnetlink_rcv_msg` in
+    // net/netfilter/nfnetlink.c). Where it is built in, that runs no modprobe, while the look-up
+    // of a missing interface runs two.
     if name == NF_TABLES && has_nf_tables() {
         return;
     }
     if let Err(errno) = nix::net::if_::if_nametoindex(name) {
-        // There is no such interface, and there need not be.
+        // Expected: an interface of that name does not exist.
         debug!(
             module = name,
             error = errno.desc(),
-            "asked for {name}: {}",
+            "requested module {name}: {}",
             errno.desc()
         );
     }
 }
 
-/// Asks the kernel. It may load nf_tables to answer, as it does for every `iptables -L`; so
-/// this is for starts.
+/// Asks the kernel whether it has nf_tables. The kernel may load it to answer, as it does for
+/// every `iptables -L`, so only a start asks.
 pub fn ask() -> NfTables {
     if has_nf_tables() {
         NfTables::Present
@@ -42,8 +42,8 @@ pub fn ask() -> NfTables {
     }
 }
 
-/// Whether nf_tables answers `NFT_MSG_GETGEN`, the question that the nft backend of
-/// iptables begins with: linux/netfilter/nf_tables.h.
+/// Whether nf_tables answers `NFT_MSG_GETGEN`, the first request of the nft backend of iptables:
+/// linux/netfilter/nf_tables.h.
 fn has_nf_tables() -> bool {
     ask_generation().is_ok_and(|kind| kind == NEW_GENERATION)
 }
@@ -52,7 +52,7 @@ const SUBSYSTEM: u16 = 10 << 8;
 const NEW_GENERATION: u16 = SUBSYSTEM | 15;
 const GET_GENERATION: u16 = SUBSYSTEM | 16;
 
-/// The kind of the answer: netlink(7), struct nlmsghdr.
+/// Sends `NFT_MSG_GETGEN` and gives the type of the answer: netlink(7), struct nlmsghdr.
 fn ask_generation() -> nix::Result<u16> {
     const REQUEST: u16 = 1;
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
@@ -62,7 +62,7 @@ fn ask_generation() -> nix::Result<u16> {
         flags,
         SockProtocol::NetlinkNetFilter,
     )?;
-    // Length, kind, flags, sequence number, port; then struct nfgenmsg, all zero.
+    // Length, type, flags, sequence number, port; then struct nfgenmsg, all zero.
     let mut question = Vec::with_capacity(20);
     question.extend(20_u32.to_ne_bytes());
     question.extend(GET_GENERATION.to_ne_bytes());

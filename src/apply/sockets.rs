@@ -1,7 +1,7 @@
-//! Binds the sockets that dockerd gets by socket activation.
+//! Binds the sockets that dockerd gets by socket activation: sd_listen_fds(3).
 //!
-//! They are bound before anything else is done, so a client that comes early is
-//! held by the kernel and answered once dockerd is there: sd_listen_fds(3).
+//! They are bound before everything else, so an early client waits in the backlog until dockerd
+//! answers.
 
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -19,16 +19,16 @@ use tracing::warn;
 
 use crate::plan::listener::{Listener, Protection};
 
-/// Owner and group, nobody else: whoever can connect is root.
+/// Owner and group only: a user who can connect has the rights of root.
 const SOCKET_MODE: u32 = 0o660;
 
-/// A socket that listens.
+/// A listening socket, which dockerd inherits.
 #[derive(Debug)]
 pub struct Bound {
     socket: OwnedFd,
-    /// What it listens on, for people.
+    /// The address for messages: `unix://PATH` or `tcp://ADDRESS`.
     pub address: String,
-    /// The path of a Unix socket: this process made it, so this process removes it.
+    /// The path of a Unix socket, which this process created and removes.
     pub path: Option<PathBuf>,
 }
 
@@ -38,7 +38,8 @@ impl AsFd for Bound {
     }
 }
 
-/// Binds and listens. One that is not required and cannot be had is said and left out.
+/// Binds and listens on each of `listeners`. Warns about a TCP listener that is not required and
+/// fails, and leaves it out. Fails where any other listener fails.
 pub fn bind_all(listeners: &[Listener]) -> Result<Vec<Bound>> {
     let mut bound = Vec::new();
     for listener in listeners {
@@ -51,15 +52,14 @@ pub fn bind_all(listeners: &[Listener]) -> Result<Vec<Bound>> {
                     required: false,
                     ..
                 },
-            ) => warn!(address = %address, "{error:#}; going on without"),
+            ) => warn!(address = %address, "{error:#}; going on without it"),
             (Err(error), _) => return Err(error),
         }
     }
     Ok(bound)
 }
 
-/// Binds and listens.
-pub fn bind(listener: &Listener) -> Result<Bound> {
+fn bind(listener: &Listener) -> Result<Bound> {
     match listener {
         Listener::Unix { path, group } => unix(path, *group).with_context(|| {
             format!(
@@ -82,9 +82,9 @@ pub fn bind(listener: &Listener) -> Result<Bound> {
             };
             let socket = listening().with_context(|| {
                 let hint = match protection {
-                    Protection::None => "set PORT to one that is free",
+                    Protection::None => "set PORT to a free port",
                     Protection::Encrypted | Protection::Mutual => {
-                        "set DOCKER_TLS_CERTDIR= to go without, or free that port"
+                        "set DOCKER_TLS_CERTDIR= to disable TLS, or free the port"
                     }
                 };
                 format!("cannot listen on {listener}; {hint}")
@@ -98,24 +98,24 @@ pub fn bind(listener: &Listener) -> Result<Bound> {
     }
 }
 
-/// Makes the socket in a directory where nobody sees it, and moves it into place when
-/// it listens and has its mode: a client that finds it is never refused, and one that
-/// an earlier start left behind is replaced in the same step.
+/// Creates the socket in a private directory, and renames it into place when it listens and has
+/// its mode. So a client that finds it is never refused, and the rename replaces a socket that an
+/// earlier start left behind.
 fn unix(path: &Path, group: Option<u32>) -> Result<Bound> {
     let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
-        bail!("a socket needs a directory and a name");
+        bail!("the path of a socket needs a directory and a file name");
     };
     fs::create_dir_all(directory)?;
-    // Anything but a socket is the user's and stays.
+    // A file that is not a socket belongs to the user and is kept.
     match fs::symlink_metadata(path) {
         Ok(found) if !found.file_type().is_socket() => {
-            bail!("there is something that is no socket")
+            bail!("the file there is not a socket")
         }
         Ok(_) | Err(_) => {}
     }
     let hidden = directory.join(format!(".dind-{}", std::process::id()));
     let made = hidden.join(name);
-    // A start that was killed here has left it.
+    // Left behind by a start that was killed at this point.
     let _ = fs::remove_file(&made);
     let _ = fs::remove_dir(&hidden);
     fs::DirBuilder::new().mode(0o700).create(&hidden)?;
@@ -131,7 +131,7 @@ fn unix(path: &Path, group: Option<u32>) -> Result<Bound> {
         Ok(socket)
     };
     let moved = moved();
-    // It is empty unless something failed, and then that is the error to tell.
+    // The file is left only where a step failed; that error is the one to report.
     let _ = fs::remove_file(&made);
     let _ = fs::remove_dir(&hidden);
     Ok(Bound {
@@ -141,9 +141,9 @@ fn unix(path: &Path, group: Option<u32>) -> Result<Bound> {
     })
 }
 
-/// Binds to a name in a directory that is entered for it: the address that dockerd
-/// logs is the one that was bound, and so has no hidden directory in it. The working
-/// directory, which the command will have, is as it was.
+/// Binds to `name` with `directory` as the working directory, so that the bound address, which
+/// dockerd logs, does not contain the private directory. Restores the working directory, which the
+/// command inherits.
 fn bind_in(directory: &Path, name: &Path, socket: &OwnedFd) -> Result<()> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let back = open(".", flags, Mode::empty())?;

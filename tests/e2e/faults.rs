@@ -134,7 +134,7 @@ impl Start {
             .iter()
             .find(|line| line.starts_with("err: dind: error: "));
         error.is_some_and(|error| {
-            let own = error.split("; done before and left so: ").next();
+            let own = error.split("; already done and not undone: ").next();
             own.is_some_and(|own| own.contains("; "))
         })
     }

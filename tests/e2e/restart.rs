@@ -150,7 +150,7 @@ fn a_file_in_the_place_of_the_socket_stays() {
     container.copy_in(Path::new(&file), "/run/docker.sock");
     container.docker(&["start"]).exited(0);
     assert_eq!(container.wait(), 1);
-    container.logged(&["dind: error:", "/var/run/docker.sock", "no socket"]);
+    container.logged(&["dind: error:", "/var/run/docker.sock", "not a socket"]);
     let back = scratch.path.join("back");
     container.copy_out("/run/docker.sock", &back);
     assert!(std::fs::read_to_string(back).is_ok_and(|text| text == "precious"));

@@ -386,7 +386,7 @@ hack_with_a_stranger() {
     equals "stranger: the command runs all the same" 7 $status
     equals "stranger: it is where it was" '0::/outer' "$(cgroups_of $stranger)"
     has "stranger: dind says that controllers are missing, and why" \
-        '^dind: warning: .*one of another pid namespace' "$(<"$log")"
+        '^dind: warning: .*a process of another pid namespace' "$(<"$log")"
     kill $stranger
     wait $stranger || true
     show stranger "$failed" "$log"

@@ -224,7 +224,7 @@ fn a_fatal_failure_says_what_was_done_before() {
         for part in [
             "must work",
             "missing/target",
-            "done before and left so: mount -t tmpfs",
+            "already done and not undone: mount -t tmpfs",
         ] {
             assert!(
                 fault.message.contains(part),
