@@ -8,13 +8,15 @@ use tracing::{info, warn};
 use crate::plan::engine::Certificates;
 use crate::tls;
 
-/// Does it. The error is the reason why there is no TLS.
+/// Issues or verifies the files in `wanted` at the time `now`, as [`tls::prepare`] does, and logs
+/// the result and the warnings. The error is the reason why there can be no TLS; it names the
+/// file.
 pub fn prepare(wanted: &Certificates, now: SystemTime) -> Result<()> {
-    let outcome =
+    let summary =
         tls::prepare(&wanted.directory, &wanted.names, now).context("no certificates for TLS")?;
-    for warning in &outcome.warnings {
+    for warning in &summary.warnings {
         warn!(directory = %wanted.directory.display(), "{warning}");
     }
-    info!(directory = %wanted.directory.display(), "{outcome}");
+    info!(directory = %wanted.directory.display(), "{summary}");
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! What every child of PID 1 that is this program too does first.
+//! The first steps of the children that PID 1 forks without exec.
 
 use std::fs;
 use std::os::fd::BorrowedFd;
@@ -12,20 +12,22 @@ use crate::plan::DOCKERD_OOM_SCORE;
 use crate::sys::descriptors;
 use crate::sys::signals::Inherited;
 
-/// What a child of this program's own is before anything else: out of reach of the
-/// terminal's signals, and never alive without its parent.
+/// Detaches a forked child from the terminal and ties its life to its parent's: it gets SIGKILL
+/// when the parent ends (prctl(2), PR_SET_PDEATHSIG) and a session of its own, which the
+/// terminal's signals do not reach (setsid(2)). The errors are those of the two calls.
 pub fn leave_terminal() -> Result<()> {
     prctl::set_pdeathsig(Signal::SIGKILL)?;
     setsid()?;
     Ok(())
 }
 
-/// What a child is that does its own work: signals end it, wherever it waits, and of its
-/// parent's descriptors, such as the sockets of the daemons, it has those that are `kept`.
+/// Makes a forked child a helper. It gets the inherited signal dispositions back, so that a
+/// signal ends it wherever it waits, and closes every descriptor of its parent, such as the
+/// daemons' sockets, but 0, 1, 2 and `kept`. The errors are those of the system calls.
 pub fn become_helper(inherited: &Inherited, kept: &[BorrowedFd<'_>]) -> Result<()> {
     inherited.restore()?;
     descriptors::close_other_descriptors(kept)?;
-    // Refused without CAP_SYS_RESOURCE, and no reason not to run.
+    // This may need CAP_SYS_RESOURCE (proc(5)). The helper runs without it, too.
     let _ = fs::write("/proc/self/oom_score_adj", DOCKERD_OOM_SCORE.to_string());
     Ok(())
 }

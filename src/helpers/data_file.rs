@@ -1,5 +1,5 @@
-//! An ext4 file in the place of a data root on which overlay2 cannot be: made, attached to
-//! a loop device, mounted.
+//! The data-root mounter: makes an ext4 image for a data root that cannot hold overlay2,
+//! attaches it to a loop device and mounts it.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -24,54 +24,56 @@ use crate::sys::signals::Inherited;
 use crate::sys::spawn::{self, Child, Session};
 use crate::sys::{lock, loop_device};
 
-/// The numbers of loop devices and of what gives them: devices.txt of the kernel.
+/// The device numbers of loop devices and of `/dev/loop-control`:
+/// Documentation/admin-guide/devices.txt of the kernel.
 const LOOP_MAJOR: u64 = 7;
 const MISC_MAJOR: u64 = 10;
 const LOOP_CONTROL_MINOR: u64 = 237;
 
-/// How often another process may take the loop device that the kernel has just offered.
+/// How many times another process may take the loop device that the kernel has just returned
+/// as free.
 const ATTEMPTS: u32 = 64;
 
-/// Longer than anybody waits for this child.
+/// The limit of the wait for a lock: longer than PID 1 waits for this child.
 const FOR_EVER: Duration = Duration::from_secs(3600);
 
-/// Mounts an ext4 file over the data root, and makes it where there is none. To be called in a
-/// child, since it waits: for `mkfs.ext4`, and where another container has just been killed
-/// with that file mounted, for the kernel to let go of it.
+/// Mounts the ext4 image on the data root, and makes it first where `data_file.new` is set. It
+/// blocks, so it must run in a child: it waits for `mkfs.ext4`, and for the image's lock where
+/// another container with that image mounted has just been killed. The error names the path.
 pub fn put_in_place(data_file: &DataFile, inherited: &Inherited) -> Result<()> {
     let file = match &data_file.new {
         Some(new) => make(&data_file.path, new, inherited)?,
         None => open(&data_file.path, false)?,
     };
-    // Open until it is mounted: it lets go of the file when nothing uses it.
+    // Kept open until the mount, since the device detaches the image when nothing uses it.
     let (device, _open) = attach(&file)?;
     mount(
         Some(device.as_str()),
         &data_file.target,
         Some("ext4"),
         MsFlags::empty(),
-        // What is removed inside is given back to the file system that the file is on.
+        // Blocks that are freed inside return to the file system that holds the image.
         Some("discard"),
     )
     .with_context(|| {
         format!(
-            "cannot mount {} on {}; the kernel's log says why: repair it with fsck.ext4, or move it away to begin anew",
+            "cannot mount {} on {}; the kernel's log has the reason: repair the image with fsck.ext4, or move it away to get a new one",
             data_file.path.display(),
             data_file.target.display()
         )
     })
 }
 
-/// Unmounts the data root and removes the ext4 file that was there.
+/// Unmounts the data root `target` and removes its ext4 image. The error names the path.
 pub fn remove(data_file: &Path, target: &Path) -> Result<()> {
     umount2(target, MntFlags::MNT_DETACH)
         .with_context(|| format!("cannot unmount {}", target.display()))?;
     fs::remove_file(data_file).with_context(|| format!("cannot remove {}", data_file.display()))
 }
 
-/// Opens an ext4 file and locks it. The lock is one of the open file (flock(2)), which the loop
-/// device holds as long as anything has its file system mounted: also after this process
-/// and its container have been killed, while the kernel still writes.
+/// Opens an ext4 image and locks it. The lock belongs to the open file (flock(2)), which the loop
+/// device holds as long as the file system is mounted anywhere: also after this process and its
+/// container have been killed, while the kernel still writes.
 fn open(path: &Path, create: bool) -> Result<File> {
     let shown = path.display();
     let file = File::options()
@@ -81,11 +83,11 @@ fn open(path: &Path, create: bool) -> Result<File> {
         .mode(0o600)
         .custom_flags(libc::O_NOFOLLOW)
         .open(path)
-        .with_context(|| format!("cannot open {shown}; remove what is there"))?;
+        .with_context(|| format!("cannot open {shown}; remove it"))?;
     let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(locked) => {
             let copy = locked.try_clone();
-            // Unlocked by the last descriptor, not by this value.
+            // The lock must end with the last descriptor, not with this value.
             std::mem::forget(locked);
             copy?
         }
@@ -102,7 +104,8 @@ fn open(path: &Path, create: bool) -> Result<File> {
     Ok(file)
 }
 
-/// Makes an ext4 file under another name, so that what has the right one has a file system.
+/// Makes an ext4 image under a temporary name and renames it, so that the file under the final
+/// name always has a file system.
 fn make(path: &Path, new: &NewDataFile, inherited: &Inherited) -> Result<File> {
     let beside = new_name(path);
     let shown = beside.display();
@@ -114,10 +117,10 @@ fn make(path: &Path, new: &NewDataFile, inherited: &Inherited) -> Result<File> {
             .with_context(|| format!("cannot make {}", directory.display()))?;
     }
     let file = open(&beside, true)?;
-    // Nothing of an attempt before this one, and no block before it is needed.
+    // Truncation to 0 drops the content of a failed attempt. After it the image is sparse.
     file.set_len(0)
         .and_then(|()| file.set_len(new.size))
-        .with_context(|| format!("cannot give {shown} {} bytes", new.size))?;
+        .with_context(|| format!("cannot set the size of {shown} to {} bytes", new.size))?;
     format(&beside, &new.mkfs, inherited)?;
     file.sync_all()
         .with_context(|| format!("cannot write {shown}"))?;
@@ -132,9 +135,9 @@ fn format(path: &Path, mkfs: &Path, inherited: &Inherited) -> Result<()> {
         mkfs.as_os_str(),
         "-q".as_ref(),
         "-F".as_ref(),
-        // Nothing is kept for root: there is nobody else.
+        // No blocks are reserved for root, as only root writes here.
         "-m0".as_ref(),
-        // Tables are written when the kernel has time: 20 ms instead of seconds.
+        // The kernel initializes the tables in the background: 20 ms instead of seconds.
         "-Elazy_itable_init=1,lazy_journal_init=1,nodiscard".as_ref(),
         path.as_os_str(),
     ];
@@ -152,23 +155,34 @@ fn format(path: &Path, mkfs: &Path, inherited: &Inherited) -> Result<()> {
     })
     .with_context(|| format!("cannot run {}", mkfs.display()))?;
     drop(writer);
-    // In lines of this program's own, so that a log has one form.
-    let mut said = Vec::new();
+    // Logged line by line, so that the log keeps its form.
+    let mut output = Vec::new();
     File::from(reader)
-        .read_to_end(&mut said)
-        .with_context(|| format!("cannot read what {} says", mkfs.display()))?;
-    for line in String::from_utf8_lossy(&said).lines() {
+        .read_to_end(&mut output)
+        .with_context(|| format!("cannot read the output of {}", mkfs.display()))?;
+    for line in String::from_utf8_lossy(&output).lines() {
         warn!(program = %mkfs.display(), "{}: {line}", mkfs.display());
     }
     match waitpid(pid, None) {
         Ok(WaitStatus::Exited(_, 0)) => Ok(()),
+        Ok(WaitStatus::Exited(_, status)) => anyhow::bail!(
+            "{} {} failed with status {status}; its output has the reason",
+            mkfs.display(),
+            path.display()
+        ),
+        Ok(WaitStatus::Signaled(_, signal, _)) => anyhow::bail!(
+            "{} {} failed, ended by {signal}; start again",
+            mkfs.display(),
+            path.display()
+        ),
         Ok(end) => anyhow::bail!("{} {} failed: {end:?}", mkfs.display(), path.display()),
         Err(errno) => Err(errno).with_context(|| format!("cannot wait for {}", mkfs.display())),
     }
 }
 
-/// Attaches a file to a free loop device, which lets go of it with its last mount, and
-/// returns that, by its path and open: loop(4). The kernel makes no node in a container's `/dev`.
+/// Attaches an image to a free loop device (loop(4)), which detaches it with the last unmount,
+/// and returns the device's path and its open file. The device nodes are made here, as the
+/// kernel makes none in a container's `/dev`.
 fn attach(data_file: &File) -> Result<(String, File)> {
     let writable = |path: &str| File::options().read(true).write(true).open(path);
     let make = |path: &str, kind, major, minor| {

@@ -1,10 +1,10 @@
-//! Forwards DNS queries to resolvers on loopback: what a start does where `plan::resolver`
-//! says so, in a child of PID 1's own. It copies and reads nothing of what it copies.
+//! The DNS forwarder: a child of PID 1 that forwards queries to resolvers on loopback, where
+//! `plan::resolver` asks for it. It copies messages and does not parse them.
 //!
-//! A UDP query gets a socket of its own, and is forgotten with its answer or its time, so
-//! that a resolver which has moved is found again (Docker's 127.0.0.11 is a NAT rule, and a
-//! socket that is kept has its old mapping). TCP connections are joined to one of their own
-//! each. Everything is bounded, nothing waits but the one `poll`.
+//! Each UDP query gets a socket of its own, which is closed with the answer or at the query's
+//! deadline. So a resolver that has moved is found again: Docker's 127.0.0.11 is a NAT rule, and
+//! a socket that stays open keeps its old mapping. Each TCP connection is joined to one of its
+//! own. All queues are bounded, and only the one `poll` blocks.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -32,59 +32,59 @@ use crate::sys::wait;
 /// The port of DNS.
 const PORT: u16 = 53;
 
-/// Queries that wait at once, and connections. A process may have 1024 descriptors; where
-/// there are more queries, the oldest has waited longest and is forgotten.
+/// The most queries, and the most connections, at a time. A process may have 1024 descriptors.
+/// Where there are more queries, the oldest is dropped, as it has waited longest.
 const MOST_QUERIES: usize = 512;
 const MOST_CONNECTIONS: usize = 64;
 
-/// Queries that are taken in one turn, so that a flood of them keeps no answer waiting.
+/// The most queries that are received in one turn, so that a flood of them delays no answer.
 const TAKEN_A_TURN: usize = 64;
 
-/// The largest UDP datagram.
+/// The size of the largest UDP datagram, in bytes.
 const DATAGRAM: usize = 65_535;
 
-/// A query asks one thing and is small: RFC 1035, 4.1.2. A larger one is another's business,
-/// and TCP's.
+/// The largest datagram that is forwarded, in bytes. A query has one question and is small:
+/// RFC 1035, 4.1.2. Larger messages must use TCP.
 const LARGEST_QUERY: usize = 4_096;
 
-/// How long a resolver may be silent before the next is asked, and how long an answer is of
-/// use: resolv.conf(5) gives a server 5 s, and asks it twice.
+/// How long a resolver may take before the next one is asked, and how long an answer is of use
+/// to the client: resolv.conf(5) gives a server 5 s, and asks it twice.
 const PATIENCE: Duration = Duration::from_secs(3);
 const LIFETIME: Duration = Duration::from_secs(10);
 
-/// How long a connection may be idle: RFC 7766, 6.2.3, wants seconds.
+/// How long a connection may be idle: RFC 7766, 6.2.3, recommends the order of seconds.
 const IDLE: Duration = Duration::from_secs(20);
 
-/// How long no connection is taken after one could not be: there are no descriptors.
+/// How long no connection is accepted after accept(2) failed, as it does without descriptors.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// A query that waits for its answer.
 struct Query {
-    /// Connected to the resolver that was asked last: it takes answers from there only.
+    /// Connected to the resolver that was asked last, so it receives from that one only.
     socket: UdpSocket,
-    /// Who asked.
+    /// The address that the query came from.
     client: SocketAddr,
-    /// What.
+    /// The query as it came.
     packet: Vec<u8>,
-    /// The resolver that was asked last, by its place.
+    /// The index of the resolver that was asked last.
     asked: usize,
     /// When the next resolver is asked.
     next: Instant,
-    /// When it is forgotten.
+    /// When the query is dropped.
     end: Instant,
 }
 
 /// One direction of a connection.
 #[derive(Default)]
 struct Flow {
-    /// What was read and is not yet written.
+    /// Bytes that were read and are not yet written.
     held: Vec<u8>,
-    /// Whether the sender has ended, and the receiver has been told.
+    /// Whether the sender has sent its end, and the receiver's socket is shut down for writing.
     ended: bool,
 }
 
 impl Flow {
-    /// What is awaited of the sender and of the receiver.
+    /// The events to poll for on the sender's socket and on the receiver's.
     fn interests(&self) -> (PollFlags, PollFlags) {
         match (self.held.is_empty(), self.ended) {
             (false, _) => (PollFlags::empty(), PollFlags::POLLOUT),
@@ -93,7 +93,7 @@ impl Flow {
         }
     }
 
-    /// Copies what can be, and no more than one buffer. Whether something was.
+    /// Copies at most one buffer, without blocking. Returns whether anything moved.
     fn copy(
         &mut self,
         mut from: &TcpStream,
@@ -135,7 +135,7 @@ impl Flow {
 struct Connection {
     client: TcpStream,
     upstream: TcpStream,
-    /// The resolver, by its place.
+    /// The index of the resolver.
     asked: usize,
     question: Flow,
     answer: Flow,
@@ -143,8 +143,8 @@ struct Connection {
 }
 
 impl Connection {
-    /// The descriptors that are waited for, and what for. None without: a closed one would
-    /// end every wait.
+    /// The descriptors to poll, with their events. One without events is left out, as poll(2)
+    /// would return at once where the peer has closed it.
     fn awaited(&self) -> impl Iterator<Item = (BorrowedFd<'_>, PollFlags)> {
         let (client_in, upstream_out) = self.question.interests();
         let (upstream_in, client_out) = self.answer.interests();
@@ -156,7 +156,7 @@ impl Connection {
         .filter(|(_, flags)| !flags.is_empty())
     }
 
-    /// Copies in both directions. Whether it goes on.
+    /// Copies in both directions. Returns whether the connection goes on.
     fn advance(&mut self, upstreams: &[IpAddr], now: Instant, buffer: &mut [u8]) -> bool {
         let Self {
             client, upstream, ..
@@ -168,7 +168,7 @@ impl Connection {
         match moved {
             Ok(true) => self.end = now + IDLE,
             Ok(false) => {}
-            // It was never there, so nothing has been written to it.
+            // The resolver never accepted, so nothing has been written and the next can follow.
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                 let next = connect_from(upstreams, self.asked.saturating_add(1));
                 let Some((asked, upstream)) = next else {
@@ -177,7 +177,7 @@ impl Connection {
                 (self.asked, self.upstream) = (asked, upstream);
             }
             Err(error) => {
-                debug!(error = %error, "a connection for DNS ends: {error}");
+                debug!(error = %error, "a DNS connection ended: {error}");
                 return false;
             }
         }
@@ -186,7 +186,7 @@ impl Connection {
     }
 }
 
-/// The sockets and what is under way.
+/// The forwarder's sockets, and the queries and connections in progress.
 struct Forwarding<'a> {
     upstreams: &'a [IpAddr],
     datagrams: UdpSocket,
@@ -194,12 +194,13 @@ struct Forwarding<'a> {
     /// The oldest first.
     queries: VecDeque<Query>,
     connections: Vec<Connection>,
-    /// When connections are taken again.
+    /// When connections are accepted again, after a failure.
     accept_from: Option<Instant>,
     buffer: Vec<u8>,
 }
 
-/// Forwards until something is wrong that no query is to blame for. The error then says what.
+/// Forwards until an error that is not one of a single query, such as an address that cannot be
+/// bound. The error names the address or the system call.
 pub fn run(forwarder: &Forwarder) -> Result<std::convert::Infallible> {
     let address = SocketAddrV4::new(forwarder.listen, PORT);
     let sockets = || -> nix::Result<(UdpSocket, TcpListener)> {
@@ -230,7 +231,7 @@ pub fn run(forwarder: &Forwarder) -> Result<std::convert::Infallible> {
     }
 }
 
-/// A socket on an address that may come later: ip(7), IP_FREEBIND.
+/// Opens a socket on an address that no interface needs to have yet: ip(7), IP_FREEBIND.
 fn bind(address: SocketAddrV4, kind: SockType) -> nix::Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let socket = socket::socket(AddressFamily::Inet, kind, flags, None)?;
@@ -242,7 +243,8 @@ fn bind(address: SocketAddrV4, kind: SockType) -> nix::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// A query on its way to a resolver. A resolver that is not there may refuse at once.
+/// Sends a query to a resolver, and returns the socket for the answer. Where no resolver listens,
+/// the error may come at once.
 fn ask(upstream: IpAddr, packet: &[u8]) -> io::Result<UdpSocket> {
     let any: IpAddr = match upstream {
         IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
@@ -255,8 +257,7 @@ fn ask(upstream: IpAddr, packet: &[u8]) -> io::Result<UdpSocket> {
     Ok(socket)
 }
 
-/// A connection to the first resolver that does not refuse at once, from the one at `from`
-/// on.
+/// Connects to the first resolver that does not refuse at once, from the index `from` on.
 fn connect_from(upstreams: &[IpAddr], from: usize) -> Option<(usize, TcpStream)> {
     let mut rest = upstreams.iter().enumerate().skip(from);
     rest.find_map(|(index, upstream)| {
@@ -269,7 +270,7 @@ fn connect_from(upstreams: &[IpAddr], from: usize) -> Option<(usize, TcpStream)>
     })
 }
 
-/// A connection to a resolver, on its way: connect(2), EINPROGRESS.
+/// Begins a connection to a resolver, without waiting for it: connect(2), EINPROGRESS.
 fn connect(upstream: IpAddr) -> nix::Result<TcpStream> {
     let family = match upstream {
         IpAddr::V4(_) => AddressFamily::Inet,
@@ -285,7 +286,7 @@ fn connect(upstream: IpAddr) -> nix::Result<TcpStream> {
 }
 
 impl Forwarding<'_> {
-    /// Waits until something happens, and does what is to be done.
+    /// Waits for events, and handles them.
     fn turn(&mut self) -> Result<()> {
         let Ready {
             datagrams,
@@ -347,8 +348,8 @@ impl Forwarding<'_> {
         })
     }
 
-    /// Hands on the answers that have come, asks the next resolver where one is silent or
-    /// refuses, and forgets what is of no use any more.
+    /// Sends the answers that have come to their clients, asks the next resolver where one is
+    /// silent or refuses, and drops the queries that are past their deadline.
     fn answer(&mut self, ready: &[bool], now: Instant) {
         let Self {
             upstreams,
@@ -368,7 +369,7 @@ impl Forwarding<'_> {
                             debug!(
                                 client = %client,
                                 error = %error,
-                                "an answer to {client} is lost: {error}"
+                                "cannot send an answer to {client}: {error}"
                             );
                         }
                         return false;
@@ -392,7 +393,7 @@ impl Forwarding<'_> {
                 Ok(received) => received,
                 Err(error) if is_later(&error) => return,
                 Err(error) => {
-                    debug!(error = %error, "a query is lost: {error}");
+                    debug!(error = %error, "cannot receive a query: {error}");
                     return;
                 }
             };
@@ -422,7 +423,7 @@ impl Forwarding<'_> {
             Ok((client, _)) => client,
             Err(error) if is_later(&error) => return,
             Err(error) => {
-                debug!(error = %error, "a connection is not taken: {error}");
+                debug!(error = %error, "cannot accept a DNS connection: {error}");
                 self.accept_from = Some(now + PAUSE);
                 return;
             }
@@ -441,7 +442,7 @@ impl Forwarding<'_> {
     }
 }
 
-/// What a wait found.
+/// The results of one poll(2). `queries` has the order of [`Forwarding::queries`].
 struct Ready {
     datagrams: bool,
     listener: bool,
@@ -449,9 +450,9 @@ struct Ready {
 }
 
 impl Query {
-    /// Asks the next resolver. Whether there was one.
+    /// Asks the next resolver. Returns whether there was one.
     fn ask_next(&mut self, upstreams: &[IpAddr], now: Instant) -> bool {
-        // Without a next one, the answer may still come.
+        // Without another resolver, the answer of this one may still come.
         self.next = self.end;
         let from = self.asked.saturating_add(1);
         let Some((asked, socket)) = ask_from(upstreams, from, &self.packet) else {
@@ -463,13 +464,14 @@ impl Query {
     }
 }
 
-/// When the resolver after this one is to be asked, if there is one.
+/// When the resolver after the one with the index `asked` is to be asked; after the last one,
+/// the query's deadline.
 fn next(upstreams: &[IpAddr], asked: usize, now: Instant) -> Instant {
     let is_last = asked.saturating_add(1) >= upstreams.len();
     now + if is_last { LIFETIME } else { PATIENCE }
 }
 
-/// Asks the first resolver that does not refuse at once, from the one at `from` on.
+/// Asks the first resolver that does not refuse at once, from the index `from` on.
 fn ask_from(upstreams: &[IpAddr], from: usize, packet: &[u8]) -> Option<(usize, UdpSocket)> {
     let mut rest = upstreams.iter().enumerate().skip(from);
     rest.find_map(|(index, upstream)| {
@@ -478,7 +480,7 @@ fn ask_from(upstreams: &[IpAddr], from: usize, packet: &[u8]) -> Option<(usize, 
             debug!(
                 resolver = %upstream,
                 error = %error,
-                "{upstream} is not asked: {error}"
+                "cannot ask the resolver {upstream}: {error}"
             );
         });
         Some((index, asked.ok()?))

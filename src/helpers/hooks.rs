@@ -1,5 +1,5 @@
-//! Runs the user's hooks: what a child of PID 1's own does at their times of a start and a
-//! stop. It is not PID 1, so it may wait for them, but never without a deadline.
+//! The hook runner: a child of PID 1 that runs the user's hooks of one point of a start or a
+//! stop. It may wait for a hook, which PID 1 must not, but never without a deadline.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -20,43 +20,43 @@ use crate::sys::process;
 use crate::sys::signals::Signals;
 use crate::sys::spawn::{self, Child, Session};
 
-/// The status of a hook that took too long, as timeout(1) has it.
+/// The exit status of a hook that exceeded its timeout, as with timeout(1).
 const TIMED_OUT: u8 = 124;
 
-/// How hooks are run.
+/// The settings and the state of a run of hooks.
 pub struct Runner<'a> {
-    /// How long each may take.
+    /// How long each hook may take.
     pub timeout: Duration,
-    /// What one has between SIGTERM and SIGKILL, and after that to be gone.
+    /// The time that a hook has to end after SIGTERM, and again after SIGKILL.
     pub grace: Duration,
-    /// Their environment.
+    /// The environment of the hooks.
     pub environment: &'a [(OsString, OsString)],
-    /// Their standard input, output and error.
+    /// The standard input, output and error of the hooks.
     pub stdio: [BorrowedFd<'a>; 3],
-    /// The signals of this process, of which SIGTERM ends the hook that runs.
+    /// The signals of this process. SIGTERM ends the hook that runs.
     pub signals: &'a mut Signals,
     /// The user's file mode creation mask.
     pub umask: Mode,
-    /// Whether those after one that has failed are not run.
+    /// Whether the first hook that fails ends the run.
     pub until_failure: bool,
-    /// Whether SIGTERM has come.
+    /// Whether SIGTERM has arrived.
     pub stopped: bool,
 }
 
-/// How a hook that was started came to its end.
+/// How the wait for a hook ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Finish {
-    /// By itself.
+    /// The hook ended by itself.
     Ended(End),
-    /// It took too long.
+    /// The hook exceeded its timeout.
     TimedOut,
-    /// This process was told to end.
+    /// SIGTERM for this process arrived.
     Stopped,
 }
 
 impl Runner<'_> {
-    /// Runs them, one after the other, and names those that fail. Returns the status of the
-    /// first of these, as a shell would have it; 0 where none did.
+    /// Runs `hooks` one after the other and logs each that fails. Returns the exit status of the
+    /// first that failed, 128 + n if signal n ended it, as in a shell; 0 where none failed.
     pub fn run(&mut self, hooks: &[PathBuf]) -> u8 {
         let mut status = 0;
         for path in hooks {
@@ -67,7 +67,7 @@ impl Runner<'_> {
                     failed(
                         path,
                         end.status(),
-                        format_args!("{end}; its output says why"),
+                        format_args!("{end}; its output has the reason"),
                     );
                     end.status()
                 }
@@ -77,8 +77,8 @@ impl Runner<'_> {
                         path,
                         TIMED_OUT,
                         format_args!(
-                            "has not ended within {seconds} s and was killed; a longer \
-                             DIND_HOOK_TIMEOUT gives it more"
+                            "did not end within {seconds} s and was killed; set a longer \
+                             DIND_HOOK_TIMEOUT"
                         ),
                     );
                     TIMED_OUT
@@ -86,7 +86,7 @@ impl Runner<'_> {
                 Ok(Finish::Stopped) => {
                     warn!(
                         hook = %path.display(),
-                        "hook {} was ended by the container's stop",
+                        "hook {} was terminated because the container stops",
                         path.display()
                     );
                     End::Signaled(libc::SIGTERM).status()
@@ -120,21 +120,21 @@ impl Runner<'_> {
         .map_err(|error| error.fault(path.as_os_str()))?;
         let outcome = self.wait(pid, self.timeout, true)?;
         if !matches!(outcome, Finish::Ended(_)) {
-            // What it has started is in its process group, but for what made its own.
+            // The hook leads its process group. Its children are in it, unless they left it.
             let group = Pid::from_raw(-pid.as_raw());
             let _ = process::kill(group, libc::SIGTERM);
-            let told = self.wait(pid, self.grace, false)?;
-            // Others of the group may care less for SIGTERM than the first of them.
+            let terminated = self.wait(pid, self.grace, false)?;
+            // Other processes of the group may ignore SIGTERM.
             let _ = process::kill(group, libc::SIGKILL);
-            if !matches!(told, Finish::Ended(_)) {
+            if !matches!(terminated, Finish::Ended(_)) {
                 self.wait(pid, self.grace, false)?;
             }
         }
         Ok(outcome)
     }
 
-    /// Waits until a hook has ended, for so long; where `until_stop`, no longer than until
-    /// a stop.
+    /// Waits at most `patience` for the hook `pid` to end; with `until_stop`, SIGTERM for this
+    /// process ends the wait, too.
     fn wait(&mut self, pid: Pid, patience: Duration, until_stop: bool) -> Result<Finish, Fault> {
         let deadline = Instant::now() + patience;
         loop {

@@ -1,5 +1,5 @@
-//! What children of PID 1 do that are this program too. PID 1 forks them and never waits
-//! for one outside of its loop; they may wait.
+//! The children that PID 1 forks without exec. They may block. Except for the probe, PID 1
+//! never waits for one outside of its loop.
 
 pub mod certificates;
 pub mod child;

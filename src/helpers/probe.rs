@@ -1,8 +1,9 @@
-//! Whether file systems answer that may not: those of a server or of another process.
+//! The probe: finds out whether file systems answer that depend on a server or on another
+//! process.
 //!
-//! Whoever touches a file on one that does not answer waits for it without end, and takes no
-//! signal meanwhile (nfs(5), hard; fuse(4)). So a child touches them first. It is the one wait of
-//! PID 1 before its loop, and there only where something is mounted from such a place.
+//! A process that touches a file on one that does not answer blocks without end, and handles no
+//! signal meanwhile (nfs(5), hard; fuse(4)). So a child touches them first. This is the only wait
+//! of PID 1 before its loop, and it is there only where such a file system is mounted.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -25,7 +26,7 @@ use crate::sys::end::End;
 use crate::sys::process;
 use crate::sys::signals::Signals;
 
-/// File systems that are a server's or another process's, by the beginnings of their types:
+/// The types of file systems that depend on a server or on another process, by their beginnings:
 /// filesystems(5), and the kernel's fs directory.
 const REMOTE: &[&str] = &[
     "9p",
@@ -42,15 +43,15 @@ const REMOTE: &[&str] = &[
     "virtiofs",
 ];
 
-/// As many links as the kernel follows in one path: path_resolution(7).
+/// The most symbolic links that the kernel follows in one path: path_resolution(7).
 const MOST_LINKS: u32 = 40;
 
-/// After so long somebody who looks at the log is to know what is waited for.
+/// After how long the log names the path that the start waits for.
 const SILENT: Duration = Duration::from_secs(1);
 
-/// Returns when all of the `paths` that are on such a file system have answered. The fault has
-/// the first that has not done so within `patience`, or the signal that asked for the end. Other
-/// signals are kept.
+/// Returns when all of the `paths` that are on such a file system have answered. The fault names
+/// the first one that has not answered within `patience`, or has the exit status of the SIGTERM
+/// or SIGINT that ended the wait. Other signals are kept for later: [`Signals::keep`].
 pub fn answer<'a>(
     paths: impl IntoIterator<Item = &'a Path>,
     mounts: &MountTable,
@@ -84,8 +85,8 @@ pub fn answer<'a>(
     answered
 }
 
-/// The type of the first file system on the way to `path` that may not answer, where there is
-/// one. Symbolic links are followed as far as that touches none of them.
+/// The type of the first file system on the way to `path` that is one of [`REMOTE`]. Symbolic
+/// links are followed as far as that touches no such file system.
 fn remote_type<'a>(path: &Path, mounts: &'a MountTable) -> Option<&'a str> {
     let mut left: Vec<OsString> = names(path).collect();
     let mut place = PathBuf::from("/");
@@ -116,7 +117,7 @@ fn remote_type<'a>(path: &Path, mounts: &'a MountTable) -> Option<&'a str> {
     None
 }
 
-/// The names in a path, the last one first.
+/// The components of a path but the root, the last one first.
 fn names(path: &Path) -> impl Iterator<Item = OsString> {
     path.components()
         .rev()
@@ -127,15 +128,15 @@ fn names(path: &Path) -> impl Iterator<Item = OsString> {
         })
 }
 
-/// Touches one after the other as the facts will be read, and writes a byte for each. What they
-/// answer, be it an error, is for the facts.
+/// Touches the paths one after the other, with the system calls that read the facts later, and
+/// writes one byte for each. Errors count as answers: the facts have them, too.
 fn touch(remote: &[(&Path, &str)], answers: &mut File) {
     for (path, _) in remote {
         let _ = fs::metadata(path);
         if let Ok(mut entries) = fs::read_dir(path) {
             entries.next();
         }
-        // Without a reader there is nobody to tell.
+        // It fails only where PID 1 has ended the wait.
         let _ = answers.write(&[0]);
     }
 }
@@ -168,7 +169,7 @@ fn wait(
         let waited = began.elapsed();
         if waited >= patience {
             break Err(Fault::failure(format!(
-                "{} is on {fstype} and has not answered for {} s; see to its server, or do not mount it",
+                "{} is on {fstype} and has not answered for {} s; check its server, or do not mount it",
                 path.display(),
                 patience.as_secs_f64()
             )));
@@ -186,7 +187,7 @@ fn wait(
             PollFd::new(answers.as_fd(), PollFlags::POLLIN),
             PollFd::new(signals.as_fd(), PollFlags::POLLIN),
         ];
-        // An error, as EINTR, means that there may be a signal.
+        // After an error, such as EINTR, a signal may have arrived.
         let _ = signals.poll(&mut descriptors, Some(next.saturating_sub(waited)));
         let mut ended = None;
         for signal in signals.arrived() {
@@ -199,7 +200,7 @@ fn wait(
             break Err(Fault {
                 status: End::Signaled(signal).status(),
                 ..Fault::failure(format!(
-                    "stopped while {} did not answer, which is on {fstype}",
+                    "stopped while waiting for {}, which is on {fstype}",
                     path.display()
                 ))
             });
@@ -209,7 +210,7 @@ fn wait(
     done
 }
 
-/// The child waits for what does not answer, and ends by no other signal.
+/// SIGKILL is the only signal that ends a child that is blocked on such a file system.
 fn end(child: Pid) {
     let _ = process::kill(child, libc::SIGKILL);
 }
@@ -219,7 +220,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_system_that_may_not_answer_is_known_without_touching_it() -> io::Result<()> {
+    fn a_remote_file_system_is_found_without_touching_it() -> io::Result<()> {
         let mounts = MountTable::parse(
             "1 0 0:1 / / rw - overlay overlay rw\n\
              2 1 0:2 / /data rw - nfs4 server:/data rw\n\
@@ -248,7 +249,7 @@ mod tests {
         .collect();
         fs::remove_dir_all(&directory)?;
         let (nfs, fuse) = (Some("nfs4"), Some("fuse.s3fs"));
-        // What is below one is reached through it.
+        // A path below a remote mount point is reached through it.
         assert_eq!(found, [nfs, nfs, fuse, None, None, nfs, nfs, None]);
         Ok(())
     }

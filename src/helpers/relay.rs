@@ -1,9 +1,9 @@
-//! Turns the lines of the daemons into JSON: what a start does with `DIND_LOG_FORMAT=json`, in
-//! a child of PID 1's own. PID 1 keeps both ends of every pipe, so that no daemon is ever told
-//! that nobody reads, and what is in a pipe is not lost with this child.
+//! The log relay: a child of PID 1 that turns the daemons' lines into JSON, with
+//! `DIND_LOG_FORMAT=json`. PID 1 keeps both ends of every pipe, so no daemon gets SIGPIPE, and
+//! the content of a pipe is not lost with this child.
 //!
-//! A sink that cannot be written loses lines; one that blocks makes this child wait, and then
-//! the daemons, as they would wait if they had it themselves.
+//! A sink with write errors loses lines. A sink that blocks makes this child wait, and then the
+//! daemons, as if they wrote to it themselves.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -17,30 +17,30 @@ use nix::unistd;
 
 use crate::messages::json_log::{self, Defaults};
 
-/// What is read at once: a pipe's capacity with the usual pages, pipe(7).
+/// The most bytes of one read: a pipe's capacity with pages of 4 KiB, pipe(7).
 const READ: usize = 64 * 1024;
 
-/// How much of a line is kept until its end comes. What is longer is several lines.
+/// The longest line, in bytes. A longer one is split.
 const LONGEST: usize = 64 * 1024;
 
-/// What a pipe can have in it: its sixteen pages where they are the largest.
+/// The most bytes in a pipe: sixteen pages, where these have the largest size, 64 KiB.
 const MOST_IN_A_PIPE: usize = 1024 * 1024;
 
-/// What a daemon or hooks write, and where it goes.
+/// The output of a daemon or of hooks, and its destination.
 pub struct Stream<'a> {
-    /// The name of the source.
+    /// The `source` of its lines in JSON.
     pub source: &'static str,
-    /// The level of lines that do not say theirs.
+    /// The level of lines that have none.
     pub level: &'static str,
-    /// The reading end of its pipe, which does not block.
+    /// The read end of its pipe, which does not block.
     pub pipe: BorrowedFd<'a>,
-    /// The place of its sink.
+    /// The index of its sink.
     pub sink: usize,
 }
 
-/// Goes on until PID 1 has closed its end of `control`, each byte from which is answered with
-/// itself once every line that was written before it is in its sink; with the byte `last`,
-/// beginnings of lines too.
+/// Relays lines until PID 1 closes its end of `control`. Each byte that PID 1 sends there is sent
+/// back when every line that was written before it is in its sink; with the byte `last`,
+/// unfinished lines, too. The error is that of poll(2).
 pub fn run(
     streams: &[Stream<'_>],
     sinks: &[BorrowedFd<'_>],
@@ -64,7 +64,7 @@ pub fn run(
                     sink.print(stream, line);
                 }
             };
-            // In one turn a daemon that writes without end keeps no other waiting.
+            // Bounded, so that a daemon that writes without end does not hold up the others.
             let most = match asked {
                 true => MOST_IN_A_PIPE,
                 false => READ,
@@ -85,13 +85,13 @@ pub fn run(
             }
         }
         if asked {
-            // Nobody waits for it if this fails.
+            // It fails only where PID 1 no longer waits for the byte.
             let _ = control.write_all(&request);
         }
     }
 }
 
-/// What a wait found.
+/// The results of one poll(2). `streams` has the order of the streams.
 struct Ready {
     control: bool,
     streams: Vec<bool>,
@@ -114,16 +114,16 @@ fn wait(streams: &[Stream<'_>], control: &UnixStream) -> Result<Ready> {
     })
 }
 
-/// Lines out of bytes that come as they like.
+/// Splits a stream of bytes into lines.
 #[derive(Default)]
 struct Lines {
-    /// The beginning of one.
+    /// The beginning of a line whose end has not come.
     held: Vec<u8>,
 }
 
 impl Lines {
-    /// Gives out, without their ends, the lines that these bytes complete. A blank one, as
-    /// usage texts have them, says nothing.
+    /// Calls `line` with each line that `bytes` complete, without its end. Blank lines, as in
+    /// usage texts, are dropped.
     fn take(&mut self, bytes: &[u8], mut line: impl FnMut(&[u8])) {
         self.held.extend_from_slice(bytes);
         let mut rest = self.held.as_slice();
@@ -142,7 +142,7 @@ impl Lines {
         self.held = rest.to_vec();
     }
 
-    /// Gives out the beginning of a line whose end may never come.
+    /// Calls `line` with the beginning of a line whose end may never come.
     fn end(&mut self, mut line: impl FnMut(&[u8])) {
         let rest = std::mem::take(&mut self.held);
         if !rest.trim_ascii().is_empty() {
@@ -151,7 +151,7 @@ impl Lines {
     }
 }
 
-/// Where a line that is too long is cut: before a character of UTF-8 that would be cut too.
+/// Where to cut a line that is too long: not within a character of UTF-8.
 fn cut(line: &[u8]) -> usize {
     let is_boundary = |place: &usize| {
         let byte = line.get(*place);
@@ -161,10 +161,10 @@ fn cut(line: &[u8]) -> usize {
     places.into_iter().find(is_boundary).unwrap_or(LONGEST)
 }
 
-/// Where lines go.
+/// A destination of lines.
 struct Sink<'a> {
     descriptor: BorrowedFd<'a>,
-    /// Whether the last line is there in part.
+    /// Whether only a part of the last line was written.
     torn: bool,
 }
 
@@ -176,8 +176,8 @@ impl<'a> Sink<'a> {
         }
     }
 
-    /// Writes a line of a daemon's at once, so that lines of others do not come into it, or
-    /// loses it.
+    /// Writes a line with a single write(2) where the sink takes all of it, so that lines of
+    /// other processes do not mix with it. After an error the rest of the line is lost.
     fn print(&mut self, stream: &Stream<'_>, line: &[u8]) {
         let defaults = Defaults {
             time: SystemTime::now(),
@@ -201,7 +201,8 @@ impl<'a> Sink<'a> {
         };
     }
 
-    /// Waits until it can be written: somebody outside has made it one that does not block.
+    /// Waits until the sink is writable. It does not block where another process that shares it
+    /// has set O_NONBLOCK.
     fn wait(&self) -> io::Result<()> {
         let mut ready = [PollFd::new(self.descriptor, PollFlags::POLLOUT)];
         match poll(&mut ready, PollTimeout::NONE) {
@@ -228,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_without_an_end_is_given_out_in_parts() {
+    fn a_line_without_an_end_is_split() {
         let long = "é".repeat(LONGEST);
         let parts: Vec<&[u8]> = long.as_bytes().chunks(1001).collect();
         let given = lines(&[&[b"a".as_slice()], parts.as_slice()].concat());
@@ -243,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_torn_does_not_tear_the_next() -> io::Result<()> {
+    fn a_line_after_a_torn_line_is_whole() -> io::Result<()> {
         let (mut reader, writer) = UnixStream::pair()?;
         let stream = Stream {
             source: "dockerd",
@@ -281,13 +282,13 @@ mod tests {
         let mut sink = Sink::new(writer.as_fd());
         drop(reader);
         sink.print(&stream, b"a");
-        assert!(!sink.torn, "nothing of it is there");
+        assert!(!sink.torn, "no part of the line was written");
         Ok(())
     }
 
     proptest! {
         #[test]
-        fn lines_are_the_same_however_they_come(
+        fn lines_do_not_depend_on_how_the_bytes_are_split(
             parts in proptest::collection::vec("[a \n]{0,6}", 0..20)
         ) {
             let whole = parts.concat();

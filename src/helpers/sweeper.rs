@@ -1,4 +1,4 @@
-//! Empties the data root after the daemons have ended: `DIND_EPHEMERAL`.
+//! The sweeper: empties the data root after the daemons have ended, with `DIND_EPHEMERAL`.
 
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, OwnedFd};
@@ -17,15 +17,15 @@ use super::data_file;
 use crate::facts::proc;
 use crate::plan::engine::Emptied;
 
-/// Empties a data root whose daemons have ended, as far as it can, and says so. What the
-/// user has mounted below it stays, and no symbolic link is followed. What an engine that was
-/// killed left mounted is unmounted first.
+/// Empties the data root as far as possible, and logs the result. The user's mounts below it
+/// stay, and no symbolic link is followed. Mounts that a killed engine left behind are unmounted
+/// first.
 pub fn empty(emptied: &Emptied) {
     let path = emptied.path.display();
     if let Some(data_file) = &emptied.data_file
         && let Err(error) = data_file::remove(data_file, &emptied.path)
     {
-        warn!(path = %path, "{path} is not emptied: {error:#}; remove it");
+        warn!(path = %path, "cannot empty {path}: {error:#}; remove the ext4 image");
         return;
     }
     match proc::mounts() {
@@ -46,7 +46,7 @@ pub fn empty(emptied: &Emptied) {
             }
         }
         Err(error) => {
-            warn!(path = %path, "{path} is not emptied: {error:#}");
+            warn!(path = %path, "cannot empty {path}: {error:#}; remove the volume");
             return;
         }
     }
@@ -57,27 +57,29 @@ pub fn empty(emptied: &Emptied) {
                 path = %path,
                 files = left.len(),
                 error = errno.desc(),
-                "{path} is empty but for {} files that stay, among them {}: {}",
+                "{path} is empty except for {} files that cannot be removed, among them {}: {}",
                 left.len(),
                 name.to_string_lossy(),
                 errno.desc()
             ),
         },
-        Err(error) => warn!(path = %path, "{path} is not emptied: {error:#}; remove the volume"),
+        Err(error) => warn!(path = %path, "cannot empty {path}: {error:#}; remove the volume"),
     }
 }
 
-/// A directory on the way down, and its own name in the one before it.
-struct Level {
+/// A directory whose content is being removed, in a depth-first descent.
+struct Descent {
     directory: Dir,
+    /// The entries that are still to be removed, with their types where readdir(3) has them.
     entries: Vec<(CString, Option<Type>)>,
+    /// The directory's name in its parent.
     name: CString,
 }
 
-impl Level {
+impl Descent {
     fn open(directory: OwnedFd, name: CString) -> nix::Result<Self> {
         let mut directory = Dir::from_fd(directory)?;
-        // All at once: what is removed meanwhile could make the listing skip some.
+        // Read as a whole first: readdir(3) may skip entries while others are removed.
         let entries = directory
             .iter()
             .filter_map(Result::ok)
@@ -92,9 +94,9 @@ impl Level {
     }
 }
 
-/// Removes what is in a directory and returns what could not be, with the reason. No mount
-/// point is gone into, a bind mount no more than another file system: openat2(2),
-/// RESOLVE_NO_XDEV. By descriptors, so that nothing that is renamed meanwhile leads out.
+/// Removes the content of a directory, and returns the names of what could not be removed, with
+/// the reasons. It enters no mount point, bind mounts included: openat2(2), RESOLVE_NO_XDEV. All
+/// steps start from open directories, so a concurrent rename cannot lead out of them.
 fn remove_content(path: &Path) -> Result<Vec<(CString, Errno)>> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let top = nix::fcntl::open(path, flags, Mode::empty())
@@ -105,13 +107,13 @@ fn remove_content(path: &Path) -> Result<Vec<(CString, Errno)>> {
             | ResolveFlag::RESOLVE_BENEATH,
     );
     let mut left = Vec::new();
-    let mut levels = vec![Level::open(top, CString::default())?];
-    while let Some(level) = levels.last_mut() {
-        let Some((name, kind)) = level.entries.pop() else {
-            let done = levels.pop();
-            if let (Some(done), Some(above)) = (done, levels.last()) {
+    let mut descents = vec![Descent::open(top, CString::default())?];
+    while let Some(current) = descents.last_mut() {
+        let Some((name, kind)) = current.entries.pop() else {
+            let done = descents.pop();
+            if let (Some(done), Some(parent)) = (done, descents.last()) {
                 remove(
-                    &above.directory,
+                    &parent.directory,
                     &done.name,
                     UnlinkatFlags::RemoveDir,
                     &mut left,
@@ -121,23 +123,25 @@ fn remove_content(path: &Path) -> Result<Vec<(CString, Errno)>> {
         };
         let opened = match kind {
             Some(Type::Directory) | None => {
-                openat2(level.directory.as_fd(), name.as_c_str(), inside)
+                openat2(current.directory.as_fd(), name.as_c_str(), inside)
             }
             Some(_) => Err(Errno::ENOTDIR),
         };
         match opened {
-            Ok(directory) => levels.push(Level::open(directory, name)?),
+            Ok(directory) => descents.push(Descent::open(directory, name)?),
             Err(Errno::EXDEV) => left.push((name, Errno::EBUSY)),
-            // No directory, which some file systems do not tell beforehand.
+            // Not a directory; some file systems have no types in readdir(3).
             Err(Errno::ENOTDIR | Errno::ELOOP) => {
                 remove(
-                    &level.directory,
+                    &current.directory,
                     &name,
                     UnlinkatFlags::NoRemoveDir,
                     &mut left,
                 );
             }
-            Err(Errno::ENOSYS) => anyhow::bail!("this kernel has no openat2, it needs 5.6"),
+            Err(Errno::ENOSYS) => {
+                anyhow::bail!("this kernel has no openat2(2), which needs Linux 5.6")
+            }
             Err(errno) => left.push((name, errno)),
         }
     }
@@ -146,7 +150,7 @@ fn remove_content(path: &Path) -> Result<Vec<(CString, Errno)>> {
 
 fn remove(directory: &Dir, name: &CStr, how: UnlinkatFlags, left: &mut Vec<(CString, Errno)>) {
     match unlinkat(directory, name, how) {
-        // Directories above of what stays, which has been counted.
+        // ENOTEMPTY: something inside could not be removed and is in `left` already.
         Ok(()) | Err(Errno::ENOENT | Errno::ENOTEMPTY) => {}
         Err(errno) => left.push((name.to_owned(), errno)),
     }

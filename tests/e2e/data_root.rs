@@ -68,7 +68,9 @@ fn an_ephemeral_data_root_is_empty_at_the_end() {
     container.sh("mkfifo /var/lib/docker/fifo; mkdir -m 0 /var/lib/docker/closed");
     container.sh("touch /end");
     assert_eq!(container.wait(), 5);
-    container.logged(&["/var/lib/docker is empty but for 1 files that stay, among them kept"]);
+    container.logged(&[
+        "/var/lib/docker is empty except for 1 files that cannot be removed, among them kept",
+    ]);
     assert_eq!(content(&volume), "/volume/volumes\n/volume/volumes/kept");
     assert_eq!(content(&kept), "/volume/file");
     assert_eq!(content(&outside), "/volume/file");

@@ -20,7 +20,7 @@ fn a_data_root_that_does_not_answer_holds_up_no_stop() {
     let container = dind().prelude(DEAD).start(&["--data-root=/dead/docker"]);
     container.wait_log("dind: waiting for /dead/docker, which is on fuse", 1);
     assert_eq!(stopped(&container), "143");
-    container.logged(&["dind: error: stopped while /dead/docker did not answer"]);
+    container.logged(&["dind: error: stopped while waiting for /dead/docker"]);
 }
 
 #[test]
@@ -32,7 +32,7 @@ fn a_data_root_that_does_not_answer_is_named() {
     assert_eq!(container.wait(), 1);
     container.logged(&[
         "dind: error: /dead/docker is on fuse",
-        "has not answered for 2 s; see to its server",
+        "has not answered for 2 s; check its server",
     ]);
 }
 

@@ -188,10 +188,10 @@ fn a_hook_has_its_time() {
     .env("DIND_HOOK_TIMEOUT", "1")
     .ready(&[]);
     container.logged(&[
-        "dind: error: hook /etc/dind/post-start.d/endless has not ended within 1 s and was killed",
+        "dind: error: hook /etc/dind/post-start.d/endless did not end within 1 s and was killed",
         "DIND_HOOK_TIMEOUT",
     ]);
-    container.logged(&["hook /etc/dind/post-start.d/polite has not ended"]);
+    container.logged(&["hook /etc/dind/post-start.d/polite did not end within"]);
     container.wait_until("! pgrep -f '[e]ndless|sleep 10000[3]'");
 }
 
@@ -222,7 +222,7 @@ fn a_stop_ends_the_hook_that_runs() {
         container.docker(&["stop"]).exited(0);
         assert_eq!(container.inspect("{{.State.ExitCode}}"), "0");
         container.logged(&["told"]);
-        container.logged(&["endless was ended by the container's stop"]);
+        container.logged(&["endless was terminated because the container stops"]);
     }
 }
 
@@ -239,7 +239,8 @@ fn a_pre_stop_hook_does_not_hold_up_a_stop() {
     // 137 is what the outer engine's SIGKILL would leave.
     assert_eq!(container.inspect("{{.State.ExitCode}}"), "0");
     container.logged(&["the pre-stop hook runner did not end in time and is sent SIGTERM"]);
-    container.logged(&["hook /etc/dind/pre-stop.d/endless was ended by the container's stop"]);
+    container
+        .logged(&["hook /etc/dind/pre-stop.d/endless was terminated because the container stops"]);
     container.not_logged(&["is killed"]);
     container.logged(&["Daemon shutdown complete"]);
 }

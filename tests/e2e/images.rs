@@ -175,7 +175,7 @@ fn broken_archives_are_named_and_the_others_loaded() {
         "new\\ndind: error: forged.tar: ",
         "\u{fffd}\\x1b[31m.tar: ",
         "directory.tar: not a regular file; ",
-        "dangling.tar: it leads to nowhere: ",
+        "dangling.tar: symbolic link to nowhere: ",
     ];
     for name in shown {
         container.logged(&[
@@ -354,7 +354,7 @@ fn images_outlive_a_dockerd_that_fails() {
     );
     container.wait_ready();
     assert_eq!(names(&container), ["big:1"]);
-    container.logged(&["dind: dockerd has gone while it loaded images"]);
+    container.logged(&["dind: dockerd ended while it loaded images"]);
     container.not_logged(&["cannot load"]);
 }
 

@@ -1,4 +1,4 @@
-//! dockerd's answers to the image loader: the lines that it writes of a load, and refusals.
+//! dockerd's answers to the image loader: the events of a load, and refusals.
 
 use std::time::Duration;
 
@@ -6,28 +6,27 @@ use anyhow::{Result, bail};
 use serde_json::Value;
 use tracing::debug;
 
-/// How long dockerd may take nothing and write nothing. While it unpacks layers it writes how
-/// far it is.
+/// How long dockerd may neither read nor write. While it unpacks layers it reports its progress.
 pub const STALL: Duration = Duration::from_secs(600);
 
-/// More than any line that dockerd writes of a load, in bytes.
+/// The longest line of an answer, in bytes: more than any that dockerd writes.
 const LONGEST_LINE: usize = 1 << 20;
 
-/// What dockerd has written of a load so far: JSON, a line for each event (Docker Engine API,
+/// dockerd's answer to a load so far: a line of JSON for each event (Docker Engine API,
 /// ImageLoad).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LoadAnswer {
-    /// The names of images that are there now, or the ids of those without.
+    /// The names of the images that were loaded, or the ids of those without a name.
     images: Vec<String>,
-    /// Why it failed: the first reason.
+    /// The first reason for which the load failed.
     error: Option<String>,
-    /// The beginning of a line that has not ended.
+    /// The beginning of a line whose end has not come.
     line: Vec<u8>,
 }
 
 impl LoadAnswer {
-    /// Takes the next bytes, in whatever parts they come. The error is that they are a line of
-    /// more than 1 MiB.
+    /// Takes the next bytes of the answer, however it is split. The error is a line of more than
+    /// 1 MiB.
     pub fn take(&mut self, bytes: &[u8]) -> Result<()> {
         self.line.extend(bytes);
         if let Some(end) = memchr::memrchr(b'\n', &self.line) {
@@ -38,12 +37,12 @@ impl LoadAnswer {
             }
         }
         if self.line.len() > LONGEST_LINE {
-            bail!("dockerd says more than {LONGEST_LINE} bytes in one line");
+            bail!("dockerd's answer has a line of more than {LONGEST_LINE} bytes");
         }
         Ok(())
     }
 
-    /// Reads one line. Those that are not JSON are not dockerd's.
+    /// Takes one line. Lines that are not JSON are not dockerd's, and are ignored.
     fn event(&mut self, line: &[u8]) {
         let Ok(value) = serde_json::from_slice::<Value>(line) else {
             return;
@@ -67,42 +66,42 @@ impl LoadAnswer {
             if let Some(image) = named.or_else(|| line.strip_prefix("Loaded image ID: ")) {
                 self.images.push(image.trim().to_owned());
             } else if line.starts_with("Error unpacking image") {
-                // Of containerd's store, which says so and goes on (`LoadImage` in moby's
-                // daemon/containerd/image_exporter.go).
+                // containerd's image store reports this error and continues (`LoadImage` in
+                // moby's daemon/containerd/image_exporter.go).
                 self.error.get_or_insert_with(|| line.to_owned());
             } else if !line.is_empty() {
-                debug!("dockerd says: {line}");
+                debug!("dockerd: {line}");
             }
         }
     }
 
-    /// The images that were loaded, in dockerd's words, when all of the answer has come and had
-    /// this HTTP status. The error is why the load failed.
+    /// Takes the HTTP status of a complete answer, and returns the names of the images that were
+    /// loaded, as dockerd wrote them. The error is the reason for which the load failed.
     pub fn images(mut self, status: Option<u16>) -> Result<Vec<String>> {
-        // The last line need not end.
+        // The last line may have no newline.
         let line = std::mem::take(&mut self.line);
         self.event(&line);
         if let Some(error) = self.error {
-            // The name is that of a file of an archive, unpacked by dockerd.
+            // The path is that of a file which dockerd expects in the unpacked archive.
             if error.contains("/docker-import-") && error.ends_with("no such file or directory") {
-                bail!("there is no image in it, or not all of one ({error})");
+                bail!("it contains no image, or an incomplete one ({error})");
             }
             bail!(error);
         }
         match status {
-            Some(200) if self.images.is_empty() => bail!("there is no image in it"),
+            Some(200) if self.images.is_empty() => bail!("it contains no image"),
             Some(200) => Ok(self.images),
             status => bail!(refusal(&Value::Null, status)),
         }
     }
 }
 
-/// Why dockerd does not do what it was asked for: its own message, or the HTTP status.
+/// The reason for which dockerd refused a request: its own message, or the HTTP status.
 pub fn refusal(answer: &Value, status: Option<u16>) -> String {
     match answer.get("message").and_then(Value::as_str) {
         Some(message) => message.trim().to_owned(),
         None => format!(
-            "the daemon's answer has status {}",
+            "dockerd answered with HTTP status {}",
             status.unwrap_or_default()
         ),
     }
@@ -113,8 +112,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_dockerd_says_of_a_load_is_understood() -> Result<()> {
-        // By 26.1 and 28.5, for archives of their own and for broken ones.
+    fn the_events_of_a_load_are_parsed() -> Result<()> {
+        // Written by 26.1 and 28.5, for valid archives and for broken ones.
         let text = "{\"status\":\"Loading layer\",\"progressDetail\":{\"current\":1,\"total\":2},\"id\":\"a\"}\r\n\
             {\"stream\":\"Loaded image: busybox:latest\\n\"}\r\n\
             {\"stream\":\"The image b:1 already exists, renaming the old one with ID x to empty string\\n\"}\r\n\
@@ -136,7 +135,7 @@ mod tests {
     fn the_end_of_an_answer_gives_images_or_a_reason() -> Result<()> {
         let import = "open /x/docker-import-1/repositories: no such file or directory";
         let import_line = format!(r#"{{"error":"{import}"}}"#);
-        let import_reason = format!("there is no image in it, or not all of one ({import})");
+        let import_reason = format!("it contains no image, or an incomplete one ({import})");
         for (text, status, expected) in [
             (r#"{"stream":"Loaded image: a:1\n"}"#, 200, Ok("a:1")),
             (r#"{"message":"not allowed"}"#, 403, Err("not allowed")),
@@ -146,8 +145,8 @@ mod tests {
                 Err("Error unpacking image a:1: no space"),
             ),
             (import_line.as_str(), 200, Err(import_reason.as_str())),
-            ("", 200, Err("there is no image in it")),
-            ("", 500, Err("the daemon's answer has status 500")),
+            ("", 200, Err("it contains no image")),
+            ("", 500, Err("dockerd answered with HTTP status 500")),
         ] {
             let mut answer = LoadAnswer::default();
             answer.take(text.as_bytes())?;

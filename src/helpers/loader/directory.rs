@@ -1,4 +1,4 @@
-//! What is in the directory of archives when it is their turn.
+//! The listing of the directory of archives.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -9,36 +9,36 @@ use std::path::{Path, PathBuf};
 use super::record::Identity;
 use crate::sys::read;
 
-/// What the names of archives end with.
+/// The suffixes of the names of archives.
 const SUFFIXES: [&[u8]; 3] = [b".tar", b".tar.gz", b".tar.zst"];
 
-/// An archive that is there.
+/// An archive in the directory.
 #[derive(Debug, Clone)]
 pub struct Archive {
-    /// Its name in the directory.
+    /// The name of the file.
     pub name: OsString,
-    /// Where it is.
+    /// The path of the file.
     pub path: PathBuf,
-    /// Its bytes.
+    /// The size of the file in bytes.
     pub size: u64,
-    /// How it is known again.
+    /// The properties by which a later start recognizes the file.
     pub identity: Identity,
 }
 
-/// What was found, each by name.
+/// The content of the directory, in the order of the names.
 #[derive(Debug, Default)]
 pub struct Listing {
-    /// The archives.
+    /// The regular files with the suffix of an archive.
     pub archives: Vec<Archive>,
-    /// What is called like one and is none, with the reason.
+    /// Everything else with the suffix of an archive, and the reason why it is not one.
     pub broken: Vec<(PathBuf, String)>,
-    /// What is called otherwise.
+    /// The names without the suffix of an archive.
     pub others: Vec<OsString>,
 }
 
 impl Listing {
-    /// Reads a directory. Hidden files, and what mkfs.ext4 leaves on a volume, are passed over;
-    /// symbolic links are followed.
+    /// Reads a directory. Hidden files are skipped, and so is `lost+found`, which mkfs.ext4 makes
+    /// on a volume. Symbolic links are followed. The error is that of opendir(3) or readdir(3).
     pub fn read(directory: &Path) -> io::Result<Self> {
         let mut names = Vec::new();
         for entry in fs::read_dir(directory)? {
@@ -65,7 +65,7 @@ impl Listing {
                 Ok(_) => listing.broken.push((path, read::NOT_REGULAR.into())),
                 Err(error) => {
                     let reason = match fs::read_link(&path) {
-                        Ok(target) => format!("it leads to {}: {error}", target.display()),
+                        Ok(target) => format!("symbolic link to {}: {error}", target.display()),
                         Err(_) => error.to_string(),
                     };
                     listing.broken.push((path, reason));
@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn archives_are_told_from_what_is_broken_and_what_is_not_meant() -> io::Result<()> {
+    fn archives_broken_entries_and_other_names_are_distinguished() -> io::Result<()> {
         let directory = std::env::temp_dir().join(format!("dind-listing-{}", std::process::id()));
         fs::create_dir_all(directory.join("directory.tar"))?;
         fs::create_dir_all(directory.join("lost+found"))?;
@@ -123,7 +123,7 @@ mod tests {
             .collect();
         assert_eq!(broken.len(), 2, "{broken:?}");
         for (broken, end) in broken.iter().zip([
-            "/dangling.tar: it leads to nowhere: No such file or directory (os error 2)",
+            "/dangling.tar: symbolic link to nowhere: No such file or directory (os error 2)",
             "/directory.tar: not a regular file",
         ]) {
             assert!(broken.ends_with(end), "{broken}");

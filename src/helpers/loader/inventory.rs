@@ -1,4 +1,4 @@
-//! What dockerd has before anything is loaded.
+//! The images that dockerd has before anything is loaded.
 
 use std::collections::BTreeSet;
 use std::os::fd::AsFd;
@@ -13,33 +13,35 @@ use super::answer::{STALL, refusal};
 use crate::api::exchange::{Body, Exchange, ExchangeError};
 use crate::sys::wait;
 
-/// More than the list of any daemon's images, in bytes.
+/// The longest list of images that is read, in bytes: more than any daemon's.
 const LONGEST_LIST: usize = 64 << 20;
 
 /// dockerd's images, and the version of its API.
 pub struct Inventory {
-    /// The names and the ids of its images, in the words of its answers to loads.
+    /// The names and ids of its images, in the form that its answers to loads have.
     images: BTreeSet<String>,
-    /// The newest version of the API that it speaks, as in 1.42.
+    /// The newest version of the API that it supports, as in 1.42.
     pub api_version: Option<(u32, u32)>,
 }
 
 impl Inventory {
-    /// Asks the dockerd that listens on `socket`, and waits for its answer.
+    /// Asks the dockerd that listens on `socket`, and blocks until it has answered. The error is
+    /// that it closes the connection, refuses, or does not answer within [`STALL`].
     pub fn ask(socket: &Path) -> Result<Self, ExchangeError> {
-        // Those below other images too: one that was loaded without a name may be that now.
+        // all=1 adds intermediate images: an image that was loaded without a name may be the
+        // parent of another one now.
         let mut exchange = Exchange::begin(socket, "GET", "/images/json?all=1", Body::None)?;
         let mut content = Vec::new();
         while !exchange.answer.is_complete() {
             let descriptor = PollFd::new(exchange.as_fd(), exchange.awaited());
             match poll(&mut [descriptor], wait::timeout(Some(STALL))) {
-                Ok(0) => return Err(anyhow!("no answer in {} s", STALL.as_secs()).into()),
+                Ok(0) => return Err(anyhow!("no answer within {} s", STALL.as_secs()).into()),
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(errno) => return Err(anyhow::Error::new(errno).context("poll").into()),
             }
             exchange.advance(&mut content)?;
             if content.len() > LONGEST_LIST {
-                return Err(anyhow!("its list is longer than {LONGEST_LIST} bytes").into());
+                return Err(anyhow!("the list is longer than {LONGEST_LIST} bytes").into());
             }
         }
         Ok(Self {
@@ -55,11 +57,11 @@ impl Inventory {
 }
 
 /// The names and ids in a list of images: Docker Engine API, ImageList. The error is dockerd's
-/// refusal, or that it is no list.
+/// refusal, or that the content is not a list in JSON.
 fn names(content: &[u8], status: Option<u16>) -> Result<BTreeSet<String>> {
     let value: Value = serde_json::from_slice(content).unwrap_or_default();
     let list = match status {
-        Some(200) => value.as_array().context("its list is not JSON")?,
+        Some(200) => value.as_array().context("the list is not JSON")?,
         status => bail!(refusal(&value, status)),
     };
     let names = list.iter().flat_map(|image| {
@@ -75,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn images_are_known_by_their_names_and_ids() -> Result<()> {
+    fn images_are_found_by_name_and_id() -> Result<()> {
         let list = br#"[{"Id": "sha256:1", "RepoTags": ["a:1", "a:2"]},
             {"Id": "sha256:2", "RepoTags": null}, {"Id": "sha256:3"}]"#;
         let inventory = Inventory {
@@ -93,12 +95,12 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_and_what_is_no_list_are_errors() {
+    fn a_refusal_and_an_invalid_list_are_errors() {
         for (content, status, expected) in [
             (r#"{"message": "not allowed\n"}"#, 403, "not allowed"),
-            ("no", 502, "the daemon's answer has status 502"),
-            ("[{", 200, "its list is not JSON"),
-            ("{}", 200, "its list is not JSON"),
+            ("no", 502, "dockerd answered with HTTP status 502"),
+            ("[{", 200, "the list is not JSON"),
+            ("{}", 200, "the list is not JSON"),
         ] {
             let found = names(content.as_bytes(), Some(status)).map_err(|error| error.to_string());
             assert_eq!(found, Err(expected.to_owned()));

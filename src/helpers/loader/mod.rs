@@ -1,5 +1,5 @@
-//! Loads the archives of a directory into dockerd, several at once, and only those that it
-//! does not have already. It runs in a child of PID 1's own, which a signal ends.
+//! The image loader: a child of PID 1 that loads the archives of a directory into dockerd,
+//! several at a time, and only those whose images dockerd does not have. A signal ends it.
 
 mod answer;
 mod directory;
@@ -23,24 +23,26 @@ use inventory::Inventory;
 use record::Record;
 use upload::Upload;
 
-/// How many are loaded at once. More make dockerd's disk no faster, and each may need memory
-/// for what is decompressed.
+/// How many archives are loaded at a time. More do not make dockerd's disk faster, and each may
+/// need memory for decompression.
 const AT_ONCE: usize = 4;
 
-/// How many times dockerd may go while it is at work on archives. With `DIND_RESTART` another
-/// comes, and what was not loaded by then is sent again.
+/// How many times dockerd may end while it loads archives. With `DIND_RESTART` another one
+/// starts, and the archives that were not loaded are sent to that.
 const LOSSES: usize = 3;
 
-/// How many names a message has.
+/// The most names in a message.
 const NAMED: usize = 5;
 
-/// Loads what is not there yet, and says what it does. Each archive that cannot be loaded is
-/// named; the error is that there were some. Where `strict`, the first of them is the error.
+/// Loads the archives that are new to dockerd, and logs what it does. An archive that cannot be
+/// loaded is logged, and the error at the end has the number of these. With `images.strict`, the
+/// first one is the error.
 pub fn load(images: &Images, progress: ProgressLine) -> Result<()> {
     let directory = &images.directory;
     let listing = match Listing::read(directory) {
         Ok(listing) => listing,
-        // The usual place; pre-start hooks might have made it.
+        // The default directory may be missing. It is looked for all the same, as a pre-start
+        // hook may have made it.
         Err(error) if error.kind() == io::ErrorKind::NotFound && !images.asked => return Ok(()),
         Err(error) => bail!(
             "cannot read DIND_IMAGES={}: {error}; mount or make that directory",
@@ -51,7 +53,7 @@ pub fn load(images: &Images, progress: ProgressLine) -> Result<()> {
         let names = listing.others.iter().map(|name| name.to_string_lossy());
         warn!(
             directory = %directory.display(),
-            "only *.tar, *.tar.gz and *.tar.zst are loaded: {} has also {}",
+            "only *.tar, *.tar.gz and *.tar.zst are loaded; {} also contains {}",
             directory.display(),
             shortened(names)
         );
@@ -76,7 +78,7 @@ pub fn load(images: &Images, progress: ProgressLine) -> Result<()> {
     }
     if loader.failed > 0 {
         bail!(
-            "{} of {} archives in {} could not be loaded: see above",
+            "{} of {} archives in {} could not be loaded; see the errors above",
             loader.failed,
             loader.all,
             directory.display()
@@ -85,7 +87,7 @@ pub fn load(images: &Images, progress: ProgressLine) -> Result<()> {
     Ok(())
 }
 
-/// The first few of them, and how many more there are.
+/// The first [`NAMED`] names, and the number of the others.
 fn shortened(names: impl ExactSizeIterator<Item = impl AsRef<str>>) -> String {
     let more = names.len().saturating_sub(NAMED);
     let mut text = String::new();
@@ -101,11 +103,11 @@ fn shortened(names: impl ExactSizeIterator<Item = impl AsRef<str>>) -> String {
     }
 }
 
-/// What is known while archives are loaded.
+/// The state of the image loader.
 struct Loader<'a> {
     images: &'a Images,
     record: Record,
-    /// Whether that can be written, as far as is known.
+    /// Whether the record can be written: false after the first error.
     recorded: bool,
     progress: ProgressLine,
     /// Whether the engine decompresses zstd itself.
@@ -113,7 +115,7 @@ struct Loader<'a> {
     all: usize,
     done: usize,
     failed: usize,
-    /// The sizes of what is to be loaded, and of what has been.
+    /// The size of all archives that are to be loaded, and of those that have been, in bytes.
     bytes: u64,
     bytes_done: u64,
 }
@@ -129,23 +131,24 @@ impl Loader<'_> {
                 return Ok(());
             }
             self.progress.clear();
-            info!("dockerd has gone while it loaded images; they wait for the next one");
+            info!("dockerd ended while it loaded images; the next one gets them again");
         }
         for archive in archives {
-            let reason = anyhow!("dockerd has gone {LOSSES} times meanwhile; see its log");
+            let reason = anyhow!("dockerd ended {LOSSES} times meanwhile, see its log");
             self.give_up(&archive, &reason)?;
         }
         Ok(())
     }
 
-    /// Sends those that are not there. Returns those that dockerd has taken with it.
+    /// Sends the archives that are new to dockerd. Returns those that it had not loaded when it
+    /// ended.
     fn load_new(&mut self, archives: Vec<Archive>) -> Result<Vec<Archive>> {
         let images = self.images;
         let inventory = match Inventory::ask(&images.socket) {
             Ok(inventory) => inventory,
             Err(ExchangeError::Closed) => return Ok(archives),
             Err(ExchangeError::Failed(error)) => bail!(
-                "cannot ask dockerd for its images: {error:#}; no more are loaded, see its log"
+                "cannot list dockerd's images: {error:#}; no more are loaded, see dockerd's log"
             ),
         };
         self.zstd = inventory
@@ -175,8 +178,8 @@ impl Loader<'_> {
         self.send(new.into())
     }
 
-    /// Sends them, so many at once. In one turn of its loop each upload moves a little.
-    /// Returns those that dockerd has taken with it, and those that were still to come then.
+    /// Sends archives, [`AT_ONCE`] at a time. Each turn of the loop moves a part of each upload.
+    /// Returns those that dockerd had not loaded when it ended.
     fn send(&mut self, mut waiting: VecDeque<Archive>) -> Result<Vec<Archive>> {
         let mut uploads: Vec<Upload> = Vec::new();
         let mut lost: Vec<Archive> = Vec::new();
@@ -209,7 +212,8 @@ impl Loader<'_> {
         }
     }
 
-    /// What was loaded is noted at once: a stop may come.
+    /// Takes an upload whose answer is complete. Its images are recorded at once, as a stop may
+    /// end this process at any time.
     fn finish(&mut self, upload: Upload) -> Result<()> {
         let (archive, loaded) = (&upload.archive, upload.loaded());
         let loaded = match loaded {
@@ -243,13 +247,13 @@ impl Loader<'_> {
         Ok(())
     }
 
-    /// One that was to be sent, and need not be any more.
+    /// Takes an archive that counts in `bytes` and cannot be loaded.
     fn give_up(&mut self, archive: &Archive, reason: &anyhow::Error) -> Result<()> {
         self.bytes = self.bytes.saturating_sub(archive.size);
         self.fail(&archive.path, reason)
     }
 
-    /// One that cannot be loaded: it is said, and the others go on; or it is the end.
+    /// Logs that an archive cannot be loaded. With `strict`, that is the error instead.
     fn fail(&mut self, path: &Path, reason: &anyhow::Error) -> Result<()> {
         self.progress.clear();
         let message = format!(
@@ -278,7 +282,7 @@ impl Loader<'_> {
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "for people")]
+#[expect(clippy::cast_precision_loss, reason = "for display only")]
 fn megabytes(bytes: u64) -> f64 {
     bytes as f64 / 1e6
 }

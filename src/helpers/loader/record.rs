@@ -1,5 +1,5 @@
-//! What has been loaded, as far as a later start needs it: a file in the data root, which
-//! lives as long as the images do. Whoever removes it has everything loaded again.
+//! The record of the archives that have been loaded, for later starts: a file in the data root,
+//! which lives as long as the images do. If it is removed, everything is loaded again.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -14,12 +14,12 @@ use serde_json::{Value, json};
 use crate::sys::read::{self, Links};
 use crate::sys::write;
 
-/// More than the record of any directory of archives, and little enough to be read.
+/// The largest record that is read, in bytes: more than any directory of archives needs.
 const LARGEST: u64 = 16 << 20;
 
-/// How an archive is known again. The time of its last change is beside that of its content,
-/// because archives of two versions of an image often have one size (tar's blocks are of
-/// 10 KiB) and builds that can be repeated give them one time.
+/// The properties by which an archive is recognized. ctime is compared as well as mtime: archives
+/// of two versions of an image often have the same size (tar's blocks are of 10 KiB), and
+/// reproducible builds give them the same mtime.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Identity {
     size: u64,
@@ -28,7 +28,7 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Of the file with this metadata.
+    /// The identity of the file with this metadata.
     pub fn of(metadata: &Metadata) -> Self {
         Self {
             size: metadata.len(),
@@ -60,7 +60,8 @@ impl Identity {
 pub struct Record(BTreeMap<String, (Identity, Vec<String>)>);
 
 impl Record {
-    /// Reads it. None, or one that is broken, is as good as an empty one.
+    /// Reads the record at `path`. A file that is missing, broken, a symbolic link or larger than
+    /// 16 MiB counts as an empty record.
     pub fn read(path: &Path) -> Self {
         let text = read::read(path, LARGEST, Links::Refuse).ok().flatten();
         text.map(|text| Self::parse(&text)).unwrap_or_default()
@@ -88,24 +89,25 @@ impl Record {
         format!("{}\n", json!({ "archives": archives }))
     }
 
-    /// The images that were in this archive, if it has been loaded as it is.
+    /// The images in this archive, if it has been loaded and has not changed since.
     pub fn images(&self, name: &OsStr, identity: Identity) -> Option<&[String]> {
         let (known, images) = self.0.get(&key(name))?;
         (*known == identity).then_some(images)
     }
 
-    /// Notes an archive that has been loaded.
+    /// Adds an archive that has been loaded, with its images.
     pub fn add(&mut self, name: &OsStr, identity: Identity, images: Vec<String>) {
         self.0.insert(key(name), (identity, images));
     }
 
-    /// Forgets all archives but these.
+    /// Removes all archives but those with these names.
     pub fn keep<'a>(&mut self, names: impl Iterator<Item = &'a OsStr>) {
         let names: Vec<String> = names.map(key).collect();
         self.0.retain(|name, _| names.contains(name));
     }
 
-    /// Writes it.
+    /// Writes the record to `path`, with mode 0600, in place of an older one. The error names the
+    /// path.
     pub fn write(&self, path: &Path) -> Result<()> {
         let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
             bail!("{} is not the path of a file", path.display());
@@ -117,7 +119,7 @@ impl Record {
     }
 }
 
-/// A file's name, whatever bytes it has, as text that no other name has.
+/// A file's name of any bytes as text, which differs for different names.
 fn key(name: &OsStr) -> String {
     name.as_bytes().escape_ascii().to_string()
 }
@@ -156,7 +158,7 @@ mod tests {
         read.keep([other].into_iter());
         assert_eq!(read.images(odd, IDENTITY), None);
         assert_eq!(read.images(other, IDENTITY), Some(&[][..]));
-        // Through a link nothing is read.
+        // Symbolic links are refused.
         let link = directory.join("link.json");
         let _ = std::fs::remove_file(&link);
         std::os::unix::fs::symlink(&path, &link)?;
@@ -166,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_record_is_none() {
+    fn a_broken_record_is_empty() {
         for text in [
             "",
             "{",

@@ -1,4 +1,4 @@
-//! One archive on its way to dockerd.
+//! The upload of one archive to dockerd.
 
 use std::fs::File;
 use std::io::{self, Seek};
@@ -19,13 +19,13 @@ use crate::api::exchange::{Body, Exchange, ExchangeError};
 use crate::sys::read::{self, Links};
 use crate::sys::wait;
 
-/// An archive that is sent, and dockerd's answer to it.
+/// An archive that is being sent, and dockerd's answer.
 pub struct Upload {
     /// The archive as it was found in its directory.
     pub archive: Archive,
-    /// That of the file that is read.
+    /// The identity of the file that was opened.
     pub identity: Identity,
-    /// When it was begun.
+    /// When the upload began.
     pub began: Instant,
     /// The file, to see how much of it has been read.
     file: File,
@@ -36,12 +36,12 @@ pub struct Upload {
 }
 
 impl Upload {
-    /// Opens an archive and connects to the dockerd that listens on `socket`. Where the engine
-    /// does not take `zstd`, such an archive is decompressed on the way. The error is that the
-    /// file cannot be read, or dockerd not be reached.
+    /// Opens an archive and connects to the dockerd that listens on `socket`. `zstd` is whether
+    /// the engine decompresses zstd; where it does not, such an archive is decompressed on the
+    /// way. The error is that the file cannot be read, or dockerd cannot be reached.
     pub fn begin(archive: Archive, socket: &Path, zstd: bool) -> Result<Self> {
         let unreadable = "it cannot be read";
-        // It may be another file by now, or none.
+        // The file may have been replaced or removed since the directory was listed.
         let (file, metadata) = read::open(&archive.path, Links::Follow).context(unreadable)?;
         let source = file.try_clone().context(unreadable)?;
         let body = if !zstd && is_zstd(&file).context(unreadable)? {
@@ -49,7 +49,7 @@ impl Upload {
         } else {
             Body::Sized(Box::new(source), metadata.len())
         };
-        // Not quiet: so it is seen that dockerd is at work, though it takes its time.
+        // quiet=0: the progress in the answer shows that a slow dockerd is at work.
         let exchange = Exchange::begin(socket, "POST", "/images/load?quiet=0", body)?;
         let now = Instant::now();
         Ok(Self {
@@ -63,9 +63,9 @@ impl Upload {
         })
     }
 
-    /// Moves what can be moved, where poll(2) found the connection `ready`. Whether all of the
-    /// answer has come. The error says that it never will, or that dockerd has done nothing
-    /// for [`STALL`].
+    /// Writes and reads without blocking, if poll(2) found the connection `ready`. Returns whether
+    /// the answer is complete. The error is that it never will be, or that dockerd has made no
+    /// progress for [`STALL`].
     pub fn advance(&mut self, ready: bool) -> Result<bool, ExchangeError> {
         if ready {
             let mut content = Vec::new();
@@ -74,19 +74,19 @@ impl Upload {
             }
             self.answer.take(&content)?;
         } else if self.moved.elapsed() >= STALL {
-            let error = anyhow!("dockerd has done nothing with it for {} s", STALL.as_secs());
+            let error = anyhow!("dockerd made no progress for {} s", STALL.as_secs());
             return Err(error.into());
         }
         Ok(self.exchange.answer.is_complete())
     }
 
-    /// The images that were in it, in dockerd's words, when all of the answer has come. The
-    /// error is why it was not loaded.
+    /// The names of the images that were loaded, as dockerd wrote them, when the answer is
+    /// complete. The error is the reason for which the load failed.
     pub fn loaded(&self) -> Result<Vec<String>> {
         self.answer.clone().images(self.exchange.answer.status())
     }
 
-    /// How many bytes of the file have been read, at most its size when it was found.
+    /// How many bytes of the file have been read, at most its size in the listing.
     pub fn sent(&mut self) -> u64 {
         self.file
             .stream_position()
@@ -104,8 +104,8 @@ fn is_zstd(file: &File) -> io::Result<bool> {
     }
 }
 
-/// Waits until one of the uploads can go on, or has been silent for [`STALL`]: poll(2). Which of
-/// them can go on, in their order.
+/// Waits until one of the uploads can go on, or has made no progress for [`STALL`]. Returns for
+/// each, in their order, whether it can go on. The error is that of poll(2).
 pub fn wait_for(uploads: &[Upload]) -> Result<Vec<bool>> {
     let quiet = uploads.iter().map(|upload| upload.moved.elapsed()).max();
     let left = STALL.saturating_sub(quiet.unwrap_or_default());
@@ -117,7 +117,7 @@ pub fn wait_for(uploads: &[Upload]) -> Result<Vec<bool>> {
         Ok(_) | Err(Errno::EINTR) => {}
         Err(errno) => {
             let desc = errno.desc();
-            bail!("cannot wait for dockerd, so images are missing: {desc}; see poll(2)");
+            bail!("cannot wait for dockerd: {desc}; see poll(2)");
         }
     }
     let ready = descriptors
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_daemon_that_goes_is_told_from_one_that_refuses() -> Result<()> {
+    fn a_daemon_that_ends_is_distinguished_from_one_that_refuses() -> Result<()> {
         let scene = Scene::new("closed")?;
         let (mut upload, daemon) = scene.begin()?;
         drop(daemon);
@@ -220,7 +220,7 @@ mod tests {
         )?;
         while !upload.advance(true)? {}
         let refused = upload.loaded().map_err(|error| error.to_string());
-        assert_eq!(refused, Err("the daemon's answer has status 403".into()));
+        assert_eq!(refused, Err("dockerd answered with HTTP status 403".into()));
         Ok(())
     }
 

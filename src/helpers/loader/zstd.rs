@@ -1,5 +1,5 @@
-//! Decompression for engines that do not know zstd: before 23.0 (API 1.42) dockerd reads
-//! tar, gzip, bzip2 and xz alone (`DetectCompression` in moby's pkg/archive).
+//! Decompression for engines without zstd: before 23.0 (API 1.42) dockerd reads only tar, gzip,
+//! bzip2 and xz (`DetectCompression` in moby's pkg/archive).
 
 use std::io::{self, BufReader, Read};
 
@@ -7,20 +7,20 @@ use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 use tracing::debug;
 
-/// The first version of the API whose engines know it.
+/// The first version of the API whose engines decompress zstd.
 pub const KNOWN_FROM: (u32, u32) = (1, 42);
 
-/// As much as zstd(1) takes without being told to: `--memory`.
+/// The largest window, in bytes, as with zstd(1) unless `--memory` allows more.
 const LARGEST_WINDOW: u64 = 128 << 20;
 
-/// Whether a file that begins so is compressed by zstd: RFC 8878, 3.1.
+/// Whether a file with this beginning has frames of zstd: RFC 8878, 3.1.
 pub fn is_zstd(beginning: [u8; 4]) -> bool {
     let magic = u32::from_le_bytes(beginning);
     magic == 0xfd2f_b528 || magic & 0xffff_fff0 == 0x184d_2a50
 }
 
-/// The content of all frames of a file. A file that ends within a frame, and one whose
-/// checksum is wrong, is an error.
+/// Reads the decompressed content of all frames of a file. A file that ends within a frame, and
+/// a wrong checksum, are errors.
 pub struct Frames<R> {
     source: BufReader<R>,
     decoder: FrameDecoder,
@@ -28,7 +28,7 @@ pub struct Frames<R> {
 }
 
 impl<R: Read> Frames<R> {
-    /// Nothing is read yet.
+    /// A reader of the frames in `source`, from which nothing is read yet.
     pub fn new(source: R) -> Self {
         let mut decoder = FrameDecoder::new();
         decoder.set_max_window_size(LARGEST_WINDOW);
@@ -39,7 +39,7 @@ impl<R: Read> Frames<R> {
         }
     }
 
-    /// Goes to the next frame that has content. Whether there is one.
+    /// Goes to the next frame that has content. Returns whether there is one.
     fn next_frame(&mut self) -> io::Result<bool> {
         loop {
             if !self.has_more()? {
@@ -97,7 +97,7 @@ impl<R: Read> Read for Frames<R> {
 
 fn broken(error: &FrameDecoderError) -> io::Error {
     debug!(error = %error, "{error}");
-    io::Error::other("its zstd data is broken or not all there")
+    io::Error::other("its zstd data is corrupt or incomplete")
 }
 
 #[cfg(test)]
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_broken_is_an_error() {
+    fn a_broken_frame_is_an_error() {
         let whole = frame(b"some text that is long enough");
         for end in 1..whole.len() {
             assert!(read(whole.get(..end).unwrap_or_default()).is_err(), "{end}");
@@ -151,14 +151,14 @@ mod tests {
         if let Some(last) = wrong.last_mut() {
             *last ^= 1;
         }
-        let said = read(&wrong).map_err(|error| error.to_string());
-        assert_eq!(said, Err("its zstd checksum is wrong".into()));
+        let found = read(&wrong).map_err(|error| error.to_string());
+        assert_eq!(found, Err("its zstd checksum is wrong".into()));
         assert!(read(&skippable(9, b"short")).is_err());
         assert!(read(b"no zstd at all").is_err());
     }
 
     #[test]
-    fn zstd_is_known_by_its_first_bytes() {
+    fn zstd_is_detected_by_its_first_bytes() {
         for (beginning, expected) in [
             ([0x28, 0xb5, 0x2f, 0xfd], true),
             ([0x50, 0x2a, 0x4d, 0x18], true),
