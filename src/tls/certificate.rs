@@ -1,4 +1,4 @@
-//! Reads what is decided by from a certificate: RFC 5280, 4.1.
+//! Parses the fields of a certificate on which decisions depend: RFC 5280, 4.1.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -13,8 +13,8 @@ use time::{Date, Month, PrimitiveDateTime, Time};
 use super::purpose::Purpose;
 use crate::input::san::Name;
 
-/// Extensions below id-ce, 2.5.29: RFC 5280, 4.2. Identifiers are compared as they are
-/// encoded, since those of others have more and larger arcs than [`der`] takes.
+/// Extensions below id-ce, 2.5.29: RFC 5280, 4.2. Identifiers are compared in their encoded form,
+/// since private ones may have more and larger arcs than [`der`] accepts.
 const SUBJECT_KEY_IDENTIFIER: &[u8] = &[0x55, 29, 14];
 const KEY_USAGE: &[u8] = &[0x55, 29, 15];
 const SUBJECT_ALT_NAME: &[u8] = &[0x55, 29, 17];
@@ -31,32 +31,31 @@ const CLIENT_AUTH: &[u8] = &[0x2b, 6, 1, 5, 5, 7, 3, 2];
 /// keyCertSign in the first byte of a key usage: RFC 5280, 4.2.1.3.
 const KEY_CERT_SIGN: u8 = 0x80 >> 5;
 
-/// A certificate.
+/// A parsed X.509 certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Certificate {
-    /// All of it.
+    /// The whole certificate, in DER.
     pub der: CertificateDer<'static>,
-    /// The subject's distinguished name, as it is encoded.
+    /// The subject's distinguished name, in DER.
     pub subject: Vec<u8>,
     /// Seconds since 1970 from which it is valid.
     pub not_before: i64,
     /// Seconds since 1970 until which it is valid.
     pub not_after: i64,
-    /// The SubjectPublicKeyInfo, as it is encoded.
+    /// The SubjectPublicKeyInfo, in DER.
     pub public_key: Vec<u8>,
-    /// What it is good for; kinds that [`Name`] has not are left out.
+    /// The subject alternative names of the kinds that [`Name`] has.
     pub names: BTreeSet<Name>,
-    /// The identifier of its key.
+    /// The subject key identifier, if the certificate has one.
     pub key_identifier: Option<Vec<u8>>,
     is_ca: bool,
     is_key_for_certificates: bool,
-    /// The extended key usage: object identifiers, as they are encoded; `None` where it says
-    /// nothing.
+    /// The extended key usage: encoded object identifiers; `None` without that extension.
     usages: Option<Vec<Vec<u8>>>,
     limits: Limits,
 }
 
-/// Name constraints (RFC 5280, 4.2.1.10) of the kinds that servers are reached by.
+/// Name constraints (RFC 5280, 4.2.1.10) on the kinds of names by which servers are reached.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Limits {
     permitted: Vec<Subtree>,
@@ -65,14 +64,14 @@ struct Limits {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Subtree {
-    /// A domain with what is below it; with a dot in front only that.
+    /// A domain and the names below it; with a dot in front, only the names below it.
     Domain(String),
-    /// An address and its mask, in as many bytes as the address has.
+    /// An address and its mask, each of 4 bytes for IPv4 and of 16 for IPv6.
     Network(Vec<u8>, Vec<u8>),
 }
 
 impl Subtree {
-    /// Whether `name` is in it; `None` where it is of another kind.
+    /// Whether `name` is in the subtree; `None` where it is of another kind.
     fn contains(&self, name: &Name) -> Option<bool> {
         match (self, name) {
             (Self::Domain(domain), Name::Dns(name)) => {
@@ -102,33 +101,34 @@ impl Subtree {
 }
 
 impl Certificate {
-    /// The certificates of a PEM file in their order, at least one. What else is in the
-    /// file is not read.
+    /// Parses the certificates of a PEM file, in their order, at least one. Other content of the
+    /// file is ignored. The error is that there is none, or that one is malformed.
     pub fn read_all(pem: &[u8]) -> Result<Vec<Self>> {
         let found: Vec<Self> = CertificateDer::pem_slice_iter(pem)
             .map(|der| Self::read(der.map_err(|error| anyhow!("{error:?}"))?))
             .collect::<Result<_>>()?;
         if found.is_empty() {
-            return Err(anyhow!("no certificate in it"));
+            return Err(anyhow!("it contains no certificate"));
         }
         Ok(found)
     }
 
-    /// The first certificate of a PEM file.
+    /// Parses the certificates of a PEM file and returns the first. The errors are those of
+    /// [`Certificate::read_all`].
     pub fn read_first(pem: &[u8]) -> Result<Self> {
         let mut found = Self::read_all(pem)?.into_iter();
-        found.next().context("no certificate in it")
+        found.next().context("it contains no certificate")
     }
 
-    /// Whether it may be an authority's, by its basic constraints and key usage. Go's and
-    /// so Docker's rule, for clients and for dockerd: what has extensions needs the first,
-    /// and the second only limits.
+    /// Whether it may be an authority's, by its basic constraints and key usage. This is the rule
+    /// of Go, and so of dockerd and of Docker's clients: a certificate of version 3 needs CA:TRUE,
+    /// and a key usage only restricts it.
     pub fn may_sign(&self) -> bool {
         self.is_ca && self.is_key_for_certificates
     }
 
-    /// Whether its extended key usage, if it has one, is for `purpose`. Go's rule is that
-    /// of every certificate in a chain, the authority's too (`checkChainForKeyUsage` in
+    /// Whether its extended key usage, if it has one, includes `purpose`. Go requires that of
+    /// every certificate in a chain, including the authority's (`checkChainForKeyUsage` in
     /// crypto/x509).
     pub fn is_for(&self, purpose: Purpose) -> bool {
         let wanted = match purpose {
@@ -140,8 +140,8 @@ impl Certificate {
             .is_none_or(|usages| usages.iter().any(|usage| usage == wanted || usage == ANY))
     }
 
-    /// The first of `names` that its name constraints forbid whatever it signs. Clients
-    /// reject the certificate then, by whichever of its names they have come.
+    /// The first of `names` that its name constraints forbid in certificates below it. Clients
+    /// then reject such a certificate, whichever of its names they connect to.
     pub fn forbidden<'a>(&self, names: &'a BTreeSet<Name>) -> Option<&'a Name> {
         names.iter().find(|name| {
             let verdicts = |subtrees: &[Subtree]| -> Vec<bool> {
@@ -161,7 +161,7 @@ impl Certificate {
     }
 }
 
-/// Certificate: RFC 5280, 4.1. What nothing is decided by is not looked into.
+/// Certificate: RFC 5280, 4.1. Fields on which no decision depends are skipped.
 fn certificate(der: &[u8]) -> der::Result<Certificate> {
     AnyRef::from_der(der)?.sequence(|reader| {
         let certificate = reader.sequence(fields)?;
@@ -188,7 +188,7 @@ fn fields(reader: &mut SliceReader<'_>) -> der::Result<Certificate> {
         public_key: reader.tlv_bytes()?.to_vec(),
         names: BTreeSet::new(),
         key_identifier: None,
-        // Versions before 3, which is written as 2, have no way to say it.
+        // Version 3 is encoded as 2. Earlier versions have no basic constraints.
         is_ca: version.unwrap_or(0) < 2,
         is_key_for_certificates: true,
         usages: None,
@@ -206,13 +206,15 @@ fn fields(reader: &mut SliceReader<'_>) -> der::Result<Certificate> {
     Ok(certificate)
 }
 
-/// Seconds since 1970, where [`der`]'s own times begin; UTCTime begins in 1950.
+/// A time in seconds since 1970. The types of [`der`] are of no use here: their times begin in
+/// 1970, and UTCTime begins in 1950.
 fn time(reader: &mut SliceReader<'_>) -> der::Result<i64> {
     let time: AnyRef<'_> = reader.decode()?;
     seconds(time).ok_or_else(|| time.tag().value_error().into())
 }
 
-/// The forms of RFC 5280, 4.1.2.5. Go takes what has no seconds too, as X.509 had it once.
+/// Parses the forms of RFC 5280, 4.1.2.5, and times without seconds, which X.509 once allowed
+/// and Go accepts.
 fn seconds(time: AnyRef<'_>) -> Option<i64> {
     let digits = time.value().strip_suffix(b"Z")?;
     let mut pairs = digits.chunks(2).map(|pair| match pair {
@@ -266,7 +268,7 @@ fn extension(reader: &mut SliceReader<'_>, certificate: &mut Certificate) -> der
     Ok(())
 }
 
-/// BasicConstraints: RFC 5280, 4.2.1.9. Some write out that it is none, which is not DER.
+/// BasicConstraints: RFC 5280, 4.2.1.9. Some issuers encode the default FALSE, which is not DER.
 fn is_ca(reader: &mut SliceReader<'_>) -> der::Result<bool> {
     let is_ca: Option<bool> = reader.decode()?;
     reader.decode::<Option<AnyRef<'_>>>()?;
@@ -288,8 +290,8 @@ fn limits(reader: &mut SliceReader<'_>) -> der::Result<Limits> {
     })
 }
 
-/// GeneralSubtree: RFC 5280, 4.2.1.10, which allows no other minimum and maximum than
-/// those that are left out.
+/// GeneralSubtree: RFC 5280, 4.2.1.10, which allows the default minimum and no maximum, so they
+/// are not read.
 fn subtree(reader: &mut SliceReader<'_>) -> der::Result<Option<Subtree>> {
     let base: AnyRef<'_> = reader.decode()?;
     while reader.decode::<Option<AnyRef<'_>>>()?.is_some() {}
@@ -334,7 +336,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// A certificate with every field that is read.
+    /// A certificate with every field that is parsed.
     fn real() -> Vec<u8> {
         let key = crate::tls::key::make().map_err(|error| panic!("{error}"));
         let made = key.and_then(|key| {
@@ -372,7 +374,7 @@ mod tests {
         }
     }
 
-    /// An element of less than 128 bytes, or less than 2^16.
+    /// An element of DER with content of less than 2^16 bytes.
     fn element(tag: u8, content: &[u8]) -> Vec<u8> {
         match u16::try_from(content.len())
             .unwrap_or_default()
@@ -384,7 +386,7 @@ mod tests {
         }
     }
 
-    /// A certificate that has `value` for one extension below id-ce, and no other.
+    /// A certificate with one extension below id-ce, which has this value.
     fn with(extension: u64, value: &[u8]) -> Result<Certificate> {
         let mut params = rcgen::CertificateParams::default();
         params.custom_extensions = vec![rcgen::CustomExtension::from_oid_content(
@@ -396,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn a_length_that_cannot_be_is_an_error() {
+    fn an_impossible_length_is_an_error() {
         let long = [0x30, 10, 0x30, 0x88, 255, 255, 255, 255, 255, 255, 255, 248];
         assert!(Certificate::read(long.to_vec().into()).is_err());
         let nested: Vec<u8> = (0..60).rev().flat_map(|n| [0x30, n * 2]).collect();
@@ -407,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn who_may_sign_is_read_as_others_write_it() {
+    fn the_right_to_sign_is_parsed_in_every_encoding() {
         let may_sign = |extension, value: &[u8]| {
             let read = with(extension, value).map(|found| found.may_sign());
             read.ok()
@@ -417,12 +419,12 @@ mod tests {
         let with_length = [0x30, 6, 1, 1, 0xff, 2, 1, 0];
         assert_eq!(may_sign(CONSTRAINTS, &with_length), Some(true));
         assert_eq!(may_sign(CONSTRAINTS, &[0x30, 0]), Some(false));
-        // FALSE written out, which is not DER.
+        // An encoded FALSE, which is not DER.
         assert_eq!(may_sign(CONSTRAINTS, &[0x30, 3, 1, 1, 0]), Some(false));
         assert_eq!(may_sign(CONSTRAINTS, &[0x30, 3, 1, 1, 7]), None);
         assert_eq!(may_sign(CONSTRAINTS, &[0x30, 3, 1, 1, 0xff, 0]), None);
 
-        // keyCertSign alone, beside another in two bytes, and not.
+        // keyCertSign alone; beside another usage, in two bytes; other usages only.
         let for_certificates = |value: &[u8]| {
             let read = with(15, value).map(|found| found.is_key_for_certificates);
             read.ok()
@@ -455,14 +457,14 @@ mod tests {
             let found = made.and_then(|made| Certificate::read(made.der().clone()));
             assert_eq!(is_for(found), expected, "{usages:?}");
         }
-        // One with an arc of a UUID, which no integer has place for: ITU-T X.667.
+        // An identifier with the arc of a UUID, too large for any integer type: ITU-T X.667.
         let uuid = [&[0x69, 0x83][..], &[0xff; 17], &[0x7f]].concat();
         let usages = element(0x30, &element(6, &uuid));
         assert_eq!(is_for(with(37, &usages)), [false, false]);
     }
 
     #[test]
-    fn names_are_held_against_the_limits() {
+    fn names_are_checked_against_the_constraints() {
         let limits = |permitted: &[Vec<u8>], excluded: &[Vec<u8>]| {
             let all = |tag, trees: &[Vec<u8>]| match trees {
                 [] => Vec::new(),
@@ -486,7 +488,7 @@ mod tests {
             ("DNS:a.example.com", true),
             ("DNS:b.a.example.com", true),
             ("DNS:ba.example.com", false),
-            // Of no kind that is limited.
+            // Kinds without a constraint.
             ("IP:10.0.0.1", false),
             ("email:a@b", false),
         ] {
@@ -502,7 +504,8 @@ mod tests {
         assert!(forbids(&network, "IP:10.2.2.3"));
         assert!(forbids(&network, "IP:fe80::1"));
         assert!(!forbids(&network, "DNS:a"));
-        // A mail address limits none of these, and a minimum that is written out nothing.
+        // A constraint on mail addresses limits none of these names, and an encoded minimum
+        // changes nothing.
         let mail = limits(&[tree(1, b"b")], &[]);
         assert!(!forbids(&mail, "DNS:a,IP:10.0.0.1"));
         let base = [element(0x82, b"a"), element(0x80, &[0])].concat();
@@ -512,7 +515,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_is_read_in_the_forms_of_rfc_5280_only() {
+    fn a_time_is_parsed_in_the_forms_of_rfc_5280_only() {
         let read = |tag: u8, text: &str| {
             let mut der = vec![tag, u8::try_from(text.len()).unwrap_or_default()];
             der.extend(text.as_bytes());

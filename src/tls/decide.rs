@@ -1,4 +1,5 @@
-//! What has to be made. Pure: the files and the time come in as values.
+//! Decides which keys and certificates have to be made. Pure: the files and the time are
+//! arguments.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -13,38 +14,39 @@ use super::purpose::Purpose;
 use super::verify::{self, Verdict};
 use crate::input::san::Name;
 
-/// A certificate with less than this left is made again: a container may run that long.
+/// A certificate that expires within this time is issued again: a container may run that long.
 pub const LEAST: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// More names than this are not kept: see [`Decision::Manage`].
+/// The most names for which old ones are kept: see [`Managed::names`].
 const MOST_NAMES: usize = 64;
 
-/// What is to be done.
+/// What to do with the files below `DOCKER_TLS_CERTDIR`.
 #[derive(Debug)]
 pub enum Decision {
-    /// Nothing is made: these are the user's own. What cannot be judged is a warning.
+    /// Nothing is made: the files are the user's own, and are valid. The strings are warnings
+    /// about what cannot be verified.
     Users(Vec<String>),
-    /// This program looks after them.
+    /// dind manages the files.
     Manage(Box<Managed>),
 }
 
-/// What of the managed files is there.
+/// The managed keys and certificates, as far as they are present.
 #[derive(Debug)]
 pub struct Managed {
     /// The authority's key and certificate.
     pub ca: Pair,
-    /// dockerd's.
+    /// dockerd's key and certificate.
     pub server: Pair,
-    /// The clients'.
+    /// The clients' key and certificate.
     pub client: Pair,
-    /// What the server's certificate has to be good for: the names that are wanted, and
-    /// those that it had. Another daemon on the same volume, whose addresses differ, finds
-    /// its own in it then. Only what is wanted, once there are too many.
+    /// The names that the server's certificate must have: the wanted ones and those that it had.
+    /// So another daemon on the same volume, whose addresses differ, finds its own. Where that
+    /// would be more than 64, only the wanted ones.
     pub names: BTreeSet<Name>,
 }
 
 impl Managed {
-    /// Whether everything is as it should be.
+    /// Whether nothing has to be made or written.
     pub fn is_complete(&self, files: &Files) -> bool {
         let pairs = [&self.ca, &self.server, &self.client];
         pairs
@@ -54,8 +56,9 @@ impl Managed {
             && files.client.ca == files.ca.certificate
     }
 
-    /// What certificates that are kept do not do, for the user: which of the `wanted` names
-    /// are missing, and which of them expire soon.
+    /// What the user has to know about certificates that are kept though they should be issued
+    /// again: which of the `wanted` names are missing, and which certificates expire within
+    /// [`LEAST`] of `now`, the time since 1970.
     pub fn shortcomings(&self, wanted: &BTreeSet<Name>, now: Duration) -> String {
         let pairs = [
             ("ca", &self.ca),
@@ -66,7 +69,7 @@ impl Managed {
         let missing = wanted
             .iter()
             .filter(|name| present.is_ok_and(|present| !present.contains(name)))
-            .map(|name| format!("server/cert.pem is not for {name}"));
+            .map(|name| format!("server/cert.pem is not valid for {name}"));
         let soon = pairs.into_iter().filter_map(|(directory, pair)| {
             let certificate = pair.certificate.as_ref().ok()?;
             verify::dates(certificate, now.saturating_add(LEAST))?;
@@ -74,21 +77,22 @@ impl Managed {
             Some(format!("{directory}/cert.pem expires in {days} days"))
         });
         let all: Vec<String> = missing.chain(soon).collect();
-        format!("going on with those that are there: {}", all.join(", "))
+        format!("keeping the existing certificates: {}", all.join(", "))
     }
 }
 
 /// A key and its certificate.
 #[derive(Debug)]
 pub struct Pair {
-    /// The key, if there is one.
+    /// The key, if it is present.
     pub key: Option<KeyPair>,
-    /// The certificate, or why it has to be made.
+    /// The certificate, or the reason why it has to be issued.
     pub certificate: Result<Certificate, &'static str>,
 }
 
-/// Decides. A certificate that has less than `left` left is made again. The error names
-/// the file, relative to the top directory, and what to do.
+/// Decides what to do with `files`, for a server with the `wanted` names at `now`, the time since
+/// 1970. A certificate that expires within `left` is issued again. The error names the file,
+/// relative to the top directory, and what the user can do.
 pub fn decide(
     files: &Files,
     wanted: &BTreeSet<Name>,
@@ -145,7 +149,7 @@ pub fn decide(
         if wanted.is_subset(&server.names) {
             Ok(server)
         } else {
-            Err("its names have changed")
+            Err("the names changed")
         }
     });
     Ok(Decision::Manage(Box::new(Managed {
@@ -168,13 +172,14 @@ pub fn decide(
 fn read_key(contents: &Contents, directory: &str) -> Result<Option<KeyPair>> {
     let read = |pem: &Vec<u8>| {
         key::read(pem).with_context(|| {
-            format!("{directory}/key.pem cannot be used; remove it to have another made")
+            format!("{directory}/key.pem cannot be used; remove it, and a new one is made")
         })
     };
     contents.key.as_ref().map(read).transpose()
 }
 
-/// When a certificate has to be valid: now, and so much longer.
+/// The period in which a certificate has to be valid: from `now`, the time since 1970, on for
+/// `left`.
 #[derive(Debug, Clone, Copy)]
 struct Dates {
     now: Duration,
@@ -189,34 +194,37 @@ fn leaf(
     dates: Dates,
 ) -> Result<Certificate, &'static str> {
     let certificate = present(contents, key, dates)?;
-    let authority = authority.ok_or("the authority is a new one")?;
+    let authority = authority.ok_or("the authority is new")?;
     match verify::chain(&certificate, &[], &[authority], purpose, dates.now) {
         Verdict::Good => Ok(certificate),
-        Verdict::Bad(_) | Verdict::Unknown(_) => Err("another authority has signed it"),
+        Verdict::Bad(_) | Verdict::Unknown(_) => Err("it was signed by another authority"),
     }
 }
 
-/// The certificate that is there for `key` and lasts long enough.
+/// The certificate that is present, if it is for `key` and valid long enough.
 fn present(
     contents: &Contents,
     key: Option<&KeyPair>,
     dates: Dates,
 ) -> Result<Certificate, &'static str> {
-    let key = key.ok_or("there was no key")?;
-    let pem = contents.certificate.as_ref().ok_or("there was none")?;
-    let certificate = Certificate::read_first(pem).map_err(|_| "it could not be read")?;
+    let key = key.ok_or("its key was missing")?;
+    let pem = contents
+        .certificate
+        .as_ref()
+        .ok_or("the certificate was missing")?;
+    let certificate = Certificate::read_first(pem).map_err(|_| "it could not be parsed")?;
     if certificate.public_key != key::public(key) {
-        Err("its key has changed")
+        Err("its key changed")
     } else if verify::dates(&certificate, dates.now).is_some() {
-        Err("it was not valid")
+        Err("it was not valid now")
     } else if verify::dates(&certificate, dates.now.saturating_add(dates.left)).is_some() {
-        Err("less than 30 days are left")
+        Err("it would expire within 30 days")
     } else {
         Ok(certificate)
     }
 }
 
-/// Verifies the user's own files and gives what cannot be judged.
+/// Verifies the user's own files, and returns warnings about what cannot be verified.
 fn users(server: &Contents, now: Duration) -> Result<Vec<String>> {
     let read = |content: &Option<Vec<u8>>, name: &str| {
         Certificate::read_all(content.as_deref().unwrap_or_default())
@@ -228,11 +236,11 @@ fn users(server: &Contents, now: Duration) -> Result<Vec<String>> {
     let mut warnings = Vec::new();
     match key::read(server.key.as_deref().unwrap_or_default()) {
         Ok(key) if key::public(&key) != leaf.public_key => bail!(
-            "server/key.pem is not the key of server/cert.pem; put the pair that belongs together there"
+            "server/key.pem is not the key of server/cert.pem; put a matching pair there"
         ),
         Ok(_) => {}
         Err(error) => warnings.push(format!(
-            "server/key.pem has {error}; dockerd will say whether it can use it"
+            "server/key.pem cannot be verified here ({error}); dockerd's log shows whether it can use it"
         )),
     }
     let expired: Vec<String> = authorities
@@ -247,10 +255,10 @@ fn users(server: &Contents, now: Duration) -> Result<Vec<String>> {
         Verdict::Good => {}
         Verdict::Bad(reason) => bail!(
             "server/cert.pem does not verify against server/ca.pem: {reason}; \
-             put certificates that belong together there"
+             put matching certificates there"
         ),
         Verdict::Unknown(reason) => warnings.push(format!(
-            "server/cert.pem cannot be verified here ({reason}); dockerd will say whether it can use it"
+            "server/cert.pem cannot be verified here ({reason}); dockerd's log shows whether it can use it"
         )),
     }
     Ok(warnings)

@@ -1,4 +1,4 @@
-//! The files below `DOCKER_TLS_CERTDIR`: reading, locking, writing.
+//! Reads, locks and writes the files below `DOCKER_TLS_CERTDIR`.
 
 use std::fs::{self, File};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
@@ -15,37 +15,37 @@ use tracing::info;
 use crate::sys::read::{self, Links};
 use crate::sys::{lock, write};
 
-/// How long another daemon may take to make certificates; that is done in milliseconds,
-/// unless its disk has stopped.
+/// How long another daemon may hold a lock. Certificates are made in milliseconds, unless the
+/// disk hangs.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The mode of certificates: there is no secret in one.
+/// The mode of certificates, which contain no secret.
 pub const CERTIFICATE_MODE: u32 = 0o644;
-/// The mode of keys: for the owner alone.
+/// The mode of the keys of the authority and of dockerd: only the owner may read them.
 pub const KEY_MODE: u32 = 0o600;
-/// The mode of the client's key, which is there for every client that can see it, whatever
-/// its user.
+/// The mode of the client's key, which is for every client that can see the file, whatever its
+/// user.
 pub const CLIENT_KEY_MODE: u32 = 0o644;
 
-/// No certificate or key comes near it.
+/// The largest file that is read, in bytes: more than any certificate or key.
 const LARGEST: u64 = 1 << 20;
 
-/// One of the three directories.
+/// One of the three directories below `DOCKER_TLS_CERTDIR`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Directory {
-    /// The authority's: its key leaves it for no other.
+    /// The authority's directory. Its key is in no other.
     Ca,
-    /// dockerd's.
+    /// dockerd's directory.
     Server,
-    /// The one that is shared with clients.
+    /// The directory that is shared with clients.
     Client,
 }
 
 impl Directory {
-    /// All of them, in the order in which they are locked and written.
+    /// All directories, in the order in which they are locked and written.
     pub const ALL: [Self; 3] = [Self::Ca, Self::Server, Self::Client];
 
-    /// Its name.
+    /// The name of the directory.
     pub fn name(self) -> &'static str {
         match self {
             Self::Ca => "ca",
@@ -55,13 +55,13 @@ impl Directory {
     }
 }
 
-/// What is in a file; nothing where it is missing or empty.
+/// The content of a file; `None` where it is missing or empty.
 pub type Content = Option<Vec<u8>>;
 
 /// The contents of one directory.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Contents {
-    /// `ca.pem`; the authority has none.
+    /// `ca.pem`; the authority's directory has none.
     pub ca: Content,
     /// `cert.pem`.
     pub certificate: Content,
@@ -70,27 +70,28 @@ pub struct Contents {
 }
 
 impl Contents {
-    /// Whether nothing is missing.
+    /// Whether all three files are present.
     pub fn is_complete(&self) -> bool {
         self.ca.is_some() && self.certificate.is_some() && self.key.is_some()
     }
 }
 
-/// All files.
+/// The contents of the three directories.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Files {
-    /// Those in `ca`.
+    /// The files in `ca`.
     pub ca: Contents,
-    /// Those in `server`.
+    /// The files in `server`.
     pub server: Contents,
-    /// Those in `client`.
+    /// The files in `client`.
     pub client: Contents,
 }
 
 impl Files {
-    /// Reads them. Symbolic links are followed: secrets of Kubernetes are links. `ca` is
-    /// last, since it is written first: whoever finds what another daemon has just made
-    /// finds its key, too, and does not take the rest for the user's own.
+    /// Reads all files below `top`. Symbolic links are followed, as Kubernetes mounts secrets as
+    /// links. `ca` is read last, since it is written first: so files that another daemon is
+    /// making are found with the authority's key, and not taken for the user's own. The error
+    /// names the path and what the user can do.
     pub fn read(top: &Path) -> Result<Self> {
         let contents = |directory: Directory| -> Result<Contents> {
             let file = |name: &str| content(&top.join(directory.name()).join(name));
@@ -109,12 +110,12 @@ impl Files {
 
 fn content(path: &Path) -> Result<Content> {
     let content = read::read(path, LARGEST, Links::Follow)
-        .with_context(|| format!("cannot read {}; mend it or remove it", path.display()))?;
+        .with_context(|| format!("cannot read {}; repair it or remove it", path.display()))?;
     Ok(content.filter(|content| !content.is_empty()))
 }
 
-/// Lets everybody read the client's key, where that is possible: there may be another
-/// owner, or a link of either kind, which might lead to anywhere.
+/// Gives the client's key [`CLIENT_KEY_MODE`], where that is possible: the file may have another
+/// owner. A symbolic or hard link is left alone, as it may lead anywhere.
 pub fn share_client_key(top: &Path) {
     let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let Ok(directory) = write::open_directory(&top.join(Directory::Client.name())) else {
@@ -132,42 +133,43 @@ pub fn share_client_key(top: &Path) {
 /// One change to a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
-    /// Written anew.
+    /// The file is written, in place of an older one.
     Write {
-        /// Where.
+        /// The directory of the file.
         directory: Directory,
-        /// Its name there.
+        /// The name of the file.
         name: &'static str,
-        /// Permission bits.
+        /// The permission bits of the file.
         mode: u32,
-        /// What it holds.
+        /// The content of the file.
         content: Vec<u8>,
     },
-    /// Removed: whoever waits for it waits on.
+    /// The file is removed, so that a client that waits for it continues to wait.
     Remove {
-        /// Where.
+        /// The directory of the file.
         directory: Directory,
-        /// Its name there.
+        /// The name of the file.
         name: &'static str,
     },
 }
 
 /// The three directories, made where they were missing and locked against other daemons
-/// on the same volume until this value goes. The locks are flock(2)'s on the directories
-/// themselves: they leave nothing behind, and go with whoever is killed. None of them may be
-/// a symbolic link, since clients can write to theirs and what is beside it: keys are
-/// written to no place that one of them has chosen.
+/// on the same volume until this value is dropped. The locks are those of flock(2) on the
+/// directories themselves: they leave no file behind, and end with a process that is killed. No
+/// directory may be a symbolic link: clients can write to theirs and to what is beside it, and
+/// must not choose where keys are written.
 #[derive(Debug)]
 pub struct Locked {
     top: PathBuf,
-    /// What could not be locked, and why.
+    /// A warning for each directory that could not be locked.
     pub warnings: Vec<String>,
     /// In the order of [`Directory::ALL`].
     directories: Vec<(Directory, File)>,
 }
 
 impl Locked {
-    /// Makes and locks them. Each may be a volume of its own.
+    /// Makes and locks the directories below `top`, each of which may be a volume of its own.
+    /// Waits up to 30 s for each lock. The error names the path and what the user can do.
     pub fn open(top: &Path) -> Result<Self> {
         let mut warnings = Vec::new();
         let mut directories = Vec::new();
@@ -182,12 +184,12 @@ impl Locked {
             match lock(&opened, &path) {
                 Ok(()) => {}
                 Err(Errno::EINTR) => bail!(
-                    "{} is locked by another daemon that does not finish; stop that one",
+                    "{} is locked by another daemon that does not finish; stop that daemon",
                     path.display()
                 ),
-                // NFS, and file systems that have no locks.
+                // As on NFS, and on file systems without locks.
                 Err(errno) => warnings.push(format!(
-                    "{} cannot be locked: {}; going on, but start no two daemons on it at once",
+                    "cannot lock {}: {}; start only one daemon at a time with this directory",
                     path.display(),
                     errno.desc()
                 )),
@@ -201,7 +203,7 @@ impl Locked {
         })
     }
 
-    /// Makes the changes in their order.
+    /// Makes the changes in their order, up to the first error, which names the path.
     pub fn carry_out(&self, changes: &[Change]) -> Result<()> {
         changes.iter().try_for_each(|change| self.change(change))
     }
@@ -227,7 +229,7 @@ impl Locked {
     }
 }
 
-/// Locks a directory, and says so where that takes its time.
+/// Locks a directory, and logs it where that has to wait.
 fn lock(directory: &File, path: &Path) -> nix::Result<()> {
     match lock::try_lock(directory, libc::LOCK_EX) {
         Err(Errno::EWOULDBLOCK) => {}

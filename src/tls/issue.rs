@@ -1,4 +1,4 @@
-//! Makes certificates, as docker-library's script had OpenSSL make them.
+//! Issues certificates with the fields that docker-library's script has OpenSSL write.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -19,24 +19,25 @@ use super::purpose::Purpose;
 use super::verify::{self, Verdict};
 use crate::input::san::Name;
 
-/// The most that macOS takes, says the script.
+/// How long certificates are valid: the most that macOS accepts, according to that script.
 const VALIDITY: Duration = Duration::from_secs(825 * 24 * 3600);
 
-/// Certificates are valid from a little before they are made: clients' clocks differ.
+/// How long before they are issued certificates become valid, as clients' clocks differ.
 const BACKDATED: Duration = Duration::from_secs(3600);
 
-/// The authority: its certificate and its key.
+/// The certificate authority.
 #[derive(Debug)]
 pub struct Authority {
     /// The certificate, in PEM.
     pub pem: String,
-    /// The same, read.
+    /// The same certificate, parsed.
     pub certificate: Certificate,
-    /// The key.
+    /// The private key.
     pub key: KeyPair,
 }
 
-/// Makes the authority's certificate for `key`. `now` is the time since 1970.
+/// Issues the authority's own certificate for `key`. `now` is the time since 1970. The error is
+/// that there are no random numbers, or one of rcgen.
 pub fn authority(key: KeyPair, now: Duration) -> Result<Authority> {
     let mut params = params("docker:dind CA", now)?;
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -52,8 +53,9 @@ pub fn authority(key: KeyPair, now: Duration) -> Result<Authority> {
     })
 }
 
-/// Makes a certificate in PEM for `key` that `authority` signs, and makes sure that it
-/// verifies: the authority may be the user's, of any kind.
+/// Issues a certificate with these subject alternative names for `key`, signed by `authority`,
+/// and returns it in PEM. `now` is the time since 1970. The certificate is verified, as the
+/// authority may be the user's, of any kind; the error is the reason why it is not valid.
 pub fn leaf(
     purpose: Purpose,
     names: &BTreeSet<Name>,
@@ -83,13 +85,13 @@ pub fn leaf(
     let made = Certificate::read_first(pem.as_bytes())?;
     match verify::chain(&made, &[], &[&authority.certificate], purpose, now) {
         Verdict::Good => Ok(pem),
-        Verdict::Bad(reason) | Verdict::Unknown(reason) => {
-            Err(anyhow!("what it signs does not verify: {reason}"))
-        }
+        Verdict::Bad(reason) | Verdict::Unknown(reason) => Err(anyhow!(
+            "a certificate that it signs is not valid: {reason}"
+        )),
     }
 }
 
-/// A key that signs nothing: [`sign`] does.
+/// A key whose signatures are empty: [`sign`] makes the real one.
 struct Unsigned<'a>(&'a KeyPair);
 
 impl PublicKeyData for Unsigned<'_> {
@@ -108,15 +110,16 @@ impl SigningKey for Unsigned<'_> {
     }
 }
 
-/// Puts the authority's name into a certificate as it stands in the authority's own, byte
-/// by byte as clients compare it, and signs that. [`DistinguishedName`] cannot do it: it
-/// has one value of a kind, and Active Directory's names have several domainComponents.
+/// Replaces the issuer of an unsigned certificate by the authority's subject, byte for byte, as
+/// clients compare them, signs the result and returns it in PEM. [`DistinguishedName`] cannot
+/// hold that name: it has one value of each type, and Active Directory's names have several
+/// domainComponents.
 fn sign(unsigned: &[u8], authority: &Authority) -> Result<String> {
     /// The issuer's place among version, serialNumber, signature: RFC 5280, 4.1.
     const ISSUER: usize = 3;
     let parts = Vec::<AnyRef<'_>>::from_der(unsigned)?;
     let &[fields, algorithm, _] = parts.as_slice() else {
-        bail!("an unsigned certificate has other than three parts");
+        bail!("an unsigned certificate does not have three parts");
     };
     let mut fields: Vec<AnyRef<'_>> = fields.decode_as()?;
     let issuer = fields.get_mut(ISSUER).context("no issuer")?;
@@ -151,14 +154,15 @@ fn params(common_name: &str, now: Duration) -> Result<CertificateParams> {
     Ok(params)
 }
 
-/// Fills `bytes` with random ones: getrandom(2), which a seccomp profile may forbid.
+/// Fills `bytes` with random numbers. The error is that of getrandom(2), which a seccomp profile
+/// may forbid.
 pub fn random(bytes: &mut [u8]) -> Result<()> {
-    SystemRandom::new()
-        .fill(bytes)
-        .map_err(|_| anyhow!("the kernel gives no random numbers; allow getrandom(2)"))
+    SystemRandom::new().fill(bytes).map_err(|_| {
+        anyhow!("cannot get random numbers; allow getrandom(2) in the seccomp profile")
+    })
 }
 
-/// Sixteen random bytes, positive and with no zero in front: RFC 5280, 4.1.2.2.
+/// A random serial number of 16 bytes, positive and without a leading zero: RFC 5280, 4.1.2.2.
 fn serial_number() -> Result<SerialNumber> {
     let mut bytes = [0_u8; 16];
     random(&mut bytes)?;

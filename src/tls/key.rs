@@ -12,28 +12,28 @@ const RSA: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 1];
 /// id-ecPublicKey, 1.2.840.10045.2.1, as it is encoded: RFC 5480, 2.1.1.
 const ELLIPTIC_CURVE: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 2, 1];
 
-/// Makes a key: ECDSA on P-256, in a millisecond where RSA takes a second.
+/// Generates a key for ECDSA on P-256, which takes a millisecond where RSA takes a second.
 pub fn make() -> Result<KeyPair> {
     Ok(KeyPair::generate()?)
 }
 
-/// Reads a key from PEM: PKCS#8, PKCS#1 or SEC1; RSA of 2048 to 4096 bits, P-256, P-384,
-/// Ed25519. The error never has any of the key in it.
+/// Parses a private key in PEM: PKCS#8, PKCS#1 or SEC1; RSA of 2048 to 4096 bits, P-256, P-384,
+/// Ed25519. The error never contains a part of the key.
 pub fn read(pem: &[u8]) -> Result<KeyPair> {
     let key = PrivateKeyDer::from_pem_slice(pem)
-        .map_err(|_| anyhow!("no private key in it that is not encrypted"))?;
+        .map_err(|_| anyhow!("it contains no unencrypted private key"))?;
     let pkcs8 = match key {
         PrivateKeyDer::Pkcs8(key) => key.secret_pkcs8_der().to_vec(),
         PrivateKeyDer::Pkcs1(key) => from_pkcs1(key.secret_pkcs1_der())?,
         PrivateKeyDer::Sec1(key) => from_sec1(key.secret_sec1_der())?,
-        _ => bail!("a private key of an unknown form"),
+        _ => bail!("its private key has an unknown form"),
     };
     KeyPair::try_from(pkcs8).map_err(|_| {
-        anyhow!("a private key other than RSA of 2048 to 4096 bits, P-256, P-384 and Ed25519")
+        anyhow!("its private key is not RSA of 2048 to 4096 bits, P-256, P-384 or Ed25519")
     })
 }
 
-/// The SubjectPublicKeyInfo that a certificate for this key has.
+/// The SubjectPublicKeyInfo of a certificate for this key, in DER.
 pub fn public(key: &KeyPair) -> Vec<u8> {
     key.subject_public_key_info()
 }
@@ -58,7 +58,7 @@ fn from_sec1(key: &[u8]) -> Result<Vec<u8>> {
         Ok(Some(curve)) if curve.tag() == Tag::ObjectIdentifier => {
             Ok(pkcs8(ELLIPTIC_CURVE, curve, key)?)
         }
-        _ => bail!("an elliptic curve key that does not name its curve"),
+        _ => bail!("its elliptic curve key does not name its curve"),
     }
 }
 
@@ -74,7 +74,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// What RFC 5915 puts into a PKCS#8 of an elliptic curve's key.
+    /// The ECPrivateKey (RFC 5915) in the PKCS#8 form of a key.
     fn sec1(key: &KeyPair) -> Vec<u8> {
         let inner = AnyRef::from_der(key.serialized_der()).and_then(|key| {
             key.sequence(|reader| {

@@ -1,8 +1,8 @@
-//! The TLS files of a daemon and its clients: made as docker-library's entrypoint makes
-//! them, or, where they are the user's own, verified.
+//! The TLS files of a daemon and its clients: issued as docker-library's entrypoint does, or
+//! verified where they are the user's own.
 //!
-//! `ca` has the authority, `server` what dockerd gets, `client` what is shared with
-//! clients. [`mod@decide`] is pure; [`files`] reads, locks and writes.
+//! The directory `ca` has the authority's files, `server` dockerd's, and `client` those that are
+//! shared with clients. [`mod@decide`] is pure; [`files`] reads, locks and writes.
 
 pub mod certificate;
 pub mod decide;
@@ -27,27 +27,27 @@ use files::{Change, Content, Directory, Files, Locked};
 use issue::Authority;
 use purpose::Purpose;
 
-/// What was done, for the log.
+/// What [`prepare`] did. Its [`Display`](fmt::Display) is a line for the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Outcome {
+pub struct Summary {
     directory: PathBuf,
     made: Made,
-    /// What the user should know.
+    /// Warnings for the user, one line each.
     pub warnings: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Made {
-    /// The certificates that were made.
+    /// The certificates that were issued.
     Anew(Vec<Reason>),
-    /// They are the user's.
+    /// None: the files are the user's own.
     Users,
 }
 
-/// What was made, and why.
+/// The directory of a certificate that was issued, and the reason.
 type Reason = (&'static str, &'static str);
 
-impl fmt::Display for Outcome {
+impl fmt::Display for Summary {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "certificates in {}: ", self.directory.display())?;
         match &self.made {
@@ -64,17 +64,17 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// Makes the files below `directory`, or those of them that are missing, do not fit
-/// `names` or expire soon; verifies them where they are the user's own. Where nothing has
-/// to be made nothing is written, and where nothing can be written, what is still valid is
-/// kept: a read-only directory cannot know the address of the next container. Several
-/// daemons may do this at once.
-pub fn prepare(directory: &Path, names: &BTreeSet<Name>, now: SystemTime) -> Result<Outcome> {
+/// Makes the files below `directory` that are missing, do not fit `names` or expire within
+/// [`LEAST`] of `now`; where they are the user's own, verifies them. Where nothing has to be
+/// made, nothing is written. Where nothing can be written, certificates that are still valid are
+/// kept, with a warning: a read-only directory cannot have the address of the next container.
+/// Several daemons may do this at once. The error names the file and what the user can do.
+pub fn prepare(directory: &Path, names: &BTreeSet<Name>, now: SystemTime) -> Result<Summary> {
     let now = now
         .duration_since(UNIX_EPOCH)
         .context("the clock is before 1970; set it")?;
     let context = || format!("the certificates in {}", directory.display());
-    // Without any, rcgen panics over a key that it reads.
+    // Without random numbers, rcgen panics when it parses a key.
     issue::random(&mut [0]).with_context(context)?;
     let look = |names: &BTreeSet<Name>, left: Duration| -> Result<(Files, Decision)> {
         let files = Files::read(directory)?;
@@ -110,15 +110,15 @@ pub fn prepare(directory: &Path, names: &BTreeSet<Name>, now: SystemTime) -> Res
             }
         })?,
     };
-    Ok(Outcome {
+    Ok(Summary {
         directory: directory.to_owned(),
         made,
         warnings,
     })
 }
 
-/// Makes what is missing, as changes in an order in which every reader finds what fits:
-/// the client's files last, and of those `ca.pem`, which clients wait for.
+/// The changes that make what is missing, and the reasons. In their order every reader finds
+/// files that fit: the client's files come last, and of those `ca.pem`, for which clients wait.
 fn changes(files: &Files, managed: Managed, now: Duration) -> Result<(Vec<Change>, Vec<Reason>)> {
     let mut changes = Vec::new();
     let mut made = Vec::new();
@@ -133,7 +133,7 @@ fn changes(files: &Files, managed: Managed, now: Duration) -> Result<(Vec<Change
             };
             (authority, content)
         }
-        (Ok(_), None) => anyhow::bail!("ca/cert.pem is gone; start again"),
+        (Ok(_), None) => anyhow::bail!("ca/cert.pem was removed meanwhile; start again"),
         (Err(why), _) => {
             made.push(("ca", why));
             let authority = issue::authority(key, now)?;
@@ -154,7 +154,7 @@ fn changes(files: &Files, managed: Managed, now: Duration) -> Result<(Vec<Change
                     names: &BTreeSet<Name>,
                     old: &Content|
      -> Result<()> {
-        // Whoever waits for ca.pem shall find a key and a certificate that fit.
+        // A client that has waited for ca.pem must find a key and a certificate that fit it.
         let is_new = old.as_ref() != Some(&ca_pem) || pair.key.is_none();
         if is_new && old.is_some() {
             changes.push(Change::Remove {
@@ -166,7 +166,7 @@ fn changes(files: &Files, managed: Managed, now: Duration) -> Result<(Vec<Change
         if let Err(why) = pair.certificate {
             made.push((directory.name(), why));
             let pem = issue::leaf(purpose, names, &key, &authority, now)
-                .context("ca/cert.pem cannot be used; remove it to have another made")?;
+                .context("ca/cert.pem cannot be used; remove it, and a new one is made")?;
             changes.push(write(
                 directory,
                 "cert.pem",
@@ -239,7 +239,8 @@ mod tests {
         }
     }
 
-    /// Makes what is missing; the order in which it is, as `removed` or written files.
+    /// Makes what is missing in `files`, and returns the changes in their order: the name of each
+    /// file, with `-` in front if it is removed.
     fn make(files: &mut Files, names: &BTreeSet<Name>) -> Vec<String> {
         let (changes, _) = changes(files, managed(files, names), NOW).unwrap_or_default();
         let mut order = Vec::new();
@@ -278,13 +279,13 @@ mod tests {
         let order = make(&mut files, &names);
         let all = [&["ca/key.pem", "ca/cert.pem"], &SERVER[..], &CLIENT[..]].concat();
         assert_eq!(order, all);
-        // And then there is nothing left to do.
+        // After that nothing is left to do.
         assert!(managed(&files, &names).is_complete(&files));
         assert_eq!(make(&mut files, &names), Vec::<String>::new());
     }
 
     #[test]
-    fn ca_pem_is_withdrawn_while_what_it_stands_for_is_replaced() {
+    fn ca_pem_is_removed_while_a_key_or_the_authority_is_replaced() {
         let nobody = BTreeSet::new();
         let mut made = Files::default();
         make(&mut made, &nobody);
@@ -301,7 +302,7 @@ mod tests {
         let server = ["-server/ca.pem", "server/cert.pem", "server/ca.pem"];
         let client = ["-client/ca.pem", "client/cert.pem", "client/ca.pem"];
         assert_eq!(order, [&["ca/cert.pem"], &server[..], &client[..]].concat());
-        // The key goes on, so the old one fits until the new one is there.
+        // The key is kept, so the old certificate fits until the new one is written.
         assert_eq!(
             with(|files| files.client.certificate = None),
             ["client/cert.pem"]

@@ -1,10 +1,10 @@
-//! What a certificate is for: RFC 5280, 4.2.1.12.
+//! The purpose of a certificate: RFC 5280, 4.2.1.12.
 
-/// What a certificate is for.
+/// The purpose of a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
-    /// The daemon's side.
+    /// id-kp-serverAuth, for dockerd.
     Server,
-    /// The other one.
+    /// id-kp-clientAuth, for Docker's clients.
     Client,
 }

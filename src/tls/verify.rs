@@ -1,4 +1,4 @@
-//! Whether a chain of certificates holds.
+//! Verifies chains of certificates.
 
 use std::time::Duration;
 
@@ -8,20 +8,20 @@ use webpki::{ALL_VERIFICATION_ALGS, EndEntityCert, Error, KeyUsage, anchor_from_
 use super::certificate::Certificate;
 use super::purpose::Purpose;
 
-/// What is known of a chain.
+/// Whether a chain is valid.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// It holds.
+    /// The chain is valid.
     Good,
-    /// It does not, and dockerd's clients would say so too.
+    /// The chain is not valid, for this reason, and dockerd's clients would reject it, too.
     Bad(String),
-    /// It has something that is not known here and may be to others: webpki is stricter
+    /// The chain cannot be judged here, for this reason, and may be valid: webpki is stricter
     /// than OpenSSL and Go, and has fewer algorithms.
     Unknown(String),
 }
 
-/// Judges a chain from `leaf` over some of the `intermediates` to one of the
-/// `authorities`. `now` is the time since 1970.
+/// Verifies a chain from `leaf` through any of the `intermediates` to one of the `authorities`,
+/// for `purpose`. `now` is the time since 1970.
 pub fn chain(
     leaf: &Certificate,
     intermediates: &[Certificate],
@@ -43,7 +43,7 @@ pub fn chain(
         .iter()
         .any(|authority| authority.der == leaf.der)
     {
-        // One certificate for itself is its own chain, and no leaf to webpki.
+        // The leaf is an authority itself: that is the whole chain, and webpki would reject it.
         return Verdict::Good;
     }
     let judged = |intermediates: &[Certificate], authorities: &[&Certificate]| {
@@ -72,12 +72,12 @@ pub fn chain(
             )
             .map(drop);
         match (result, unusable.into_iter().find_map(Result::err)) {
-            // It may be the one that cannot be used.
+            // The issuer may be the authority that cannot be used.
             (Err(Error::UnknownIssuer), Some(error)) => Err(error),
             (result, _) => result,
         }
     };
-    // Whether there is no chain without one of those that are not `fit`.
+    // Whether every chain has a certificate that is not `fit`.
     let needs_unfit = |authorities: &[&Certificate], fit: &dyn Fn(&Certificate) -> bool| {
         let authorities: Vec<_> = authorities.iter().copied().filter(|one| fit(one)).collect();
         let intermediates: Vec<_> = intermediates
@@ -88,7 +88,7 @@ pub fn chain(
         judged(&intermediates, &authorities) == Err(Error::UnknownIssuer)
     };
     let judged = |authorities: &[&Certificate]| judged(intermediates, authorities);
-    // webpki does not look at an authority's dates and rights, and clients do.
+    // webpki does not check an authority's dates and rights, and clients do.
     let (valid, expired): (Vec<&Certificate>, Vec<&Certificate>) = authorities
         .iter()
         .partition(|authority| dates(authority, now).is_none());
@@ -101,25 +101,26 @@ pub fn chain(
     match judged(&able) {
         Ok(()) => Verdict::Good,
         Err(Error::UnknownIssuer) if judged(&expired).is_ok() => {
-            Verdict::Bad("the authority that has signed it is not valid now".into())
+            Verdict::Bad("the authority that signed it is not valid now".into())
         }
         Err(Error::UnknownIssuer) if judged(&unable).is_ok() => Verdict::Bad(
-            "the authority that has signed it may not: its certificate needs \
+            "the authority that signed it may not sign: its certificate needs \
              basicConstraints with CA:TRUE, and keyCertSign where it has a keyUsage"
                 .into(),
         ),
         Err(Error::UnknownIssuer) if judged(&misused).is_ok() => Verdict::Bad(format!(
-            "the extendedKeyUsage of the authority that has signed it has no {usage}"
+            "the extendedKeyUsage of the authority that signed it has no {usage}"
         )),
-        Err(Error::UnknownIssuer) => Verdict::Bad("another authority has signed it".into()),
+        Err(Error::UnknownIssuer) => Verdict::Bad("it was signed by another authority".into()),
         Err(Error::InvalidSignatureForPublicKey) => {
-            Verdict::Bad("the authority has not signed it".into())
+            Verdict::Bad("its signature is not by the authority".into())
         }
         Err(Error::CertExpired { .. }) => Verdict::Bad("an intermediate has expired".into()),
         Err(Error::CertNotValidYet { .. }) => {
             Verdict::Bad("an intermediate is not valid yet".into())
         }
-        // webpki rejects more than clients do: any purpose, and limits of other kinds.
+        // webpki rejects more than clients do: anyExtendedKeyUsage, and constraints on names of
+        // other kinds.
         Err(Error::RequiredEkuNotFoundContext(_))
             if needs_unfit(&able, &|one| one.is_for(purpose)) =>
         {
@@ -135,7 +136,7 @@ pub fn chain(
                 .flat_map(|signer| signer.forbidden(&leaf.names))
                 .next();
             Verdict::Bad(format!(
-                "the nameConstraints of what has signed it forbid {}",
+                "the nameConstraints of an issuer forbid {}",
                 name.map(ToString::to_string).unwrap_or_default()
             ))
         }
@@ -143,13 +144,13 @@ pub fn chain(
     }
 }
 
-/// The days for which a certificate is still valid at `now`.
+/// The whole days for which a certificate is still valid at `now`, the time since 1970.
 pub fn days_left(certificate: &Certificate, now: Duration) -> i64 {
     let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
     days(certificate.not_after.saturating_sub(now))
 }
 
-/// Why a certificate is not valid at `now`, if it is not.
+/// The reason why a certificate is not valid at `now`, the time since 1970; `None` where it is.
 pub fn dates(certificate: &Certificate, now: Duration) -> Option<String> {
     let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
     if certificate.not_after < now {
@@ -159,7 +160,7 @@ pub fn dates(certificate: &Certificate, now: Duration) -> Option<String> {
         ))
     } else if certificate.not_before > now {
         Some(format!(
-            "it is valid in {} days only; check this machine's clock",
+            "it becomes valid in {} days; check this machine's clock",
             days(certificate.not_before.saturating_sub(now))
         ))
     } else {

@@ -14,14 +14,14 @@ fn nothing_is_made_again_without_a_reason() {
         } else {
             list(names)
         };
-        let outcome = tls::prepare(&certificates.0, &names, SystemTime::now()).unwrap();
-        assert!(outcome.to_string().ends_with(": kept"), "{outcome}");
+        let summary = tls::prepare(&certificates.0, &names, SystemTime::now()).unwrap();
+        assert!(summary.to_string().ends_with(": kept"), "{summary}");
     }
     assert_eq!(certificates.files(), before);
     // A key that was put there by hand is shared with the clients all the same.
     certificates.sh("chmod 600 client/key.pem");
-    let outcome = certificates.prepare(NAMES).unwrap();
-    assert!(outcome.to_string().ends_with(": kept"), "{outcome}");
+    let summary = certificates.prepare(NAMES).unwrap();
+    assert!(summary.to_string().ends_with(": kept"), "{summary}");
     assert_eq!(certificates.mode("client/key.pem"), 0o644);
 }
 
@@ -118,13 +118,16 @@ fn a_directory_that_is_read_only_does_while_its_certificates_do() {
             certificates.sh(read_only);
             let before = certificates.files();
             let kept = |names, later: Duration| {
-                let outcome = certificates.prepare_in(names, later).unwrap();
-                assert!(outcome.to_string().ends_with(": kept"), "{outcome}");
-                outcome.warnings.join("\n")
+                let summary = certificates.prepare_in(names, later).unwrap();
+                assert!(summary.to_string().ends_with(": kept"), "{summary}");
+                summary.warnings.join("\n")
             };
             assert_eq!(kept("DNS:docker", Duration::ZERO), "");
             let warning = kept("DNS:docker,IP:10.0.0.2", Duration::ZERO);
-            assert!(warning.contains("is not for IP:10.0.0.2"), "{warning}");
+            assert!(
+                warning.contains("is not valid for IP:10.0.0.2"),
+                "{warning}"
+            );
             assert!(warning.contains("Read-only file system"), "{warning}");
             let warning = kept("DNS:docker", 800 * DAY);
             assert!(
@@ -151,12 +154,12 @@ fn a_directory_that_is_read_only_does_while_its_certificates_do() {
             let users = Certificates::made("DNS:docker");
             users.sh(&format!("rm -r ca client; {AS_A_SECRET}; {read_only}"));
             let before = users.files();
-            let outcome = users.prepare("DNS:another").unwrap();
+            let summary = users.prepare("DNS:another").unwrap();
             assert!(
-                outcome.to_string().ends_with(": your own, verified"),
-                "{outcome}"
+                summary.to_string().ends_with(": your own, verified"),
+                "{summary}"
             );
-            assert_eq!(outcome.warnings, Vec::<String>::new());
+            assert_eq!(summary.warnings, Vec::<String>::new());
             assert_eq!(users.files(), before);
 
             for certificates in [&certificates, &nothing, &users] {
@@ -207,8 +210,8 @@ fn keys_reach_no_log() {
         .duration_since(std::time::UNIX_EPOCH)
         .unwrap();
     let decision = tls::decide::decide(&files, &list("DNS:new"), now, tls::decide::LEAST);
-    let outcome = certificates.prepare("DNS:new");
-    let told = format!("{decision:?} {outcome:?} {}", outcome.as_ref().unwrap());
+    let summary = certificates.prepare("DNS:new");
+    let told = format!("{decision:?} {summary:?} {}", summary.as_ref().unwrap());
     let secret = certificates.sh("openssl pkey -in server/key.pem -text -noout | sed -n '/priv:/,/pub:/p' | sed '1d;$d' | tr -d ': \n'");
     assert_eq!(secret.len(), 64, "{secret}");
     let bytes: Vec<String> = secret

@@ -50,8 +50,8 @@ fn no_other_file_gets_the_mode_of_the_clients_key() {
         certificates.sh(&format!(
             "cp client/key.pem own.pem; chmod 0600 own.pem; {link}"
         ));
-        let outcome = certificates.prepare("DNS:docker").unwrap();
-        assert!(outcome.to_string().ends_with(": kept"), "{link}: {outcome}");
+        let summary = certificates.prepare("DNS:docker").unwrap();
+        assert!(summary.to_string().ends_with(": kept"), "{link}: {summary}");
         assert_eq!(certificates.mode("own.pem"), 0o600, "{link}");
         assert_eq!(certificates.mode("client/key.pem"), 0o600, "{link}");
     }
@@ -71,21 +71,21 @@ fn what_is_complete_is_read_through_links() {
         done";
     let certificates = Certificates::made("DNS:docker");
     certificates.sh(SECRET);
-    let outcome = certificates.prepare("DNS:docker").unwrap();
-    assert!(outcome.to_string().ends_with(": kept"), "{outcome}");
+    let summary = certificates.prepare("DNS:docker").unwrap();
+    assert!(summary.to_string().ends_with(": kept"), "{summary}");
     // What would have to be written is a warning as long as the rest is good.
-    let outcome = certificates.prepare("DNS:docker,DNS:other").unwrap();
-    assert!(outcome.to_string().ends_with(": kept"), "{outcome}");
-    let warnings = outcome.warnings.join("\n");
+    let summary = certificates.prepare("DNS:docker,DNS:other").unwrap();
+    assert!(summary.to_string().ends_with(": kept"), "{summary}");
+    let warnings = summary.warnings.join("\n");
     assert!(warnings.contains("a symbolic link"), "{warnings}");
 
     let users = Certificates::new();
     users.sh("authority ca /CN=ca; ec key.pem; leaf ca key.pem cert.pem
         mkdir -p ..1 server; mv ca.pem cert.pem key.pem ..1/; ln -s ..1 ..data
         for file in ca cert key; do ln -s ../..data/$file.pem server/$file.pem; done");
-    let outcome = users.prepare("DNS:docker").unwrap();
+    let summary = users.prepare("DNS:docker").unwrap();
     assert!(
-        outcome.to_string().ends_with(": your own, verified"),
-        "{outcome}"
+        summary.to_string().ends_with(": your own, verified"),
+        "{summary}"
     );
 }

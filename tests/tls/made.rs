@@ -5,10 +5,10 @@ use super::*;
 #[test]
 fn everything_is_made_as_docker_librarys_script_made_it() {
     let certificates = Certificates::new();
-    let outcome = certificates
+    let summary = certificates
         .prepare("DNS:docker,IP:10.1.2.3,IP:fe80::1,email:me@example.com,URI:https://a/")
         .unwrap();
-    assert_eq!(outcome.warnings, Vec::<String>::new());
+    assert_eq!(summary.warnings, Vec::<String>::new());
     let found: BTreeSet<String> = certificates.files().into_keys().collect();
     assert_eq!(found, ALL.map(str::to_owned).into());
     certificates.verify();
@@ -111,8 +111,8 @@ fn keys_of_every_kind_are_kept_and_used() {
         certificates.verify();
         assert_eq!(certificates.mode("server/key.pem"), 0o640, "{kind}");
         assert_eq!(certificates.mode("client/key.pem"), 0o644, "{kind}");
-        let outcome = certificates.prepare("DNS:docker").unwrap();
-        assert!(outcome.to_string().ends_with(": kept"), "{kind}: {outcome}");
+        let summary = certificates.prepare("DNS:docker").unwrap();
+        assert!(summary.to_string().ends_with(": kept"), "{kind}: {summary}");
     }
 }
 
@@ -211,7 +211,10 @@ fn an_authority_that_may_not_sign_is_an_error() {
                 error.contains("ca/cert.pem cannot be used; remove it"),
                 "{error}"
             );
-            assert!(error.contains("what it signs does not verify"), "{error}");
+            assert!(
+                error.contains("a certificate that it signs is not valid"),
+                "{error}"
+            );
             assert_eq!(certificates.files(), before, "{extensions}");
         };
         unchanged();
@@ -279,11 +282,11 @@ fn what_is_broken_is_made_again() {
         ] {
             let certificates = Certificates::made("DNS:docker");
             certificates.sh(&format!("file={file}; {damage}"));
-            let outcome = certificates.prepare("DNS:docker");
-            assert!(outcome.is_ok(), "{file}: {damage}: {outcome:?}");
+            let summary = certificates.prepare("DNS:docker");
+            assert!(summary.is_ok(), "{file}: {damage}: {summary:?}");
             certificates.verify();
-            let outcome = certificates.prepare("DNS:docker").unwrap();
-            assert!(outcome.to_string().ends_with(": kept"), "{file}: {outcome}");
+            let summary = certificates.prepare("DNS:docker").unwrap();
+            assert!(summary.to_string().ends_with(": kept"), "{file}: {summary}");
         }
     }
 }

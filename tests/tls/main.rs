@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime};
 
 use dind::input::san::Name;
-use dind::tls::{self, Outcome};
+use dind::tls::{self, Summary};
 
 /// Every file that this program makes.
 const ALL: [&str; 8] = [
@@ -65,12 +65,12 @@ impl Certificates {
         certificates
     }
 
-    fn prepare(&self, names: &str) -> Result<Outcome, String> {
+    fn prepare(&self, names: &str) -> Result<Summary, String> {
         self.prepare_in(names, Duration::ZERO)
     }
 
     /// As if so much later.
-    fn prepare_in(&self, names: &str, later: Duration) -> Result<Outcome, String> {
+    fn prepare_in(&self, names: &str, later: Duration) -> Result<Summary, String> {
         tls::prepare(&self.0, &list(names), SystemTime::now() + later)
             .map_err(|error| format!("{error:#}"))
     }
@@ -78,7 +78,7 @@ impl Certificates {
     /// The error of a start that must fail.
     fn refused(&self) -> String {
         match self.prepare("DNS:docker") {
-            Ok(outcome) => panic!("{outcome}: {:?}", outcome.warnings),
+            Ok(summary) => panic!("{summary}: {:?}", summary.warnings),
             Err(error) => error,
         }
     }

@@ -23,7 +23,7 @@ fn daemon() -> bool {
     let (path, names) = task.split_once('|').unwrap();
     std::io::copy(&mut std::io::stdin(), &mut std::io::sink()).unwrap();
     match tls::prepare(path.as_ref(), &list(names), SystemTime::now()) {
-        Ok(outcome) => println!("outcome: {outcome} {:?}", outcome.warnings),
+        Ok(summary) => println!("summary: {summary} {:?}", summary.warnings),
         Err(error) => panic!("{error:#}"),
     }
     true
@@ -49,7 +49,7 @@ fn daemons(test: &str, certificates: &Certificates, names: &[String]) -> Vec<Str
         assert!(output.status.success(), "{output:?}");
         let text = String::from_utf8(output.stdout).unwrap();
         let said = text
-            .split("outcome: ")
+            .split("summary: ")
             .nth(1)
             .unwrap_or_else(|| panic!("{text}"));
         said.lines().next().unwrap().to_owned()

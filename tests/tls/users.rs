@@ -2,18 +2,18 @@
 
 use super::*;
 
-/// A directory whose `server` a script has filled, and what a start says to it.
-fn start(script: &str, later: Duration) -> Result<Outcome, String> {
+/// The result of a start with a directory whose `server` a script has filled.
+fn start(script: &str, later: Duration) -> Result<Summary, String> {
     let certificates = Certificates::new();
     certificates.sh(&format!(
         "mkdir server; {script}; mv -f ca.pem cert.pem key.pem server/"
     ));
     let before = certificates.files();
-    let outcome = certificates.prepare_in("DNS:docker", later);
+    let summary = certificates.prepare_in("DNS:docker", later);
     assert_eq!(certificates.files(), before);
     assert!(!certificates.path("ca").exists());
     assert!(!certificates.path("client").exists());
-    outcome
+    summary
 }
 
 #[test]
@@ -63,12 +63,12 @@ fn what_verifies_is_used() {
         ),
     ];
     for script in cases {
-        let outcome = start(&script, 10 * DAY).unwrap_or_else(|error| panic!("{script}: {error}"));
+        let summary = start(&script, 10 * DAY).unwrap_or_else(|error| panic!("{script}: {error}"));
         assert!(
-            outcome.to_string().ends_with(": your own, verified"),
-            "{outcome}"
+            summary.to_string().ends_with(": your own, verified"),
+            "{summary}"
         );
-        assert_eq!(outcome.warnings, Vec::<String>::new(), "{script}");
+        assert_eq!(summary.warnings, Vec::<String>::new(), "{script}");
     }
 }
 
@@ -89,15 +89,15 @@ fn what_does_not_verify_is_an_error_that_names_the_file() {
                 "{good}; openssl req -x509 -new -key ca.key -out ca.pem -days 1 -subj /CN=ca
                 authority other /CN=other; cat other.pem >>ca.pem"
             ),
-            "server/ca.pem: the authority that has signed it is not valid now",
+            "server/ca.pem: the authority that signed it is not valid now",
         ),
         (
             format!("{good}; authority other /CN=other; mv other.pem ca.pem"),
-            "server/ca.pem: another authority has signed it",
+            "server/ca.pem: it was signed by another authority",
         ),
         (
             format!("{good}; authority other /CN=ca; mv other.pem ca.pem"),
-            "server/ca.pem: the authority has not signed it",
+            "server/ca.pem: its signature is not by the authority",
         ),
         (
             format!("{good}; ec key.pem"),
@@ -122,7 +122,7 @@ fn what_does_not_verify_is_an_error_that_names_the_file() {
             r"odd 'basicConstraints=critical,CA:TRUE\nextendedKeyUsage=clientAuth\n'
             ec key.pem; leaf ca key.pem cert.pem"
                 .to_owned(),
-            "server/ca.pem: the extendedKeyUsage of the authority that has signed it has no serverAuth",
+            "server/ca.pem: the extendedKeyUsage of the authority that signed it has no serverAuth",
         ),
         (
             chain_over("extendedKeyUsage=clientAuth"),
@@ -130,7 +130,7 @@ fn what_does_not_verify_is_an_error_that_names_the_file() {
         ),
         (
             limited("permitted;DNS:example.com", "DNS:example.com,DNS:anexample.com"),
-            "server/ca.pem: the nameConstraints of what has signed it forbid DNS:anexample.com",
+            "server/ca.pem: the nameConstraints of an issuer forbid DNS:anexample.com",
         ),
         (
             limited("excluded;DNS:a.example.com", "DNS:example.com,DNS:x.A.example.com"),
@@ -157,12 +157,12 @@ fn what_does_not_verify_is_an_error_that_names_the_file() {
     let odd = MAY_NOT_SIGN.map(|extensions| {
         (
             format!("odd '{extensions}'; ec key.pem; leaf ca key.pem cert.pem"),
-            "server/ca.pem: the authority that has signed it may not",
+            "server/ca.pem: the authority that signed it may not sign",
         )
     });
     for (script, reason) in cases.into_iter().chain(odd) {
         match start(&script, 10 * DAY) {
-            Ok(outcome) => panic!("{script}: {outcome}: {:?}", outcome.warnings),
+            Ok(summary) => panic!("{script}: {summary}: {:?}", summary.warnings),
             Err(error) => assert!(error.contains(reason), "{script}: {error}"),
         }
     }
@@ -213,7 +213,7 @@ fn what_cannot_be_judged_is_left_to_dockerd_with_a_warning() {
         ),
         (
             "authority ca /CN=ca; ec key.pem P-521; leaf ca key.pem cert.pem".to_owned(),
-            "server/key.pem has a private key other than",
+            "server/key.pem cannot be verified here (its private key is not",
         ),
         (
             format!("{good}; extensions=extendedKeyUsage=anyExtendedKeyUsage; leaf ca key.pem cert.pem"),
@@ -230,9 +230,9 @@ fn what_cannot_be_judged_is_left_to_dockerd_with_a_warning() {
         ),
     ];
     for (script, reason) in cases {
-        let outcome =
+        let summary =
             start(&script, Duration::ZERO).unwrap_or_else(|error| panic!("{script}: {error}"));
-        let warnings = outcome.warnings.join("\n");
+        let warnings = summary.warnings.join("\n");
         assert!(warnings.contains(reason), "{script}: {warnings:?}");
     }
 }

@@ -18,10 +18,10 @@ fuzz_target!(|data: &[u8]| {
             // It says nothing that depends on the key.
             Err(error) => assert!(
                 [
-                    "no private key in it that is not encrypted",
-                    "a private key of an unknown form",
-                    "an elliptic curve key that does not name its curve",
-                    "a private key other than RSA of 2048 to 4096 bits, P-256, P-384 and Ed25519",
+                    "it contains no unencrypted private key",
+                    "its private key has an unknown form",
+                    "its elliptic curve key does not name its curve",
+                    "its private key is not RSA of 2048 to 4096 bits, P-256, P-384 or Ed25519",
                 ]
                 .contains(&format!("{error:#}").as_str()),
                 "{error:#}"
