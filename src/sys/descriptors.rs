@@ -1,4 +1,4 @@
-//! Descriptors by their numbers.
+//! File descriptors by number: closing what was inherited, dup2(2), taking ownership.
 
 #![expect(unsafe_code, reason = "system calls that no safe interface offers")]
 
@@ -8,10 +8,11 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use nix::errno::Errno;
 use nix::libc;
 
-/// Closes every descriptor but 0, 1, 2 and those that are `kept`, whatever their number and
-/// whatever RLIMIT_NOFILE says: close_range(2). Kernels before 5.9 do not have it, and seccomp
-/// profiles that do not know it say EPERM instead; there `/proc/self/fd` lists them. To be
-/// called while this process has no others of its own, or none that it will ever use.
+/// Closes every descriptor except 0, 1, 2 and those in `kept`, also those above RLIMIT_NOFILE:
+/// close_range(2). Kernels before 5.9 do not have that call, and seccomp profiles that do not
+/// know it fail it with EPERM; then the descriptors are those that `/proc/self/fd` lists. Call
+/// it while this process has opened no others, or will never use them again. The error is that
+/// `/proc/self/fd` cannot be listed.
 pub fn close_other_descriptors(kept: &[BorrowedFd<'_>]) -> io::Result<()> {
     let mut kept: Vec<RawFd> = kept.iter().map(AsRawFd::as_raw_fd).collect();
     kept.extend(0..=2);
@@ -31,8 +32,8 @@ pub fn close_other_descriptors(kept: &[BorrowedFd<'_>]) -> io::Result<()> {
     }
 }
 
-/// The way without close_range(2). The listing's own descriptor is in the list and
-/// closed by then: EBADF for it is as good as success.
+/// The fallback without close_range(2). The descriptor of the listing itself is in the list
+/// and is closed already, so EBADF is expected for it.
 fn close_listed_descriptors(kept: &[RawFd]) -> io::Result<()> {
     let listed: Vec<RawFd> = std::fs::read_dir("/proc/self/fd")?
         .flatten()
@@ -46,14 +47,15 @@ fn close_listed_descriptors(kept: &[RawFd]) -> io::Result<()> {
     Ok(())
 }
 
-/// Duplicates `from` onto the number `to`, open across exec: dup2(2).
+/// Duplicates `from` onto the number `to`, which stays open across exec. The error is that of
+/// dup2(2).
 pub fn duplicate_onto(from: BorrowedFd<'_>, to: RawFd) -> nix::Result<()> {
     // SAFETY: only called in a child that is about to exec, where no value owns the
     // descriptor `to`.
     Errno::result(unsafe { libc::dup2(from.as_raw_fd(), to) }).map(drop)
 }
 
-/// A descriptor that this process got from fcntl(2) as a plain number.
+/// Takes ownership of a descriptor that fcntl(2) returned as a number: F_DUPFD_CLOEXEC.
 pub fn own(descriptor: RawFd) -> OwnedFd {
     // SAFETY: the callers pass a number that F_DUPFD_CLOEXEC has just returned.
     unsafe { OwnedFd::from_raw_fd(descriptor) }

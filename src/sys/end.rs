@@ -1,20 +1,20 @@
-//! How a process ends: wait(2).
+//! The ways in which a process ends: wait(2).
 
 use std::fmt;
 
 use nix::sys::signal::Signal;
 
-/// How a child ended.
+/// How a child process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
-    /// It exited with this status.
+    /// It exited with this status, 0 to 255.
     Exited(u8),
-    /// This signal ended it.
+    /// The signal with this number ended it.
     Signaled(i32),
 }
 
 impl End {
-    /// The exit status that a shell would have: 128 + n for signal n.
+    /// The exit status that a shell reports for it: the status itself, or 128 + n for signal n.
     pub fn status(self) -> u8 {
         match self {
             Self::Exited(status) => status,

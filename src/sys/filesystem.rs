@@ -1,4 +1,4 @@
-//! What file systems say of a file by other ways than stat(2).
+//! Attributes of files that stat(2) does not report.
 
 #![expect(unsafe_code, reason = "system calls that no safe interface offers")]
 
@@ -9,12 +9,13 @@ use std::os::fd::AsRawFd;
 use nix::errno::Errno;
 use nix::libc;
 
-/// The capabilities that a program's file gives it, as the kernel keeps them: xattr(7),
-/// capabilities(7). `None` where it gives none.
+/// Reads the capabilities of a program file: the value of its extended attribute
+/// `security.capability`, as the kernel stores it: xattr(7), capabilities(7). `None` where the
+/// file has none, or its file system has no extended attributes. The error is that of
+/// fgetxattr(2).
 pub fn capability(file: &File) -> io::Result<Option<Vec<u8>>> {
     let mut value = [0_u8; 64];
-    // SAFETY: the name ends with a NUL, and the kernel writes no more than the length that
-    // it is told.
+    // SAFETY: the name ends with a NUL, and the kernel writes at most the given length.
     let length = unsafe {
         libc::fgetxattr(
             file.as_raw_fd(),
@@ -33,8 +34,8 @@ pub fn capability(file: &File) -> io::Result<Option<Vec<u8>>> {
     }
 }
 
-/// Whether the directories of an xfs have the types of their entries in them:
-/// ioctl_xfs_fsgeometry(2).
+/// Whether an xfs stores the file type in its directory entries (`ftype=1`):
+/// ioctl_xfs_fsgeometry(2). Takes a directory on it; the error is that of ioctl(2).
 pub fn xfs_has_ftype(directory: &File) -> nix::Result<bool> {
     /// `struct xfs_fsop_geom_v1` of xfs/xfs_fs.h, of which only the flags are read.
     #[repr(C, align(8))]
@@ -50,7 +51,7 @@ pub fn xfs_has_ftype(directory: &File) -> nix::Result<bool> {
         flags: 0,
         after: [0; 4],
     };
-    // SAFETY: the kernel writes a structure of this size, which its number has in it.
+    // SAFETY: the kernel writes a structure of this size, which the request number encodes.
     let result = unsafe { libc::ioctl(directory.as_raw_fd(), GEOMETRY, &raw mut geometry) };
     Errno::result(result)?;
     Ok(geometry.flags & FTYPE != 0)

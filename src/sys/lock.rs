@@ -1,4 +1,4 @@
-//! Locks on open files, with a deadline.
+//! Locks on open files, with a deadline: flock(2).
 
 #![expect(unsafe_code, reason = "system calls that no safe interface offers")]
 
@@ -11,18 +11,18 @@ use nix::libc;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal};
 use nix::sys::signal::{sigaction, sigprocmask};
 
-/// Locks an open file against other processes, by LOCK_EX or LOCK_SH of flock(2). Waits for
-/// `patience` at most, which is more than nothing; the error is then EINTR, from a signal of this process's own timer. The lock goes with
-/// the file.
+/// Locks an open file against other processes: flock(2). `operation` is LOCK_EX or LOCK_SH.
+/// Waits for at most `patience`, which must not be zero; after that the error is EINTR, by
+/// SIGALRM from this process's own timer. The lock is released when `file` is closed.
 pub fn lock(file: &File, operation: i32, patience: Duration) -> nix::Result<()> {
     extern "C" fn nothing(_: libc::c_int) {}
-    // Without SA_RESTART, so that flock ends.
+    // Without SA_RESTART, so that the signal interrupts flock.
     let noted = SigAction::new(
         SigHandler::Handler(nothing),
         SaFlags::empty(),
         SigSet::empty(),
     );
-    // SAFETY: the handler does nothing, which it may do at any time.
+    // SAFETY: the handler does nothing, so it is async-signal-safe.
     let before = unsafe { sigaction(Signal::SIGALRM, &noted) }?;
     let mut mask = SigSet::empty();
     let alarm = SigSet::from(Signal::SIGALRM);
@@ -32,24 +32,25 @@ pub fn lock(file: &File, operation: i32, patience: Duration) -> nix::Result<()> 
                 // SAFETY: a plain system call on a descriptor that is open.
                 Errno::result(unsafe { libc::flock(file.as_raw_fd(), operation) }).map(drop)
             });
-            // These cannot fail after what they undo has not.
+            // Neither fails where the call that it reverts has succeeded.
             let _ = set_timer(Duration::ZERO);
             let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&mask), None);
             locked
         });
-    // SAFETY: the action that was there before.
+    // SAFETY: this restores the action that sigaction(2) returned above.
     let _ = unsafe { sigaction(Signal::SIGALRM, &before) };
     result
 }
 
-/// The same without waiting: EWOULDBLOCK where somebody else has it.
+/// Locks an open file as [`lock`] does, but without waiting. The error is EWOULDBLOCK where
+/// another process holds the lock.
 pub fn try_lock(file: &File, operation: i32) -> nix::Result<()> {
     // SAFETY: a plain system call on a descriptor that is open.
     Errno::result(unsafe { libc::flock(file.as_raw_fd(), operation | libc::LOCK_NB) }).map(drop)
 }
 
-/// SIGALRM after `first`, and then every second, in case that the first comes before the
-/// call that it is to end: setitimer(2). Never, where `first` is zero.
+/// Has SIGALRM sent after `first`, and then every second in case the first one arrives before
+/// the call that it is to interrupt: setitimer(2). Zero disarms the timer.
 fn set_timer(first: Duration) -> nix::Result<()> {
     let every = Duration::from_secs(u64::from(!first.is_zero()));
     let value = |time: Duration| libc::timeval {
@@ -58,10 +59,10 @@ fn set_timer(first: Duration) -> nix::Result<()> {
     };
     let timer = libc::itimerval {
         it_interval: value(every),
-        // Less than a microsecond would be never, too.
+        // The kernel counts microseconds, and 0 of them disarm the timer.
         it_value: value(first.max(every / 1_000_000)),
     };
-    // SAFETY: reads the timer, and there is nobody to be told of the one before.
+    // SAFETY: the kernel reads the timer, and the pointer for the old value may be null.
     let result = unsafe { libc::setitimer(libc::ITIMER_REAL, &timer, std::ptr::null_mut()) };
     Errno::result(result).map(drop)
 }

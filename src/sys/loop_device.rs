@@ -35,7 +35,8 @@ struct LoopConfig {
     reserved: [u64; 8],
 }
 
-/// The number of a loop device that nobody uses: LOOP_CTL_GET_FREE in loop(4).
+/// The number N of a free loop device `/dev/loopN`: LOOP_CTL_GET_FREE in loop(4). `control` is
+/// `/dev/loop-control`. The error is that of ioctl(2).
 pub fn free_loop_device(control: &File) -> nix::Result<u32> {
     const GET_FREE: libc::Ioctl = 0x4C82;
     // SAFETY: takes no argument.
@@ -43,8 +44,9 @@ pub fn free_loop_device(control: &File) -> nix::Result<u32> {
     u32::try_from(number).map_err(|_| Errno::EINVAL)
 }
 
-/// Gives a loop device its file, until nobody has the device open or mounted: loop(4),
-/// LOOP_CONFIGURE; before Linux 5.8 LOOP_SET_FD and LOOP_SET_STATUS64.
+/// Attaches `file` to a loop device. The kernel detaches it when the device is neither open
+/// nor mounted any more: LO_FLAGS_AUTOCLEAR in loop(4). With LOOP_CONFIGURE, and before Linux
+/// 5.8 with LOOP_SET_FD and LOOP_SET_STATUS64. The error is that of ioctl(2).
 pub fn attach_loop_device(device: &File, file: &File) -> nix::Result<()> {
     const CONFIGURE: libc::Ioctl = 0x4C0A;
     const SET_FILE: libc::Ioctl = 0x4C00;
@@ -81,7 +83,7 @@ pub fn attach_loop_device(device: &File, file: &File) -> nix::Result<()> {
     }
     // SAFETY: takes an integer.
     Errno::result(unsafe { libc::ioctl(device, SET_FILE, descriptor) })?;
-    // SAFETY: as with LOOP_CONFIGURE.
+    // SAFETY: as for LOOP_CONFIGURE.
     let set = unsafe { libc::ioctl(device, SET_STATUS, &raw const config.info) };
     Errno::result(set).map(drop).inspect_err(|_| {
         // SAFETY: takes an integer, which is not used.

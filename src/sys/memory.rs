@@ -1,4 +1,4 @@
-//! The memory of this program's own code.
+//! The resident memory of this program's code.
 
 #![expect(unsafe_code, reason = "system calls that no safe interface offers")]
 
@@ -6,11 +6,13 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::unistd::{SysconfVar, sysconf};
 
-/// Unmaps the pages of this program's code, which the kernel maps again, sixteen at a
-/// time, as they are needed: most of it was for the start. They are clean pages of the
-/// file and stay in the page cache: madvise(2), MADV_DONTNEED.
+/// Unmaps the pages of this program's code, most of which only the start needs: madvise(2),
+/// MADV_DONTNEED. They are clean pages of the file and stay in the page cache; the kernel maps
+/// them again, sixteen at a time, when they are used. The error is that of sysconf(3) or
+/// madvise(2).
 pub fn unmap_code() -> nix::Result<()> {
-    // SAFETY: the linker defines them, and only their addresses are taken: ld(1), end(3).
+    // SAFETY: the linker defines these symbols, and only their addresses are taken: ld(1),
+    // end(3).
     unsafe extern "C" {
         static __executable_start: u8;
         static etext: u8;
@@ -21,7 +23,7 @@ pub fn unmap_code() -> nix::Result<()> {
         .and_then(|size| usize::try_from(size).ok())
         .ok_or(Errno::EINVAL)?;
     let length = end.saturating_sub(start) / page * page;
-    // SAFETY: nothing writes to that range, so what is mapped again is the same.
+    // SAFETY: nothing writes to that range, so the pages that are mapped again are the same.
     let result = unsafe {
         libc::madvise(
             (&raw const __executable_start).cast_mut().cast(),

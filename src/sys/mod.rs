@@ -1,4 +1,4 @@
-//! System calls, one operation a function, and everything that is unsafe. No policy.
+//! System calls, one operation per function, and all `unsafe` code. No policy.
 
 pub mod descriptors;
 pub mod end;

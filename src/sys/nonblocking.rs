@@ -1,4 +1,4 @@
-//! Sockets that never make their caller wait.
+//! Sockets that never block their caller.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -7,8 +7,8 @@ use std::path::Path;
 
 use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, UnixAddr};
 
-/// Connects to a Unix socket that somebody listens on, without ever waiting: where
-/// the backlog is full, the error is EAGAIN. The stream does not block either.
+/// Connects to the Unix socket at `path` without waiting, and returns a non-blocking stream.
+/// The error is that of socket(2) or connect(2): EAGAIN where the listener's backlog is full.
 pub fn connect(path: &Path) -> nix::Result<UnixStream> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let socket = socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
@@ -16,7 +16,8 @@ pub fn connect(path: &Path) -> nix::Result<UnixStream> {
     Ok(UnixStream::from(socket))
 }
 
-/// Whether a call on what does not block is to be made again when `poll` says so.
+/// Whether a call on a non-blocking descriptor is to be repeated when poll(2) reports the
+/// descriptor: EAGAIN or EINTR.
 pub fn is_later(error: &io::Error) -> bool {
     matches!(
         error.kind(),

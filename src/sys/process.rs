@@ -1,7 +1,7 @@
-//! Processes: fork, signals to them, their end.
+//! Processes: fork(2), kill(2), waitpid(2), _exit(2).
 //!
-//! This process has one thread, always: between fork and exec a child may do what its parent
-//! may.
+//! This process always has one thread, so a forked child may call every function that its
+//! parent may, also before exec: signal-safety(7) restricts processes with several.
 
 #![expect(unsafe_code, reason = "system calls that no safe interface offers")]
 
@@ -11,17 +11,18 @@ use nix::unistd::{ForkResult, Pid};
 
 use super::end::End;
 
-/// fork(2).
+/// Forks this process: fork(2). The error is EAGAIN at a limit on processes, or ENOMEM.
 pub fn fork() -> nix::Result<ForkResult> {
     // SAFETY: there is one thread, so no lock can be held by another.
     unsafe { nix::unistd::fork() }
 }
 
-/// Reaps one child that has ended, if there is one: waitpid(2). By its raw status,
-/// since nix has no name for the real-time signals that may have ended it.
+/// Reaps one child that has ended, and returns its pid and how it ended; `None` where there is
+/// none: waitpid(2) with WNOHANG. Decodes the raw status, since nix has no names for the
+/// real-time signals that may have ended it.
 pub fn reap() -> Option<(Pid, End)> {
     let mut status = 0;
-    // SAFETY: the kernel writes one integer to where `status` is.
+    // SAFETY: the kernel writes one integer to `status`.
     let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) };
     if pid <= 0 {
         return None;
@@ -35,8 +36,8 @@ pub fn reap() -> Option<(Pid, End)> {
     Some((Pid::from_raw(pid), end))
 }
 
-/// Sends a signal: kill(2). By its number, since nix has no names for the real-time
-/// signals. A process that has ended meanwhile is no error.
+/// Sends a signal by its number, since nix has no names for the real-time signals: kill(2). A
+/// process that has ended meanwhile is not an error.
 pub fn kill(pid: Pid, signal: i32) -> nix::Result<()> {
     // SAFETY: takes two integers and touches no memory.
     match Errno::result(unsafe { libc::kill(pid.as_raw(), signal) }) {
@@ -45,8 +46,7 @@ pub fn kill(pid: Pid, signal: i32) -> nix::Result<()> {
     }
 }
 
-/// Ends this process without running anything: _exit(2). For a child that could
-/// not exec.
+/// Ends a forked child with `status`, without destructors and exit handlers: _exit(2).
 pub fn exit_child(status: i32) -> ! {
     // SAFETY: takes an integer and does not return.
     unsafe { libc::_exit(status) }

@@ -1,7 +1,7 @@
-//! Reading a small regular file that others can replace. Whatever is in its place (a FIFO
-//! without a writer, a device, a file without an end), the caller neither waits nor runs out of
-//! memory. Only a file system that does not answer can still block: for a regular file
-//! O_NONBLOCK has no effect, open(2).
+//! Bounded reads of small regular files that other programs can replace. Whatever is in their
+//! place (a FIFO without a writer, a device, a file without an end), the caller neither waits
+//! nor runs out of memory. Only a file system that does not answer can still block it:
+//! O_NONBLOCK has no effect on a regular file, open(2).
 
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
@@ -10,29 +10,29 @@ use std::path::Path;
 
 use nix::libc;
 
-/// What a message calls a directory, FIFO, socket or device.
+/// The error text for a directory, FIFO, socket or device.
 pub const NOT_REGULAR: &str = "not a regular file";
 
-/// What happens where the last part of a path is a symbolic link. Links in the directories
-/// before it are followed in any case: open(2), O_NOFOLLOW.
+/// What to do where the last component of a path is a symbolic link. Links in the components
+/// before it are always followed: open(2), O_NOFOLLOW.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Links {
-    /// The file that it leads to is opened.
+    /// Open the file that it points to.
     Follow,
-    /// The error is ELOOP.
+    /// Fail with ELOOP.
     Refuse,
 }
 
-/// Opens a regular file for reading, without waiting and without taking a terminal as the
-/// controlling one: open(2), O_NONBLOCK, O_NOCTTY. Returns it with its metadata, which is that
-/// of the open file, whatever the path leads to by then. The error is that of open(2) or
-/// fstat(2), with the kind `NotFound` for a missing file, or [`NOT_REGULAR`].
+/// Opens a regular file for reading, without waiting and without making a terminal the
+/// controlling one: open(2), O_NONBLOCK, O_NOCTTY. Returns it with the metadata of the open
+/// file, whatever its path leads to by then. The error is that of open(2) or fstat(2), of kind
+/// `NotFound` for a missing file, or [`NOT_REGULAR`].
 pub fn open(path: &Path, links: Links) -> io::Result<(File, Metadata)> {
     let follow = match links {
         Links::Follow => 0,
         Links::Refuse => libc::O_NOFOLLOW,
     };
-    // With O_CLOEXEC, as everything that std opens.
+    // std adds O_CLOEXEC.
     let opened = File::options()
         .read(true)
         .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY | follow)
@@ -50,8 +50,8 @@ pub fn open(path: &Path, links: Links) -> io::Result<(File, Metadata)> {
 }
 
 /// The content of a regular file of at most `limit` bytes; `None` where there is no file. The
-/// errors are those of [`open`] and of read(2), and that the file is larger: never is a part of
-/// a file taken for all of it.
+/// errors are those of [`open`] and of read(2), and that the file is larger: a file is never
+/// read in part.
 pub fn read(path: &Path, limit: u64, links: Links) -> io::Result<Option<Vec<u8>>> {
     let (file, metadata) = match open(path, links) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -61,7 +61,7 @@ pub fn read(path: &Path, limit: u64, links: Links) -> io::Result<Option<Vec<u8>>
     if metadata.len() > limit {
         return Err(too_large());
     }
-    // The files of proc(5) have a size of 0, and others may grow meanwhile.
+    // Files of proc(5) have a size of 0, and others may grow meanwhile.
     let mut content = Vec::new();
     let count = file
         .take(limit.saturating_add(1))
@@ -72,8 +72,8 @@ pub fn read(path: &Path, limit: u64, links: Links) -> io::Result<Option<Vec<u8>>
     Ok(Some(content))
 }
 
-/// The text of a regular file of at most `limit` bytes, through symbolic links; `None` where
-/// there is no file. The errors are those of [`read`], and that it is not UTF-8.
+/// The text of a regular file of at most `limit` bytes, with symbolic links followed; `None`
+/// where there is no file. The errors are those of [`read`], and that it is not UTF-8.
 pub fn text(path: &Path, limit: u64) -> io::Result<Option<String>> {
     let content = read(path, limit, Links::Follow)?;
     content
@@ -94,7 +94,7 @@ mod tests {
 
     use super::*;
 
-    /// A directory of its own, which goes with it.
+    /// A temporary directory of one test, removed on drop.
     struct Directory(PathBuf);
 
     impl Directory {
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_the_kernels_is_read_though_its_size_is_0() -> io::Result<()> {
+    fn a_proc_file_is_read_although_its_size_is_0() -> io::Result<()> {
         let path = Path::new("/proc/self/mountinfo");
         assert_eq!(fs::metadata(path)?.len(), 0);
         assert_eq!(text(path, 16 << 20)?, Some(fs::read_to_string(path)?));
@@ -175,7 +175,7 @@ mod tests {
         assert_eq!(content.as_deref(), Some(b"text".as_slice()));
         let refused = read(&link, 9, Links::Refuse).map_err(|error| error.raw_os_error());
         assert_eq!(refused, Err(Some(libc::ELOOP)));
-        // To a file it is no link.
+        // The path is the file itself.
         let content = read(&directory.path("file"), 9, Links::Refuse)?;
         assert_eq!(content.as_deref(), Some(b"text".as_slice()));
         // A link to nothing is a missing file.

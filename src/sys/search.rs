@@ -1,4 +1,4 @@
-//! Programs, searched in `PATH`.
+//! The search for programs in `PATH`.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -7,19 +7,22 @@ use std::path::{Path, PathBuf};
 
 use crate::messages::fault::Fault;
 
-/// The program that execvp(3) would find for `name`.
+/// The path of the program that execvp(3) would find for `name` in `search_path`, a value of
+/// `PATH`; `None` where there is none.
 pub fn search(name: &str, search_path: &OsStr) -> Option<PathBuf> {
     std::env::split_paths(search_path)
         .map(|directory| directory.join(name))
         .find(|path| is_executable(path))
 }
 
-/// Whether a path leads to a file that somebody may execute.
+/// Whether `path` leads to a regular file with an execute bit for any user.
 pub fn is_executable(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
 }
 
-/// The file of a command, found as a shell would.
+/// The path of the program that `words`, a command, would run in a shell: its first word as it
+/// is where it has a slash, else the program of that name in `search_path`. The fault, with the
+/// shell's status 127, is that there is none.
 pub fn find(words: &[OsString], search_path: &OsStr) -> Result<PathBuf, Fault> {
     let name = words.first().map(OsString::as_os_str).unwrap_or_default();
     if name.as_encoded_bytes().contains(&b'/') {

@@ -1,8 +1,8 @@
-//! The signals of PID 1, as something to poll.
+//! The signals of PID 1 as a descriptor for poll(2).
 //!
-//! Every signal is blocked but while [`Signals::poll`] waits. So none comes before its handler
-//! is there, none interrupts another call, and a forked child runs no handler of its parent's:
-//! ppoll(2), signal(7).
+//! Every signal is blocked except while [`Signals::poll`] waits. So none arrives before its
+//! handler is installed, none interrupts another call, and a forked child does not run its
+//! parent's handlers: ppoll(2), signal(7).
 
 #![expect(unsafe_code, reason = "nix has no names for the real-time signals")]
 
@@ -19,11 +19,11 @@ use nix::sys::time::TimeSpec;
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::SignalOnly;
 
-/// The last signal of Linux: `_NSIG` in asm/signal.h.
+/// The highest signal number of Linux: `_NSIG` in asm/signal.h.
 const LAST: i32 = 64;
 
-/// Signals of this process's own faults, which keep their default, and the two that nobody
-/// can catch.
+/// Signals that a fault of this process itself raises, which keep their default action, and
+/// the two that cannot be caught.
 const LEFT_ALONE: [i32; 9] = [
     libc::SIGSEGV,
     libc::SIGBUS,
@@ -36,16 +36,16 @@ const LEFT_ALONE: [i32; 9] = [
     libc::SIGSTOP,
 ];
 
-/// The signals that are caught. The C library keeps those between the standard and the
-/// real-time ones for itself: signal(7), nptl(7).
+/// The numbers of the signals to catch. The C library reserves those between the standard and
+/// the real-time signals: signal(7), nptl(7).
 fn caught() -> impl Iterator<Item = i32> {
     (1..=LAST)
         .filter(|signal| !LEFT_ALONE.contains(signal))
         .filter(|signal| *signal < 32 || *signal >= libc::SIGRTMIN())
 }
 
-/// The mask and the dispositions that this process was started with. What it executes gets
-/// them, and what it forks gives itself them.
+/// The signal mask and the dispositions that this process was started with. A program that it
+/// executes gets them, and a forked child restores them.
 #[derive(Debug, Clone)]
 pub struct Inherited {
     mask: SigSet,
@@ -53,11 +53,12 @@ pub struct Inherited {
 }
 
 impl Inherited {
-    /// Those of this moment, for a process that has not changed them.
+    /// Reads the current ones, in a process that has not changed them yet. The error is that of
+    /// pthread_sigmask(3).
     pub fn read() -> Result<Self> {
         let mask = SigSet::thread_get_mask().context("cannot read the signal mask")?;
-        // SIGPIPE is ignored by Rust's runtime, whatever it was before. Programs expect its
-        // default.
+        // Rust's runtime ignores SIGPIPE, whatever its disposition was before. Programs expect
+        // the default.
         let ignored = caught().filter(|signal| *signal != libc::SIGPIPE && is_ignored(*signal));
         Ok(Self {
             mask,
@@ -65,9 +66,9 @@ impl Inherited {
         })
     }
 
-    /// Gives them back to this process, which is about to execute a program or is a forked
-    /// child with work of its own. The dispositions first: a signal that is pending then finds
-    /// no handler of the parent's.
+    /// Restores them in this process, which is about to execute a program or is a forked child.
+    /// The dispositions come first, so that no handler of the parent runs for a pending signal.
+    /// The error is that of signal(2) or sigprocmask(2).
     pub fn restore(&self) -> nix::Result<()> {
         for signal in caught() {
             let action = match self.ignored.contains(&signal) {
@@ -82,7 +83,7 @@ impl Inherited {
         self.unblock()
     }
 
-    /// Gives this process its mask back, for one that is to end by a signal as others do.
+    /// Restores the mask only, for a program that a signal is to end as it ends any other.
     pub fn unblock(&self) -> nix::Result<()> {
         sigprocmask(SigmaskHow::SIG_SETMASK, Some(&self.mask), None)
     }
@@ -98,20 +99,21 @@ fn is_ignored(signal: i32) -> bool {
     }
 }
 
-/// The signals that have come, each at most once: like the kernel's own standard signals they
-/// coalesce.
+/// The signals that have arrived, each at most once: like the standard signals of signal(7)
+/// they coalesce.
 pub struct Signals {
     delivery: SignalDelivery<UnixStream, SignalOnly>,
-    /// The number of the socket's other end, which `delivery` owns.
+    /// The number of the socket's write end, which `delivery` owns.
     wakes: RawFd,
-    /// Signals that have come and were for somebody else.
+    /// Signals that [`Signals::keep`] put back.
     kept: Vec<i32>,
     inherited: Inherited,
 }
 
-/// Blocks every signal that can be, and returns what this process was started with. To be
-/// called first: the kernel drops a signal to PID 1 that has its default action and is not
-/// blocked (pid_namespaces(7)), and keeps one that is blocked until it is asked for.
+/// Blocks every signal except those of this process's own faults, and returns the mask and the
+/// dispositions from before. Call it first: the kernel drops a signal to PID 1 that has its
+/// default action and is not blocked, and keeps one that is blocked (pid_namespaces(7)). The
+/// error is that of sigprocmask(2).
 pub fn block() -> Result<Inherited> {
     let inherited = Inherited::read()?;
     let mut blocked = SigSet::all();
@@ -126,8 +128,9 @@ pub fn block() -> Result<Inherited> {
 }
 
 impl Signals {
-    /// Catches the signals, which [`block`] has blocked. One that has come by then waits for
-    /// the first [`Signals::poll`].
+    /// Installs the handlers of the signals, which [`block`] has blocked. A signal that arrives
+    /// before is pending until the first [`Signals::poll`]. The error is that of socketpair(2)
+    /// or sigaction(2).
     pub fn catch(inherited: Inherited) -> Result<Self> {
         let (delivery, wakes) = deliver()?;
         Ok(Self {
@@ -138,22 +141,23 @@ impl Signals {
         })
     }
 
-    /// Makes a forked child, which has its parent's handlers, catch signals for itself: with a
-    /// socket of its own, so that it does not wake its parent.
+    /// Replaces the handlers that a forked child has from its parent by its own, with a socket
+    /// of their own, so that a signal of the child does not wake the parent. The error is that
+    /// of socketpair(2) or sigaction(2).
     pub fn renew(&mut self) -> Result<()> {
-        // The old handlers go with the old value.
+        // Dropping the old value removes the old handlers.
         (self.delivery, self.wakes) = deliver()?;
         Ok(())
     }
 
-    /// What this process was started with, for its children.
+    /// The mask and the dispositions that this process was started with, for its children.
     pub fn inherited(&self) -> &Inherited {
         &self.inherited
     }
 
-    /// Waits until a descriptor is ready, a signal comes, or `timeout` is over; for ever
-    /// without one. [`Signals::as_fd`] need not be among the descriptors, and may be. A signal
-    /// is EINTR: none of the descriptors is known to be ready then.
+    /// Waits until a descriptor is ready, a signal arrives, or `timeout` has passed; for ever
+    /// without one: ppoll(2). [`Signals::as_fd`] may be among the descriptors, but need not. The
+    /// error is EINTR for a signal; then no descriptor is known to be ready.
     pub fn poll(
         &self,
         descriptors: &mut [PollFd<'_>],
@@ -163,29 +167,29 @@ impl Signals {
         ppoll(descriptors, timeout, Some(SigSet::empty())).map(drop)
     }
 
-    /// Both ends of the socket, for a child that closes all others.
+    /// Both ends of the socket, for a child that closes all other descriptors.
     pub fn descriptors(&self) -> [BorrowedFd<'_>; 2] {
-        // SAFETY: `delivery` owns that descriptor, and lives as long.
+        // SAFETY: `delivery` owns that descriptor, and lives as long as the borrow.
         let wakes = unsafe { BorrowedFd::borrow_raw(self.wakes) };
         [self.as_fd(), wakes]
     }
 
-    /// The numbers of the signals that have come since the last call.
+    /// The numbers of the signals that have arrived since the last call, or were put back.
     pub fn arrived(&mut self) -> impl Iterator<Item = i32> + use<> {
         let kept = std::mem::take(&mut self.kept);
         kept.into_iter().chain(self.delivery.pending())
     }
 
-    /// Has these be among those that have come, once more: for the caller they were not.
+    /// Puts signals back that are not for the caller: [`Signals::arrived`] returns them again.
     pub fn keep(&mut self, signals: Vec<i32>) {
         self.kept.extend(signals);
     }
 }
 
-/// Catches every signal, and wakes a socket.
+/// Installs handlers that write to a new pair of sockets. Returns the signals that have arrived,
+/// which own the pair, and the number of its write end.
 fn deliver() -> Result<(SignalDelivery<UnixStream, SignalOnly>, RawFd)> {
-    const CANNOT: &str =
-        "cannot catch signals; see whether a seccomp profile forbids socketpair(2) or sigaction(2)";
+    const CANNOT: &str = "cannot catch signals; check whether a seccomp profile forbids socketpair(2) or sigaction(2)";
     let (read, write) = UnixStream::pair().context(CANNOT)?;
     let wakes = write.as_raw_fd();
     let delivery = SignalDelivery::with_pipe(read, write, SignalOnly, caught());

@@ -1,7 +1,7 @@
-//! Starting a child: session or process group, descriptors, signals, exec.
+//! Starting a child process: session or process group, descriptors, signals, exec.
 //!
-//! `std::process::Command` cannot do it: `LISTEN_PID` must be the child's own pid,
-//! which exists only after the fork, and descriptors must land on given numbers.
+//! `std::process::Command` cannot do this: `LISTEN_PID` must be the child's own pid, which
+//! exists only after the fork, and descriptors must have given numbers.
 
 use std::ffi::{CString, OsStr, OsString};
 use std::fmt;
@@ -24,55 +24,53 @@ use crate::sys::signals::Inherited;
 use crate::sys::terminal::{self, Terminal};
 use crate::sys::{descriptors, process, wait};
 
-/// How long [`spawn`] waits for exec before it takes the child to be on its way: a program may
-/// be on a file system that hangs.
+/// How long [`spawn`] waits for exec. After that it treats the child as started: its program
+/// may be on a file system that does not answer.
 const EXEC_DEADLINE: Duration = Duration::from_secs(10);
 
-/// The first number of the descriptors that a child gets: sd_listen_fds(3).
+/// The number of the first descriptor that is passed to a child: sd_listen_fds(3).
 const FIRST_DESCRIPTOR: RawFd = 3;
 
-/// What the child is to the terminal.
+/// The relation of a child to the terminal: credentials(7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Session {
-    /// A session of its own: no key of the terminal reaches it.
+    /// A session of its own: no key of the terminal sends it a signal.
     Own,
-    /// The foreground of the terminal, when there is one; else a process group.
+    /// The foreground process group of the terminal; where there is none, a process group of
+    /// its own.
     Foreground(Terminal),
 }
 
-/// A child to start.
+/// A child to start, for [`spawn`] and [`begin`].
 pub struct Child<'a> {
-    /// The file to execute.
+    /// The program to execute.
     pub path: &'a Path,
-    /// argv, with argv\[0\].
+    /// Its arguments, argv\[0\] included.
     pub arguments: Vec<&'a OsStr>,
-    /// The environment. `LISTEN_PID` and `LISTEN_FDS` are added where there are
-    /// descriptors.
+    /// Its environment. `LISTEN_PID` and `LISTEN_FDS` are added where there are descriptors:
+    /// sd_listen_fds(3).
     pub environment: &'a [(OsString, OsString)],
-    /// Standard input, output and error; this process's own where it is `None`.
+    /// Its standard input, output and error; `None` for those of this process.
     pub stdio: Option<[BorrowedFd<'a>; 3]>,
-    /// Descriptors for the child, from number 3 on.
+    /// The descriptors to pass, numbered from 3 on.
     pub descriptors: Vec<BorrowedFd<'a>>,
-    /// Its place on the terminal.
+    /// Its relation to the terminal.
     pub session: Session,
-    /// Whether it is killed when this process ends: prctl(2), PR_SET_PDEATHSIG.
+    /// Whether the kernel kills it when this process ends: prctl(2), PR_SET_PDEATHSIG.
     pub dies_with_parent: bool,
-    /// `oom_score_adj` to try for: only a wish, as lowering it takes
-    /// CAP_SYS_RESOURCE.
+    /// Its `oom_score_adj`, -1000 to 1000: proc_pid_oom_score_adj(5). A failure to set it is
+    /// ignored, since lowering it takes CAP_SYS_RESOURCE.
     pub oom_score_adj: Option<i16>,
-    /// The signal mask and the dispositions to run with: those that this process was started
-    /// with.
+    /// Its signal mask and dispositions: those that this process was started with.
     pub inherited: &'a Inherited,
-    /// The file mode creation mask to run with; this process's own where it is `None`.
+    /// Its file mode creation mask, umask(2); `None` for that of this process.
     pub umask: Option<Mode>,
 }
 
-/// Why a child did not start.
+/// The failure to start a child: the step that failed, and its errno.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SpawnError {
-    /// Where it failed.
     failed: At,
-    /// How.
     errno: Errno,
 }
 
@@ -84,7 +82,8 @@ enum At {
 }
 
 impl SpawnError {
-    /// The exit status that a shell would have for it.
+    /// The exit status that a shell reports for it: 127 where the program is not found, 126
+    /// where it cannot be executed, else 1.
     pub fn status(self) -> u8 {
         match (self.failed, self.errno) {
             (At::Exec, Errno::ENOENT | Errno::ENOTDIR) => NOT_FOUND,
@@ -93,7 +92,8 @@ impl SpawnError {
         }
     }
 
-    /// The error as the last word on `program`.
+    /// The fault "cannot run PROGRAM" with the reason, the remedy and the exit status of a
+    /// shell.
     pub fn fault(self, program: &OsStr) -> Fault {
         let message = format!("cannot run {}: {self}", program.to_string_lossy());
         let fault = Fault::new(self.status(), message);
@@ -105,16 +105,18 @@ impl SpawnError {
 
     fn remedy(self) -> Option<&'static str> {
         match (self.failed, self.errno) {
-            (At::Exec, Errno::ENOENT) => Some("check its spelling, or its interpreter's"),
+            (At::Exec, Errno::ENOENT) => Some("check its spelling and that of its interpreter"),
             (At::Exec, Errno::EACCES) => Some("check its mode"),
             (At::Exec, Errno::ENOEXEC) => Some("a script needs a first line with #!"),
             (At::Exec, _) => None,
             (At::Fork, _) => Some("raise the container's pids limit"),
-            (At::Preparation, Errno::EINVAL) => Some("check its words for a NUL byte"),
+            (At::Preparation, Errno::EINVAL) => {
+                Some("remove the NUL byte from its arguments or variables")
+            }
             (At::Preparation, Errno::EMFILE | Errno::ENFILE) => {
                 Some("raise the limit of open files")
             }
-            (At::Preparation, _) => Some("see whether a seccomp profile forbids something"),
+            (At::Preparation, _) => Some("check whether a seccomp profile forbids a system call"),
         }
     }
 }
@@ -130,19 +132,20 @@ impl fmt::Display for SpawnError {
 
 impl std::error::Error for SpawnError {}
 
-/// What execve(2) takes.
+/// The arguments of execve(2).
 struct Execution {
     path: CString,
     arguments: Vec<CString>,
     environment: Vec<CString>,
 }
 
-/// Starts a child and returns when it has executed its program, or failed to. It waits, so it
-/// is not for PID 1: see [`begin`].
+/// Starts a child, and returns its pid when it has executed its program, or after 10 s. It
+/// waits, so it is not for PID 1: see [`begin`]. The error is that the child could not be
+/// started, or could not execute its program.
 pub fn spawn(child: &Child<'_>) -> Result<Pid, SpawnError> {
     let begun = begin(child)?;
     let mut ready = [PollFd::new(begun.as_fd(), PollFlags::POLLIN)];
-    // An error, as EINTR, means that it is not known whether it has: then it is on its way.
+    // After an error, such as EINTR, the child may still be before its exec.
     let _ = poll(&mut ready, wait::timeout(Some(EXEC_DEADLINE)));
     match begun.launch() {
         Launch::Failed(error) => Err(error),
@@ -150,27 +153,28 @@ pub fn spawn(child: &Child<'_>) -> Result<Pid, SpawnError> {
     }
 }
 
-/// A child on its way to its program.
+/// A forked child that may not have executed its program yet.
 #[derive(Debug)]
 pub struct Begun {
-    /// Its pid, which a failure does not change: it is reaped like any other.
+    /// Its pid. A child that fails to execute its program is reaped like any other.
     pub pid: Pid,
     report: OwnedFd,
 }
 
-/// How far a child is that has begun.
+/// The state of a child that [`begin`] has started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Launch {
-    /// It has not executed its program yet.
+    /// It has not executed its program yet: execve(2).
     OnItsWay,
-    /// It has.
+    /// It has executed its program.
     Executed,
-    /// It could not, and has ended.
+    /// It could not execute its program, and has ended.
     Failed(SpawnError),
 }
 
 impl Begun {
-    /// How far it is. [`Begun::as_fd`] is readable when that changes, once.
+    /// The state of the child, without waiting. [`Begun::as_fd`] becomes readable when it is no
+    /// longer [`Launch::OnItsWay`].
     pub fn launch(&self) -> Launch {
         let mut report = [0_u8; 2];
         match nix::unistd::read(&self.report, &mut report) {
@@ -182,7 +186,7 @@ impl Begun {
                 })
             }
             Err(Errno::EAGAIN | Errno::EINTR) => Launch::OnItsWay,
-            // exec has closed the pipe.
+            // End of file: exec has closed the pipe.
             Ok(_) | Err(_) => Launch::Executed,
         }
     }
@@ -194,8 +198,9 @@ impl AsFd for Begun {
     }
 }
 
-/// Starts a child and does not wait for it: several that begin together do not wait
-/// for each other either, and on a busy machine each wait is a few milliseconds.
+/// Forks a child and does not wait for its exec, which takes a few milliseconds on a busy
+/// machine: so several children start at the same time. [`Begun::launch`] has the outcome. The
+/// error is that of the preparation or of fork(2).
 pub fn begin(child: &Child<'_>) -> Result<Begun, SpawnError> {
     let prepare = |errno| SpawnError {
         failed: At::Preparation,
@@ -218,15 +223,16 @@ pub fn begin(child: &Child<'_>) -> Result<Begun, SpawnError> {
                 u8::from(error.failed == At::Exec),
                 u8::try_from(error.errno as i32).unwrap_or(0),
             ];
-            // Nobody reads it if this fails, and the status below still says it.
+            // Where this fails, the exit status below still shows the failure.
             let _ = std::fs::File::from(writer).write_all(&report);
             process::exit_child(i32::from(error.status()))
         }
     }
 }
 
-/// Replaces this process by a program, which gets the signal mask and the dispositions that
-/// this process was started with. Returns only when that failed.
+/// Replaces this process by the program at `path`: execve(2). `arguments` has argv\[0\]. The
+/// program gets the signal mask and the dispositions that are `inherited`. Returns only on
+/// failure.
 pub fn become_program(
     path: &Path,
     arguments: &[&OsStr],
@@ -247,9 +253,9 @@ pub fn become_program(
     }
 }
 
-/// A pipe that exec closes, and that nobody waits at. Its writing end is numbered `above` or higher, out of the
-/// way of the descriptors that the child gets; its first number is closed here, or
-/// the reader would never see the end.
+/// A non-blocking pipe that exec closes. The number of its write end is at least `above`, so
+/// that it is not one of those that the child's descriptors get. Its first number is closed
+/// here, or the reader would never see the end of file.
 fn report_pipe(above: RawFd) -> nix::Result<(OwnedFd, OwnedFd)> {
     let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
     Ok((reader, raise(writer.as_fd(), above)?))
@@ -288,7 +294,7 @@ fn variables(environment: &[(OsString, OsString)]) -> nix::Result<Vec<CString>> 
     joined.map(|variable| string(&variable)).collect()
 }
 
-/// The child's side of the fork, up to exec.
+/// The child's side of the fork, up to exec. Returns only on failure.
 fn become_child(child: &Child<'_>, mut program: Execution, above: RawFd) -> SpawnError {
     let mut run = || -> Result<std::convert::Infallible, SpawnError> {
         let prepare = |errno| SpawnError {
@@ -303,7 +309,7 @@ fn become_child(child: &Child<'_>, mut program: Execution, above: RawFd) -> Spaw
             prctl::set_pdeathsig(Signal::SIGKILL).map_err(prepare)?;
         }
         if let Some(score) = child.oom_score_adj {
-            // Refused without CAP_SYS_RESOURCE, and no reason not to run.
+            // Without CAP_SYS_RESOURCE it fails, and the program runs all the same.
             let _ = std::fs::write("/proc/self/oom_score_adj", score.to_string());
         }
         place_descriptors(child, above).map_err(prepare)?;
@@ -330,19 +336,19 @@ fn become_child(child: &Child<'_>, mut program: Execution, above: RawFd) -> Spaw
     }
 }
 
-/// The first number above those that a child's descriptors get.
+/// The lowest number above those of the descriptors that are passed to a child.
 fn first_free(descriptors: usize) -> nix::Result<RawFd> {
     let count = RawFd::try_from(descriptors).map_err(|_| Errno::EMFILE)?;
     FIRST_DESCRIPTOR.checked_add(count).ok_or(Errno::EMFILE)
 }
 
-/// A copy of a descriptor, numbered `above` or higher, that closes at exec.
+/// A duplicate of a descriptor with a number of at least `above`, closed by exec: fcntl(2).
 fn raise(descriptor: BorrowedFd<'_>, above: RawFd) -> nix::Result<OwnedFd> {
     fcntl(descriptor, FcntlArg::F_DUPFD_CLOEXEC(above)).map(descriptors::own)
 }
 
-/// Puts every descriptor on its number. All are first copied above the numbers that
-/// are to be filled, so that none is overwritten before it is placed.
+/// Gives every descriptor its number in the child. All are first duplicated to higher numbers,
+/// so that none is overwritten before it is placed.
 fn place_descriptors(child: &Child<'_>, above: RawFd) -> nix::Result<()> {
     let standard = child.stdio.into_iter().flatten().zip(0..);
     let numbered = child.descriptors.iter().copied().zip(FIRST_DESCRIPTOR..);

@@ -10,33 +10,35 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::unistd::{self, Pid};
 
-/// What standard input is to this session.
+/// The relation of standard input to this session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Terminal {
-    /// No terminal.
+    /// It is not a terminal.
     None,
     /// The controlling terminal of this session, as `docker run -t` gives it.
     Controlling,
-    /// A terminal that controls another session, or none.
+    /// A terminal that is the controlling terminal of another session, or of none.
     Foreign,
 }
 
-/// Looks at standard input.
+/// Determines what standard input is: isatty(3), tcgetpgrp(3).
 pub fn detect() -> Terminal {
     let stdin = io::stdin();
     if !unistd::isatty(&stdin).unwrap_or(false) {
         return Terminal::None;
     }
-    // ENOTTY from a terminal means that it is not this session's.
+    // ENOTTY for a terminal means that it does not control this session.
     match unistd::tcgetpgrp(&stdin) {
         Ok(_) => Terminal::Controlling,
         Err(_) => Terminal::Foreign,
     }
 }
 
-/// Makes this process, a child that is about to exec, the terminal's foreground, so
-/// that the keys and job control are its own. SIGTTOU must be blocked: a background
-/// process that calls tcsetpgrp(3) is stopped by it otherwise.
+/// Makes this process, a child before its exec, the foreground process group of the terminal,
+/// so that it gets the signals of the terminal's keys and may do job control. Without a
+/// terminal it becomes a process group. SIGTTOU must be blocked: otherwise it stops a background
+/// process that calls tcsetpgrp(3). The error is that of setpgid(2), setsid(2), tcsetpgrp(3) or
+/// TIOCSCTTY.
 pub fn take(terminal: Terminal) -> nix::Result<()> {
     let this = Pid::from_raw(0);
     match terminal {
@@ -52,9 +54,9 @@ pub fn take(terminal: Terminal) -> nix::Result<()> {
     }
 }
 
-/// Makes the terminal on standard input the controlling terminal of this session,
-/// of which this process must be the leader: ioctl_tty(2).
+/// Makes the terminal on standard input the controlling terminal of this session, whose leader
+/// this process must be: ioctl_tty(2).
 fn take_controlling_terminal() -> nix::Result<()> {
-    // SAFETY: TIOCSCTTY takes an integer, here 0: do not steal.
+    // SAFETY: TIOCSCTTY takes an integer; 0 does not steal another session's terminal.
     Errno::result(unsafe { libc::ioctl(0, libc::TIOCSCTTY, 0) }).map(drop)
 }

@@ -1,23 +1,24 @@
-//! Time-outs of poll(2), which has whole milliseconds and 24 days at most.
+//! Time-outs of poll(2), which takes whole milliseconds and at most 24 days.
 
 use std::time::{Duration, Instant};
 
 use nix::poll::PollTimeout;
 
-/// Nanoseconds of a millisecond.
+/// Nanoseconds in a millisecond.
 const NANOSECONDS: u128 = 1_000_000;
 
-/// The time-out of a poll that is to end after `left`, in milliseconds: rounded up, because a
-/// poll that ends before a deadline only makes its caller spin; none at all for `None`; and no
-/// more than poll(2) takes, 2^31 - 1 ms, after which the caller looks at its deadline again.
+/// The time-out, in milliseconds, of a poll that is to end after `left`; `None` is a poll
+/// without a time-out. It is rounded up, because a caller whose poll ends before its deadline
+/// spins. It is at most 2^31 - 1 ms, the maximum of poll(2), after which the caller checks its
+/// deadline again.
 pub fn timeout(left: Option<Duration>) -> PollTimeout {
     left.map_or(PollTimeout::NONE, |left| {
         PollTimeout::try_from(left.as_nanos().div_ceil(NANOSECONDS)).unwrap_or(PollTimeout::MAX)
     })
 }
 
-/// The time-out of a poll that is to end at `deadline` and not before; at once where that has
-/// passed.
+/// The time-out of a poll that is to end at `deadline` and not before; zero where `deadline`
+/// has passed.
 pub fn until(deadline: Instant) -> PollTimeout {
     timeout(Some(deadline.saturating_duration_since(Instant::now())))
 }

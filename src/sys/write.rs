@@ -1,5 +1,5 @@
-//! Writing a file so that nobody reads half of it, and so that whoever else can write to
-//! its directory cannot send the content elsewhere by a symbolic link.
+//! Atomic writes: no reader sees half of a file, and other users who can write to its
+//! directory cannot redirect the content with a symbolic link.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
@@ -13,29 +13,31 @@ use nix::libc;
 use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
-/// Opens a directory, which must not be a symbolic link itself. What is done below the
-/// open directory stays there, whatever its path leads to later.
+/// Opens a directory, for [`replace`] and [`remove`]: they stay in that directory, whatever its
+/// path leads to later. The error is that of open(2), or that `path` itself is a symbolic link.
 pub fn open_directory(path: &Path) -> io::Result<File> {
     let opened = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW)
         .open(path);
-    // The kernel says ENOTDIR, which is true and helps nobody.
+    // For a link the kernel's error is ENOTDIR, which would mislead.
     opened.map_err(|error| match fs::symlink_metadata(path) {
         Ok(found) if found.is_symlink() => {
-            io::Error::other("a symbolic link, through which nothing is written")
+            io::Error::other("a symbolic link, which is not followed")
         }
         _ => error,
     })
 }
 
-/// Writes a file beside and moves it into place: a link of that name is replaced, not
-/// followed. What a killed start has left is overwritten.
+/// Writes `content` to a temporary file in `directory` and renames it to `name`, with the
+/// permission bits `mode`. A symbolic link of that name is replaced, not followed; a temporary
+/// file that a killed start has left is removed. The error is that of the system call that
+/// failed: openat(2), write(2), fchmod(2), renameat(2) or unlinkat(2).
 pub fn replace(directory: &File, name: &OsStr, mode: u32, content: &[u8]) -> io::Result<()> {
     let mut beside = OsStr::new(".dind-").to_owned();
     beside.push(name);
     remove(directory, &beside)?;
-    // With O_EXCL no link is followed: open(2).
+    // O_EXCL does not follow a link: open(2).
     let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
     let opened = openat(
         directory,
@@ -49,13 +51,14 @@ pub fn replace(directory: &File, name: &OsStr, mode: u32, content: &[u8]) -> io:
         .and_then(|()| file.set_permissions(fs::Permissions::from_mode(mode)))
         .and_then(|()| Ok(renameat(directory, beside.as_os_str(), directory, name)?));
     if written.is_err() {
-        // The first error is the one to tell.
+        // The first error is the one to report.
         let _ = remove(directory, &beside);
     }
     written
 }
 
-/// Removes a file, or a link itself. One that is not there is no error.
+/// Removes the file `name` in `directory`, or the symbolic link itself. A missing file is not
+/// an error; others are those of unlinkat(2).
 pub fn remove(directory: &File, name: &OsStr) -> io::Result<()> {
     match unlinkat(directory, name, UnlinkatFlags::NoRemoveDir) {
         Ok(()) | Err(Errno::ENOENT) => Ok(()),
