@@ -1,5 +1,5 @@
-//! `dind health`: whether the daemon of this container answers, for HEALTHCHECK and for
-//! the probes of Kubernetes. It runs beside PID 1, as a process of its own.
+//! `dind health`: checks whether the daemon of this container answers, for HEALTHCHECK and for
+//! Kubernetes probes. It runs as a separate process beside PID 1.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -22,15 +22,15 @@ use crate::input::request::Health;
 use crate::messages::fault::Fault;
 use crate::sys::wait;
 
-/// How long an answer may take where nobody said how long.
+/// How long an answer may take without `--wait`.
 const PROMPT: Duration = Duration::from_secs(5);
 
-/// Asks the daemon, by the Unix sockets that PID 1's arguments, the environment and
-/// daemon.json name. The fault, with status 1, has the reason.
+/// Asks the daemon for an answer, on the Unix sockets that PID 1's arguments, the environment and
+/// daemon.json name, for `how.wait` or 5 s. The fault has status 1 and the reason.
 pub fn check(config: &Config, how: Health) -> Result<(), Fault> {
     let sockets = sockets(config)?;
     let deadline = Instant::now() + how.wait.unwrap_or(PROMPT);
-    // Watched before the first look, so that no socket appears in between.
+    // Watched before the first attempt, so that no new socket is missed in between.
     let watch = how.wait.map(|_| watch(&sockets)).transpose()?;
     loop {
         let reason = match answered(&sockets, deadline) {
@@ -40,14 +40,14 @@ pub fn check(config: &Config, how: Health) -> Result<(), Fault> {
                     return Ok(());
                 }
                 return Err(unhealthy(
-                    "images are being loaded, or post-start hooks run",
+                    "images are being loaded, or post-start hooks are running",
                 ));
             }
             Err(reason) => reason,
         };
         let appeared = watch.as_ref().is_some_and(|watch| {
             let appeared = readable(watch.as_fd(), deadline);
-            // Emptied; which of them it was is seen by asking again.
+            // The events only have to be drained: the next attempt asks every socket.
             let _ = watch.read_events();
             appeared
         });
@@ -61,7 +61,8 @@ fn unhealthy(reason: &str) -> Fault {
     Fault::failure(format!("not healthy: {reason}")).remedy("see the container's log")
 }
 
-/// dockerd's options by PID 1's arguments, the environment and daemon.json.
+/// dockerd's options from PID 1's arguments, the environment and daemon.json. The fault is that
+/// an argument or daemon.json is invalid.
 pub fn options(config: &Config) -> Result<DockerdOptions, Fault> {
     let command_line = fs::read("/proc/1/cmdline").unwrap_or_default();
     let arguments =
@@ -71,7 +72,7 @@ pub fn options(config: &Config) -> Result<DockerdOptions, Fault> {
     arguments.options(text.as_deref().map(|text| (path.as_path(), text)))
 }
 
-/// The sockets on which the daemon may listen, the likeliest first.
+/// The Unix sockets on which the daemon may listen, the most likely first.
 fn sockets(config: &Config) -> Result<Vec<PathBuf>, Fault> {
     let options = options(config)?;
     let named = options.addresses().filter_map(|address| {
@@ -85,8 +86,8 @@ fn sockets(config: &Config) -> Result<Vec<PathBuf>, Fault> {
     Ok(sockets)
 }
 
-/// dockerd's flags among the words of PID 1's command line, which is this program's or
-/// has it behind an init of its own: proc_pid_cmdline(5).
+/// dockerd's flags in the command line of PID 1, which is this program or an init that runs it:
+/// proc_pid_cmdline(5).
 fn daemon_arguments(command_line: &[u8]) -> Vec<OsString> {
     let words = command_line
         .split(|byte| *byte == 0)
@@ -109,7 +110,7 @@ fn daemon_arguments(command_line: &[u8]) -> Vec<OsString> {
     }
 }
 
-/// Asks all of them at once. The error is the reason of the first.
+/// Pings all sockets at the same time, until `deadline`. The error is the reason of the first.
 fn answered(sockets: &[PathBuf], deadline: Instant) -> Result<(), String> {
     let mut reasons = Vec::new();
     let mut asked: Vec<(&Path, Ping)> = Vec::new();
@@ -141,8 +142,8 @@ fn answered(sockets: &[PathBuf], deadline: Instant) -> Result<(), String> {
     Err(reasons.into_iter().next().unwrap_or_default())
 }
 
-/// Tells when something is made in the directories of the sockets: inotify(7). Of a
-/// directory that is not there yet, the nearest one that is.
+/// Watches the directories of the sockets for new entries: inotify(7). Where a directory does
+/// not exist yet, the nearest one above it that does.
 fn watch(sockets: &[PathBuf]) -> Result<Inotify> {
     let watch = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)
         .context("cannot watch for the socket; raise fs.inotify.max_user_instances")?;

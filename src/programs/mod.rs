@@ -1,4 +1,4 @@
-//! The subcommands: programs of their own, which run beside PID 1 or in its place.
+//! The subcommands that are programs of their own, beside PID 1 or in its place.
 
 pub mod doctor;
 pub mod health;

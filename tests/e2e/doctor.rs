@@ -61,7 +61,7 @@ fn codes(findings: &[Value]) -> Vec<&str> {
 #[test]
 fn a_privileged_container_is_in_order() {
     let output = dind().run(&["doctor"]).exited(0);
-    finds(&output, "note", &["the layout of cgroups is "]);
+    finds(&output, "note", &["the cgroup layout is "]);
     finds(&output, "note", &["dockerd ", "containerd ", "runc "]);
     let last = output.stdout.lines().last().expect("a summary");
     assert!(
@@ -74,7 +74,11 @@ fn a_privileged_container_is_in_order() {
         "note",
         &["a daemon already answers on /var/run/docker.sock"],
     );
-    assert!(!beside.stdout.contains("left behind"), "{}", beside.stdout);
+    assert!(
+        !beside.stdout.contains("files of an earlier start"),
+        "{}",
+        beside.stdout
+    );
     // The engine says the same of itself.
     let version = container.text(&["docker", "version", "--format", "{{.Server.Version}}"]);
     finds(&beside, "note", &[&format!("dockerd {version}")]);
@@ -152,7 +156,7 @@ fn what_is_less_than_privileged_is_told_apart() {
     finds(
         &output,
         "note",
-        &["mounted read-only, and made writable by a start", mounted],
+        &["read-only, which a start makes writable", mounted],
     );
     let filtered = docker(["info", "--format", "{{.SecurityOptions}}"]).text();
     let has = line_with(&output.stdout, &["warning: ", "seccomp=unconfined"]).is_some();
@@ -296,7 +300,7 @@ fn stale_files_are_named() {
         .shell("echo 999999 >/run/docker.pid; dind doctor")
         .start(&[]);
     assert_eq!(container.wait(), 0);
-    container.logged(&["note: left behind by an earlier start", "/run/docker.pid"]);
+    container.logged(&["note: files of an earlier start", "/run/docker.pid"]);
 }
 
 /// Outside of any container only the host is judged.
@@ -358,6 +362,6 @@ fn a_dockerd_that_fails_is_followed_by_the_findings() {
         assert!(failed < at("allows 200 processes"), "{logs}");
         container.logged(&["dind: error: /var/lib/docker has ", " MiB left", "https://"]);
         container.logged(&["dind: warning: ", "allows 200 processes", "--pids-limit"]);
-        container.not_logged(&["the layout of cgroups"]);
+        container.not_logged(&["the cgroup layout"]);
     }
 }

@@ -57,7 +57,7 @@ fn hooks_run_at_their_times_in_order() {
         "first was here: first",
         "dind: hook /etc/dind/post-start.d/10-docker",
         "server answers: ",
-        "not healthy: images are being loaded, or post-start hooks run",
+        "not healthy: images are being loaded, or post-start hooks are running",
         "not yet healthy",
         "dind: docker is ready after",
         "dind: hook /etc/dind/pre-stop.d/10-docker",

@@ -102,7 +102,7 @@ fn a_terminal_reaches_the_innermost_of_five() {
     pty.expect("level 2 of 5: ");
     // Progress stands on one line, which is then gone.
     pty.expect(" MB\x1b[K\r");
-    pty.expect("level 5 of 5: an image of");
+    pty.expect("level 5 of 5: imported an image of");
     pty.expect("docker is ready after");
     assert_eq!(pty.ask("hostname").0, "dind-5");
     assert_eq!(pty.ask("stty size").0, format!("{} {}", SIZE.0, SIZE.1));
@@ -215,7 +215,7 @@ fn a_programs_capabilities_reach_the_next_level() {
 #[test]
 fn what_will_run_out_is_named_at_once() {
     for (flags, depth, named) in [
-        (&[][..], "33", "pid namespaces: the kernel nests 32 at most"),
+        (&[][..], "33", "pid namespaces: the kernel nests at most 32"),
         (&["--pids-limit=150"], "5", "(pids.max): "),
         (&["--memory=200m"], "5", "memory: "),
         (

@@ -1,13 +1,13 @@
-//! What the rows of the table look at.
+//! The input of the doctor's checks.
 
 use crate::facts::host::Host;
 use crate::plan::inputs::Inputs;
 
-/// What the rows look at.
+/// The facts that a check reads.
 #[derive(Clone, Copy)]
 pub struct Case<'a> {
-    /// What a plan follows from.
+    /// The facts from which a plan is computed.
     pub inputs: Inputs<'a>,
-    /// What no plan follows from.
+    /// The facts that no plan depends on.
     pub host: &'a Host,
 }

@@ -1,4 +1,4 @@
-//! What the kernel offers, and what it allows.
+//! Features and limits of the kernel: cgroups, netfilter, modules, networks, quotas, clock.
 
 use super::case::Case;
 use crate::facts::cgroup::{Hierarchy, Layout};
@@ -7,25 +7,26 @@ use crate::facts::network::USUAL_MTU;
 use crate::messages::finding::Finding;
 use crate::plan;
 
-/// The controllers that hold containers' limits.
+/// The controllers that enforce the limits of containers.
 const CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
 
-/// The kernel's own defaults (`inotify_user_setup` in fs/notify/inotify, key_quota_maxkeys
-/// in security/keys/key.c); with less a host was made scarce on purpose.
+/// The kernel's defaults (`inotify_user_setup` in fs/notify/inotify, key_quota_maxkeys in
+/// security/keys/key.c). A lower value was set on purpose.
 const USUAL_INSTANCES: u64 = 128;
 const USUAL_WATCHES: u64 = 8_192;
 const USUAL_KEYS: u64 = 200;
 
-/// dockerd, containerd and PID 1 have some fifty threads, and each container's shim about
+/// dockerd, containerd and PID 1 have about fifty threads, and the shim of each container about
 /// ten more.
 const FEW_PROCESSES: u64 = 1_000;
 
-/// This program is not older than that: 2025-01-01 in UTC.
+/// Seconds since 1970 at 2025-01-01 in UTC, before this program was built.
 const EARLIEST: u64 = 1_735_689_600;
-/// Clocks in containers and on the machines that build images differ a little.
+/// How far, in seconds, the clocks of hosts and of machines that build images may differ.
 const TOLERANCE: u64 = 24 * 60 * 60;
 
-/// The layout of the cgroups, and what is missing of it.
+/// The cgroup layout, the cgroup namespace, missing controllers, and the mounts that a start
+/// makes or changes: cgroups(7).
 pub fn cgroups(case: Case<'_>) -> Vec<Finding> {
     const LINK: &str = "https://man7.org/linux/man-pages/man7/cgroups.7.html";
     const NAMESPACES: &str = "https://man7.org/linux/man-pages/man7/cgroup_namespaces.7.html";
@@ -35,14 +36,14 @@ pub fn cgroups(case: Case<'_>) -> Vec<Finding> {
     let in_container = case.host.in_container;
     let mut found = vec![Finding::note(
         "cgroup-layout",
-        format!("the layout of cgroups is {}", layout.name()),
+        format!("the cgroup layout is {}", layout.name()),
         LINK,
     )];
     if in_container && layout == Layout::Unified && !cgroup.private_namespace() {
-        let seen = "this container has the cgroup namespace of its host, and enters one of its own when it starts";
+        let seen = "this container has the cgroup namespace of its host, and a start enters one of its own";
         found.push(Finding::note("cgroup-namespace", seen, NAMESPACES));
     }
-    // Before something is mounted, a v2 hierarchy does not show what it has.
+    // A v2 hierarchy that is not mounted does not show its controllers.
     let shown = match layout {
         Layout::Unified => cgroup.entries.contains("cgroup.controllers"),
         Layout::Legacy | Layout::Hybrid => true,
@@ -60,7 +61,7 @@ pub fn cgroups(case: Case<'_>) -> Vec<Finding> {
         .collect();
     if !missing.is_empty() {
         let seen = format!(
-            "cgroups here have no {} controller, so such limits of inner containers do not hold",
+            "the cgroup hierarchy here has no {} controller, so such limits of inner containers are not enforced",
             missing.join(" and no ")
         );
         found.push(Finding::warning("cgroup-controllers", seen, LINK).remedy(
@@ -77,12 +78,15 @@ pub fn cgroups(case: Case<'_>) -> Vec<Finding> {
             paths.join(", ")
         };
         if !made.is_empty() {
-            let seen = format!("not mounted yet, and mounted by a start: {}", list(&made));
+            let seen = format!(
+                "cgroup mounts that are missing, which a start makes: {}",
+                list(&made)
+            );
             found.push(Finding::note("cgroup-missing", seen, LINK));
         }
         if !writable.is_empty() {
             let seen = format!(
-                "mounted read-only, and made writable by a start: {}",
+                "cgroup mounts that are read-only, which a start makes writable: {}",
                 list(&writable)
             );
             found.push(Finding::note("cgroup-read-only", seen, LINK));
@@ -91,8 +95,8 @@ pub fn cgroups(case: Case<'_>) -> Vec<Finding> {
     found
 }
 
-/// The packet filter. Who has no CAP_NET_ADMIN gets no answer about it. Whether it is missing
-/// is known only after a start, which asks the kernel.
+/// The packet filter. Without CAP_NET_ADMIN the kernel does not answer, and there is no finding.
+/// Whether nf_tables is missing is known only after a start, which asks the kernel.
 pub fn netfilter(case: Case<'_>) -> Vec<Finding> {
     const LINK: &str = "https://docs.docker.com/engine/network/packet-filtering-firewalls/";
     if !case.host.status.network_admin {
@@ -113,8 +117,7 @@ pub fn netfilter(case: Case<'_>) -> Vec<Finding> {
             );
         }
         if case.host.in_container && netfilter.legacy_programs == LegacyPrograms::Missing {
-            let seen =
-                "the kernel has no nf_tables, and this image no iptables-legacy for its ip_tables";
+            let seen = "the kernel has no nf_tables, and this image has no iptables-legacy, which would use ip_tables";
             found.push(
                 Finding::warning("no-iptables-legacy", seen, LINK)
                     .remedy("load nf_tables on the host: modprobe nf_tables; or use an image with the legacy programs"),
@@ -124,30 +127,30 @@ pub fn netfilter(case: Case<'_>) -> Vec<Finding> {
     found
 }
 
-/// Modules that only the host can load.
+/// Kernel modules that are not loaded, and that only the host can load.
 pub fn modules(case: Case<'_>) -> Vec<Finding> {
     const OVERLAY: &str = "https://docs.kernel.org/filesystems/overlayfs.html";
     const BRIDGE: &str = "https://docs.docker.com/engine/network/drivers/bridge/";
     let mut found = Vec::new();
     if !case.host.modules.overlay {
         let seen =
-            "the kernel shows no overlay file system, so dockerd may take a slower storage driver";
+            "the kernel shows no overlay file system, so dockerd may use a slower storage driver";
         found.push(
             Finding::warning("no-overlay", seen, OVERLAY)
                 .remedy("load it on the host: modprobe overlay"),
         );
     }
     if !case.host.modules.bridge_filter {
-        let seen = "br_netfilter is not loaded, so containers on one bridge are not kept apart by --icc=false";
+        let seen = "br_netfilter is not loaded, so --icc=false does not isolate containers on the same bridge";
         found.push(
             Finding::note("no-br-netfilter", seen, BRIDGE)
-                .remedy("load it on the host where that matters: modprobe br_netfilter"),
+                .remedy("if you need that, load it on the host: modprobe br_netfilter"),
         );
     }
     found
 }
 
-/// Resolvers, addresses, MTU.
+/// Resolvers, addresses and the MTU of inner networks.
 pub fn networks(case: Case<'_>) -> Vec<Finding> {
     const DNS: &str = "https://docs.docker.com/engine/network/#dns-services";
     const BRIDGE: &str = "https://docs.docker.com/engine/network/drivers/bridge/";
@@ -158,30 +161,28 @@ pub fn networks(case: Case<'_>) -> Vec<Finding> {
         && case.host.in_container
     {
         let seen = format!(
-            "the resolver is {first}, which inner containers cannot reach, so they ask public ones (8.8.8.8)"
+            "the resolver is {first}, which inner containers cannot reach, so they query public resolvers (8.8.8.8)"
         );
-        found.push(
-            Finding::warning("resolver-on-loopback", seen, DNS)
-                .remedy("set DIND_DNS=on, or name one that they reach: dockerd's --dns ADDRESS"),
-        );
+        found.push(Finding::warning("resolver-on-loopback", seen, DNS).remedy(
+            "set DIND_DNS=on, or give dockerd a resolver that they can reach: --dns ADDRESS",
+        ));
     }
     if plan::addresses_exhausted(case.inputs) {
-        let seen =
-            "every block of addresses for inner networks is in sight of a route or a resolver";
+        let seen = "every address block for inner networks overlaps with a route or a resolver";
         found.push(
             Finding::warning("addresses", seen, BRIDGE)
-                .remedy("choose others: dockerd's --bip and --default-address-pool"),
+                .remedy("choose other addresses with dockerd's --bip and --default-address-pool"),
         );
     }
     if let Some(mtu) = networks.mtu
         && mtu != USUAL_MTU
     {
         let whose = if plan::mtu(case.inputs) == Some(mtu) {
-            "so have inner networks"
+            "inner networks use the same"
         } else {
-            "what inner networks have is your choice"
+            "that of inner networks is your choice"
         };
-        let seen = format!("the way out has an MTU of {mtu}, and {whose}");
+        let seen = format!("the interface of the default route has an MTU of {mtu}, and {whose}");
         if case.host.in_container {
             found.push(Finding::note("mtu", seen, BRIDGE));
         }
@@ -189,8 +190,8 @@ pub fn networks(case: Case<'_>) -> Vec<Finding> {
     found
 }
 
-/// inotify and keyrings: the quotas are of a user on the whole host, and root inside is
-/// mostly root outside.
+/// The quotas of inotify(7) and keyrings(7). They count per user on the whole host, and root in a
+/// container is usually the host's root.
 pub fn quotas(case: Case<'_>) -> Vec<Finding> {
     const INOTIFY: &str = "https://man7.org/linux/man-pages/man7/inotify.7.html";
     const KEYRINGS: &str = "https://man7.org/linux/man-pages/man7/keyrings.7.html";
@@ -225,27 +226,27 @@ pub fn quotas(case: Case<'_>) -> Vec<Finding> {
         .filter_map(|(code, name, value, usual, enough, link)| {
             let value = value.filter(|value| *value <= usual)?;
             let seen =
-                format!("{name} is {value}, for all containers of a user on this host together");
+                format!("{name} is {value}, which all containers of a user on this host share");
             let finding = if value < usual {
                 Finding::warning(code, seen, link)
             } else {
                 Finding::note(code, seen, link)
             };
             Some(finding.remedy(format!(
-                "where many run, set it on the host: sysctl -w {name}={enough}"
+                "where many containers run, raise it on the host: sysctl -w {name}={enough}"
             )))
         })
         .collect()
 }
 
-/// The limit of processes.
+/// The limit on processes and threads: pids.max.
 pub fn processes(case: Case<'_>) -> Vec<Finding> {
     const LINK: &str = "https://docs.kernel.org/admin-guide/cgroup-v2.html#pid";
     let limit = case.host.processes.as_ref();
     let few = limit.filter(|found| found.limit < FEW_PROCESSES);
     few.map(|found| {
         let seen = format!(
-            "{} allows {} processes and threads, of which the daemons take about fifty and each inner container ten and its own",
+            "{} allows {} processes and threads, of which the daemons use about fifty and each inner container ten besides its own",
             found.cgroup.display(),
             found.limit
         );
@@ -256,20 +257,20 @@ pub fn processes(case: Case<'_>) -> Vec<Finding> {
     .collect()
 }
 
-/// A clock that is behind: no certificate is valid yet.
+/// A clock that is behind, by which certificates are not valid yet.
 pub fn clock(case: Case<'_>) -> Vec<Finding> {
     const LINK: &str = "https://man7.org/linux/man-pages/man7/time.7.html";
     let clock = case.host.clock;
     let written = clock.written.unwrap_or_default();
     let behind = if clock.now < EARLIEST {
         Some(format!(
-            "the clock is {} s after 1970, before dind was made",
+            "the clock is {} s after 1970, before dind was built",
             clock.now
         ))
     } else if clock.now.saturating_add(TOLERANCE) < written {
         let hours = (written - clock.now) / 3600;
         Some(format!(
-            "the clock is {hours} h behind the time when this dind's file was written"
+            "the clock is {hours} h behind the time when the file of dind was written"
         ))
     } else {
         None

@@ -1,7 +1,7 @@
-//! `dind doctor`: what is wrong with this host or this container for dind, and what to do.
-//! It changes nothing. The same is said when dockerd ends before it is ready.
+//! `dind doctor`: reports what is wrong with this host or this container for dind, and what to
+//! do. It changes nothing. The same findings are logged when dockerd ends before it is ready.
 //!
-//! [`findings`] is pure; what the planner has words for is said in the planner's.
+//! `findings` is pure. What the planner warns of too is reported with the planner's text.
 
 mod case;
 mod kernel;
@@ -31,10 +31,10 @@ use crate::plan::{self, CLIENT_VARIABLES};
 use crate::programs::health;
 use case::Case;
 
-/// A table's row: what is looked at, and what was found there.
+/// A row of the table: a check, which returns its findings.
 type Row = fn(Case<'_>) -> Vec<Finding>;
 
-/// Everything that is looked at, in the order in which it is reported within a severity.
+/// All checks, in the order in which their findings are reported within a severity.
 const TABLE: &[Row] = &[
     security::privileges,
     socket,
@@ -53,10 +53,10 @@ const TABLE: &[Row] = &[
     kernel::clock,
 ];
 
-/// Reads everything, and returns what was found. Fails only where `/proc` cannot be read.
-/// With `ask`, as a program of its own, the engine's programs are asked for their versions.
-/// Without, this is PID 1 after a start: the kernel has been asked about nf_tables by then, so
-/// that asking once more changes nothing.
+/// Reads all facts, runs all checks, and returns their findings, the worst first. The fault is
+/// that `/proc` cannot be read. With `ask`, as a program of its own, it runs the engine's programs
+/// for their versions. Without, it runs after a start, which has asked the kernel about nf_tables
+/// already, so that asking once more changes nothing.
 pub fn examine(config: &Config, ask: bool) -> Result<Vec<Finding>, Fault> {
     const LINK: &str = "https://docs.docker.com/engine/daemon/";
     let contract = config.contract.unwrap_or(Contract::Dind);
@@ -90,16 +90,16 @@ pub fn examine(config: &Config, ask: bool) -> Result<Vec<Finding>, Fault> {
     Ok(found)
 }
 
-/// What there is to say, the worst first.
-pub fn findings(inputs: Inputs<'_>, host: &Host) -> Vec<Finding> {
+/// Runs all checks and returns their findings, the worst first.
+fn findings(inputs: Inputs<'_>, host: &Host) -> Vec<Finding> {
     let case = Case { inputs, host };
     let mut found: Vec<Finding> = TABLE.iter().flat_map(|row| row(case)).collect();
     found.sort_by_key(|finding| finding.severity);
     found
 }
 
-/// What is shown when dockerd does not start: errors and warnings. What keeps the reading
-/// from being done is one of them.
+/// The errors and warnings to log when dockerd does not start. Where the facts cannot be read,
+/// that is the error.
 pub fn diagnosis(config: &Config) -> Vec<Finding> {
     let found = examine(config, false)
         .unwrap_or_else(|fault| vec![Finding::fault("proc", fault, "README.md#doctor")]);
@@ -109,7 +109,7 @@ pub fn diagnosis(config: &Config) -> Vec<Finding> {
         .collect()
 }
 
-/// The report and the exit status: 1 where something will not work.
+/// The report, as text or as JSON, and the exit status: 1 where there is an error, else 0.
 pub fn report(findings: &[Finding], how: Report) -> (String, u8) {
     let count = |severity| {
         findings
@@ -154,7 +154,7 @@ fn counted(count: usize, what: &str) -> String {
     format!("{count} {what}{plural}")
 }
 
-/// A daemon's socket that is mounted from outside, or a daemon that is there already.
+/// A daemon's socket that is mounted from outside, or a daemon that runs already.
 fn socket(case: Case<'_>) -> Vec<Finding> {
     const LINK: &str = "https://docs.docker.com/engine/daemon/remote-access/";
     let Inputs {
@@ -175,7 +175,7 @@ fn socket(case: Case<'_>) -> Vec<Finding> {
             code: "socket-mounted",
             ..finding
         },
-        // There is nothing wrong with it.
+        // A daemon that runs is not a fault of the host or the container.
         SocketState::Live | SocketState::Free => Finding {
             severity: Severity::Note,
             remedy: None,
@@ -185,14 +185,14 @@ fn socket(case: Case<'_>) -> Vec<Finding> {
     finding.into_iter().collect()
 }
 
-/// The engine's programs, which a container is to have.
+/// The engine's programs, which a container needs: whether they are there, and how old.
 fn engine(case: Case<'_>) -> Vec<Finding> {
     const LINK: &str = "https://docs.docker.com/engine/install/binaries/";
     const RELEASES: &str = "https://docs.docker.com/engine/release-notes/";
     let mut found = Vec::new();
     let Inputs { config, facts, .. } = case.inputs;
     if !case.host.in_container {
-        let seen = "this is not a container, so what is said here is of its host";
+        let seen = "this is not a container, so these findings are about the host";
         return vec![
             Finding::note("outside", seen, "README.md#install")
                 .remedy("run dind itself in a container: docker run --privileged"),
@@ -203,7 +203,7 @@ fn engine(case: Case<'_>) -> Vec<Finding> {
         Ok(_) if !case.host.iptables && !case.inputs.options.iptables_off => found.push(
             Finding::error(
                 "no-iptables",
-                "there is no iptables in PATH, without which dockerd does not start",
+                "iptables is not in PATH, and dockerd does not start without it",
                 LINK,
             )
             .remedy("install iptables in the image, or give dockerd --iptables=false"),
@@ -223,15 +223,16 @@ fn engine(case: Case<'_>) -> Vec<Finding> {
         && versions::is_older(version, versions::OLDEST)
     {
         let (major, minor) = versions::OLDEST;
-        let seen = format!("dockerd {version} is older than any that dind is tested with");
+        let seen =
+            format!("dockerd {version} is older than every version that dind is tested with");
         let remedy = format!("use an image with {major}.{minor} or newer");
         found.push(Finding::warning("engine-version", seen, RELEASES).remedy(remedy));
     }
     found
 }
 
-/// A client's variables, which CI systems give to their services too. Their values may be
-/// anybody's.
+/// Variables for Docker clients, which CI systems also set for their services. Only names are
+/// reported: a value may be a secret.
 fn leaked_variables(case: Case<'_>) -> Vec<Finding> {
     const LINK: &str = "https://docs.docker.com/reference/cli/docker/#environment-variables";
     let config = case.inputs.config;
@@ -254,19 +255,20 @@ fn leaked_variables(case: Case<'_>) -> Vec<Finding> {
     let names = leaked.join(", ");
     let finding = if leaked.contains(&"DOCKER_HOST") {
         let seen = format!(
-            "set for clients: {names}; dockerd does not get them, but beside a command or a \
-             terminal DOCKER_HOST makes this container a client, and no daemon is started"
+            "variables for Docker clients are set: {names}; dockerd does not get them, but with a \
+             command or a terminal DOCKER_HOST makes this container a client, which starts no daemon"
         );
         Finding::warning("client-variables", seen, LINK)
-            .remedy("unset DOCKER_HOST if a daemon is wanted")
+            .remedy("unset DOCKER_HOST to have a daemon started")
     } else {
-        let seen = format!("set for clients: {names}; dockerd does not get them");
+        let seen =
+            format!("variables for Docker clients are set: {names}; dockerd does not get them");
         Finding::note("client-variables", seen, LINK)
     };
     vec![finding]
 }
 
-/// What a start would warn of.
+/// The warnings that a start would log.
 fn planned(case: Case<'_>) -> Vec<Finding> {
     if case.host.in_container {
         plan::warnings(None, case.inputs)
@@ -275,7 +277,7 @@ fn planned(case: Case<'_>) -> Vec<Finding> {
     }
 }
 
-/// What an earlier start left behind.
+/// Pid files and sockets of an earlier start.
 fn leftovers(case: Case<'_>) -> Vec<Finding> {
     let facts = case.inputs.facts;
     let alive =
@@ -289,7 +291,7 @@ fn leftovers(case: Case<'_>) -> Vec<Finding> {
         .map(|path| path.display().to_string())
         .collect();
     let seen = format!(
-        "left behind by an earlier start, and removed by the next one: {}",
+        "files of an earlier start, which the next start removes: {}",
         paths.join(", ")
     );
     vec![Finding::note(

@@ -1,4 +1,4 @@
-//! What the container may do.
+//! Privileges of the container, and what restricts them.
 
 use super::case::Case;
 use crate::facts::host::Confinement;
@@ -8,7 +8,7 @@ use crate::plan::role;
 
 const PRIVILEGED: &str = "https://docs.docker.com/engine/containers/run/";
 
-/// CAP_SYS_ADMIN, and whose the user ids are.
+/// CAP_SYS_ADMIN and the user namespace: capabilities(7), user_namespaces(7).
 pub fn privileges(case: Case<'_>) -> Vec<Finding> {
     let Inputs {
         contract,
@@ -27,14 +27,14 @@ pub fn privileges(case: Case<'_>) -> Vec<Finding> {
             )),
             (false, _) => Finding::note(
                 "privileges",
-                "this process has no CAP_SYS_ADMIN, so not everything could be looked at",
+                "this process has no CAP_SYS_ADMIN, so some checks were not possible",
                 PRIVILEGED,
             )
-            .remedy("run it as root to see the rest"),
+            .remedy("run it as root for all checks"),
         });
     }
     if case.host.user_namespace {
-        let seen = "this is a user namespace, in which root is not the host's: no module can be loaded, and no device be made";
+        let seen = "this is a user namespace, whose root is not the host's root: it can neither load kernel modules nor make device nodes";
         found.push(
             Finding::warning(
                 "user-namespace",
@@ -47,8 +47,8 @@ pub fn privileges(case: Case<'_>) -> Vec<Finding> {
     found
 }
 
-/// Filters and security modules, of which `--privileged` frees a container. Without
-/// CAP_SYS_ADMIN they make no difference.
+/// seccomp, no_new_privs and security modules. Without CAP_SYS_ADMIN they are not reported: they
+/// make no difference then.
 pub fn confinement(case: Case<'_>) -> Vec<Finding> {
     const SECCOMP: &str = "https://docs.docker.com/engine/security/seccomp/";
     const APPARMOR: &str = "https://docs.docker.com/engine/security/apparmor/";
@@ -58,13 +58,13 @@ pub fn confinement(case: Case<'_>) -> Vec<Finding> {
     let mut found = Vec::new();
     if case.host.in_container && case.inputs.surroundings.cap_sys_admin {
         if status.seccomp_filter {
-            let seen = "system calls are filtered (seccomp), for containers inside too";
+            let seen = "a seccomp profile filters system calls, for inner containers too";
             found.push(Finding::warning("seccomp", seen, SECCOMP).remedy(
                 "start the container with --privileged or --security-opt seccomp=unconfined",
             ));
         }
         if status.no_new_privileges {
-            let seen = "no_new_privs is set, so neither su nor sudo works in containers inside";
+            let seen = "no_new_privs is set, so neither su nor sudo works in inner containers";
             found.push(
                 Finding::warning("no-new-privileges", seen, NO_NEW_PRIVILEGES)
                     .remedy("start the container without --security-opt no-new-privileges"),
@@ -89,10 +89,10 @@ pub fn confinement(case: Case<'_>) -> Vec<Finding> {
     }
     if case.host.in_container && case.inputs.facts.apparmor {
         let finding = if case.host.apparmor_parser {
-            let seen = "AppArmor is on, and containers inside are confined by it";
+            let seen = "AppArmor is enabled, and inner containers are confined by it";
             Finding::note("apparmor-inside", seen, APPARMOR)
         } else {
-            let seen = "AppArmor is on and /sbin/apparmor_parser is missing, so containers inside are not confined by it";
+            let seen = "AppArmor is enabled but /sbin/apparmor_parser is missing, so inner containers are not confined by it";
             Finding::note("apparmor-inside", seen, APPARMOR)
                 .severity(Severity::Warning)
                 .remedy("install apparmor in the image")

@@ -1,21 +1,21 @@
-//! Where the data is. What it lies on is the planner's to say.
+//! Free space on the data root. The planner reports on the type of its file system.
 
 use super::case::Case;
 use crate::messages::finding::Finding;
 
-/// Less than this, and not even the daemons' own databases can grow.
+/// With less than this, not even the daemons' databases can grow.
 const LEAST_BYTES: u64 = 64 << 20;
-/// Less than this, and most images do not fit.
+/// With less than this, most images do not fit.
 const FEW_BYTES: u64 = 1 << 30;
-/// An image of a distribution has some thousand files.
+/// An image of a distribution has a few thousand files.
 const LEAST_INODES: u64 = 1_000;
 const FEW_INODES: u64 = 50_000;
 
-/// Free space and inodes.
+/// Free bytes and inodes on the data root's file system, and whether it is read-only: statfs(2).
 pub fn space(case: Case<'_>) -> Vec<Finding> {
     const LINK: &str = "https://docs.docker.com/engine/manage-resources/pruning/";
-    const REMEDY: &str = "make room: docker system prune, and docker volume prune for volumes that \
-        containers left behind; or put it on a larger file system";
+    const REMEDY: &str = "free space: docker system prune, and docker volume prune for volumes that \
+        containers left behind; or put the data root on a larger file system";
     let path = case.inputs.facts.data_root.path.display();
     let Some(space) = case.host.space else {
         return Vec::new();

@@ -42,7 +42,7 @@ fn fixture(layout: &str, name: &str, path: &str) -> String {
     lines.flat_map(|line| [line, "\n"]).collect()
 }
 
-/// Privileged containers on real hosts, with nothing amiss besides.
+/// A privileged container on a real host, with nothing wrong in all other facts.
 fn machine(layout: &str, name: &str) -> Machine {
     let text = |path: &str| fixture(layout, name, path);
     let words = |path: &str| -> BTreeSet<String> {
@@ -175,7 +175,7 @@ impl Machine {
         Ok(findings(inputs, &self.host))
     }
 
-    /// The findings of that code.
+    /// The findings with that code.
     fn coded(&self, code: &str) -> Result<Vec<Finding>, Fault> {
         let mut found = self.findings()?;
         found.retain(|finding| finding.code == code);
@@ -205,7 +205,7 @@ fn nothing_is_wrong_with_a_privileged_container_on_a_sound_host() -> Result<(), 
         for name in ["private", "host", "bare"] {
             let machine = machine(layout, name);
             let mut found = machine.findings()?;
-            let layout = format!("cgroups is {layout}");
+            let layout = format!("cgroup layout is {layout}");
             says(&machine, "cgroup-layout", Severity::Note, &[&layout]);
             found.retain(|finding| finding.severity < Severity::Note);
             assert_eq!(found, [], "{layout}/{name}");
@@ -214,7 +214,7 @@ fn nothing_is_wrong_with_a_privileged_container_on_a_sound_host() -> Result<(), 
     Ok(())
 }
 
-/// What there is to say of these hosts is said, and of others not.
+/// Containers with something to note have the finding, and one without has none.
 #[test]
 fn what_a_start_will_do_with_the_cgroups_is_noted() -> Result<(), Fault> {
     let path = &[CGROUP_ROOT][..];
@@ -293,7 +293,7 @@ fn without_privileges_nothing_works_and_the_flag_is_named() -> Result<(), Fault>
 }
 
 #[test]
-fn what_confines_a_container_with_cap_sys_admin_is_said() {
+fn what_confines_a_container_with_cap_sys_admin_is_reported() {
     let mut machine = sound();
     machine.host.status = Status::parse("CapEff: 0000000000201000\nNoNewPrivs: 1\nSeccomp: 2\n");
     machine.host.confinement = Confinement::AppArmor("docker-default".into());
@@ -333,7 +333,7 @@ fn what_confines_a_container_with_cap_sys_admin_is_said() {
 }
 
 #[test]
-fn the_data_root_is_judged_by_what_is_left_and_by_what_it_lies_on() -> Result<(), Fault> {
+fn the_data_root_is_judged_by_its_free_space_and_its_file_system() -> Result<(), Fault> {
     let room = |bytes: u64, inodes| {
         let mut machine = sound();
         machine.host.space = Some(Space {
@@ -550,7 +550,7 @@ fn resolvers_addresses_and_mtu() -> Result<(), Fault> {
         &machine,
         "mtu",
         Severity::Note,
-        &["1400", "so have inner networks"],
+        &["1400", "inner networks use the same"],
     );
     machine.variables.push(("DIND_MTU", "off"));
     says(&machine, "mtu", Severity::Note, &["1400", "your choice"]);
@@ -611,7 +611,7 @@ fn limits_and_quotas_are_named_with_what_to_set() -> Result<(), Fault> {
 }
 
 #[test]
-fn a_clock_that_is_behind_is_said() -> Result<(), Fault> {
+fn a_clock_that_is_behind_is_reported() -> Result<(), Fault> {
     let at = |now, written| {
         let mut machine = sound();
         machine.host.clock = Clock { now, written };
@@ -660,7 +660,7 @@ fn leaked_variables_are_named_without_their_values() -> Result<(), Fault> {
 }
 
 #[test]
-fn a_daemon_that_runs_is_no_fault_and_its_files_are_not_stale() -> Result<(), Fault> {
+fn a_daemon_that_runs_is_not_a_fault_and_its_files_are_not_stale() -> Result<(), Fault> {
     let mut machine = sound();
     machine.facts.stale = vec!["/run/docker.pid".into()];
     says(
@@ -694,8 +694,8 @@ fn a_daemon_that_runs_is_no_fault_and_its_files_are_not_stale() -> Result<(), Fa
     Ok(())
 }
 
-/// Outside of any container only the host is judged: its engine, its group and its data
-/// root are no container's.
+/// Outside of a container only the host is judged, not its engine, its docker group and its data
+/// root.
 #[test]
 fn outside_of_a_container_only_the_host_is_judged() -> Result<(), Fault> {
     let mut machine = machine("v1", "machine");
@@ -713,7 +713,7 @@ fn outside_of_a_container_only_the_host_is_judged() -> Result<(), Fault> {
 }
 
 #[test]
-fn the_report_counts_and_its_status_is_by_the_worst() -> Result<(), Fault> {
+fn the_report_has_counts_and_the_status_of_the_worst_finding() -> Result<(), Fault> {
     let (text, status) = report(&sound().findings()?, Report::Text);
     assert_eq!(status, 0);
     let last = text.lines().last();
@@ -756,7 +756,7 @@ fn the_report_counts_and_its_status_is_by_the_worst() -> Result<(), Fault> {
     Ok(())
 }
 
-/// Nobody's words end a line.
+/// A line break in a path does not end the line of a finding.
 #[test]
 fn a_finding_is_one_line() -> Result<(), Fault> {
     let mut machine = sound();

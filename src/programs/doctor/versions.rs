@@ -1,4 +1,4 @@
-//! The engine's own word for its versions: only the programs know.
+//! The versions of the engine, as its programs print them.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -21,15 +21,16 @@ use crate::sys::signals::Inherited;
 use crate::sys::spawn::{Child, Session, spawn};
 use crate::sys::wait;
 
-/// The oldest engine that the tests start: Debian bookworm's.
+/// The major and minor version of the oldest engine that the tests start: Debian bookworm's.
 pub const OLDEST: (u32, u32) = (20, 10);
 
-/// How long an answer may take, and how much of it is read.
+/// How long the output of a program may take, and how many bytes of it are read.
 const PATIENCE: Duration = Duration::from_secs(5);
 const BYTES: usize = 4096;
 
-/// What `--version` of each program says, without those that are not there or do not
-/// answer. Not for PID 1, which has other children.
+/// The names of dockerd, containerd and runc with the versions that `--version` prints, without
+/// programs that are missing or print none within 5 s. It waits for its children by blocking, so
+/// it is not for PID 1.
 pub fn ask(programs: &Programs, config: &Config) -> Vec<(String, String)> {
     let runc = search("runc", &config.search_path);
     [
@@ -45,7 +46,8 @@ pub fn ask(programs: &Programs, config: &Config) -> Vec<(String, String)> {
     .collect()
 }
 
-/// Whether a version is older than another; what is no version is not.
+/// Whether `version` is older than the major and minor version `than`; text that is not a
+/// version is not.
 pub fn is_older(version: &str, than: (u32, u32)) -> bool {
     let mut parts = version.split(|character: char| !character.is_ascii_digit());
     let mut number = || parts.next().and_then(|part| part.parse::<u32>().ok());
@@ -55,7 +57,7 @@ pub fn is_older(version: &str, than: (u32, u32)) -> bool {
     }
 }
 
-/// The first word that looks like one: `Docker version 26.1.5+dfsg1, build …`,
+/// The first word that looks like a version: `Docker version 26.1.5+dfsg1, build …`,
 /// `containerd PACKAGE v1.7.24 …`, `runc version 1.1.15`.
 fn version(output: &str) -> Option<&str> {
     output
@@ -87,13 +89,13 @@ fn output(program: &Path, config: &Config) -> Option<String> {
     .ok()?;
     drop(writer);
     let bytes = read(File::from(reader));
-    // It has nothing more to say.
+    // Its output has ended, or is no longer waited for.
     let _ = process::kill(pid, libc::SIGKILL);
     let _ = waitpid(pid, None);
     Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// What comes in time.
+/// Reads until the end of file, for [`PATIENCE`] and [`BYTES`] at most.
 fn read(mut pipe: File) -> Vec<u8> {
     let deadline = Instant::now() + PATIENCE;
     let mut bytes = Vec::new();
@@ -116,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_the_programs_own_words() {
+    fn finds_the_version_in_a_programs_output() {
         for (output, expected) in [
             (
                 "Docker version 26.1.5+dfsg1, build 411e817\n",

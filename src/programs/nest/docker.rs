@@ -1,5 +1,5 @@
-//! The docker CLI as a child of `dind nest`, one at a time: what it is fed, what it says,
-//! how it ends. Signals end it and then this process.
+//! The docker CLI as a child of `dind nest`, one at a time: its input, its output, its exit
+//! status. A signal ends it and then this process.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -25,10 +25,10 @@ use crate::sys::search;
 use crate::sys::signals::Signals;
 use crate::sys::spawn::{self, Child, Session};
 
-/// How long docker may do nothing at all: take no byte, say none, not end.
+/// How long docker may make no progress: neither read its input, nor write output, nor exit.
 const STALL: Duration = Duration::from_secs(300);
 
-/// The docker CLI, and what it is started with.
+/// The docker CLI, with its environment and the signals that end it.
 pub struct Docker<'a> {
     path: PathBuf,
     environment: &'a [(OsString, OsString)],
@@ -36,17 +36,17 @@ pub struct Docker<'a> {
     progress: ProgressLine,
 }
 
-/// A docker that runs.
+/// A docker CLI that has been started.
 struct Running<'a> {
     signals: &'a mut Signals,
     pid: Pid,
     end: Option<End>,
-    /// What it was told, for messages.
+    /// Its subcommand, for messages.
     words: String,
 }
 
 impl<'a> Docker<'a> {
-    /// The CLI in `PATH`.
+    /// Finds the CLI in `PATH`. The fault is that it is not there.
     pub fn find(
         config: &Config,
         environment: &'a [(OsString, OsString)],
@@ -60,13 +60,14 @@ impl<'a> Docker<'a> {
         })
     }
 
-    /// The CLI's file.
+    /// The path of the CLI.
     pub fn path(&self) -> &std::path::Path {
         &self.path
     }
 
-    /// What it prints. A status other than 0 is a fault; its own words are on standard
-    /// error by then.
+    /// Runs the CLI with the arguments `words`, and returns its standard output. The fault is an
+    /// exit status other than 0 (docker has written its message to standard error by then), no
+    /// progress for 300 s, or a signal.
     pub fn output(&mut self, words: &[&str]) -> Result<String, Fault> {
         let (mut running, output) = self.start(words, null()?.as_fd(), io::stderr().as_fd())?;
         let text = running.read(output)?;
@@ -74,7 +75,8 @@ impl<'a> Docker<'a> {
         Ok(text)
     }
 
-    /// Runs it, for whatever it can do; nobody need hear of what it cannot.
+    /// Runs the CLI as [`Docker::output`] does, but without its messages and whatever its exit
+    /// status.
     pub fn attempt(&mut self, words: &[&str]) -> Result<(), Fault> {
         let null = null()?;
         let (mut running, output) = self.start(words, null.as_fd(), null.as_fd())?;
@@ -82,8 +84,8 @@ impl<'a> Docker<'a> {
         running.wait().map(drop)
     }
 
-    /// Runs it with what `write` writes, about `bytes`, as its standard input. `whose` is
-    /// for the progress on a terminal.
+    /// Runs the CLI as [`Docker::output`] does, with what `write` writes, about `bytes` bytes, as
+    /// its standard input. `whose` starts the progress line on a terminal.
     pub fn feed(
         &mut self,
         words: &[&str],
@@ -111,7 +113,7 @@ impl<'a> Docker<'a> {
             return Err(fault);
         }
         running.read(output)?;
-        // Where docker ended early, its end says why, and the broken pipe does not.
+        // Where docker ended early, its exit status tells more than the broken pipe.
         running.ended_well()?;
         Ok(written?)
     }
@@ -152,7 +154,7 @@ impl<'a> Docker<'a> {
 }
 
 impl Running<'_> {
-    /// Everything that it prints.
+    /// Its output up to the end of file.
     fn read(&mut self, output: OwnedFd) -> Result<String, Fault> {
         let mut output = File::from(output);
         nonblocking(&output)?;
@@ -168,7 +170,7 @@ impl Running<'_> {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
                     return Err(Fault::failure(format!(
-                        "cannot read what docker {} says: {error}",
+                        "cannot read the output of docker {}: {error}",
                         self.words
                     ))
                     .remedy("try again"));
@@ -177,7 +179,7 @@ impl Running<'_> {
         }
     }
 
-    /// How it ended.
+    /// Waits for its end.
     fn wait(&mut self) -> Result<End, Fault> {
         loop {
             self.reap();
@@ -191,10 +193,8 @@ impl Running<'_> {
     fn ended_well(&mut self) -> Result<(), Fault> {
         match self.wait()? {
             End::Exited(0) => Ok(()),
-            end => Err(Fault::failure(format!(
-                "docker {} {end}: see what it said above, and the daemon's log",
-                self.words
-            ))),
+            end => Err(Fault::failure(format!("docker {} {end}", self.words))
+                .remedy("see its message above, and the daemon's log")),
         }
     }
 
@@ -206,8 +206,8 @@ impl Running<'_> {
         }
     }
 
-    /// Waits until a descriptor is ready, or a child has ended. Every other signal ends
-    /// docker, and its number is the fault's.
+    /// Waits until a descriptor is ready, or a signal such as SIGCHLD arrives. A signal that asks
+    /// for an end ends docker; the fault then has the status 128 + its number.
     fn poll(&mut self, wanted: Option<(BorrowedFd<'_>, PollFlags)>) -> Result<(), Fault> {
         let began = Instant::now();
         let mut descriptors = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
@@ -216,7 +216,7 @@ impl Running<'_> {
             Ok(()) if began.elapsed() >= STALL => {
                 self.kill(libc::SIGKILL);
                 return Err(Fault::failure(format!(
-                    "docker {} has done nothing for {} s and was killed",
+                    "docker {} made no progress for {} s and was killed",
                     self.words,
                     STALL.as_secs()
                 ))
@@ -241,7 +241,7 @@ impl Running<'_> {
                 let end = End::Signaled(signal);
                 return Err(Fault::new(
                     end.status(),
-                    format!("{end} while the next level was made"),
+                    format!("nest {end} while it made the next level"),
                 ));
             }
         }
@@ -249,25 +249,25 @@ impl Running<'_> {
     }
 
     fn kill(&self, signal: i32) {
-        // It has ended then, or is nobody's to end.
+        // An error leaves nothing to do: this process ends in any case.
         let _ = process::kill(self.pid, signal);
     }
 }
 
-/// docker's standard input.
+/// The pipe to docker's standard input.
 struct Input<'a, 'b> {
     running: &'a mut Running<'b>,
     pipe: File,
     progress: ProgressLine,
     whose: &'a str,
-    /// About how many bytes it will be.
+    /// About how many bytes will be written.
     bytes: u64,
     done: u64,
     interrupted: Option<Fault>,
 }
 
 impl Input<'_, '_> {
-    /// Ends what docker reads; the fault that kept it from being all.
+    /// Closes the pipe. Returns the fault that interrupted the writing, if there was one.
     fn end(self) -> Option<Fault> {
         self.interrupted
     }
@@ -320,6 +320,6 @@ fn pipe() -> Result<(OwnedFd, OwnedFd), Fault> {
 fn nonblocking(file: &File) -> Result<(), Fault> {
     use nix::fcntl::{FcntlArg, fcntl};
     fcntl(file, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))
-        .context("cannot make a pipe that does not block; try again")?;
+        .context("cannot make a pipe non-blocking; try again")?;
     Ok(())
 }

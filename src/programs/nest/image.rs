@@ -1,4 +1,4 @@
-//! The image for the next level: this container's own root file system.
+//! The image for the next level: the root file system of this container.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -12,12 +12,12 @@ use crate::facts::storage::IN_CONTAINER;
 use crate::input::config::{Config, LOG_FILE};
 use crate::messages::fault::Fault;
 
-/// Where the images are in a daemon. The tag is the tree's fingerprint, so that a tree that
-/// is there already is not stored a second time.
+/// The repository of the images in a daemon. The tag is the tree's fingerprint, so that an
+/// unchanged tree is not stored a second time.
 const REPOSITORY: &str = "dind-nest";
 
-/// What is of this container and of no other: what runs, what the daemon has stored, its
-/// log, keys. Of directories, their content.
+/// The paths that belong to this container only: runtime files, the daemon's data, its log, keys.
+/// Of a directory the content is left out.
 fn left_out(config: &Config, data_root: &Path) -> Vec<PathBuf> {
     let mut paths = vec![
         PathBuf::from("/run"),
@@ -30,8 +30,8 @@ fn left_out(config: &Config, data_root: &Path) -> Vec<PathBuf> {
     paths
 }
 
-/// Walks the root file system, without what is mounted into it: `mounts` are those of this
-/// process.
+/// Walks the root file system, without the content of other mounts: `mounts` is the mount table
+/// of this process. The fault names a directory that cannot be listed.
 pub fn tree(config: &Config, data_root: &Path, mounts: &MountTable) -> Result<Tree, Fault> {
     Ok(Tree::walk(
         Path::new("/"),
@@ -40,8 +40,9 @@ pub fn tree(config: &Config, data_root: &Path, mounts: &MountTable) -> Result<Tr
     )?)
 }
 
-/// Gives the daemon an image of `tree`, unless it has it, and returns the image's name.
-/// Those of other trees go, where no container uses them. `whose` is for messages.
+/// Imports `tree` into the daemon as an image, unless it is there, and returns its name. Images of
+/// other trees are removed where no container uses them. `whose` names the level in messages. The
+/// faults are those of [`Docker`] and of [`Tree::write`].
 pub fn give(
     docker: &mut Docker<'_>,
     tree: &Tree,
@@ -79,7 +80,7 @@ pub fn give(
         image = name.as_str(),
         bytes,
         seconds,
-        "{whose}: an image of {} MB, in {seconds:.1} s",
+        "{whose}: imported an image of {} MB in {seconds:.1} s",
         bytes / 1_000_000
     );
     Ok(name)

@@ -1,4 +1,4 @@
-//! What differs by level: the `docker run` of the next one, and its environment. Pure.
+//! What differs by level: the `docker run` of the next level, and its environment. Pure.
 
 use std::ffi::{OsStr, OsString};
 
@@ -6,8 +6,8 @@ use crate::facts::surroundings::Stdin;
 use crate::input::nest::Nest;
 use crate::plan::stop_budget::StopBudget;
 
-/// Variables that belong to one container, or to one process in it. Every other one is the
-/// user's, and reaches every level.
+/// Variables of one container, or of one process in it. All others are the user's and are passed
+/// to every level.
 const OF_ONE_LEVEL: &[&str] = &[
     "PATH",
     "HOME",
@@ -30,8 +30,8 @@ const OF_ONE_LEVEL: &[&str] = &[
 
 const STOP_TIMEOUT: &str = "DIND_STOP_TIMEOUT";
 
-/// The environment of the `docker run` for the next level, and the names of those of its
-/// variables that are to be passed on. `PATH` is the image's.
+/// Sets the stop time-out of the next level, from `budget`, in the environment of its `docker
+/// run`, and returns the names of the variables to pass to that level. `PATH` is the image's.
 pub fn environment(environment: &mut Vec<(OsString, OsString)>, budget: StopBudget) -> Vec<&OsStr> {
     let inner = budget.inner.unwrap_or(budget.total);
     environment.retain(|(name, _)| name != STOP_TIMEOUT);
@@ -43,13 +43,13 @@ pub fn environment(environment: &mut Vec<(OsString, OsString)>, budget: StopBudg
         .iter()
         .map(|(name, _)| name.as_os_str())
         .filter(|name| *name == STOP_TIMEOUT || !OF_ONE_LEVEL.iter().any(|own| name == own))
-        // docker takes NAME=VALUE, and a name as empty as that is nobody's.
+        // docker run refuses an empty name.
         .filter(|name| !name.is_empty())
         .collect()
 }
 
-/// What `docker` is told for the next level. `-i` and `-t` as standard input is here,
-/// so that a shell there has this terminal; the values of variables stay in the
+/// The arguments of `docker` for the next level. It gets `-i` and `-t` by what standard input is
+/// here, so that a shell there has this terminal. The values of variables stay in the
 /// environment, where `ps` does not show them.
 pub fn docker_run(nest: &Nest, image: &str, stdin: Stdin, variables: &[&OsStr]) -> Vec<OsString> {
     let level = nest.level.saturating_add(1);

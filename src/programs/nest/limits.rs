@@ -1,4 +1,4 @@
-//! What runs out on the way down, found before the way begins.
+//! The resources that nested levels can exhaust, checked before the first of them starts.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -20,78 +20,78 @@ use crate::messages::fault::Fault;
 use crate::sys::process;
 use crate::sys::wait;
 
-/// What one more level takes in memory: its daemons, their shim, and the docker CLI that
-/// waits for it. `tests/lab bench --deep` measures it; this is with some room.
-pub const LEVEL_MEMORY: u64 = 100_000_000;
+/// The memory of one more level in bytes: its daemons, their shim, and the docker CLI that waits
+/// for it. `tests/lab bench --deep` measures it; this is somewhat more.
+const LEVEL_MEMORY: u64 = 100_000_000;
 
-/// Their threads, on a machine of few processors.
+/// The threads of the same processes, on a machine with few processors.
 const LEVEL_TASKS: u64 = 64;
 
-/// The cgroups that a level stands below the one before it: `docker/ID`.
+/// By how many cgroups a level is below the level before it: `docker/ID`.
 const LEVEL_CGROUP_DEPTH: u64 = 2;
 
-/// Those, the leaf of its processes, and those of its daemon's own.
+/// The cgroups of one level: those two, the leaf of its processes, and those of its daemon.
 const LEVEL_CGROUPS: u64 = 5;
 
-/// Of an image that is stored, in hundredths of its content: with blocks that are not full,
-/// directories, and what dockerd notes about layers.
+/// The space of a stored image in percent of its content: with partly filled blocks,
+/// directories, and dockerd's records of layers.
 const STORED_PERCENT: u64 = 115;
 
-/// As many levels as the kernel has (`MAX_PID_NS_LEVEL` in include/linux/pid_namespace.h),
-/// and more than that is not looked for.
+/// The levels of pid namespaces that the kernel allows (`MAX_PID_NS_LEVEL` in
+/// include/linux/pid_namespace.h), where the probe ends.
 const MAX_PID_NAMESPACES: u8 = 32;
 
-/// How long the count of them may take: it is that many forks.
+/// How long the probe may take: it makes that many forks.
 const COUNT_DEADLINE: Duration = Duration::from_secs(10);
 
-/// What there is. `None` is no limit, or one that cannot be seen.
+/// The resources that are left. `None` is no limit, or one that cannot be read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Room {
-    /// How many pid namespaces can be nested in this process's: pid_namespaces(7). `None`
-    /// where they were not probed too.
+    /// How many pid namespaces can be nested in that of this process: pid_namespaces(7). `None`
+    /// also where they were not probed.
     pub pid_namespaces: Option<u8>,
-    /// Bytes of memory, by the host and by this container's limit.
+    /// Bytes of memory: the least of the host's and of this container's limit.
     pub memory: Option<u64>,
-    /// Threads and processes.
+    /// Processes and threads: pids.max less pids.current.
     pub tasks: Option<u64>,
-    /// Bytes on the file system of the data root.
+    /// Free bytes on the file system of the data root.
     pub disk: u64,
-    /// Files on it.
+    /// Free inodes on it.
     pub files: Option<u64>,
-    /// `cgroup.max.depth`.
+    /// `cgroup.max.depth` of cgroup v2.
     pub cgroup_depth: Option<u64>,
-    /// `cgroup.max.descendants`.
+    /// `cgroup.max.descendants` of cgroup v2.
     pub cgroups: Option<u64>,
 }
 
-/// What a level puts on disk.
+/// The image that every level stores.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Image {
-    /// The bytes of its files.
+    /// The size of its files in bytes.
     pub bytes: u64,
-    /// How many they are.
+    /// The number of its files.
     pub files: u64,
-    /// How many times they are stored: the layer, and with a storage driver that cannot
-    /// share it the container's copies of it.
+    /// How many times it is stored: as a layer, and once more for each copy that a container of
+    /// a storage driver without shared layers has.
     pub copies: u64,
 }
 
-/// Checks that there is room for `depth` levels, of which the first is there already. The
-/// fault names all that will run out.
+/// Checks whether `room` is enough for `depth` levels, of which the first exists already. The
+/// fault names every resource that will run out.
 pub fn check(depth: u32, image: Image, room: Room) -> Result<(), Fault> {
     let below = u64::from(depth.saturating_sub(1));
     let mut short = Vec::new();
-    // The containers of the innermost level need one, too.
+    // The containers of the innermost level need a pid namespace, too.
     let left = room.pid_namespaces.unwrap_or(MAX_PID_NAMESPACES);
     if u64::from(left) < u64::from(depth) {
         let here = match room.pid_namespaces {
             Some(left) => {
-                format!(", and of these {left} are left here, one for each level's containers")
+                format!(", of which {left} are left here, one for the containers of each level")
             }
             None => String::new(),
         };
         short.push(format!(
-            "pid namespaces: the kernel nests {MAX_PID_NAMESPACES} at most{here}; nest at most {left}"
+            "pid namespaces: the kernel nests at most {MAX_PID_NAMESPACES}{here}; nest at most {left}"
         ));
     }
     let mb = |bytes: u64| format!("{} MB", bytes / 1_000_000);
@@ -106,7 +106,7 @@ pub fn check(depth: u32, image: Image, room: Room) -> Result<(), Fault> {
             room.memory,
             LEVEL_MEMORY,
             mb as fn(u64) -> String,
-            "give the container more",
+            "give the container more memory",
         ),
         (
             "disk space of the data root",
@@ -120,7 +120,7 @@ pub fn check(depth: u32, image: Image, room: Room) -> Result<(), Fault> {
             room.files,
             image.files.saturating_mul(image.copies),
             |count| count.to_string(),
-            "give it a volume with more",
+            "give it a volume with more inodes",
         ),
         (
             "processes and threads (pids.max)",
@@ -150,7 +150,7 @@ pub fn check(depth: u32, image: Image, room: Room) -> Result<(), Fault> {
         {
             let most = there.checked_div(level).unwrap_or(0).saturating_add(1);
             short.push(format!(
-                "{what}: {needed} needed, {there} there; {way_out}, or nest at most {most}",
+                "{what}: {needed} needed, {there} left; {way_out}, or nest at most {most}",
                 needed = shown(needed),
                 there = shown(there),
             ));
@@ -166,11 +166,16 @@ pub fn check(depth: u32, image: Image, room: Room) -> Result<(), Fault> {
 }
 
 impl Room {
-    /// Looks at this container, and at the file system that `data_root` is on, or will be.
-    /// Changes nothing, so it leaves out the pid namespaces: see [`pid_namespaces`].
+    /// Reads the limits of this container, and of the file system that `data_root` is on or will
+    /// be. It changes nothing, so pid namespaces are `None`: see [`pid_namespaces`]. The error
+    /// is that of statfs(2).
     pub fn read(data_root: &Path) -> Result<Self> {
-        let disk = Space::read(data_root)
-            .with_context(|| format!("cannot look at {}; check it", data_root.display()))?;
+        let disk = Space::read(data_root).with_context(|| {
+            format!(
+                "cannot read the free space of {}; check its path",
+                data_root.display()
+            )
+        })?;
         let root = Path::new(CGROUP_ROOT);
         let unified = |name: &str| number(&root.join(name));
         Ok(Self {
@@ -185,12 +190,12 @@ impl Room {
     }
 }
 
-/// `max` and everything else that is no number is no limit.
+/// The number in a file; `None`, which is no limit, for `max` and all other text.
 fn number(path: &Path) -> Option<u64> {
     fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
-/// The value behind a name: `NAME VALUE`, as in memory.stat, or `NAME: VALUE kB`.
+/// The value of a field in a file: `NAME VALUE`, as in memory.stat, or `NAME: VALUE kB`.
 fn field(path: &Path, name: &str) -> Option<u64> {
     let text = fs::read_to_string(path).ok()?;
     let mut fields = text
@@ -216,7 +221,7 @@ fn memory(root: &Path) -> Option<u64> {
     let own = limits.iter().find_map(|(directory, limit, usage, cache)| {
         let limit = number(&directory.join(limit))?;
         let usage = number(&directory.join(usage))?;
-        // The page cache makes room when it has to.
+        // The kernel reclaims the inactive page cache under pressure.
         let cache = field(&directory.join("memory.stat"), cache).unwrap_or(0);
         Some(limit.saturating_sub(usage.saturating_sub(cache)))
     });
@@ -228,12 +233,13 @@ fn tasks(directory: &Path) -> Option<u64> {
     Some(limit.saturating_sub(number(&directory.join("pids.current"))?))
 }
 
-/// How many pid namespaces can be nested in this process's, by nesting them in a child: from
-/// within a namespace nobody sees how deep it is. `None` where this process may make none.
+/// How many pid namespaces can be nested in that of this process, 32 at most. It nests them in a
+/// child, since a process cannot see how deep its own namespace is. `None` where this process
+/// may not create one. The error is that of pipe2(2) or fork(2).
 pub fn pid_namespaces() -> Result<Option<u8>> {
     let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC)
         .context("cannot make a pipe; raise the limit of open files")?;
-    // Reaped with all other children.
+    // The child is reaped with all other children.
     match process::fork().context("cannot fork; raise the container's pids limit")? {
         ForkResult::Child => {
             let count = nest_pid_namespaces(MAX_PID_NAMESPACES);
@@ -251,10 +257,10 @@ pub fn pid_namespaces() -> Result<Option<u8>> {
     Ok(Some(count).filter(|count| *count <= MAX_PID_NAMESPACES))
 }
 
-/// Nests pid namespaces in this process's, each with one process, until the kernel refuses
-/// or there are `most`, and returns how many there were: unshare(2), pid_namespaces(7).
-/// `None` where this process may make none. Its later children would be in the first of
-/// them, so it is to be a child that ends then.
+/// Nests pid namespaces in that of this process, each with one process, until the kernel refuses
+/// or there are `most`, and returns their number: unshare(2), pid_namespaces(7). `None` where this
+/// process may not create one. Later children of the caller would be in the first of them, so the
+/// caller must be a child that then ends.
 fn nest_pid_namespaces(most: u8) -> Option<u8> {
     if most == 0 {
         return Some(0);
@@ -269,7 +275,7 @@ fn nest_pid_namespaces(most: u8) -> Option<u8> {
             let inside = nest_pid_namespaces(most - 1).unwrap_or(0);
             process::exit_child(i32::from(inside))
         }
-        // A namespace ends with its first process, so that has to wait for those in it.
+        // A namespace ends with its first process, which therefore waits for those inside.
         Ok(ForkResult::Parent { child }) => match waitpid(child, None) {
             Ok(WaitStatus::Exited(_, inside)) => {
                 Some(u8::try_from(inside).unwrap_or(0).saturating_add(1))
@@ -301,13 +307,13 @@ mod tests {
     };
 
     #[test]
-    fn what_is_short_is_named_with_what_would_do() {
+    fn what_runs_out_is_named_with_its_remedy() {
         assert_eq!(check(31, IMAGE, PLENTY), Ok(()));
         for (depth, room, expected) in [
             (
                 32,
                 PLENTY,
-                "pid namespaces: the kernel nests 32 at most, and of these 31 are left",
+                "pid namespaces: the kernel nests at most 32, of which 31 are left",
             ),
             (
                 33,
@@ -315,7 +321,7 @@ mod tests {
                     pid_namespaces: None,
                     ..PLENTY
                 },
-                "pid namespaces: the kernel nests 32 at most; nest at most 32",
+                "pid namespaces: the kernel nests at most 32; nest at most 32",
             ),
             (
                 5,
@@ -323,7 +329,7 @@ mod tests {
                     memory: Some(250_000_000),
                     ..PLENTY
                 },
-                "memory: 400 MB needed, 250 MB there; give the container more, or nest at most 3",
+                "memory: 400 MB needed, 250 MB left; give the container more memory, or nest at most 3",
             ),
             (
                 3,
@@ -331,7 +337,7 @@ mod tests {
                     disk: 600_000_000,
                     ..PLENTY
                 },
-                "disk space of the data root: 1150 MB needed, 600 MB there; give it a larger volume, or nest at most 2",
+                "disk space of the data root: 1150 MB needed, 600 MB left; give it a larger volume, or nest at most 2",
             ),
             (
                 3,
@@ -339,7 +345,7 @@ mod tests {
                     files: Some(19_999),
                     ..PLENTY
                 },
-                "files (inodes) of the data root: 20000 needed, 19999 there",
+                "files (inodes) of the data root: 20000 needed, 19999 left",
             ),
             (
                 3,
@@ -347,7 +353,7 @@ mod tests {
                     tasks: Some(100),
                     ..PLENTY
                 },
-                "(pids.max): 128 needed, 100 there; raise --pids-limit, or nest at most 2",
+                "(pids.max): 128 needed, 100 left; raise --pids-limit, or nest at most 2",
             ),
             (
                 4,
@@ -376,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_that_is_short_is_named() {
+    fn everything_that_runs_out_is_named() {
         let room = Room {
             pid_namespaces: Some(3),
             ..Room::default()

@@ -1,4 +1,4 @@
-//! One level makes the next: the image, and `docker run`.
+//! How a level makes the next: the image, and `docker run`.
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
@@ -15,15 +15,16 @@ use crate::plan::stop_budget::StopBudget;
 use crate::sys::signals::Signals;
 use crate::sys::spawn;
 
-/// What `dind plan` says in the place of a probe.
+/// The note in `dind plan` that pid namespaces have not been probed.
 pub fn not_probed() -> Finding {
     let seen = "nest: pid namespaces are probed when nest runs";
     Finding::note("nest-not-probed", seen, "README.md#nesting")
 }
 
-/// Looks, in the outermost level and before anything is begun, whether there is room for
-/// all of them. An image is stored `copies` times for a container. With `probe` pid
-/// namespaces are made to see how many there can be; without, nothing is changed.
+/// Checks, in the outermost level and before anything is started, whether there are enough
+/// resources for all levels. An image is stored `copies` times for a container. With `probe`, pid
+/// namespaces are created to count how many can be nested; without, nothing is changed. The fault
+/// names every resource that will run out.
 pub fn check(
     nest: &Nest,
     config: &Config,
@@ -48,7 +49,8 @@ pub fn check(
     limits::check(nest.depth, image, room)
 }
 
-/// Makes the level inside this one and becomes the docker CLI that waits for it.
+/// Makes the level below this one and becomes the docker CLI that waits for it. Returns only on
+/// failure.
 pub fn run(
     nest: &Nest,
     config: &Config,

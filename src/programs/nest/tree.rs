@@ -1,5 +1,5 @@
-//! The root file system of this container as an archive: pax(1), with the extended
-//! attribute that gives a program capabilities, as dockerd writes it.
+//! The root file system of this container as a pax(1) archive, with the extended attribute of
+//! capabilities(7) as dockerd writes it.
 
 use std::collections::HashMap;
 use std::collections::hash_map::{DefaultHasher, Entry};
@@ -16,8 +16,8 @@ use tar::{Builder, EntryType, Header};
 use crate::facts::mountinfo::MountTable;
 use crate::sys::filesystem;
 
-/// pax(1) has no name for extended attributes; this is what Go's archives are written and
-/// read with by dockerd (moby's pkg/archive).
+/// The name of the extended attribute in an archive. pax(1) defines none; dockerd reads and
+/// writes this one (moby's pkg/archive).
 const CAPABILITY: &str = "SCHILY.xattr.security.capability";
 
 /// A tree of files, as it was when it was walked.
@@ -29,17 +29,17 @@ pub struct Tree {
 
 #[derive(Debug)]
 struct Found {
-    /// Below the root.
+    /// Relative to the root.
     path: PathBuf,
     metadata: Metadata,
-    /// The file that this one is another name of.
+    /// The first path of the same file, where this is another hard link to it.
     link: Option<PathBuf>,
 }
 
 impl Tree {
-    /// Walks `root`, in the order of names. Of directories that are mount points or in
-    /// `left_out`, only they themselves are taken; of other files that are, and of sockets,
-    /// nothing.
+    /// Walks `root` in the order of names. A directory that is a mount point or in `left_out` is
+    /// taken without its content. Other files that are, and sockets, are left out. The error
+    /// names a directory that cannot be listed.
     pub fn walk(root: &Path, mounts: &MountTable, left_out: &[PathBuf]) -> Result<Self> {
         let mut tree = Self {
             root: root.to_owned(),
@@ -82,18 +82,18 @@ impl Tree {
         Ok(tree)
     }
 
-    /// How many files there are.
+    /// The number of entries, directories included.
     pub fn files(&self) -> u64 {
         u64::try_from(self.files.len()).unwrap_or(u64::MAX)
     }
 
-    /// Their content in bytes.
+    /// The total size of the regular files in bytes, each hard link counted once.
     pub fn bytes(&self) -> u64 {
         self.files.iter().map(Found::bytes).sum()
     }
 
-    /// The same for trees in which nothing has been changed: by names, sizes, modes, owners
-    /// and times.
+    /// A hash of names, sizes, modes, owners and modification times: equal for trees in which
+    /// none of them has changed.
     pub fn fingerprint(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
         for Found {
@@ -112,8 +112,8 @@ impl Tree {
         hasher.finish()
     }
 
-    /// Writes the archive. What has gone since the walk is left out, and what has grown or
-    /// shrunk keeps the size of then.
+    /// Writes the archive. A file that has been removed since the walk is left out, and one that
+    /// has grown or shrunk keeps its size of then. The error names the file.
     pub fn write(&self, output: impl Write) -> Result<()> {
         let mut archive = Builder::new(output);
         for found in &self.files {
@@ -125,7 +125,7 @@ impl Tree {
                 }
             }
         }
-        archive.finish().context("cannot end the archive")
+        archive.finish().context("cannot finish the archive")
     }
 }
 
@@ -168,7 +168,7 @@ impl Found {
         if !kind.is_file() {
             return archive.append_data(&mut header, &self.path, io::empty());
         }
-        // Not a link to elsewhere that has come into its place.
+        // The file may have been replaced by a symbolic link or a FIFO since the walk.
         let file = File::options()
             .read(true)
             .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
