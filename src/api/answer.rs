@@ -1,51 +1,52 @@
-//! The answer to a request, parsed in the parts in which it comes: as much of HTTP/1.1
-//! (RFC 9112) as dockerd sends.
+//! An incremental parser of the answer to a request: the part of HTTP/1.1 (RFC 9112) that
+//! dockerd sends.
 
 use anyhow::{Result, bail};
 
-/// What a part of an answer that is no content may have: its head, the line before a chunk.
+/// The largest head, and the longest line before a chunk, in bytes.
 const LONGEST: usize = 1 << 16;
 
-/// Fields of a head. Go sends a dozen.
+/// The most fields in a head. Go sends a dozen.
 const FIELDS: usize = 64;
 
-/// What comes next in an answer.
+/// The next element of an answer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 enum Next {
     /// The status line and the fields.
     #[default]
     Head,
-    /// So many bytes of content, and then the end: of all, or of a chunk.
+    /// This many bytes of content, and then the end of a chunk or of the answer.
     Content { left: u64, chunk: bool },
-    /// Content, as long as the connection is open.
+    /// Content up to the end of the connection.
     Unsized,
     /// The line with a chunk's size.
     ChunkSize,
-    /// The end of the chunk's last line.
+    /// The line end after a chunk.
     ChunkEnd,
-    /// Fields behind the last chunk.
+    /// The fields after the last chunk.
     Trailer,
     /// Nothing: the answer is complete.
     End,
 }
 
-/// An answer, taken in the parts in which it comes.
+/// An answer that comes in parts.
 #[derive(Debug, Default)]
 pub struct Answer {
     next: Next,
-    /// What is not yet a whole line or a whole head.
+    /// The beginning of a line or a head whose end has not come.
     held: Vec<u8>,
     status: Option<u16>,
     api_version: Option<(u32, u32)>,
 }
 
 impl Answer {
-    /// The status of a head that has come.
+    /// The HTTP status; `None` until the head has come.
     pub fn status(&self) -> Option<u16> {
         self.status
     }
 
-    /// The version of the API that the daemon has, as in 1.42.
+    /// The version of the daemon's API, as in 1.42, from the field Api-Version; `None` until the
+    /// head has come, and where it has no such field.
     pub fn api_version(&self) -> Option<(u32, u32)> {
         self.api_version
     }
@@ -55,9 +56,9 @@ impl Answer {
         self.next == Next::End
     }
 
-    /// Takes the next bytes, and appends what is content of them to `content`. Bytes behind the
-    /// end of the answer are ignored. The error says that they are not HTTP, or that a line or
-    /// the head is larger than 64 KiB.
+    /// Takes the next bytes, and appends their content to `content`. Bytes after the end of the
+    /// answer are ignored. The error is that they are not HTTP, or that a line or the head is
+    /// larger than 64 KiB.
     pub fn take(&mut self, bytes: &[u8], content: &mut Vec<u8>) -> Result<()> {
         let mut held = std::mem::take(&mut self.held);
         held.extend(bytes);
@@ -72,8 +73,8 @@ impl Answer {
         Ok(())
     }
 
-    /// The connection has ended. Whether the answer is complete; one without a length is by
-    /// that: RFC 9112, 6.3.
+    /// Takes the end of the connection, and returns whether the answer is complete. It completes
+    /// an answer without a length: RFC 9112, 6.3.
     pub fn end(&mut self) -> bool {
         if self.next == Next::Unsized {
             self.next = Next::End;
@@ -81,7 +82,7 @@ impl Answer {
         self.is_complete()
     }
 
-    /// Takes one part; how many bytes it had, or nothing where it has not come yet.
+    /// Takes one element, and returns its size in bytes; `None` while it is incomplete.
     fn step(&mut self, rest: &[u8], content: &mut Vec<u8>) -> Result<Option<usize>> {
         if rest.is_empty() {
             return Ok(None);
@@ -117,7 +118,7 @@ impl Answer {
                     Ok(Some(used))
                 }
                 Ok(httparse::Status::Partial) => Ok(None),
-                Err(_) => bail!("the daemon's answer has a chunk of no size"),
+                Err(_) => bail!("the daemon's answer has a chunk with an invalid size"),
             },
             Next::ChunkEnd => match rest {
                 [b'\r', b'\n', ..] => {
@@ -125,7 +126,7 @@ impl Answer {
                     Ok(Some(2))
                 }
                 [b'\r'] => Ok(None),
-                _ => bail!("the daemon's answer has a chunk of another size than it says"),
+                _ => bail!("the daemon's answer has a chunk that is longer than its size"),
             },
             Next::Trailer => {
                 let Some(end) = memchr::memchr(b'\n', rest) else {
@@ -150,7 +151,7 @@ impl Answer {
         };
         let status = response.code.unwrap_or_default();
         if status < 200 {
-            // RFC 9110, 15.2: the answer comes after it.
+            // RFC 9110, 15.2: the final answer comes after an interim one.
             return Ok(Some(used));
         }
         let field = |name: &str| {
@@ -170,14 +171,14 @@ impl Answer {
             Some(length) => match length.trim().parse() {
                 Ok(0) => Next::End,
                 Ok(left) => Next::Content { left, chunk: false },
-                Err(_) => bail!("the daemon's answer has no length that is one"),
+                Err(_) => bail!("the daemon's answer has an invalid Content-Length"),
             },
         };
         Ok(Some(used))
     }
 }
 
-/// `1.42` as two numbers.
+/// Parses `1.42` into its two numbers.
 fn version(text: &str) -> Option<(u32, u32)> {
     let (major, minor) = text.trim().split_once('.')?;
     Some((major.parse().ok()?, minor.parse().ok()?))
@@ -202,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn content_is_the_same_in_whatever_parts_it_comes() -> Result<()> {
+    fn content_does_not_depend_on_how_the_answer_is_split() -> Result<()> {
         let sized = b"HTTP/1.1 404 Not Found\r\nContent-Length: 5\r\n\r\nhello";
         let continued =
             b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi";
@@ -246,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_answer_is_an_error() {
+    fn an_invalid_answer_is_an_error() {
         for bytes in [
             &b"SSH-2.0-OpenSSH_9.2\r\n"[..],
             b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n",

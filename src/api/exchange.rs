@@ -1,5 +1,5 @@
-//! Requests to the API on its Unix socket, a connection for each, in HTTP/1.1 (RFC 9112).
-//! Nothing here waits: the caller polls the descriptor and calls [`Exchange::advance`].
+//! Requests to the API on its Unix socket, in HTTP/1.1 (RFC 9112), with one connection each.
+//! Nothing here blocks: the caller polls the descriptor and calls [`Exchange::advance`].
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -13,26 +13,26 @@ use nix::poll::PollFlags;
 use super::answer::Answer;
 use crate::sys::nonblocking::{connect, is_later};
 
-/// How much is read of what is sent at once.
+/// The most bytes of a body that are read at once.
 const PIECE: usize = 1 << 18;
 
-/// What is sent behind the head of a request.
+/// The body of a request.
 pub enum Body {
-    /// Nothing.
+    /// The request has no body.
     None,
-    /// So many bytes of it.
+    /// This many bytes of the reader, with a Content-Length.
     Sized(Box<dyn Read>, u64),
-    /// All of it, in chunks.
+    /// All bytes of the reader, in chunks.
     Chunked(Box<dyn Read>),
 }
 
-/// Why no answer, or not all of one, comes of an exchange.
+/// Why an exchange has no complete answer.
 #[derive(Debug)]
 pub enum ExchangeError {
-    /// The daemon has closed the connection before its answer was complete. It has ended, or
-    /// does not say why; another daemon on the same socket may answer.
+    /// The daemon closed the connection before its answer was complete, without a reason, as it
+    /// does when it ends. Another daemon on the same socket may answer.
     Closed,
-    /// What is sent cannot be read, what comes is not HTTP, or a system call has failed.
+    /// The body cannot be read, the answer is not HTTP, or a system call failed.
     Failed(anyhow::Error),
 }
 
@@ -40,7 +40,7 @@ impl fmt::Display for ExchangeError {
     /// The whole chain on one line, outermost first.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Closed => formatter.write_str("the daemon has closed the connection"),
+            Self::Closed => formatter.write_str("the daemon closed the connection"),
             Self::Failed(error) => write!(formatter, "{error:#}"),
         }
     }
@@ -54,25 +54,25 @@ impl From<anyhow::Error> for ExchangeError {
     }
 }
 
-/// A request, and what comes back.
+/// A request and its answer.
 pub struct Exchange {
     stream: UnixStream,
     body: Body,
-    /// What is to be written next, and how much of it has been.
+    /// The bytes to write next, and how many of them have been written.
     piece: Vec<u8>,
     written: usize,
-    /// What has come.
+    /// The answer, as far as it has come.
     pub answer: Answer,
 }
 
 impl Exchange {
-    /// Connects to `socket`, on which somebody must listen. `target` is a path with its
-    /// query.
+    /// Connects to `socket`, which must be listening, and prepares a request. `target` is a path
+    /// with its query. The error is that of connect(2), and names the socket.
     pub fn begin(socket: &Path, method: &str, target: &str, body: Body) -> Result<Self> {
         let stream =
             connect(socket).with_context(|| format!("cannot connect to {}", socket.display()))?;
-        // Closing is asked for, so that the daemon keeps nothing for us, and does not read
-        // the rest of an archive that it refuses (writeHeader in Go's net/http/server.go).
+        // With `Connection: close`, the daemon keeps no connection open, and does not read the
+        // rest of an archive that it refuses (writeHeader in Go's net/http/server.go).
         let mut head =
             format!("{method} {target} HTTP/1.1\r\nHost: docker\r\nConnection: close\r\n");
         match &body {
@@ -90,7 +90,7 @@ impl Exchange {
         })
     }
 
-    /// What the descriptor is to be polled for.
+    /// The events to poll the descriptor for.
     pub fn awaited(&self) -> PollFlags {
         if self.written < self.piece.len() || !matches!(self.body, Body::None) {
             PollFlags::POLLIN | PollFlags::POLLOUT
@@ -99,11 +99,11 @@ impl Exchange {
         }
     }
 
-    /// Writes and reads what can be, and no more than a piece of each. What came of the
-    /// answer's content is put behind `content`. Whether anything was moved. The error says
-    /// that the answer will never be complete.
+    /// Reads and writes without blocking, at most one piece of each. New content of the answer is
+    /// appended to `content`. Returns whether anything moved. The error is the reason why the
+    /// answer will never be complete.
     pub fn advance(&mut self, content: &mut Vec<u8>) -> Result<bool, ExchangeError> {
-        // The answer first: it may say why the rest is not wanted.
+        // The answer first: it may be complete before all of the body is sent.
         let read = self.read(content)?;
         let written = !self.answer.is_complete() && self.write()?;
         Ok(read || written)
@@ -127,7 +127,7 @@ impl Exchange {
         }
     }
 
-    /// The daemon sends no more.
+    /// Handles the end of what the daemon sends.
     fn end(&mut self) -> Result<bool, ExchangeError> {
         if self.answer.end() {
             Ok(true)
@@ -150,7 +150,7 @@ impl Exchange {
                 Ok(true)
             }
             Err(error) if is_later(&error) => Ok(false),
-            // The answer says why, or there is none.
+            // The daemon reads no more. Its answer has the reason, if it sends one.
             Err(error)
                 if matches!(
                     error.kind(),
@@ -166,7 +166,7 @@ impl Exchange {
         }
     }
 
-    /// Reads the next piece of what is sent.
+    /// Reads the next piece of the body.
     fn refill(&mut self) -> Result<()> {
         self.piece.clear();
         self.written = 0;
@@ -180,7 +180,7 @@ impl Exchange {
                     .read_to_end(&mut self.piece)
                     .context("it cannot be read")?;
                 if count == 0 {
-                    bail!("it has become shorter while it was read");
+                    bail!("it became shorter while it was read");
                 }
                 *left = left.saturating_sub(u64::try_from(count).unwrap_or(u64::MAX));
             }
@@ -191,7 +191,7 @@ impl Exchange {
                     .take(piece)
                     .read_to_end(&mut part)
                     .context("it cannot be read")?;
-                // RFC 9112, 7.1: one of no bytes is the last.
+                // RFC 9112, 7.1: a chunk without bytes is the last.
                 write!(self.piece, "{:x}\r\n", part.len())?;
                 self.piece.extend(&part);
                 self.piece.extend(b"\r\n");
@@ -217,7 +217,7 @@ mod tests {
 
     use super::*;
 
-    /// A daemon's end of a connection, and what of a request it gets.
+    /// The listening socket of a daemon.
     struct Daemon {
         listener: UnixListener,
         path: PathBuf,
@@ -253,7 +253,7 @@ mod tests {
         let mut request = Vec::new();
         while exchange.awaited().contains(PollFlags::POLLOUT) {
             exchange.advance(&mut Vec::new())?;
-            // As much as is there.
+            // It ends with WouldBlock and keeps what it has read.
             let _ = stream.read_to_end(&mut request);
         }
         Ok(request)
@@ -291,7 +291,7 @@ mod tests {
         Ok(())
     }
 
-    /// What is sent is not missed where the daemon has an answer without it, and has gone.
+    /// A daemon may answer before it has read the whole body, and close the connection.
     #[test]
     fn an_early_answer_is_read_though_the_rest_cannot_be_sent() -> Result<()> {
         let daemon = Daemon::new("early")?;
@@ -305,7 +305,7 @@ mod tests {
             exchange.advance(&mut content)?;
         }
         assert_eq!(content, b"no");
-        // Without one, that is said.
+        // Without an answer, that is an error.
         let (mut exchange, stream) = daemon.begin(Body::Chunked(Box::new(io::repeat(0))))?;
         drop(stream);
         let failed = loop {
@@ -320,8 +320,8 @@ mod tests {
     #[test]
     fn a_file_that_becomes_shorter_is_an_error() -> Result<()> {
         let short = sent(Body::Sized(Box::new(io::Cursor::new(b"short")), 9), "short");
-        let said = short.map_err(|error| error.to_string());
-        assert_eq!(said, Err("it has become shorter while it was read".into()));
+        let found = short.map_err(|error| error.to_string());
+        assert_eq!(found, Err("it became shorter while it was read".into()));
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! Requests to dockerd, and how other processes learn that docker is ready.
+//! Requests to dockerd, and the lock by which other processes learn that docker is ready.
 
 pub mod answer;
 pub mod exchange;

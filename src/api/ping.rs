@@ -1,7 +1,7 @@
-//! Asking the API whether it answers: `GET /_ping` on its Unix socket.
+//! `GET /_ping` on the API's Unix socket (Docker Engine API, Ping): whether the API answers.
 //!
-//! Docker Engine API, Ping. Nothing here blocks: the caller polls the descriptor and
-//! calls [`Ping::advance`] when it is readable.
+//! Nothing here blocks: the caller polls the descriptor and calls [`Ping::advance`] when it is
+//! readable.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -10,34 +10,34 @@ use std::path::Path;
 
 use crate::sys::nonblocking::connect;
 
-/// Closing is asked for, so that the daemon keeps nothing for us.
+/// With `Connection: close`, the daemon keeps no connection open.
 const REQUEST: &[u8] = b"GET /_ping HTTP/1.1\r\nHost: docker\r\nConnection: close\r\n\r\n";
 
-/// What an answer begins with. Its status does not matter: a daemon whose
-/// authorization plugin refuses the question answers all the same.
+/// The beginning of every answer. The status does not matter: a daemon whose authorization
+/// plugin refuses the request is ready all the same.
 const ANSWER: &[u8] = b"HTTP/1.";
 
-/// A question that was asked.
+/// A request that was sent.
 #[derive(Debug)]
 pub struct Ping {
     stream: UnixStream,
     answer: Vec<u8>,
 }
 
-/// Where the question stands.
+/// The state of the request.
 #[derive(Debug)]
 pub enum Progress {
-    /// No answer yet.
+    /// The answer has not come, or only its first bytes have.
     Waiting,
-    /// The API answers.
+    /// The daemon sent an answer in HTTP.
     Answered,
-    /// The daemon closed the connection, or sent something else.
+    /// The daemon closed the connection, sent something else than HTTP, or read(2) failed.
     Refused(io::Error),
 }
 
 impl Ping {
-    /// Asks. The socket must be listening already; then neither the connection nor a
-    /// request of this size waits for anybody.
+    /// Connects to `socket` and sends the request. The socket must be listening already: then
+    /// neither connect(2) nor a write(2) of this size blocks. The error is that of one of them.
     pub fn ask(socket: &Path) -> io::Result<Self> {
         let mut stream = connect(socket)?;
         stream.write_all(REQUEST)?;
@@ -47,7 +47,7 @@ impl Ping {
         })
     }
 
-    /// Reads what has come.
+    /// Reads what has come of the answer, and returns the state of the request.
     pub fn advance(&mut self) -> Progress {
         let mut buffer = [0_u8; 64];
         match self.stream.read(&mut buffer) {

@@ -1,6 +1,6 @@
-//! Whether docker is ready, as far as it is not for the API to say: while images are loaded
-//! and post-start hooks run, PID 1 has a file locked, and `dind health` looks at the lock. It
-//! goes with PID 1 however that ends, so that none is left behind as a file would be.
+//! The lock that marks a start as incomplete, which the API cannot tell: while images are loaded
+//! and post-start hooks run, PID 1 holds a lock on a file, and `dind health` tests it. The kernel
+//! releases the lock however PID 1 ends, so it is never stale, as a file alone could be.
 
 use std::fs::{self, File};
 use std::io;
@@ -16,15 +16,16 @@ use nix::libc;
 use crate::sys::lock;
 use crate::sys::read::{self, Links};
 
-/// Not below `/run/dind`, which pods mount for a socket that their containers share.
+/// The file that is locked. It is not below `/run/dind`, which pods mount for a socket that their
+/// containers share.
 const FILE: &str = "/run/dind-provisioning";
 
-/// The time between the start of the daemons and the word that docker is ready.
+/// The held lock: from the start of the daemons until docker is ready.
 pub struct Provisioning(Flock<File>);
 
 impl Provisioning {
-    /// Begins it: the file is made where it is missing, and locked. The error is that this
-    /// cannot be done, or not without waiting.
+    /// Makes the file where it is missing, and locks it without blocking. The error is that of a
+    /// system call, or that another process has the lock, and names the path.
     pub fn begin() -> Result<Self> {
         Self::begin_with(Path::new(FILE))
     }
@@ -35,7 +36,7 @@ impl Provisioning {
             let file = File::options()
                 .append(true)
                 .create(true)
-                // With a FIFO in its place PID 1 would wait for a reader: open(2).
+                // A FIFO in its place must not block PID 1 until it has a reader: open(2).
                 .custom_flags(libc::O_NONBLOCK)
                 .open(path)?;
             let locked = Flock::lock(file, FlockArg::LockExclusiveNonblock);
@@ -44,21 +45,22 @@ impl Provisioning {
         begin().with_context(|| format!("cannot lock {}", path.display()))
     }
 
-    /// Ends it. Children may have copies of the descriptor, so closing would not do:
-    /// flock(2).
+    /// Releases the lock. Closing the descriptor is not enough, as children may have copies of
+    /// it: flock(2).
     pub fn end(self) {
-        // What is locked can be unlocked.
+        // LOCK_UN of a lock that is held does not fail.
         let _ = self.0.unlock();
     }
 }
 
-/// Waits until it has ended, for `patience` at most, or not at all. Whether it has.
+/// Waits at most `patience` until the start is complete, without it not at all. Returns whether
+/// the start is complete.
 pub fn is_complete(patience: Option<Duration>) -> bool {
     is_complete_with(Path::new(FILE), patience)
 }
 
 fn is_complete_with(path: &Path, patience: Option<Duration>) -> bool {
-    // Where there is no such file, there is nothing to wait for.
+    // Without the file, no start is in progress.
     let Ok((file, _)) = read::open(path, Links::Follow) else {
         return true;
     };

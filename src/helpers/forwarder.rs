@@ -191,7 +191,7 @@ struct Forwarding<'a> {
     upstreams: &'a [IpAddr],
     datagrams: UdpSocket,
     listener: TcpListener,
-    /// The oldest first.
+    /// The queries that wait for an answer, the oldest first.
     queries: VecDeque<Query>,
     connections: Vec<Connection>,
     /// When connections are accepted again, after a failure.

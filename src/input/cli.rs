@@ -1,7 +1,7 @@
-//! Help, version and the subcommands of this program's own: clap describes and parses them.
+//! Help, version and dind's own subcommands, described and parsed with clap.
 //!
-//! Everything else on the command line belongs to dockerd or to the command that is run, and
-//! never comes here: see [`super::request`].
+//! All other arguments belong to dockerd or to the command that is run, and are not parsed here:
+//! see [`super::request`].
 
 use std::ffi::OsString;
 
@@ -15,13 +15,14 @@ use crate::input::variables;
 use crate::messages::fault::Fault;
 use crate::messages::line::one_line;
 
-/// Larger than any kernel allows, and small enough for every sum of levels.
+/// The most levels of a nest: more than any kernel allows, and so few that no sum of them
+/// overflows.
 const MAX_DEPTH: i64 = 1000;
 
-/// The subcommands, which `dind help` knows too.
+/// The subcommands. `dind help` takes each as its argument.
 const SUBCOMMANDS: [&str; 5] = ["plan", "health", "doctor", "nest", "help"];
 
-/// What a subcommand takes, in one line for an error.
+/// The arguments that a subcommand allows, in one line for an error.
 fn allowed(subcommand: &str) -> &'static str {
     match subcommand {
         "health" => "--wait SECONDS, 0.1 to 86400",
@@ -35,7 +36,7 @@ fn allowed(subcommand: &str) -> &'static str {
     }
 }
 
-/// The description of the command line.
+/// The description of the whole command line, for the help.
 fn command() -> Command {
     Command::new("dind")
         .version(env!("CARGO_PKG_VERSION"))
@@ -57,7 +58,8 @@ fn command() -> Command {
         .subcommands(SUBCOMMANDS.map(subcommand))
 }
 
-/// One of [`SUBCOMMANDS`], alone: `dind health` starts every few seconds, as a probe.
+/// The description of one of [`SUBCOMMANDS`]. The others are not built, since `dind health` runs
+/// every few seconds.
 fn subcommand(name: &str) -> Command {
     let command = match name {
         "plan" => plan(),
@@ -73,7 +75,7 @@ fn subcommand(name: &str) -> Command {
 
 fn plan() -> Command {
     Command::new("plan")
-        .about("Print what a start with these arguments would do here, and do nothing")
+        .about("Print what a start with these arguments would do here, without doing it")
         .override_usage("dind plan [ARG...]")
         .arg(
             Arg::new("arguments")
@@ -82,7 +84,7 @@ fn plan() -> Command {
                 .help("The arguments of the start: a command, dockerd's flags, nest DEPTH"),
         )
         .after_help(
-            "The exit status is 0, also where the start would stop: the line 'would stop' has the \
+            "The exit status is 0 even if the start would fail: the line 'would stop' then has the \
              reason.",
         )
 }
@@ -104,19 +106,21 @@ fn health() -> Command {
 
 fn doctor() -> Command {
     Command::new("doctor")
-        .about("Say what is wrong with this host or this container for dind, and what to do")
+        .about("Report what is wrong with this host or container for dind, and what to do")
         .arg(
             Arg::new("json")
                 .long("json")
                 .action(ArgAction::SetTrue)
-                .help("As one JSON object, for programs"),
+                .help("Print one JSON object, for programs"),
         )
         .after_help("The exit status is 1 where a finding is an error, else 0.")
 }
 
 fn nest() -> Command {
     Command::new("nest")
-        .about("Docker in Docker, DEPTH containers deep; in the innermost what 'dind ARG...' does")
+        .about(
+            "Docker in Docker, DEPTH containers deep; the innermost does what 'dind ARG...' does",
+        )
         .override_usage("dind nest DEPTH [-- ARG...]")
         .arg(
             Arg::new("depth")
@@ -133,7 +137,7 @@ fn nest() -> Command {
                 .value_parser(value_parser!(OsString))
                 .help("The arguments of the innermost level; without any, a shell or a daemon"),
         )
-        // In the command lines of levels and their commands, which this program makes itself.
+        // dind passes these to the levels and to their commands.
         .arg(
             Arg::new("level")
                 .long("level")
@@ -162,11 +166,11 @@ fn help_command() -> Command {
         )
 }
 
-/// The text of `--help`, and of `dind help`.
+/// The text of `dind --help` and `dind help`.
 pub fn help() -> String {
     command()
         .after_help(format!(
-            "'dind help SUBCOMMAND' has the options of each.\n\n{}\n\
+            "'dind help SUBCOMMAND' lists the options of a subcommand.\n\n{}\n\
              {DEFAULT_CONFIG_FILE} is read as dockerd reads it.",
             variables::help()
         ))
@@ -174,13 +178,14 @@ pub fn help() -> String {
         .to_string()
 }
 
-/// The text of `--version`.
+/// The text of `dind --version`.
 pub fn version() -> String {
     command().render_version()
 }
 
-/// The help that a subcommand with its arguments asks for, if it does. Behind `plan`, whose
-/// arguments are those of a start, only alone: `dind plan dockerd --help` is a plan.
+/// The help text that the words of a command line ask for: a subcommand with `--help` or `-h`.
+/// `None` for other command lines. After `plan`, whose arguments are those of a start, the flag
+/// must be alone: `dind plan dockerd --help` is a plan.
 pub fn help_asked(words: &[OsString]) -> Option<String> {
     let (name, arguments) = words.split_first()?;
     let name = name.to_str().filter(|name| SUBCOMMANDS.contains(name))?;
@@ -190,7 +195,7 @@ pub fn help_asked(words: &[OsString]) -> Option<String> {
         _ if name == "plan" => return None,
         _ => {}
     }
-    // No other short flag may stand before it in one word.
+    // -h can only come first in a word of short flags, as no subcommand has another one.
     let asks = |word: &OsString| {
         let bytes = word.as_encoded_bytes();
         bytes.starts_with(b"-h") || bytes == b"--help"
@@ -204,11 +209,11 @@ pub fn help_asked(words: &[OsString]) -> Option<String> {
     }
 }
 
-/// The help that `help` with its arguments, the words behind it, asks for.
+/// The text of `dind help`; `words` are the arguments after `help`.
 ///
 /// # Errors
 ///
-/// A usage fault: there is no such subcommand.
+/// A usage fault where `words` are not the name of a subcommand.
 pub fn help_about(words: &[OsString]) -> Result<String, Fault> {
     let matches = parse("help", words)?;
     let Some(subcommand) = matches.get_one::<String>("subcommand") else {
@@ -218,19 +223,20 @@ pub fn help_about(words: &[OsString]) -> Result<String, Fault> {
     Ok(help_asked(&words).unwrap_or_else(help))
 }
 
-/// The arguments of a subcommand, the words behind it.
+/// Parses the arguments of the subcommand `name`, the words after it.
 ///
 /// # Errors
 ///
-/// A usage fault of one line, which names the argument that is wrong and what is allowed.
+/// A usage fault of one line, which names the invalid argument and what is allowed.
 pub fn parse(name: &str, words: &[OsString]) -> Result<ArgMatches, Fault> {
     let matches = subcommand(name).try_get_matches_from(words);
     matches.map_err(|error| usage(name, &problem(&error)))
 }
 
-/// What is wrong with the arguments of a subcommand, with what is allowed.
+/// The usage fault for a problem with the arguments of a subcommand: the problem, and what is
+/// allowed.
 pub fn usage(subcommand: &str, problem: &str) -> Fault {
-    // A question needs no other mark after it.
+    // A question mark needs no semicolon after it.
     let mark = if problem.ends_with('?') { "" } else { ";" };
     Fault::usage(format!(
         "{subcommand}: {problem}{mark} allowed: {}",
@@ -238,7 +244,7 @@ pub fn usage(subcommand: &str, problem: &str) -> Fault {
     ))
 }
 
-/// clap's error, which has several lines, as a part of one.
+/// clap's error, which has several lines, as a clause for one line.
 fn problem(error: &clap::Error) -> String {
     let context = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => one_line(text),
@@ -247,7 +253,7 @@ fn problem(error: &clap::Error) -> String {
     };
     let argument = context(ContextKind::InvalidArg);
     let value = context(ContextKind::InvalidValue);
-    // clap has '--wait <SECONDS>' and '<DEPTH>'.
+    // clap writes '--wait <SECONDS>' and '<DEPTH>'.
     let option = argument
         .split([' ', '='])
         .next()
@@ -269,7 +275,7 @@ fn problem(error: &clap::Error) -> String {
     };
     let suggested = [ContextKind::SuggestedArg, ContextKind::SuggestedValue].map(|kind| {
         match error.get(kind) {
-            // The likeliest is the last: did_you_mean in clap_builder's parser/features.
+            // The most similar one is the last: did_you_mean in clap_builder's parser/features.
             Some(ContextValue::Strings(all)) => all.last().cloned().unwrap_or_default(),
             Some(ContextValue::String(one)) => one.clone(),
             _ => String::new(),
@@ -303,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn every_subcommand_has_a_help_with_its_own_arguments() {
+    fn the_help_of_every_subcommand_has_its_own_arguments() {
         for (line, parts) in [
             ("plan", &["dind plan [ARG...]", "would do here"][..]),
             ("health", &["dind health", "--wait <SECONDS>", "Exit 0"]),
@@ -349,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn help_behind_plan_and_nest_may_be_somebody_elses() {
+    fn help_after_plan_and_nest_may_belong_to_the_command() {
         for (line, asked) in [
             ("plan --help", true),
             ("plan nest --help", true),
@@ -460,7 +466,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is in an argument, an error is one line and has no control character.
+        /// An error is one line without control characters, whatever is in an argument.
         #[test]
         fn an_error_is_a_line(
             subcommand in "health|doctor|nest|help",

@@ -1,7 +1,7 @@
 //! The environment and the command line, read once and validated.
 //!
-//! No other module reads the environment. Bad values become a [`Fault`] with
-//! status 2 before anything is touched.
+//! No other module reads the environment. An invalid value becomes a [`Fault`] with status 2
+//! before anything is changed.
 
 use std::ffi::{OsStr, OsString};
 use std::num::NonZeroU16;
@@ -17,32 +17,32 @@ use crate::messages::fault::Fault;
 use crate::messages::logging::{LogFormat, Logs};
 use crate::messages::secrets;
 
-/// Where the daemons' output goes.
+/// The destination of the daemons' output: `LOG`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Log {
-    /// To [`LOG_FILE`] beside a session on a terminal, where it would garble the
-    /// shell's line; else to standard error.
+    /// [`LOG_FILE`] beside a session on a terminal, where it would garble the shell's line;
+    /// else standard error.
     Auto,
-    /// To [`LOG_FILE`].
+    /// [`LOG_FILE`] in every case.
     File,
-    /// To standard output and error.
+    /// Standard output and error in every case.
     Stdio,
 }
 
 /// What holds the data: `DIND_STORAGE`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Storage {
-    /// What is best where the data root is.
+    /// The best choice for the file system of the data root.
     Auto,
     /// An ext4 image on a loop device.
     Loop,
-    /// A tmpfs.
+    /// A tmpfs on the data root.
     Tmpfs,
-    /// The storage driver of that name.
+    /// The data root, with the storage driver fuse-overlayfs.
     FuseOverlayfs,
-    /// The storage driver of that name.
+    /// The data root, with the storage driver vfs.
     Vfs,
-    /// What dockerd makes of the data root.
+    /// The data root, with the storage driver that dockerd chooses.
     None,
 }
 
@@ -56,7 +56,7 @@ impl Storage {
         Self::None,
     ];
 
-    /// The variable's word for it.
+    /// The value of the variable.
     pub fn name(self) -> &'static str {
         match self {
             Self::Auto => "auto",
@@ -68,59 +68,59 @@ impl Storage {
         }
     }
 
-    /// dockerd's storage driver, where it is one.
+    /// The name of dockerd's storage driver, where the variable names one.
     pub fn driver(self) -> Option<&'static str> {
         matches!(self, Self::FuseOverlayfs | Self::Vfs).then(|| self.name())
     }
 }
 
-/// What MTU inner networks get.
+/// The MTU of inner networks: `DIND_MTU`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mtu {
-    /// That of the way out.
+    /// The MTU of the default route's interface.
     Auto,
-    /// This many bytes.
+    /// This many bytes, 68 or more.
     Bytes(u16),
-    /// dockerd's own choice.
+    /// The MTU that dockerd chooses.
     Off,
 }
 
-/// What every IPv4 network takes: RFC 791, 3.2.
+/// The smallest MTU of an IPv4 network, in bytes: RFC 791, 3.2.
 const LEAST_MTU: u16 = 68;
 
 /// The file that `LOG=file` writes; the path is wrapdocker's.
 pub const LOG_FILE: &str = "/var/log/docker.log";
 
-/// Where images to load are, if `DIND_IMAGES` does not say otherwise.
+/// The directory of images to load where `DIND_IMAGES` is not set.
 pub const IMAGES: &str = "/var/lib/dind/images";
 
-/// The socket that the docker CLI and everybody else uses by default.
+/// The default socket of the docker CLI and of other clients.
 pub const DOCKER_SOCKET: &str = "/var/run/docker.sock";
 
 const DEFAULT_LOG_LEVEL: Level = Level::INFO;
-/// Less than the 10 s after which `docker stop` kills.
+/// Less than the 10 s after which `docker stop` sends SIGKILL.
 const DEFAULT_STOP_TIMEOUT: Duration = Duration::from_secs(9);
 /// As long as wrapdocker waited.
 const DEFAULT_READY_TIMEOUT: Duration = Duration::from_secs(60);
 /// As long as the API may take.
 const DEFAULT_HOOK_TIMEOUT: Duration = DEFAULT_READY_TIMEOUT;
-/// What execvp(3) and the usual images search when `PATH` is not set.
+/// The directories that execvp(3) and the usual images search where `PATH` is not set.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// What the user asked for.
+/// The valid command line and environment of a start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// argv\[0\].
+    /// argv\[0\], the path under which the program was started.
     pub program: PathBuf,
-    /// The arguments after it.
+    /// The arguments after argv\[0\].
     pub arguments: Vec<OsString>,
-    /// `DIND_CONTRACT`.
+    /// `DIND_CONTRACT`: the contract, instead of that of the program's name.
     pub contract: Option<Contract>,
-    /// `PORT`: serve on this TCP port too.
+    /// `PORT`: serve the API on this TCP port, too.
     pub port: Option<NonZeroU16>,
-    /// `LOG`.
+    /// `LOG`: the destination of the daemons' output.
     pub log: Log,
-    /// `DIND_LOG_FORMAT`: of this program's lines and the daemons'.
+    /// `DIND_LOG_FORMAT`: the form of the lines of dind, the daemons and hooks.
     pub log_format: LogFormat,
     /// `DOCKER_DAEMON_ARGS`, split into words.
     pub daemon_arguments: Vec<OsString>,
@@ -128,25 +128,25 @@ pub struct Config {
     pub tmpfs: bool,
     /// `DIND_DNS`: whether resolvers on loopback are made reachable for inner containers.
     pub dns: bool,
-    /// `DIND_MTU`.
+    /// `DIND_MTU`: the MTU of inner networks.
     pub mtu: Mtu,
     /// `DIND_HOOK_TIMEOUT`: how long a hook may take.
     pub hook_timeout: Duration,
     /// `DIND_EPHEMERAL`: whether the data root is emptied at the end.
     pub ephemeral: bool,
-    /// `DIND_RESTART`: how many times in a row a daemon that has failed is started again.
+    /// `DIND_RESTART`: how many times in a row a failed daemon is started again.
     pub restarts: u32,
-    /// `DIND_STORAGE`.
+    /// `DIND_STORAGE`: what holds the data.
     pub storage: Storage,
-    /// `DIND_STORAGE_SIZE`: the bytes of an image or a tmpfs.
+    /// `DIND_STORAGE_SIZE`: the size of the ext4 image or the tmpfs, in bytes.
     pub storage_size: Option<u64>,
     /// `DIND_IMAGES`: the directory of images to load, instead of [`IMAGES`].
     pub images: Option<PathBuf>,
-    /// `DIND_IMAGES_STRICT`: whether a start without one of them has failed.
+    /// `DIND_IMAGES_STRICT`: whether an archive that cannot be loaded ends the start.
     pub images_strict: bool,
     /// `DOCKER_DRIVER`: dockerd's own variable for its storage driver.
     pub docker_driver: Option<String>,
-    /// `DIND_STOP_TIMEOUT`: everything has ended this long after a stop began.
+    /// `DIND_STOP_TIMEOUT`: how long after the beginning of a stop everything has ended.
     pub stop_timeout: Duration,
     /// `DIND_READY_TIMEOUT`: how long the API may take.
     pub ready_timeout: Duration,
@@ -160,20 +160,21 @@ pub struct Config {
     pub certificate_path: Option<PathBuf>,
     /// `DOCKER_CONFIG`, else `.docker` in `HOME`: the docker CLI's own directory.
     pub docker_config: Option<PathBuf>,
-    /// `DOCKER_IPTABLES_LEGACY`: whether the user wants the legacy backend. Here, as in
-    /// docker-library's script, an empty variable says no.
+    /// `DOCKER_IPTABLES_LEGACY`: whether the user wants the legacy backend. As in
+    /// docker-library's script, a variable that is set and empty means no.
     pub iptables_legacy: Option<bool>,
-    /// `NOTIFY_SOCKET` of whoever started this container: sd_notify(3).
+    /// `NOTIFY_SOCKET`, from the program that started this container: sd_notify(3).
     pub notify_socket: Option<OsString>,
-    /// `PATH`, or the usual one where it is not set.
+    /// `PATH`, or the usual value where it is not set.
     pub search_path: OsString,
-    /// The whole environment, for the children.
+    /// The whole environment, for child processes.
     pub environment: Vec<(OsString, OsString)>,
 }
 
 impl Config {
-    /// Reads `arguments` (argv\[0\] first) and `environment`. An empty variable
-    /// counts as one that is not set, as it did in the scripts.
+    /// Validates `arguments` (argv\[0\] first) and `environment`. An empty variable counts as not
+    /// set, as in the scripts. The fault has status 2 and names the variable, its value and what
+    /// is allowed.
     pub fn read(
         arguments: impl IntoIterator<Item = OsString>,
         environment: impl IntoIterator<Item = (OsString, OsString)>,
@@ -181,7 +182,7 @@ impl Config {
         let mut arguments = arguments.into_iter();
         let environment: Vec<_> = environment.into_iter().collect();
         let values = Values::new(&environment);
-        // It is used by then, and here is where a bad value is told.
+        // The log has started with the default by then. An invalid value is reported here.
         values.log_level()?;
         Ok(Self {
             program: arguments
@@ -287,8 +288,8 @@ impl Config {
         })
     }
 
-    /// The Unix socket that a start is to listen on: what `DOCKER_HOST` says when it names
-    /// one, else [`DOCKER_SOCKET`]. `wrapdocker` never asked `DOCKER_HOST`.
+    /// The Unix socket for a start to listen on: that of `DOCKER_HOST` where it names one, else
+    /// [`DOCKER_SOCKET`]. `wrapdocker` did not read `DOCKER_HOST`.
     pub fn socket_path(&self, contract: Contract) -> PathBuf {
         let host = self.docker_host.as_deref();
         match host.and_then(|host| host.strip_prefix("unix://")) {
@@ -299,22 +300,22 @@ impl Config {
         }
     }
 
-    /// Whether a variable is set and not empty, of those that nothing here parses.
+    /// Whether a variable is set and not empty. For variables that have no field here.
     pub fn is_set(&self, variable: Variable) -> bool {
         Values::new(&self.environment).get(variable).is_some()
     }
 
-    /// Where the client's certificates are below `DOCKER_TLS_CERTDIR`.
+    /// The directory of the client's certificates below `DOCKER_TLS_CERTDIR`.
     pub fn client_certificates(&self) -> Option<PathBuf> {
         Some(self.tls_directory.as_deref()?.join("client"))
     }
 }
 
-/// What [`seconds`] allows, in words.
+/// The values that [`seconds`] allows, for errors.
 const SECONDS: &str = "seconds, 0.1 to 86400";
 
-/// Seconds, with or without a fraction: a limit that cannot overflow and that nobody
-/// reaches on purpose.
+/// Parses seconds, with or without a fraction, from 0.1 to 86400: no deadline overflows with
+/// that, and no useful limit is longer. `None` for other text.
 pub fn seconds(text: &str) -> Option<Duration> {
     let digits = text
         .bytes()
@@ -325,7 +326,8 @@ pub fn seconds(text: &str) -> Option<Duration> {
         .then(|| Duration::from_secs_f64(seconds))
 }
 
-/// docker's words for `--restart`, but for those that would outlive the container.
+/// Parses the values of docker's `--restart`, except for those that would outlive the container,
+/// and returns how many restarts in a row they allow.
 fn restarts(text: &str) -> Option<u32> {
     match text.split_once(':') {
         None if text == "no" => Some(0),
@@ -337,10 +339,10 @@ fn restarts(text: &str) -> Option<u32> {
     }
 }
 
-/// What [`size`] allows, in words.
+/// The values that [`size`] allows, for errors.
 const SIZE: &str = "bytes, or a number with K, M, G or T, 256M to 1024T";
 
-/// Bytes, as truncate(1) takes them.
+/// Parses a size as truncate(1) does, with units of powers of 1024, and returns it in bytes.
 fn size(text: &str) -> Option<u64> {
     const LEAST: u64 = 256 << 20;
     const MOST: u64 = 1 << 50;
@@ -355,8 +357,8 @@ fn size(text: &str) -> Option<u64> {
     (LEAST..=MOST).contains(&bytes).then_some(bytes)
 }
 
-/// How this program logs, by `environment`. A value that is not valid counts as not set here,
-/// so that the error about it, which [`Config::read`] has, can be written.
+/// The settings of dind's own log in `environment`. An invalid value counts as not set here, so
+/// that the error about it, which [`Config::read`] returns, can be logged.
 pub fn logs(environment: &[(OsString, OsString)]) -> Logs {
     let values = Values::new(environment);
     Logs {
@@ -419,7 +421,7 @@ impl Values<'_> {
         Ok(format.unwrap_or(LogFormat::Text))
     }
 
-    /// A switch that is on unless it is turned off.
+    /// Parses `on` or `off`. The default is on.
     fn switch(&self, variable: Variable) -> Result<bool, Fault> {
         let on = self.parse(variable, "on, off", |text| match text {
             "on" => Some(true),
@@ -429,7 +431,7 @@ impl Values<'_> {
         Ok(on.unwrap_or(true))
     }
 
-    /// A switch that is off unless it is turned on.
+    /// Parses `1` or `0`. The default is 0.
     fn flag(&self, variable: Variable) -> Result<bool, Fault> {
         let on = self.parse(variable, "1, 0", |text| match text {
             "1" => Some(true),
@@ -466,7 +468,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_values_name_the_variable_the_value_and_what_is_allowed() {
+    fn faults_name_the_variable_its_value_and_what_is_allowed() {
         for (name, value, allowed) in [
             ("PORT", "abc", "1 to 65535"),
             ("PORT", "0", "1 to 65535"),
@@ -517,7 +519,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_variable_is_one_that_is_not_set() -> Result<(), Fault> {
+    fn an_empty_variable_counts_as_not_set() -> Result<(), Fault> {
         let empty = [
             ("PORT", ""),
             ("LOG", ""),
@@ -551,7 +553,7 @@ mod tests {
     }
 
     #[test]
-    fn the_log_is_known_before_the_rest_is() {
+    fn the_settings_of_the_log_do_not_depend_on_other_variables() {
         let logs_of = |variables: &[(&str, &str)]| {
             let environment = variables
                 .iter()
@@ -593,7 +595,7 @@ mod tests {
     }
 
     #[test]
-    fn restarts_are_counted_as_docker_counts_them() {
+    fn restarts_have_dockers_syntax() {
         for (text, expected) in [
             ("no", Some(0)),
             ("on-failure", Some(u32::MAX)),

@@ -1,15 +1,14 @@
-//! The scripts that this program takes the place of.
+//! Contracts: the scripts that this program replaces.
 //!
-//! The name that the program is started under chooses the contract, so that each
-//! of the scripts it replaces can be replaced in place; `DIND_CONTRACT` overrides
-//! the name.
+//! The name that the program is started under chooses the contract, so that it can be installed
+//! in the place of each script; `DIND_CONTRACT` overrides the name.
 
 use std::path::Path;
 
-/// The scripts that this program stands in for.
+/// The behaviour that the program has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Contract {
-    /// This project's own: all of the others at once.
+    /// dind's own contract, which combines the others.
     Dind,
     /// The `wrapdocker` of jpetazzo/dind.
     Wrapdocker,
@@ -22,11 +21,11 @@ pub enum Contract {
 }
 
 impl Contract {
-    /// Every name that `DIND_CONTRACT` may have.
+    /// All values of `DIND_CONTRACT`, for errors.
     pub const NAMES: &str =
         "dind, wrapdocker, hack-dind, dockerd-entrypoint.sh, docker-entrypoint.sh";
 
-    /// The contract of that name, which is also the name of the program file.
+    /// The contract with this name, which is that of the program file, too; `None` for others.
     pub fn from_name(name: &str) -> Option<Self> {
         match name {
             "dind" => Some(Self::Dind),
@@ -38,7 +37,7 @@ impl Contract {
         }
     }
 
-    /// The contract's name.
+    /// The contract's name, which is a value of `DIND_CONTRACT`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Dind => "dind",
@@ -49,8 +48,8 @@ impl Contract {
         }
     }
 
-    /// The contract for a program path. moby installs its script as `hack/dind`,
-    /// so there the directory decides; a name of nobody's is this project's own.
+    /// The contract for the path of a program. moby installs its script as `hack/dind`, so there
+    /// the directory decides. Other names are for dind's own contract.
     pub fn from_program(program: &Path) -> Self {
         let name = program.file_name().map(|name| name.to_string_lossy());
         let in_hack = program

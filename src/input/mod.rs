@@ -1,4 +1,4 @@
-//! What the user asked for: the environment, the command line, dockerd's options.
+//! The user's input: the environment, the command line, dockerd's options.
 
 pub mod cli;
 pub mod config;

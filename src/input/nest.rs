@@ -1,4 +1,4 @@
-//! `dind nest`: how deep, and where in it this process is.
+//! The arguments of `dind nest`.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -6,30 +6,30 @@ use std::path::Path;
 use crate::input::cli;
 use crate::messages::fault::Fault;
 
-/// How deep, and where in it this process is.
+/// A nest, and the place of this process in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Nest {
-    /// The number of levels.
+    /// The number of levels of the nest, 1 to 1000.
     pub depth: u32,
     /// The level of this container; the outermost is 1.
     pub level: u32,
-    /// Whether this process is the command beside the daemon of this level, which makes
-    /// the next one.
+    /// Whether this process is the command beside the daemon of this level, which makes the
+    /// next level.
     pub inside: bool,
     /// The arguments for the innermost level.
     pub arguments: Vec<OsString>,
 }
 
-/// In the command lines of levels and their commands, which this program makes itself.
+/// Options that dind passes to the levels and to their commands.
 const LEVEL: &str = "--level=";
 const INSIDE: &str = "--inside";
 
 impl Nest {
-    /// Reads the words after `nest`.
+    /// Parses the words after `nest`.
     ///
     /// # Errors
     ///
-    /// A usage fault, with what is allowed.
+    /// A usage fault, which names the invalid argument and what is allowed.
     pub fn parse(words: &[OsString]) -> Result<Self, Fault> {
         let matches = cli::parse("nest", words)?;
         let number = |name| matches.get_one::<u32>(name).copied();
@@ -50,19 +50,19 @@ impl Nest {
         })
     }
 
-    /// How many levels are to be made inside this one.
+    /// The number of levels to make inside this one.
     pub fn levels_below(&self) -> u32 {
         self.depth.saturating_sub(self.level)
     }
 
-    /// The command beside the daemon of this level, by this program's own name.
+    /// The command line of the command beside the daemon of this level. `program` is argv\[0\].
     pub fn inside(&self, program: &Path) -> Vec<OsString> {
         let mut command = vec![program.as_os_str().to_owned()];
         command.extend(self.words(self.level, &[INSIDE]));
         command
     }
 
-    /// The words that make a process of `level` of this nest, with `options` of its own.
+    /// The arguments that make a process one of `level` in this nest, with further `options`.
     pub fn words(&self, level: u32, options: &[&str]) -> Vec<OsString> {
         let mut words: Vec<OsString> = vec!["nest".into(), self.depth.to_string().into()];
         words.push(format!("{LEVEL}{level}").into());
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_user_says_is_read() -> Result<(), Fault> {
+    fn the_users_arguments_are_parsed() -> Result<(), Fault> {
         let nest = Nest::parse(&words("5 -- sh -c -- x"))?;
         assert_eq!(nest.depth, 5);
         assert_eq!(nest.level, 1);
@@ -114,7 +114,7 @@ mod tests {
         Ok(())
     }
 
-    /// What one level makes for the next is read there.
+    /// A level parses the options that the level above it has passed.
     #[test]
     fn hidden_options_are_read_back() -> Result<(), Fault> {
         let nest = Nest::parse(&words("5 --level=2 --inside -- sh -c x"))?;

@@ -1,4 +1,4 @@
-//! What the command line asks for, before the system is looked at.
+//! What the command line asks for, without a look at the system.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -10,56 +10,57 @@ use crate::input::contract::Contract;
 use crate::input::nest::Nest;
 use crate::messages::fault::Fault;
 
-/// What the command line asks for, before the system is looked at.
+/// What the command line asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request {
-    /// Print this help, of the program or of a subcommand.
+    /// Print this help text, of the program or of a subcommand.
     Help(String),
     /// Print this program's version.
     Version,
-    /// Print what a start with these arguments would do, and do nothing.
+    /// Print what a start with these arguments would do, without doing it.
     Plan(Start),
-    /// Ask the daemon of this container whether it answers.
+    /// Find out whether the daemon of this container answers.
     Health(Health),
-    /// Say what is wrong with this host or this container.
+    /// Report what is wrong with this host or container.
     Doctor(Report),
-    /// Make the next level of nesting, beside the daemon of this one.
+    /// Make the next level of the nest, beside the daemon of this level.
     Nest(Nest),
-    /// Start.
+    /// Start a daemon, a client or a command, as the contract and its arguments say.
     Start(Start),
 }
 
-/// How to ask for health.
+/// The options of `dind health`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Health {
-    /// How long to wait for the answer, and whether to wait for the daemon too.
+    /// How long to wait for a daemon that is starting, and for its answer. `None`: do not wait
+    /// for a daemon that is starting.
     pub wait: Option<Duration>,
 }
 
-/// How to report what was found.
+/// The form of doctor's report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Report {
-    /// One line a finding, for people.
+    /// One line for each finding, for people.
     Text,
     /// One JSON object, for programs.
     Json,
 }
 
-/// A contract and the arguments that it is started with.
+/// A start: a contract and its arguments.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Start {
-    /// The contract.
+    /// The contract of the start.
     pub contract: Contract,
-    /// Its arguments, without the program's name.
+    /// The arguments, without the program's name.
     pub arguments: Vec<OsString>,
-    /// The levels that are to be made inside this one.
+    /// The nest whose next level is made inside this container, if any.
     pub nest: Option<Nest>,
 }
 
-/// Reads the command line. Bad input is a usage fault.
+/// What the command line in `config` asks for. The error is a usage fault.
 ///
-/// `docker run IMAGE wrapdocker` gives the name of another contract as the first
-/// argument of the image's own entrypoint: that contract is then the one meant.
+/// `docker run IMAGE wrapdocker` has the name of another contract as the first argument of the
+/// image's own entrypoint. It is then that contract that starts.
 pub fn request(config: &Config) -> Result<Request, Fault> {
     let mut start = Start {
         contract: config
@@ -69,7 +70,7 @@ pub fn request(config: &Config) -> Result<Request, Fault> {
         nest: None,
     };
     let ours = start.contract == Contract::Dind;
-    // A probe runs in the container's environment, and so with its DIND_CONTRACT.
+    // A health check runs with the container's environment, and so with its DIND_CONTRACT.
     let named_dind = Contract::from_program(&config.program) == Contract::Dind;
     let arguments = start.arguments.clone();
     let Some((first, rest)) = arguments.split_first() else {
@@ -123,8 +124,9 @@ pub fn request(config: &Config) -> Result<Request, Fault> {
 }
 
 impl Start {
-    /// What `nest` at the front of the arguments makes of them in this container: in the
-    /// innermost level those behind `--`, in every other a command that makes the next one.
+    /// Replaces arguments that begin with `nest` by what they mean in this container: in the
+    /// innermost level the arguments after `--`, in every other a command that makes the next
+    /// level.
     fn nested(mut self, config: &Config) -> Result<Self, Fault> {
         let nest = match self.arguments.split_first() {
             Some((first, words)) if first == "nest" => Nest::parse(words)?,
@@ -136,7 +138,7 @@ impl Start {
         }
         if let Some(port) = config.port {
             return Err(Fault::usage(format!(
-                "PORT={port} asks for a daemon in the foreground, and nest for a command beside it"
+                "PORT={port} needs a daemon in the foreground, and nest needs a command beside it"
             ))
             .remedy("drop one of them"));
         }
@@ -146,8 +148,8 @@ impl Start {
         Ok(self)
     }
 
-    /// Takes a contract's name off the front of the arguments, when it is there and
-    /// this project's own contract is the one that reads it.
+    /// Takes a contract's name off the front of the arguments, where dind's own contract reads
+    /// them, and makes it the contract of the start.
     fn named_contract(mut self) -> Self {
         if self.contract != Contract::Dind {
             return self;
@@ -229,7 +231,7 @@ mod tests {
                 "{behind_plan:?}"
             );
         }
-        // Behind `plan` they are commands, too.
+        // After `plan`, the names of subcommands are commands, too.
         for words in [&["health"][..], &["doctor", "--json"], &["help", "health"]] {
             let behind_plan = [&["plan"], words].concat();
             assert_eq!(asked(&behind_plan), Ok(Request::Plan(start(words))));
@@ -284,7 +286,7 @@ mod tests {
         }
     }
 
-    /// Whose contract has no `help` has no help of it, and other programs no subcommands.
+    /// Under the names of other contracts the program has no help and no subcommands.
     #[test]
     fn other_contracts_keep_their_words() {
         for program in [
@@ -306,8 +308,8 @@ mod tests {
     }
 
     proptest! {
-        /// What is not a subcommand of dind's, nor alone its help or version, is word for word
-        /// what a start gets, with and without `plan`.
+        /// A command line that is not a subcommand, and not help or version alone, reaches a
+        /// start word for word, with and without `plan`.
         #[test]
         fn other_command_lines_are_left_alone(
             lines in prop::collection::vec(
@@ -343,7 +345,7 @@ mod tests {
         }
 
         #[test]
-        fn what_stands_behind_nest_is_left_alone(
+        fn arguments_after_nest_are_left_alone(
             arguments in prop::collection::vec(
                 prop_oneof![
                     "[ -~]{0,8}",

@@ -1,4 +1,4 @@
-//! What a certificate is good for: subject alternative names (RFC 5280, 4.2.1.6).
+//! Subject alternative names, for which a certificate is valid: RFC 5280, 4.2.1.6.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -10,17 +10,16 @@ use crate::messages::fault::Fault;
 pub enum Name {
     /// A host name, which may begin with `*.`.
     Dns(String),
-    /// An address.
+    /// An IPv4 or IPv6 address.
     Ip(IpAddr),
-    /// A mail address.
+    /// A mail address, with an `@`.
     Email(String),
-    /// A URI.
+    /// An absolute URI.
     Uri(String),
 }
 
 impl Name {
-    /// The name of a host, which may be an address; `None` where no certificate could
-    /// have it.
+    /// The name for a host, which may be an address; `None` where no certificate can have it.
     pub fn host(host: &str) -> Option<Self> {
         match host.parse() {
             Ok(address) => Some(Self::Ip(address)),
@@ -28,11 +27,11 @@ impl Name {
         }
     }
 
-    /// Reads OpenSSL's notation for `subjectAltName`, which `DOCKER_TLS_SAN` has
-    /// (x509v3_config(5)): `DNS:NAME,IP:ADDRESS`, with `email:` and `URI:`, and a suffix
-    /// that tells two of a kind apart (`DNS.1:`). Blanks may be around each, also after the
-    /// colon, and stand for a comma: docker-library's script had xargs split the list. The
-    /// fault names the part that is wrong, and what is allowed.
+    /// Parses OpenSSL's notation for `subjectAltName` (x509v3_config(5)), which `DOCKER_TLS_SAN`
+    /// has: `DNS:NAME,IP:ADDRESS`, with `email:` and `URI:`, and a number that distinguishes two
+    /// of a kind (`DNS.1:`). Blanks may be around each, also after the colon, and separate names
+    /// as commas do: docker-library's script splits the list with xargs. The fault names the
+    /// invalid part and what is allowed.
     pub fn parse_list(text: &str) -> Result<Vec<Self>, Fault> {
         let mut parts: Vec<String> = Vec::new();
         for part in text.split(',') {
@@ -46,7 +45,7 @@ impl Name {
             }
             parts.push(last);
         }
-        // A comma at the end, as the script left one out there, too.
+        // A comma at the end is ignored, as the script did.
         if parts.len() > 1 && parts.last().is_some_and(String::is_empty) {
             parts.pop();
         }
@@ -72,25 +71,25 @@ impl Name {
         match kind {
             "DNS" => is_host(value)
                 .then(|| Self::Dns(value.to_owned()))
-                .ok_or_else(|| wrong("DNS: and a host name, which may begin with '*.'")),
+                .ok_or_else(|| wrong("DNS: with a host name, which may begin with '*.'")),
             "IP" => value
                 .parse()
                 .map(Self::Ip)
-                .map_err(|_| wrong("IP: and an IPv4 or IPv6 address")),
+                .map_err(|_| wrong("IP: with an IPv4 or IPv6 address")),
             "email" => text()
                 .filter(|value| value.contains('@'))
                 .map(Self::Email)
-                .ok_or_else(|| wrong("email: and a mail address")),
+                .ok_or_else(|| wrong("email: with a mail address")),
             "URI" => text()
                 .filter(|value| value.contains(':'))
                 .map(Self::Uri)
-                .ok_or_else(|| wrong("URI: and an absolute URI")),
+                .ok_or_else(|| wrong("URI: with an absolute URI")),
             _ => Err(wrong("DNS:, IP:, email: and URI:")),
         }
     }
 }
 
-/// Whether this is all that stands before a value: `DNS:`, and not `IP:fe80::`.
+/// Whether `text` is a kind without a value: `DNS:`, and not `IP:fe80::`.
 fn is_kind(text: &str) -> bool {
     text.find(':') == Some(text.len().saturating_sub(1))
 }
@@ -149,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn the_invalid_part_is_named() {
         for (text, part) in [
             ("DNS:a,IP:10.0.0", "\"IP:10.0.0\""),
             ("DNS:a,,DNS:b", "\"\""),
@@ -174,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_may_be_an_address_or_nothing_for_a_certificate() {
+    fn a_host_is_a_name_or_an_address_or_not_for_a_certificate() {
         assert_eq!(Name::host("box"), Some(Name::Dns("box".into())));
         assert_eq!(Name::host("10.0.0.1"), Some(Name::Ip([10, 0, 0, 1].into())));
         assert_eq!(Name::host("two words"), None);

@@ -1,8 +1,8 @@
-//! The variables that this program reads, in one table: the help is printed from it, and a
-//! test holds README.md against it.
+//! The table of the variables that this program reads. The help is printed from it, and a test
+//! compares README.md with it.
 //!
-//! Only this file makes a [`Variable`], and [`Values`] gives the value of nothing else. So what
-//! is not in the table cannot be read. Which values are valid is in [`super::config`].
+//! Only this file makes a [`Variable`], and [`Values`] has values of nothing else, so a variable
+//! that is not in the table cannot be read. [`super::config`] has the valid values.
 
 use std::ffi::{OsStr, OsString};
 
@@ -20,13 +20,13 @@ pub struct Variable {
     readers: &'static [Contract],
 }
 
-/// What holds where a variable is not set.
+/// The default of a variable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Unset {
     Nothing,
     /// This value of the variable.
     Value(&'static str),
-    /// What these words say.
+    /// A default that is not one value, in words.
     Words(&'static str),
 }
 
@@ -40,11 +40,11 @@ const ALL: &[Contract] = &[
     Wrapdocker,
     HackDind,
 ];
-/// Those that start a daemon.
+/// The contracts that start a daemon.
 const DAEMONS: &[Contract] = &[Dind, DockerdEntrypoint, Wrapdocker];
-/// Those that find certificates below `DOCKER_TLS_CERTDIR` and ask `DOCKER_HOST`.
+/// The contracts that use `DOCKER_TLS_CERTDIR` and `DOCKER_HOST`.
 const TLS: &[Contract] = &[Dind, DockerdEntrypoint, DockerEntrypoint];
-/// Those that run a docker CLI, beside a daemon or as a client.
+/// The contracts that run a docker CLI, beside a daemon or as a client.
 const CLIENTS: &[Contract] = &[Dind, DockerdEntrypoint, DockerEntrypoint, Wrapdocker];
 
 /// Makes a constant of each row, and the table of all of them.
@@ -107,7 +107,7 @@ table! {
     DIND_IMAGES_STRICT: Value("0"), DAEMONS,
         "1: an image that cannot be loaded ends the container";
     DIND_STORAGE: Value("auto"), DAEMONS,
-        "holds the data: loop, tmpfs, fuse-overlayfs, vfs, none";
+        "what holds data: loop, tmpfs, fuse-overlayfs, vfs, none";
     DIND_STORAGE_SIZE: Words("9/10 of the free space"), DAEMONS,
         "size of the ext4 image or the tmpfs: 20G";
     DOCKER_DRIVER: Nothing, DAEMONS,
@@ -133,7 +133,7 @@ table! {
 }
 
 impl Variable {
-    /// Its name in the environment.
+    /// The name of the variable in the environment.
     pub fn name(self) -> &'static str {
         self.name
     }
@@ -144,7 +144,7 @@ impl Variable {
 pub struct Values<'a>(&'a [(OsString, OsString)]);
 
 impl<'a> Values<'a> {
-    /// Those of `environment`, whose names and values are as execve(2) has them.
+    /// The values in `environment`, which has pairs of a name and a value.
     pub fn new(environment: &'a [(OsString, OsString)]) -> Self {
         Self(environment)
     }
@@ -166,7 +166,7 @@ impl<'a> Values<'a> {
     }
 }
 
-/// No line of the help is longer, in columns.
+/// The longest line of the help, in columns.
 const COLUMNS: usize = 100;
 
 /// The part of the help about variables, in lines of at most 100 columns.
@@ -203,7 +203,7 @@ pub fn help() -> String {
     text
 }
 
-/// The variables that a contract reads, in words.
+/// The variables that a contract reads, as a list in words.
 fn read_by(contract: Contract) -> String {
     let (read, not): (Vec<&Variable>, Vec<&Variable>) = TABLE
         .iter()
@@ -221,7 +221,7 @@ fn read_by(contract: Contract) -> String {
     }
 }
 
-/// What tests of other files need too.
+/// Tests, and what the tests of other files use.
 #[cfg(test)]
 pub mod tests {
     use super::*;
@@ -230,12 +230,12 @@ pub mod tests {
 
     const README: &str = include_str!("../../README.md");
 
-    /// Every variable with the contracts that read it, for tests of these.
+    /// Every variable with the contracts that read it, for the tests of `plan`.
     pub fn table() -> impl Iterator<Item = (&'static str, &'static [Contract])> {
         TABLE.iter().map(|row| (row.name, row.readers))
     }
 
-    /// The cells of the rows of README's part on variables, by the heads of their tables.
+    /// The cells of a table in README's section on variables, by the head of its first column.
     fn readme(head: &str) -> Vec<Vec<&'static str>> {
         let (_, section) = README.split_once("\n## Variables\n").unwrap_or_default();
         let (section, _) = section.split_once("\n## ").unwrap_or_default();
@@ -319,7 +319,7 @@ pub mod tests {
         }
     }
 
-    /// What the table calls the default is what holds without the variable.
+    /// The default in the table has the same effect as a variable that is not set.
     #[test]
     fn a_default_is_what_an_unset_variable_means() -> Result<(), Fault> {
         let mut checked = 0;
@@ -328,7 +328,7 @@ pub mod tests {
                 continue;
             };
             if *variable == DIND_IMAGES {
-                // One that was asked for has to be there.
+                // The default directory may be missing, and one that is set must not be.
                 assert_eq!(default, IMAGES);
                 continue;
             }

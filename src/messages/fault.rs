@@ -1,4 +1,4 @@
-//! What ends the program early: what is wrong, what the user can do, and an exit status.
+//! Errors that end the program: what is wrong, what the user can do, and an exit status.
 //!
 //! Everything that fails before the daemons run is turned into a [`Fault`];
 //! `main` is the only place that prints one.
@@ -9,13 +9,13 @@ use std::fmt;
 pub const FAILURE: u8 = 1;
 /// Exit status for bad input: a variable or a flag that cannot be right.
 pub const USAGE: u8 = 2;
-/// Exit status when a program is there and cannot be executed, as in POSIX `sh`.
+/// Exit status when a program exists and cannot be executed, as in POSIX `sh`.
 pub const NOT_EXECUTABLE: u8 = 126;
-/// Exit status when a program is not there, as in POSIX `sh`.
+/// Exit status when a program does not exist, as in POSIX `sh`.
 pub const NOT_FOUND: u8 = 127;
 
-/// An error that the process ends with. Its [`Display`](fmt::Display) is the whole line:
-/// the message, and behind `; ` the remedy.
+/// An error that ends the process. Its [`Display`](fmt::Display) is the whole line: the message,
+/// and after `; ` the remedy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
     /// The exit status of the process.

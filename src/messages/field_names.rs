@@ -1,5 +1,5 @@
-//! The fields of this program's log lines are those of README.md's table, and the other way
-//! round: who reads the log in JSON has no other list.
+//! The fields of this program's log lines and those of README.md's table are the same. Programs
+//! that read the log in JSON have no other list.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -24,8 +24,8 @@ fn sources() -> Vec<PathBuf> {
     files
 }
 
-/// The arguments of a macro call, up to the closing parenthesis: split at commas that are in
-/// no string, character, bracket or comment.
+/// The arguments of a macro call, up to the closing parenthesis, split at commas outside of
+/// strings, brackets and comments.
 fn arguments(call: &str) -> Vec<String> {
     let mut arguments = vec![String::new()];
     let mut depth = 0_u32;
@@ -66,7 +66,7 @@ fn arguments(call: &str) -> Vec<String> {
         .collect()
 }
 
-/// The names of the fields of a call: what stands before the message.
+/// The names of the fields of a call, which stand before the message.
 fn names(call: &str) -> BTreeSet<String> {
     let is_name = |text: &str| {
         let plain = |character: char| character.is_ascii_lowercase() || character == '_';
@@ -100,7 +100,7 @@ fn used() -> BTreeMap<String, PathBuf> {
         for name in MACROS {
             for (place, _) in text.match_indices(name) {
                 let (before, call) = text.split_at(place);
-                // Of another macro, such as this file's own list.
+                // The name of another macro, or this file's list.
                 if before.ends_with(|before: char| before.is_alphanumeric() || before == '"') {
                     continue;
                 }
@@ -139,7 +139,7 @@ fn readme_lists_the_fields_of_the_log() {
         let path = path.display();
         assert!(documented.contains_key(name), "{name} of {path} is missing");
         let reserved = ["time", "level", "source", "msg"].contains(&name.as_str());
-        assert!(!reserved, "{name} of {path} has the name of another");
+        assert!(!reserved, "{name} of {path} is a common member's name");
     }
     for (name, kind) in &documented {
         assert!(used.contains_key(name), "{name} is in no line");
@@ -151,7 +151,7 @@ fn readme_lists_the_fields_of_the_log() {
 }
 
 #[test]
-fn fields_are_what_stands_before_the_message() {
+fn fields_stand_before_the_message() {
     for (call, expected) in [
         (r#""a {}", path = 1)"#, &[][..]),
         (

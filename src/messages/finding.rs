@@ -38,7 +38,7 @@ pub struct Finding {
     /// The kind of finding, for programs, in kebab-case. It stays the same from release to
     /// release.
     pub code: &'static str,
-    /// What was seen.
+    /// What was seen, as a clause without the remedy.
     pub seen: String,
     /// What the user can do, if anything.
     pub remedy: Option<String>,

@@ -66,11 +66,11 @@ pub fn message(
     entry.print(source)
 }
 
-/// Takes a line of a daemon's, without its end, and returns the object, without an end
-/// either. Time, level, message and all values are the daemon's own; bytes that are not UTF-8
-/// become U+FFFD, as with Go's own encoder. A member `source` of the daemon's becomes
-/// `fields.source`, as logrus renames what clashes. A line that is neither logfmt nor JSON of
-/// logrus is a message as a whole, with the time and level of `defaults`.
+/// Takes a daemon's line and returns the object, both without a line end. Time, level, message
+/// and all values are the daemon's own; bytes that are not UTF-8 become U+FFFD, as with Go's own
+/// encoder. A member `source` of the daemon's becomes `fields.source`, as logrus renames members
+/// that clash. A line that is neither logfmt nor JSON of logrus is a message as a whole, with the
+/// time and level of `defaults`.
 pub fn translated(source: &str, line: &[u8], defaults: Defaults<'_>) -> String {
     let line = String::from_utf8_lossy(line);
     match parse(&line).and_then(Entry::with_another_source) {
@@ -129,8 +129,8 @@ impl Entry {
         entry.names_differ().then_some(entry)
     }
 
-    /// Whether every name is there once. What a parser makes of a name that it finds twice is
-    /// its own choice (RFC 8259, 4).
+    /// Whether every name occurs once. RFC 8259, 4, leaves it to the parser what a name means
+    /// that occurs twice.
     fn names_differ(&self) -> bool {
         let mut names = BTreeSet::from(["time", "level", "msg"]);
         self.others.iter().all(|(name, _)| names.insert(name))
@@ -302,7 +302,7 @@ fn go_string(text: &str) -> Option<(String, &str)> {
                     return None;
                 }
                 match u32::from_str_radix(code, 16).ok()? {
-                    // A byte that is no UTF-8.
+                    // A byte that is not UTF-8.
                     0x80.. if kind == 'x' => char::REPLACEMENT_CHARACTER,
                     code => char::from_u32(code)?,
                 }
@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn what_logrus_writes_keeps_its_members_in_their_order() {
+    fn lines_of_logrus_keep_their_members_in_their_order() {
         for (line, object) in [
             (
                 r#"time="2026-11-21T10:00:00.1+01:00" level=info msg="Starting up""#,
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_nothing_of_that_is_a_message_word_for_word() {
+    fn any_other_line_is_a_message_word_for_word() {
         for line in [
             "panic: runtime error: index out of range [1] with length 0",
             "Status: unknown flag: --no-such-flag",
@@ -398,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_in_it_drives_a_terminal() {
+    fn no_character_controls_a_terminal() {
         let line = translated(
             "dockerd",
             b"\x1b[2J\x7f\xc2\x9b\xe2\x80\xae\xff\0\r",
@@ -415,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn people_are_told_level_and_text() {
+    fn level_and_text_are_extracted() {
         let line = r#"time="t" level=fatal msg="a \"b\"" source=x c=d"#;
         for (line, shown) in [
             (line, Some(("fatal", r#"a "b" c="d""#))),
@@ -435,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_is_one_of_rfc_3339() {
+    fn a_time_has_the_form_of_rfc_3339() {
         for (seconds, nanoseconds, text) in [
             (0, 0, "1970-01-01T00:00:00.000000000Z"),
             (951_827_696, 789, "2000-02-29T12:34:56.000000789Z"),
@@ -450,7 +450,7 @@ mod tests {
         );
     }
 
-    /// As strconv.Quote has it, or near enough: what it leaves plain may be escaped too.
+    /// A string as strconv.Quote writes it, or close to it: this escapes some more characters.
     fn go_quoted(text: &str) -> String {
         let mut quoted = String::from("\"");
         for character in text.chars() {

@@ -5,7 +5,7 @@ use crate::messages::secrets;
 /// Takes any text, such as variables, flags, file names and a daemon's output, and returns it
 /// as one line of printable characters ([`is_printable`]) without secrets ([`secrets::hide`]).
 /// Every other character is escaped, so none can begin another line, control a terminal or
-/// reorder what is displayed. A line that was made so is returned unchanged.
+/// reorder what is displayed. Its own results are returned unchanged.
 pub fn one_line(text: &str) -> String {
     let text = secrets::hide(text);
     let mut line = String::with_capacity(text.len());

@@ -23,7 +23,7 @@ use crate::messages::line::one_line;
 /// The form of log lines: `DIND_LOG_FORMAT`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
-    /// `dind: warning: MESSAGE`.
+    /// Lines such as `dind: warning: MESSAGE`.
     Text,
     /// JSON objects, one a line.
     Json,
@@ -34,7 +34,7 @@ pub enum LogFormat {
 pub struct Logs {
     /// `DIND_LOG`: the least important level that is written.
     pub level: Level,
-    /// `DIND_LOG_FORMAT`.
+    /// `DIND_LOG_FORMAT`: the form of its lines.
     pub format: LogFormat,
     /// Whether a terminal gets colours: not with `NO_COLOR` of <https://no-color.org>, nor
     /// with `TERM=dumb`.
@@ -113,7 +113,7 @@ pub fn text(level: Level, text: &str, colours: bool) -> String {
     }
 }
 
-/// The line of an event as a JSON object, without its end, with the time of now.
+/// The line of an event as a JSON object, without its end, with the current time.
 fn json(level: Level, Fields { message, others }: &Fields) -> String {
     let level = match level {
         Level::ERROR => "error",
@@ -162,7 +162,7 @@ pub fn start(logs: Logs) {
         .with_writer(std::io::stderr)
         .with_max_level(logs.level)
         .with_ansi(false)
-        // By eprintln!, which ends the program where standard error takes nothing.
+        // It uses eprintln!, which panics where standard error cannot be written.
         .log_internal_errors(false)
         .event_format(Line {
             format: logs.format,
@@ -201,7 +201,7 @@ mod tests {
         colours: false,
     };
 
-    /// What is logged, at every level.
+    /// The text that is logged, at every level.
     fn logged(line: Line, log: impl FnOnce()) -> String {
         let kept = Kept::default();
         let writer = kept.clone();
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_is_one_line_whatever_is_in_it() {
+    fn a_message_is_one_line_with_any_content() {
         let value = "1\nERROR forged\r\u{1b}[2J\u{9b}31m\u{7f}\u{202e}\u{2028}\0é";
         let shown = r"1\nERROR forged\r\x1b[2J\u{9b}31m\x7f\u{202e}\u{2028}\x00é";
         assert_eq!(
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn on_a_terminal_what_is_amiss_has_a_colour() {
+    fn on_a_terminal_errors_and_warnings_have_a_colour() {
         let colours = Line {
             colours: true,
             ..TEXT
@@ -284,7 +284,7 @@ mod tests {
         );
     }
 
-    /// What follows the message in JSON, up to the end of the object.
+    /// The part of a JSON object after the message.
     fn json_fields(log: impl FnOnce()) -> String {
         let json = Line {
             format: LogFormat::Json,

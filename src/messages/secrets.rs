@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_secret_is_shown() {
+    fn other_text_is_shown() {
         for text in [
             "--tlskey=/certs/server/key.pem --host=tcp://0.0.0.0:2376",
             "certificates in /certs for DNS:docker,email:me@host",
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn in_a_word_of_its_own_a_secret_may_have_blanks() {
+    fn a_secret_in_a_separate_word_may_have_blanks() {
         assert_eq!(hide_in_word("http://me:a 'b@host"), "http://xxxxx@host");
         assert_eq!(hide_in_word("my-secret=a b"), "my-secret=xxxxx");
         let line = [

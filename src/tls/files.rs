@@ -35,7 +35,7 @@ const LARGEST: u64 = 1 << 20;
 pub enum Directory {
     /// The authority's directory. Its key is in no other.
     Ca,
-    /// dockerd's directory.
+    /// The directory of dockerd's files.
     Server,
     /// The directory that is shared with clients.
     Client,
@@ -63,9 +63,9 @@ pub type Content = Option<Vec<u8>>;
 pub struct Contents {
     /// `ca.pem`; the authority's directory has none.
     pub ca: Content,
-    /// `cert.pem`.
+    /// `cert.pem`: a certificate, or a chain.
     pub certificate: Content,
-    /// `key.pem`.
+    /// `key.pem`: the certificate's private key.
     pub key: Content,
 }
 

@@ -25,14 +25,14 @@ const VALIDITY: Duration = Duration::from_secs(825 * 24 * 3600);
 /// How long before they are issued certificates become valid, as clients' clocks differ.
 const BACKDATED: Duration = Duration::from_secs(3600);
 
-/// The certificate authority.
+/// A certificate authority that can sign.
 #[derive(Debug)]
 pub struct Authority {
     /// The certificate, in PEM.
     pub pem: String,
     /// The same certificate, parsed.
     pub certificate: Certificate,
-    /// The private key.
+    /// The private key that signs.
     pub key: KeyPair,
 }
 

@@ -187,13 +187,13 @@ fn changes(files: &Files, managed: Managed, now: Duration) -> Result<(Vec<Change
         &managed.names,
         &files.server.ca,
     )?;
-    let nobody = BTreeSet::new();
+    let no_names = BTreeSet::new();
     side(
         Directory::Client,
         managed.client,
         CLIENT_KEY_MODE,
         Purpose::Client,
-        &nobody,
+        &no_names,
         &files.client.ca,
     )?;
     Ok((changes, made))
@@ -286,14 +286,14 @@ mod tests {
 
     #[test]
     fn ca_pem_is_removed_while_a_key_or_the_authority_is_replaced() {
-        let nobody = BTreeSet::new();
+        let no_names = BTreeSet::new();
         let mut made = Files::default();
-        make(&mut made, &nobody);
+        make(&mut made, &no_names);
         let with = |change: fn(&mut Files)| {
             let mut files = made.clone();
             change(&mut files);
-            let order = make(&mut files, &nobody);
-            assert!(managed(&files, &nobody).is_complete(&files));
+            let order = make(&mut files, &no_names);
+            assert!(managed(&files, &no_names).is_complete(&files));
             order
         };
         let withdrawn = [&["-client/ca.pem"], &CLIENT[..]].concat();

@@ -11,7 +11,7 @@ use super::purpose::Purpose;
 /// Whether a chain is valid.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// The chain is valid.
+    /// The chain is valid for the purpose.
     Good,
     /// The chain is not valid, for this reason, and dockerd's clients would reject it, too.
     Bad(String),

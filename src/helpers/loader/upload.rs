@@ -117,7 +117,7 @@ pub fn wait_for(uploads: &[Upload]) -> Result<Vec<bool>> {
         Ok(_) | Err(Errno::EINTR) => {}
         Err(errno) => {
             let desc = errno.desc();
-            bail!("cannot wait for dockerd: {desc}; see poll(2)");
+            bail!("cannot wait for dockerd, so images are missing: {desc}; see poll(2)");
         }
     }
     let ready = descriptors
