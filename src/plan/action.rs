@@ -1,86 +1,88 @@
-//! One change to the container, as a value.
+//! A change to the container as a value, with its reason and with what follows if it fails.
 
 use std::fmt;
 use std::path::PathBuf;
 
 use nix::mount::MsFlags;
 
-/// One change to the container.
+/// One change to the container. Its [`Display`](fmt::Display) is one line for `dind plan`, as a
+/// shell command where there is one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    /// Make a directory with its parents, or give an existing one this mode.
+    /// Make a directory and its parents, or set the mode of one that exists.
     Directory {
-        /// Which.
+        /// The directory.
         path: PathBuf,
-        /// Permission bits.
+        /// Its permission bits: chmod(2).
         mode: u32,
     },
-    /// mount(2).
+    /// Mount a file system: mount(2).
     Mount {
-        /// What mountinfo will show as the source.
+        /// The source, as mountinfo shows it: proc_pid_mountinfo(5).
         source: String,
         /// The mount point.
         target: PathBuf,
-        /// File system type.
+        /// The file system type.
         fstype: String,
-        /// Mount flags.
+        /// The mount flags.
         flags: MsFlags,
-        /// Options for the file system.
+        /// The options of the file system, separated by commas.
         data: String,
     },
-    /// Remount without the read-only flag.
+    /// Remount without the read-only flag: `MS_REMOUNT` in mount(2).
     RemountWritable {
         /// The mount point.
         target: PathBuf,
         /// The flags to keep.
         flags: MsFlags,
-        /// Whether the superblock is read-only too.
+        /// Whether the superblock is read-only, besides the mount.
         superblock: bool,
     },
-    /// `mount --make-rshared`.
+    /// Make the propagation of a mount and of all mounts below it shared, as
+    /// `mount --make-rshared` does: mount_namespaces(7).
     Share {
-        /// The top of the tree of mounts.
+        /// The mount point at the top of the tree.
         target: PathBuf,
     },
     /// Lock a directory for as long as this process lives: flock(2).
     Lock {
-        /// Which.
+        /// The directory.
         path: PathBuf,
     },
-    /// A symbolic link.
+    /// Make a symbolic link: symlink(2).
     Symlink {
-        /// Where it is.
+        /// The path of the link.
         link: PathBuf,
-        /// What it says.
+        /// The target, as the link holds it.
         to: PathBuf,
     },
-    /// Remove a file that an earlier start left behind.
+    /// Remove a stale file of an earlier start.
     Remove {
-        /// Which.
+        /// The file.
         path: PathBuf,
     },
-    /// Have the kernel load a module, where it can.
+    /// Make the kernel load a module.
     LoadModule {
-        /// Its name.
+        /// The module's name.
         name: String,
     },
-    /// Write a file anew.
+    /// Write a file, and replace one that exists.
     Write {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// What it holds.
+        /// Its whole content.
         content: String,
     },
-    /// Evacuate the cgroup at `root` into its child `leaf` and enable every
-    /// controller for children.
+    /// Move every process of the cgroup at `root` to its child `leaf`, and enable every
+    /// controller for children: cgroup-v2.rst, No Internal Process Constraint.
     Delegate {
-        /// The flags of the mount at `root`, where that shows the host's hierarchy: this
-        /// process then first enters a cgroup namespace of its own and mounts its own part
-        /// there. Without these `root` is its own already.
+        /// The flags of the mount at `root`, if it shows the host's hierarchy. This process
+        /// then first enters a new cgroup namespace and mounts its own part of the hierarchy
+        /// there. `None` if it is in a private cgroup namespace already.
         remount: Option<MsFlags>,
         /// The mount point of the version 2 hierarchy.
         root: PathBuf,
-        /// The child's name.
+        /// The name of the child cgroup.
         leaf: String,
     },
 }
@@ -88,22 +90,22 @@ pub enum Action {
 /// What follows when an action fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnFailure {
-    /// The start ends with these words and the error.
+    /// The start ends with this message, and the error behind it in parentheses.
     Fatal(&'static str),
-    /// A warning, and the start goes on.
+    /// The error is logged as a warning, and the start continues.
     Warn,
-    /// Nothing: it is only for the better.
+    /// The error is logged at level debug, and the start continues.
     Ignore,
 }
 
-/// An action, why it is done, and how much depends on it.
+/// An action, its reason, and what follows when it fails.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
-    /// What is done.
+    /// The change to the container.
     pub action: Action,
-    /// What follows when that fails.
+    /// What follows when it fails.
     pub on_failure: OnFailure,
-    /// Why, with the document it rests on.
+    /// The reason in one line, with the document that it rests on. `dind plan` prints it.
     pub why: String,
 }
 

@@ -1,5 +1,5 @@
-//! The cgroup hierarchies, mounted as the parent has them, and on version 2 the
-//! delegation that lets inner engines use the controllers.
+//! The cgroup hierarchies, mounted as on the parent, and on version 2 the delegation of
+//! controllers to inner engines.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -13,15 +13,16 @@ use crate::facts::container::ContainerFacts;
 use crate::facts::mountinfo::Mount;
 use crate::messages::finding::Finding;
 
-/// How systemd mounts them.
+/// The flags with which systemd mounts cgroup hierarchies.
 const FLAGS: MsFlags = MsFlags::MS_NOSUID
     .union(MsFlags::MS_NODEV)
     .union(MsFlags::MS_NOEXEC);
 
-/// Where systemd has the version 2 hierarchy of a hybrid host.
+/// The directory in which systemd mounts the version 2 hierarchy of a hybrid host.
 const UNIFIED_DIRECTORY: &str = "unified";
 
-/// The steps.
+/// Returns the steps for the host's cgroup layout: mounts and links of version 1 hierarchies, or
+/// the delegation on version 2.
 pub fn plan(facts: &ContainerFacts) -> Vec<Step> {
     match facts.cgroup.layout() {
         Layout::Legacy | Layout::Hybrid => hierarchies(facts),
@@ -29,7 +30,7 @@ pub fn plan(facts: &ContainerFacts) -> Vec<Step> {
     }
 }
 
-/// What cannot be put right from here.
+/// Returns the warnings about cgroups that only the host's administrator can act on.
 pub fn warnings(facts: &ContainerFacts) -> Vec<Finding> {
     match facts.cgroup.layout() {
         Layout::Legacy | Layout::Hybrid => devices_warning(facts).into_iter().collect(),
@@ -37,19 +38,19 @@ pub fn warnings(facts: &ContainerFacts) -> Vec<Finding> {
     }
 }
 
-/// Whether a step need not be done when the daemons start. On a hybrid host only a
-/// container's process looks for version 2, and mounting it in a cgroup namespace for
-/// the first time took 7 to 13 ms.
+/// Whether `step` can be carried out while the daemons start. On a hybrid host only processes of
+/// containers look for the version 2 hierarchy, and its first mount in a cgroup namespace took
+/// 7 to 13 ms.
 pub fn can_wait(step: &mut Step) -> bool {
     matches!(&step.action, Action::Mount { fstype, target, .. }
         if fstype == "cgroup2" && target.ends_with(UNIFIED_DIRECTORY))
 }
 
-/// One hierarchy: how it is mounted and what it is called.
+/// How a hierarchy is mounted, and its names below the cgroup root.
 struct Target {
     fstype: &'static str,
     data: String,
-    /// The directory, and after it every other name that programs look for.
+    /// The directory of the mount, then every other name that programs look for.
     names: Vec<String>,
 }
 
@@ -61,8 +62,8 @@ impl Target {
                 let mut names = vec![together.clone()];
                 if controllers.len() > 1 {
                     names.extend(controllers.iter().cloned());
-                    // Kernels have listed both `cpuacct,cpu` and `cpu,cpuacct`, and
-                    // programs were written against either.
+                    // Kernels have listed both `cpuacct,cpu` and `cpu,cpuacct`, and programs
+                    // rely on either.
                     let reversed: Vec<&str> =
                         controllers.iter().rev().map(String::as_str).collect();
                     names.push(reversed.join(","));
@@ -87,8 +88,8 @@ impl Target {
     }
 }
 
-/// Where a hierarchy is mounted below the cgroup root already. Super options tell
-/// it, never the directory's name.
+/// Where a hierarchy is mounted below the cgroup root. It is recognised by the super options of
+/// the mount, since directories may have any name.
 fn mounted<'a>(hierarchy: &Hierarchy, facts: &'a ContainerFacts) -> Option<&'a Path> {
     let matches = |mount: &&Mount| match hierarchy {
         Hierarchy::Controllers(controllers) => {
@@ -113,7 +114,7 @@ fn mounted<'a>(hierarchy: &Hierarchy, facts: &'a ContainerFacts) -> Option<&'a P
 
 fn hierarchies(facts: &ContainerFacts) -> Vec<Step> {
     let root = Path::new(CGROUP_ROOT);
-    // Names that are there or that a step before will have made.
+    // Names that exist, or that an earlier step makes.
     let mut taken: BTreeSet<String> = facts.cgroup.entries.clone();
     let mut seen: Vec<&Hierarchy> = Vec::new();
     let mut directories = BTreeSet::new();
@@ -158,7 +159,7 @@ fn mount(directory: &Path, target: &Target) -> [Step; 2] {
                 mode: 0o755,
             },
             on_failure: OnFailure::Warn,
-            why: "mount point of a hierarchy that the parent has".into(),
+            why: "mount point of a cgroup hierarchy of the parent".into(),
         },
         Step {
             action: Action::Mount {
@@ -169,12 +170,13 @@ fn mount(directory: &Path, target: &Target) -> [Step; 2] {
                 data: target.data.clone(),
             },
             on_failure: OnFailure::Warn,
-            why: "the parent has this hierarchy and it is not mounted here: cgroups(7)".into(),
+            why: "the parent has this cgroup hierarchy, and it is not mounted here: cgroups(7)"
+                .into(),
         },
     ]
 }
 
-/// The link `name` for a hierarchy in `directory`, where both are siblings.
+/// The step that links `name` to `directory`; `None` if they are not siblings.
 fn alias(directory: &Path, name: &Path) -> Option<Step> {
     if directory == name || directory.parent() != name.parent() {
         return None;
@@ -184,13 +186,13 @@ fn alias(directory: &Path, name: &Path) -> Option<Step> {
             link: name.to_owned(),
             to: PathBuf::from(directory.file_name()?),
         },
-        // jpetazzo/dind#89: inside a real cgroupfs links are refused.
+        // A cgroup file system refuses symbolic links: jpetazzo/dind#89.
         on_failure: OnFailure::Ignore,
-        why: "programs look for the hierarchy under this name too".into(),
+        why: "programs also look for the hierarchy under this name".into(),
     })
 }
 
-/// wrapdocker's warnings, in its words.
+/// wrapdocker's warnings about the controller `devices`, in its words.
 fn devices_warning(facts: &ContainerFacts) -> Option<Finding> {
     const LINK: &str = "https://man7.org/linux/man-pages/man7/cgroups.7.html";
     let devices =
@@ -218,7 +220,8 @@ fn devices_warning(facts: &ContainerFacts) -> Option<Finding> {
 fn delegation(facts: &ContainerFacts) -> Vec<Step> {
     let unified = &facts.cgroup.unified;
     let root = Path::new(CGROUP_ROOT);
-    // In the host's namespace, as Kubernetes gives it, what is mounted is the host's.
+    // In the host's cgroup namespace, which Kubernetes gives to privileged pods, the mount shows
+    // the host's hierarchy.
     let remount = (!facts.cgroup.private_namespace()).then(|| {
         let mount = facts.mounts.at(root);
         mount.map_or(FLAGS, |mount| kept_flags(&mount.options))
@@ -228,7 +231,7 @@ fn delegation(facts: &ContainerFacts) -> Vec<Step> {
         .difference(&unified.enabled)
         .cloned()
         .collect();
-    // A hierarchy that this plan is yet to mount shows no controllers now.
+    // A hierarchy that an earlier step mounts shows its controllers only then.
     let unknown = unified.controllers.is_empty() && !facts.cgroup.entries.contains("cgroup.procs");
     if missing.is_empty() && !unknown && remount.is_none() {
         return Vec::new();
@@ -240,7 +243,7 @@ fn delegation(facts: &ContainerFacts) -> Vec<Step> {
             leaf: LEAF.into(),
         },
         on_failure: OnFailure::Warn,
-        why: "controllers go to children only from a cgroup without processes: \
+        why: "a cgroup with processes cannot enable domain controllers for its children: \
               cgroup-v2.rst, No Internal Process Constraint"
             .into(),
     };

@@ -1,5 +1,5 @@
-//! The client: what `docker-entrypoint.sh` of the official `docker:cli` image makes of
-//! a command and of the environment. Pure.
+//! The client: the command and the environment that `docker-entrypoint.sh` of the official
+//! `docker:cli` image would execute.
 
 use std::ffi::{OsStr, OsString};
 
@@ -73,9 +73,9 @@ const SUBCOMMANDS: &[&str] = &[
     "wait",
 ];
 
-/// Makes the plan to become a client of another daemon, of whatever kind: `words`, or a
-/// login shell where that is empty, which is bash where there is a `bash`. Nothing is said
-/// and nothing changed, so that its output is its own.
+/// Returns the plan to become a client of another daemon: the command `words`, or a login shell
+/// if that is empty. `bash` is whether the image has bash. The plan has no steps and no notes, so
+/// that the output is the command's own.
 pub fn plan(
     contract: Contract,
     words: &[OsString],
@@ -92,7 +92,7 @@ pub fn plan(
     let mut plan = Plan::becoming(contract, command, environment(config, facts));
     plan.warnings.extend(warning(config, facts));
     if is_dockerd {
-        let seen = "docker-entrypoint.sh prepares nothing for a dockerd";
+        let seen = "docker-entrypoint.sh does not prepare the container for dockerd";
         let finding = Finding::warning("dockerd-unprepared", seen, "README.md#contracts");
         plan.warnings
             .push(finding.remedy("start the image without --entrypoint"));
@@ -100,7 +100,7 @@ pub fn plan(
     plan
 }
 
-/// A login shell: bash where there is one.
+/// Returns the command of a login shell: bash if `bash` is true, else sh.
 pub fn login_shell(bash: bool) -> Vec<OsString> {
     if bash {
         vec!["bash".into(), "--login".into()]
@@ -109,7 +109,8 @@ pub fn login_shell(bash: bool) -> Vec<OsString> {
     }
 }
 
-/// The command with `docker` before it, where it is one of docker's own.
+/// Returns `words`, with `docker` before them if the first is a flag, a subcommand or a plugin of
+/// the docker CLI.
 pub fn command(words: &[OsString], facts: &ClientFacts) -> Vec<OsString> {
     let docker = words
         .first()
@@ -124,9 +125,9 @@ pub fn command(words: &[OsString], facts: &ClientFacts) -> Vec<OsString> {
     docker.into_iter().chain(words.iter().cloned()).collect()
 }
 
-/// The environment in which the docker CLI finds its daemon: the one that
-/// `DOCKER_HOST` names, else the one behind the usual socket, else the host `docker`,
-/// as linked containers and CI services are called.
+/// Returns the environment in which the docker CLI finds its daemon: the one that `DOCKER_HOST`
+/// names, else the one on the default socket, else the one on the host `docker`, the usual name
+/// of a linked container or a CI service.
 pub fn environment(config: &Config, facts: &ClientFacts) -> Vec<(OsString, OsString)> {
     let mut environment = config.environment.clone();
     let host = match &config.docker_host {
@@ -151,10 +152,9 @@ pub fn environment(config: &Config, facts: &ClientFacts) -> Vec<(OsString, OsStr
     environment
 }
 
-/// What the user should know where the certificates are not used. The script, which looked
-/// for them in the same way, said nothing, and docker then speaks of a daemon that is not
-/// there.
-pub fn warning(config: &Config, facts: &ClientFacts) -> Option<Finding> {
+/// The warning that this user has no access to the certificates. `docker-entrypoint.sh` gives
+/// none, and the docker CLI then only reports that it cannot connect.
+fn warning(config: &Config, facts: &ClientFacts) -> Option<Finding> {
     let directory = config.client_certificates()?;
     let own = config.certificate_path.is_some();
     let is_tcp = |(name, value): &(OsString, OsString)| {
@@ -164,9 +164,10 @@ pub fn warning(config: &Config, facts: &ClientFacts) -> Option<Finding> {
         facts.certificates_hidden && !own && environment(config, facts).iter().any(is_tcp);
     is_needed.then(|| {
         let directory = directory.display();
-        let seen = format!("this user may not read the certificates in {directory}");
+        let seen =
+            format!("this user cannot read the certificates in {directory}, so they are not used");
         Finding::warning("client-certificates", seen, "README.md#certificates")
-            .remedy("going on without them: give that directory mode 755, or use another --user")
+            .remedy("give that directory mode 755, or use another --user")
     })
 }
 
@@ -233,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn certificates_that_are_hidden_are_said_where_they_are_missed() -> Result<(), Fault> {
+    fn unreadable_certificates_cause_a_warning_if_they_are_needed() -> Result<(), Fault> {
         let hidden = ClientFacts {
             certificates_hidden: true,
             ..facts(&[])

@@ -1,4 +1,4 @@
-//! What the daemons are started with: sockets, arguments, environment.
+//! The sockets, arguments and environments of dockerd and containerd.
 
 use std::ffi::{OsStr, OsString};
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -17,19 +17,20 @@ use crate::messages::fault::Fault;
 use crate::messages::finding::Finding;
 use crate::plan::role::Serve;
 
-/// As docker.service and containerd.service of the packages have them: when memory
-/// runs out, a container goes before dockerd, and dockerd before containerd.
+/// dockerd's `oom_score_adj`. The values are those of docker.service and containerd.service in the
+/// packages: when memory runs out, the kernel kills a container before dockerd, and dockerd before
+/// containerd.
 pub const DOCKERD_OOM_SCORE: i16 = -500;
 const CONTAINERD_OOM_SCORE: i16 = -999;
 
-/// The port that docker:dind made customary; with TLS it is [`TLS_PORT`].
+/// The TCP port without TLS that docker:dind uses; with TLS it is [`TLS_PORT`].
 const PLAIN_PORT: u16 = 2375;
 
-/// Plugins of containerd that dockerd has no use for. dockerd's own configuration
-/// turns off the first. With the others containerd is up in half the time: those that
-/// Kubernetes talks to and what in 2.1 fails to load without these, the restarter of
-/// containers that `ctr` made, and snapshotters that do nothing unless they are
-/// configured. A name that a version of containerd does not have is no error to it.
+/// Plugins of containerd that dockerd does not use. dockerd's own configuration disables the
+/// first. Without the others containerd starts in half the time: those for Kubernetes and those
+/// that 2.1 cannot load without them, the restart monitor for containers that `ctr` made, and
+/// snapshotters that do nothing unless they are configured. containerd accepts names of plugins
+/// that it does not have.
 const DISABLED_PLUGINS: &[&str] = &[
     "io.containerd.grpc.v1.cri",
     "io.containerd.cri.v1.images",
@@ -43,8 +44,8 @@ const DISABLED_PLUGINS: &[&str] = &[
     "io.containerd.snapshotter.v1.devmapper",
 ];
 
-/// Variables for clients, which dockerd reads all the same and fails on
-/// (cmd/dockerd/options.go).
+/// Variables for the docker CLI that dockerd also reads, and fails on (cmd/dockerd/options.go in
+/// moby). They are not passed to the daemons.
 pub const CLIENT_VARIABLES: &[&str] = &[
     "DOCKER_HOST",
     "DOCKER_TLS",
@@ -53,10 +54,10 @@ pub const CLIENT_VARIABLES: &[&str] = &[
     "DOCKER_CONFIG",
 ];
 
-/// Where the variables are described.
 const README_VARIABLES: &str = "README.md#variables";
 
-/// The variables of the protocols that this process speaks with its own children.
+/// Variables that a start sets for the daemons itself, or that are meant for PID 1 only:
+/// sd_listen_fds(3), sd_notify(3).
 const KEPT_FROM_DAEMONS: &[&str] = &[
     "LISTEN_FDS",
     "LISTEN_PID",
@@ -65,7 +66,8 @@ const KEPT_FROM_DAEMONS: &[&str] = &[
     "container",
 ];
 
-/// The path of dockerd, or the fault that there is none.
+/// Returns the path of dockerd, which is `found`. The fault is that there is no dockerd in
+/// `PATH`: status 127.
 pub fn find_dockerd(config: &Config, found: Option<&Path>) -> Result<PathBuf, Fault> {
     found.map(Path::to_owned).ok_or_else(|| {
         Fault::not_found(format!(
@@ -76,7 +78,8 @@ pub fn find_dockerd(config: &Config, found: Option<&Path>) -> Result<PathBuf, Fa
     })
 }
 
-/// The sockets to bind, and what TLS takes on them.
+/// Returns the sockets to bind, and dockerd's flags and files for TLS on them. `serve` is `None`
+/// beside a command. No sockets where dockerd binds all of its addresses itself.
 pub fn listeners(serve: Option<&Serve>, inputs: Inputs<'_>) -> (Vec<Listener>, Tls) {
     let Inputs {
         contract,
@@ -86,7 +89,8 @@ pub fn listeners(serve: Option<&Serve>, inputs: Inputs<'_>) -> (Vec<Listener>, T
         facts,
     } = inputs;
     let literal = serve.is_some_and(|serve| serve.literal);
-    // dockerd refuses `-H` beside `hosts` in its file, and literal words stand alone.
+    // dockerd refuses `-H` beside `hosts` in daemon.json, and a command line `dockerd -H …` gives
+    // all addresses itself.
     if options.file_hosts.is_some() || (literal && !options.hosts.is_empty()) {
         return (Vec::new(), Tls::default());
     }
@@ -101,18 +105,18 @@ pub fn listeners(serve: Option<&Serve>, inputs: Inputs<'_>) -> (Vec<Listener>, T
         Contract::DockerdEntrypoint => None,
         _ => config.port.map(u16::from),
     };
-    let ours = tls::wanted(port, inputs);
+    let has_tls = tls::wanted(port, inputs);
     let default = match serve {
-        _ if ours => Some(TLS_PORT),
+        _ if has_tls => Some(TLS_PORT),
         Some(_) => Some(PLAIN_PORT),
         None => None,
     };
     listeners.extend(port.or(default).map(|port| Listener::Tcp {
         address: SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port),
-        protection: tls::protection(ours, inputs),
+        protection: tls::protection(has_tls, inputs),
         required: serve.is_some(),
     }));
-    let tls = if ours {
+    let tls = if has_tls {
         tls::plan(inputs)
     } else {
         Tls::default()
@@ -120,7 +124,8 @@ pub fn listeners(serve: Option<&Serve>, inputs: Inputs<'_>) -> (Vec<Listener>, T
     (listeners, tls)
 }
 
-/// What the user should know of how the daemon is reached.
+/// Returns the warnings about dockerd's addresses: no TLS, no group for the Unix socket, a `PORT`
+/// or a command that is ignored.
 pub fn warnings(serve: Option<&Serve>, inputs: Inputs<'_>, listeners: &[Listener]) -> Vec<Finding> {
     let Inputs {
         contract,
@@ -141,7 +146,7 @@ pub fn warnings(serve: Option<&Serve>, inputs: Inputs<'_>, listeners: &[Listener
         };
         let lacks = match protection {
             Protection::Mutual => continue,
-            Protection::Encrypted => "asks no client for a certificate",
+            Protection::Encrypted => "requires no client certificate",
             Protection::None => "has no TLS and no password",
         };
         let seen =
@@ -160,7 +165,7 @@ pub fn warnings(serve: Option<&Serve>, inputs: Inputs<'_>, listeners: &[Listener
         .unwrap_or_default();
     if !ignored.is_empty() {
         let seen = format!(
-            "PORT is set, so the daemon is served and this command is not run: {}",
+            "PORT is set, so this container only serves the daemon, and this command does not run: {}",
             quoted(ignored)
         );
         warnings.push(Finding::warning("port-and-command", seen, README_VARIABLES));
@@ -169,7 +174,7 @@ pub fn warnings(serve: Option<&Serve>, inputs: Inputs<'_>, listeners: &[Listener
         .iter()
         .all(|listener| matches!(listener, Listener::Unix { .. }));
     if let (Some(group), None) = (options.socket_group(), facts.socket_group) {
-        let seen = format!("there is no group {group:?}, so only root may use the Unix socket");
+        let seen = format!("there is no group {group:?}, so only root can use the Unix socket");
         warnings.push(
             Finding::warning(
                 "socket-group",
@@ -191,8 +196,8 @@ pub fn warnings(serve: Option<&Serve>, inputs: Inputs<'_>, listeners: &[Listener
     warnings
 }
 
-/// dockerd's arguments: this program's, among them those `chosen` elsewhere, then the user's.
-/// pflag lets the last one win.
+/// Returns dockerd's arguments: those for the listeners, the `chosen` ones, `--containerd` if
+/// `own_containerd`, then the user's. Of a flag that is given twice pflag takes the last.
 pub fn dockerd_arguments(
     user: &DockerdArguments,
     options: &DockerdOptions,
@@ -202,7 +207,7 @@ pub fn dockerd_arguments(
 ) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = Vec::new();
     if !listeners.is_empty() {
-        // One of these takes every activated socket; `fd://3` would close the others.
+        // `fd://` takes every activated socket. `fd://3` would close the others.
         arguments.extend(["-H".into(), "fd://".into()]);
     }
     arguments.extend(chosen);
@@ -214,7 +219,7 @@ pub fn dockerd_arguments(
     arguments
 }
 
-/// Whether `host`, as dockerd's `--host` has it, is what `listener` is bound to.
+/// Whether `host`, a value of dockerd's `--host`, is the address of `listener`.
 fn serves(listener: &Listener, host: &str) -> bool {
     match listener {
         Listener::Unix { path, .. } => {
@@ -233,14 +238,14 @@ fn serves(listener: &Listener, host: &str) -> bool {
     }
 }
 
-/// The socket that dockerd's own containerd would have.
+/// The socket that dockerd would give its own containerd.
 fn containerd_socket(options: &DockerdOptions) -> PathBuf {
     options.exec_root.join("containerd/containerd.sock")
 }
 
-/// containerd as dockerd would start it (moby's libcontainerd/supervisor), and the
-/// steps that write its configuration. `None` leaves it to dockerd: the user has
-/// one, or the image has none under that name.
+/// Returns containerd as dockerd would start it (moby's libcontainerd/supervisor), and the steps
+/// that write its configuration. `None` if the user has set `--containerd`, or if there is no
+/// `containerd` in `PATH`.
 pub fn containerd(inputs: Inputs<'_>) -> Option<(Program, [Step; 2])> {
     let Inputs {
         config,
@@ -269,14 +274,14 @@ pub fn containerd(inputs: Inputs<'_>) -> Option<(Program, [Step; 2])> {
         state = toml_string(&state),
         address = toml_string(&containerd_socket(options)),
     );
-    let why = "containerd starts beside dockerd, with the paths that dockerd would have given it";
+    let why = "containerd starts beside dockerd, with the paths that dockerd would give it";
     let steps = [
         Step {
             action: Action::Directory {
                 path: directory,
                 mode: 0o711,
             },
-            on_failure: OnFailure::Fatal("containerd needs it; check --exec-root"),
+            on_failure: OnFailure::Fatal("containerd needs this directory; check --exec-root"),
             why: why.into(),
         },
         Step {
@@ -284,7 +289,7 @@ pub fn containerd(inputs: Inputs<'_>) -> Option<(Program, [Step; 2])> {
                 path: file.clone(),
                 content,
             },
-            on_failure: OnFailure::Fatal("containerd needs it; check --exec-root"),
+            on_failure: OnFailure::Fatal("containerd needs this file; check --exec-root"),
             why: why.into(),
         },
     ];
@@ -303,13 +308,13 @@ pub fn containerd(inputs: Inputs<'_>) -> Option<(Program, [Step; 2])> {
     Some((program, steps))
 }
 
-/// The daemons' environment: the container's, without what is meant for clients. `first`
-/// comes before everything else in `PATH`; `apparmor` is whether they may load profiles.
+/// Returns the daemons' environment: that of the container without [`CLIENT_VARIABLES`] and
+/// without the variables of PID 1's protocols. `first` is the directory that comes first in
+/// `PATH`; `apparmor` is whether the daemons may load AppArmor profiles.
 ///
-/// `container=docker` is what `hack/dind` sets. It tells them that they are nested, and
-/// they then leave AppArmor profiles alone (`HostSupports` in containerd's pkg/apparmor):
-/// inner containers would be unconfined. So they have it only where that changes nothing,
-/// and where they could not load a profile.
+/// `hack/dind` sets `container=docker`. The daemons then know that they are nested and load no
+/// AppArmor profiles (`HostSupports` in containerd's pkg/apparmor), so inner containers would be
+/// unconfined. It is set only if the daemons cannot load profiles anyway.
 pub fn environment(
     config: &Config,
     apparmor: bool,
@@ -338,9 +343,9 @@ pub fn environment(
     environment
 }
 
-/// The environment of the command beside the daemon, in which the docker CLI finds that
-/// daemon; and a warning that names the variables that had to go for it. The other client
-/// variables are the command's.
+/// Returns the environment of the command beside dockerd, in which the docker CLI finds that
+/// daemon, and a warning that names the variables that were removed for it. The other client
+/// variables are kept.
 pub fn session_environment(
     inputs: Inputs<'_>,
     listeners: &[Listener],
@@ -358,7 +363,8 @@ pub fn session_environment(
     environment.retain(|(name, _)| name != "NOTIFY_SOCKET" && name != "DOCKER_HOST");
     let is_unix = host.as_deref().is_none_or(|host| host.starts_with("unix:"));
     environment.extend(host.map(|host| ("DOCKER_HOST".into(), host.into())));
-    // The CLI reads its certificates even for a Unix socket, and stops without.
+    // With these variables the CLI reads its certificates even for a Unix socket, and fails if
+    // there are none.
     let stops = is_unix && !inputs.facts.client.own_certificates;
     let breaks = |name: &OsStr| stops && (name == "DOCKER_TLS_VERIFY" || name == "DOCKER_TLS");
     let gone: Vec<String> = environment
@@ -368,11 +374,11 @@ pub fn session_environment(
         .collect();
     let warning = (!gone.is_empty()).then(|| {
         let seen = format!(
-            "not passed to the command, whose docker would stop for lack of certificates: {}",
+            "not passed to the command, since the docker CLI would fail without certificates: {}",
             gone.join(", ")
         );
         Finding::warning("client-variables-removed", seen, README_VARIABLES).remedy(
-            "put them where DOCKER_CERT_PATH points, or set DOCKER_HOST to use another daemon",
+            "put certificates in the directory DOCKER_CERT_PATH, or set DOCKER_HOST to use another daemon",
         )
     });
     (environment, warning)

@@ -1,4 +1,5 @@
-//! A start with daemons, as a value: what is started, with what, and what goes on beside it.
+//! A start with daemons as a value: the programs with their arguments, and what runs beside
+//! them.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -16,129 +17,129 @@ use crate::input::san::Name;
 /// A program to start, as execve(2) takes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Program {
-    /// The file.
+    /// The executable file.
     pub path: PathBuf,
-    /// Its arguments, without argv\[0\].
+    /// The arguments, without argv\[0\].
     pub arguments: Vec<OsString>,
-    /// Its environment.
+    /// The whole environment, as pairs of name and value.
     pub environment: Vec<(OsString, OsString)>,
-    /// `oom_score_adj`, where the kernel allows it: proc_pid_oom_score_adj(5).
+    /// The `oom_score_adj`, from -1000 to 1000, if the kernel allows it:
+    /// proc_pid_oom_score_adj(5).
     pub oom_score_adj: i16,
 }
 
-/// A file with an ext4 file system that is mounted over the data root, before the daemons
-/// start.
+/// An ext4 image that the data-root mounter mounts on the data root before the daemons start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DataFile {
-    /// The file.
+    /// The image file.
     pub path: PathBuf,
-    /// The data root.
+    /// The mount point: the data root.
     pub target: PathBuf,
-    /// How it is made, where there is none.
+    /// How the image is made; `None` if it exists.
     pub new: Option<NewDataFile>,
-    /// Whether a start without it is of no use: the user has asked for it, or it has data.
+    /// Whether the start fails without it: the user has asked for it, or it has data.
     pub required: bool,
 }
 
-/// An ext4 file that is to be made.
+/// How an ext4 image is made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewDataFile {
-    /// Its bytes, of which it takes those that are used.
+    /// The size of the sparse file, in bytes.
     pub size: u64,
-    /// `mkfs.ext4`.
+    /// The path of `mkfs.ext4`.
     pub mkfs: PathBuf,
 }
 
-/// The TLS files of a server and its clients: what is missing is issued, and what is there is
-/// verified, before the daemons start.
+/// The TLS files of a server and its clients. Before the daemons start, missing files are issued
+/// and existing ones are verified.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Certificates {
-    /// The directory that has `ca`, `server` and `client` in it.
+    /// The directory with `ca`, `server` and `client` in it.
     pub directory: PathBuf,
-    /// What the server's certificate is good for.
+    /// The names and addresses in the server's certificate: its subjectAltName in RFC 5280.
     pub names: BTreeSet<Name>,
 }
 
-/// Where the daemons' log file is.
+/// The log file of the daemons.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogPath {
-    /// The file.
+    /// The path of the file.
     pub path: PathBuf,
-    /// Whether the file may be a symbolic link.
+    /// Whether a symbolic link at that path is followed.
     pub follow: bool,
 }
 
-/// How it is known that the API answers.
+/// How PID 1 finds out that dockerd's API answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Readiness {
-    /// `GET /_ping` is answered on this Unix socket, which was bound here.
+    /// `GET /_ping` is answered on this Unix socket, which a start has bound.
     Ping(PathBuf),
-    /// dockerd says `READY=1`: sd_notify(3). For the sockets it binds itself.
+    /// dockerd sends `READY=1`: sd_notify(3). For sockets that dockerd binds itself.
     Notify,
 }
 
-/// What runs beside the daemons.
+/// What runs in the foreground of the container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Foreground {
-    /// Nothing: the container lives as long as dockerd.
+    /// dockerd: the container ends with it.
     Daemon,
-    /// A command, found in `PATH` when it starts.
+    /// A command with its arguments beside the daemons. It is searched in `PATH` when it starts.
     Command(Vec<OsString>),
 }
 
-/// A start with daemons.
+/// A start with daemons: everything that PID 1 supervises, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Engine {
-    /// What holds the data, where that is not the data root itself.
+    /// The ext4 image for the data root; `None` if the data root's own file system is used.
     pub data_file: Option<DataFile>,
-    /// The certificates, where dockerd has TLS by our doing.
+    /// The certificates, if `DOCKER_TLS_CERTDIR` gives dockerd TLS.
     pub certificates: Option<Certificates>,
-    /// The sockets that dockerd gets.
+    /// The sockets that dockerd gets by socket activation.
     pub listeners: Vec<Listener>,
-    /// containerd, where dockerd is not left to start its own.
+    /// containerd; `None` if dockerd starts its own or the user has one.
     pub containerd: Option<Program>,
-    /// dockerd.
+    /// dockerd with all of its arguments.
     pub dockerd: Program,
-    /// What forwards the DNS queries of inner containers, where it has to.
+    /// The DNS forwarder for inner containers, if a resolver is on loopback.
     pub forwarder: Option<Forwarder>,
-    /// `dmsetup mknodes`, where there is a dmsetup and a device mapper.
+    /// `dmsetup mknodes`, if there is a dmsetup and a device mapper.
     pub dmsetup: Option<Program>,
-    /// The images that are loaded when the API answers.
+    /// The images that the image loader loads when the API answers.
     pub images: Option<Images>,
-    /// What is done to the container while they start: nothing that they need by then.
+    /// The steps that are carried out while the daemons start, which do not need them by then.
     pub meanwhile: Vec<Step>,
-    /// What the user has run at times of a start and a stop.
+    /// The user's hooks.
     pub hooks: Hooks,
-    /// What runs beside them.
+    /// What runs in the foreground of the container.
     pub foreground: Foreground,
     /// The environment of the command and of hooks, in which docker finds this container's
     /// daemon.
     pub environment: Vec<(OsString, OsString)>,
-    /// Where the command is searched.
+    /// The `PATH` in which the command is searched.
     pub search_path: OsString,
-    /// How it is known that the API answers.
+    /// How PID 1 finds out that dockerd's API answers.
     pub readiness: Readiness,
-    /// The `NOTIFY_SOCKET` that is told when it does.
+    /// The `NOTIFY_SOCKET` that gets `READY=1` when docker is ready: sd_notify(3).
     pub notify_socket: Option<OsString>,
-    /// The daemons' log file; standard error where there is none.
+    /// The daemons' log file; `None` for standard output and error.
     pub log_file: Option<LogPath>,
-    /// How long the API may take.
+    /// How long dockerd may take until its API answers: `DIND_READY_TIMEOUT`.
     pub ready_timeout: Duration,
     /// The deadlines of a stop.
     pub stop: StopBudget,
-    /// How many times in a row a daemon that has failed is started again.
+    /// How many times in a row a failed daemon is started again; `u32::MAX` is no limit.
     pub restarts: u32,
-    /// What is emptied at the end.
+    /// The data root that the sweeper empties at the end, if any.
     pub emptied: Option<Emptied>,
 }
 
 /// A data root that is emptied at the end: `DIND_EPHEMERAL`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Emptied {
-    /// The directory, which stays.
+    /// The directory. It is emptied and not removed.
     pub path: PathBuf,
-    /// The user's mounts below it, which stay as they are.
+    /// The mount points of the user below it, whose content is not touched.
     pub mounts: Vec<PathBuf>,
-    /// The ext4 file that is mounted on it, which goes.
+    /// The ext4 image that is mounted on it, which is removed.
     pub data_file: Option<PathBuf>,
 }

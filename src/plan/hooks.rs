@@ -1,4 +1,4 @@
-//! The user's hooks: programs that run at their time of a start and a stop.
+//! The user's hooks: programs that the hook runner runs at set times of a start and a stop.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,21 +7,21 @@ use super::inputs::Inputs;
 use crate::messages::fault::Fault;
 use crate::messages::finding::Finding;
 
-/// The hooks of a container's life, each list in the order in which it runs.
+/// The hooks by the time at which they run, each list in the order in which they run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hooks {
-    /// Before the daemons start. One that fails ends the start.
+    /// Run before the daemons start. One that fails ends the start.
     pub pre_start: Vec<PathBuf>,
-    /// When the API answers and images have been loaded.
+    /// Run when the API answers and images have been loaded.
     pub post_start: Vec<PathBuf>,
-    /// Before the daemons are stopped.
+    /// Run before the daemons are stopped.
     pub pre_stop: Vec<PathBuf>,
-    /// How long each may take.
+    /// How long each hook may take: `DIND_HOOK_TIMEOUT`.
     pub timeout: Duration,
 }
 
-/// Makes the plan. A directory that cannot be read may hold a hook without which the daemons
-/// are not to start: that is a fault.
+/// Returns the hooks that were found. A directory of hooks that cannot be read is a fault: it may
+/// have a hook that the user needs before the daemons start.
 pub fn plan(inputs: Inputs<'_>) -> Result<Hooks, Fault> {
     let found = &inputs.facts.hooks;
     if let Some((directory, why)) = &found.unreadable {
@@ -29,7 +29,7 @@ pub fn plan(inputs: Inputs<'_>) -> Result<Hooks, Fault> {
             "cannot read the hooks in {}: {why}",
             directory.display()
         ))
-        .remedy("correct it, or take it away"));
+        .remedy("correct or remove it"));
     }
     Ok(Hooks {
         pre_start: found.pre_start.clone(),
@@ -39,12 +39,15 @@ pub fn plan(inputs: Inputs<'_>) -> Result<Hooks, Fault> {
     })
 }
 
-/// The files among the hooks that will not run: a warning for each.
+/// Returns a warning for each file in a directory of hooks that is not executable.
 pub fn warnings(inputs: Inputs<'_>) -> impl Iterator<Item = Finding> {
     let found = inputs.facts.hooks.not_executable.iter();
     found.map(|path| {
-        let seen = format!("{} is no hook, for it is not executable", path.display());
+        let seen = format!(
+            "{} is not executable and does not run as a hook",
+            path.display()
+        );
         Finding::warning("hook-not-executable", seen, "README.md#hooks")
-            .remedy("chmod +x it, or take it away")
+            .remedy("make it executable with chmod +x, or remove it")
     })
 }

@@ -1,4 +1,4 @@
-//! Images that are loaded when the API answers.
+//! The images that the image loader loads when dockerd's API answers.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -8,34 +8,38 @@ use super::listener::Listener;
 use crate::input::config::{DOCKER_SOCKET, IMAGES};
 use crate::messages::finding::Finding;
 
-/// What was loaded, in the data root.
+/// The name of the record of loaded images, in the data root.
 const RECORD: &str = "dind-images.json";
 
-/// What is loaded, and how.
+/// The input of the image loader.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Images {
-    /// Where the archives are.
+    /// The directory of the archives.
     pub directory: PathBuf,
-    /// Whether the directory was named by `DIND_IMAGES`, and so has to be there.
+    /// Whether `DIND_IMAGES` names the directory, which must then exist.
     pub asked: bool,
-    /// Whether one that cannot be loaded ends the container.
+    /// Whether an archive that cannot be loaded ends the container: `DIND_IMAGES_STRICT`.
     pub strict: bool,
     /// dockerd's Unix socket.
     pub socket: PathBuf,
-    /// Where it is noted what has been loaded.
+    /// The file that records which archives have been loaded.
     pub record: PathBuf,
 }
 
 impl fmt::Display for Images {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let strict = if self.strict { ", all of it" } else { "" };
+        let strict = if self.strict {
+            "; an archive that cannot be loaded ends the container"
+        } else {
+            ""
+        };
         let directory = self.directory.display();
-        write!(formatter, "load what is new in {directory}{strict}")
+        write!(formatter, "load new archives from {directory}{strict}")
     }
 }
 
-/// Decides. Nothing, where there is no directory, none was asked for, and no hook could make
-/// it; or where dockerd has no Unix socket: see [`warning`].
+/// Returns the input of the image loader. `None` if there is no directory, `DIND_IMAGES` names
+/// none, and no pre-start hook could make one; or if dockerd has no Unix socket: see [`warning`].
 pub fn plan(inputs: Inputs<'_>, listeners: &[Listener]) -> Option<Images> {
     let Inputs { config, facts, .. } = inputs;
     let asked = config.images.is_some();
@@ -50,12 +54,12 @@ pub fn plan(inputs: Inputs<'_>, listeners: &[Listener]) -> Option<Images> {
     })
 }
 
-/// The warning that there are images to load, and no socket to load them over.
+/// Returns the warning that there are images to load and dockerd has no Unix socket.
 pub fn warning(inputs: Inputs<'_>, listeners: &[Listener]) -> Option<Finding> {
     let directory = wanted(inputs)?;
     socket(inputs, listeners).is_none().then(|| {
         let seen = format!(
-            "the images in {} are not loaded, since dockerd gets no Unix socket",
+            "the images in {} are not loaded, since dockerd has no Unix socket",
             directory.display()
         );
         Finding::warning(
@@ -67,14 +71,14 @@ pub fn warning(inputs: Inputs<'_>, listeners: &[Listener]) -> Option<Finding> {
     })
 }
 
-/// The directory, where there is something to do.
+/// The directory that `DIND_IMAGES` names, else the default one if it exists.
 fn wanted(inputs: Inputs<'_>) -> Option<PathBuf> {
     let Inputs { config, facts, .. } = inputs;
     let usual = || facts.images.then(|| PathBuf::from(IMAGES));
     config.images.clone().or_else(usual)
 }
 
-/// The socket that was bound here, else the first that dockerd binds itself.
+/// The Unix socket that a start binds, else the first that dockerd binds itself.
 fn socket(inputs: Inputs<'_>, listeners: &[Listener]) -> Option<PathBuf> {
     let bound = listeners.iter().find_map(Listener::unix_path);
     let own = || {

@@ -1,5 +1,5 @@
-//! A dockerd that only prints something and ends: `dockerd --version`. The container is left
-//! as it is.
+//! A dockerd that only prints something and exits, as with `dockerd --version`. The container is
+//! not changed.
 
 use super::daemons;
 use super::outcome::Plan;
@@ -9,7 +9,7 @@ use crate::input::contract::Contract;
 use crate::input::dockerd_arguments::DockerdArguments;
 use crate::messages::fault::Fault;
 
-/// Makes the plan to become a dockerd with these arguments. Fails where there is none.
+/// Returns the plan to become dockerd with `arguments`. The fault is that there is no dockerd.
 pub fn plan(
     contract: Contract,
     arguments: &DockerdArguments,

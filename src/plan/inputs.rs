@@ -1,4 +1,4 @@
-//! Everything that a plan follows from.
+//! What the plan of a start with daemons is computed from.
 
 use crate::facts::Facts;
 use crate::facts::surroundings::Surroundings;
@@ -6,17 +6,17 @@ use crate::input::config::Config;
 use crate::input::contract::Contract;
 use crate::input::dockerd_arguments::DockerdOptions;
 
-/// Everything that a plan follows from, besides the role.
+/// What the plan of a start with daemons is computed from, besides the role.
 #[derive(Debug, Clone, Copy)]
 pub struct Inputs<'a> {
-    /// The contract that is kept.
+    /// The contract in force: whose command line and variables are understood.
     pub contract: Contract,
-    /// What the user asked for.
+    /// The environment's variables and the command line, parsed.
     pub config: &'a Config,
-    /// What the role was chosen by.
+    /// The facts that the role was decided by.
     pub surroundings: &'a Surroundings,
-    /// What dockerd's flags and daemon.json say.
+    /// dockerd's options from its flags and from daemon.json.
     pub options: &'a DockerdOptions,
-    /// What the system is like.
+    /// What was read of the container and its host.
     pub facts: &'a Facts,
 }

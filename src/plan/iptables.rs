@@ -1,6 +1,6 @@
-//! Which of the two backends of iptables the daemon uses. Two at once would each hold
-//! half of the rules, so where legacy tables are in use already they are used here too:
-//! docker-library's choice, and its words for it, `DOCKER_IPTABLES_LEGACY`.
+//! Which of the two iptables backends dockerd uses. With both in use each would hold half of
+//! the rules, so where legacy tables are in use, legacy is chosen. The choice and the variable
+//! `DOCKER_IPTABLES_LEGACY` are those of docker-library's `dockerd-entrypoint.sh`.
 
 use std::path::{Path, PathBuf};
 
@@ -9,10 +9,11 @@ use crate::facts::netfilter::{LegacyPrograms, Netfilter, NfTables};
 use crate::input::config::Config;
 use crate::messages::finding::Finding;
 
-/// Where Debian's legacy programs get the names that dockerd looks for.
+/// Directory of symbolic links to Debian's legacy programs, under the names that dockerd looks
+/// for.
 const DIRECTORY: &str = "/run/dind/iptables-legacy";
 
-/// The programs that dockerd and its plugins call, as they are called there.
+/// The names under which dockerd and its plugins call the programs.
 const PROGRAMS: &[&str] = &[
     "iptables",
     "iptables-restore",
@@ -24,27 +25,27 @@ const PROGRAMS: &[&str] = &[
 
 const LINK: &str = "https://docs.docker.com/engine/network/packet-filtering-firewalls/";
 
-/// The module whose tables the nft backend fills.
+/// The kernel module that the nft backend needs.
 pub const NF_TABLES: &str = "nf_tables";
 
-/// What is said where only a start finds out.
+/// The note where only a start can find out whether the kernel has nf_tables.
 const UNKNOWN: &str =
-    "iptables: nft if the kernel has nf_tables, else legacy; a start loads it and asks";
+    "iptables: nft if the kernel has nf_tables, else legacy; a start loads the module and checks";
 
-/// The choice.
+/// The chosen backend.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Iptables {
-    /// The choice and its reason, for the log: a finding of severity note.
+    /// The backend and the reason, for the log: a finding of severity note.
     pub note: Finding,
-    /// What it takes.
+    /// The steps that make dockerd use it: modules to load, and symbolic links.
     pub steps: Vec<Step>,
-    /// What comes first in the daemons' `PATH`.
+    /// The directory that comes first in the daemons' `PATH`, if any.
     pub directory: Option<PathBuf>,
 }
 
-/// The step that comes before the kernel is asked about nf_tables, where the choice depends on
-/// the answer and nothing that can be read gives it. A start carries it out, asks and plans
-/// anew; `dind plan` shows it.
+/// Returns the step that loads nf_tables, if the backend depends on it and no file of the kernel
+/// shows whether it has nf_tables. A start carries the step out, asks the kernel and plans again;
+/// `dind plan` only prints it.
 pub fn netfilter_question(config: &Config, netfilter: &Netfilter) -> Option<Step> {
     let is_open = config.iptables_legacy.is_none()
         && !netfilter.legacy_in_use
@@ -54,15 +55,16 @@ pub fn netfilter_question(config: &Config, netfilter: &Netfilter) -> Option<Step
             name: NF_TABLES.to_owned(),
         },
         on_failure: OnFailure::Ignore,
-        why: "the choice of iptables depends on it, and it is not loaded or it is built in".into(),
+        why: "the iptables backend depends on it, and it is either not loaded or built in".into(),
     })
 }
 
-/// Chooses. Before the [`netfilter_question`] is answered nothing is chosen.
+/// Chooses the backend. While the [`netfilter_question`] is open, none is chosen: the result has
+/// a note, and no steps.
 pub fn plan(config: &Config, netfilter: &Netfilter) -> Iptables {
     let note = |seen: String| Finding::note("iptables", seen, LINK);
     let (legacy, why) = match config.iptables_legacy {
-        Some(true) => (true, "DOCKER_IPTABLES_LEGACY asks for it"),
+        Some(true) => (true, "DOCKER_IPTABLES_LEGACY is set"),
         Some(false) => (false, "DOCKER_IPTABLES_LEGACY is empty"),
         None if netfilter.legacy_in_use => (true, "legacy tables are in use here"),
         None => match netfilter.nf_tables {
@@ -93,7 +95,7 @@ pub fn plan(config: &Config, netfilter: &Netfilter) -> Iptables {
         }
         LegacyPrograms::Missing => (
             None,
-            "; this image has no iptables-legacy, so dockerd takes the iptables in PATH",
+            "; this image has no iptables-legacy, so dockerd uses the iptables in PATH",
         ),
     };
     Iptables {
@@ -109,13 +111,13 @@ fn load(module: &str) -> Step {
             name: module.to_owned(),
         },
         on_failure: OnFailure::Ignore,
-        why: "the legacy iptables needs it, and may not load it from in here".into(),
+        why: "iptables-legacy needs it, and may fail to load it inside a container".into(),
     }
 }
 
 fn links(programs: &Path) -> Vec<Step> {
     let directory = Path::new(DIRECTORY);
-    let why = "dockerd looks for iptables in PATH, and this is the legacy one";
+    let why = "dockerd looks for iptables in PATH, and must find the legacy programs";
     let mut steps = vec![Step {
         action: Action::Directory {
             path: directory.to_owned(),

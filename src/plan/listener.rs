@@ -4,41 +4,43 @@ use std::fmt;
 use std::net::SocketAddrV4;
 use std::path::{Path, PathBuf};
 
-/// A socket that is bound before anything else is done.
+/// A socket that a start binds before anything else. Its [`Display`](fmt::Display) is the
+/// address as dockerd's `--host` takes it, and for TCP the kind of TLS.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Listener {
     /// A Unix socket, mode 0660.
     Unix {
-        /// Its path.
+        /// The path of the socket.
         path: PathBuf,
-        /// Its group; root's where there is none.
+        /// The gid of its group; `None` for root's.
         group: Option<u32>,
     },
     /// A TCP socket.
     Tcp {
-        /// Its address.
+        /// The address and port.
         address: SocketAddrV4,
-        /// What dockerd asks of clients.
+        /// The TLS that dockerd requires of clients.
         protection: Protection,
-        /// Whether a start without it is of no use. Beside a command it is a service to
-        /// others, and its port may be somebody else's, as with `--network host`.
+        /// Whether the start fails if the address cannot be bound. It does not beside a command,
+        /// which does not need this socket: with `--network host` another program may have the
+        /// port.
         required: bool,
     },
 }
 
-/// What stands before a TCP socket.
+/// The TLS on a TCP socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protection {
-    /// Nothing.
+    /// No TLS.
     None,
-    /// TLS, in which the client shows no certificate.
+    /// TLS without client certificates.
     Encrypted,
-    /// TLS, in which it must.
+    /// Mutual TLS: a client needs a certificate.
     Mutual,
 }
 
 impl Listener {
-    /// The path of a Unix socket.
+    /// Returns the path of a Unix socket, and `None` for a TCP socket.
     pub fn unix_path(&self) -> Option<&Path> {
         match self {
             Self::Unix { path, .. } => Some(path),
@@ -58,7 +60,7 @@ impl fmt::Display for Listener {
             } => {
                 let suffix = match protection {
                     Protection::None => "",
-                    Protection::Encrypted => " (TLS, for everybody)",
+                    Protection::Encrypted => " (TLS, no client certificate)",
                     Protection::Mutual => " (TLS)",
                 };
                 write!(formatter, "tcp://{address}{suffix}")

@@ -1,9 +1,8 @@
 //! The plan: everything that a start will do, as a value.
 //!
 //! [`client::plan`], [`inform::plan`], [`prepare::plan`], [`serve`] and [`session`] are pure,
-//! one for each role, and each takes the facts that it needs. `dind plan` prints what they
-//! return and `apply` carries it out, so what a user sends in as a diagnosis is what would
-//! have happened.
+//! one for each role, and each takes only the facts that it needs. `dind plan` prints what they
+//! return, and `apply` carries out the same value, so the printed plan is what a start does.
 
 pub mod action;
 mod cgroups;
@@ -49,16 +48,16 @@ use listener::Listener;
 use outcome::{Outcome, Plan};
 use stop_budget::StopBudget;
 
-/// Makes the plan of a start with the daemon in the foreground. The faults are final; nothing
+/// Returns the plan of a start with dockerd in the foreground. A fault is final, and nothing
 /// has been changed by then.
 pub fn serve(serve: &Serve, inputs: Inputs<'_>) -> Result<Plan, Fault> {
     let foreground = Foreground::Daemon;
     engine(Some(serve), &serve.arguments, foreground, 0, inputs)
 }
 
-/// Makes the plan of a start with a command beside the daemon, or a login shell where it is
-/// empty; the command makes `levels_below` levels of nesting inside this one. `arguments` are
-/// dockerd's. The faults are final; nothing has been changed by then.
+/// Returns the plan of a start with a command beside dockerd; an empty `command` is a login
+/// shell. `levels_below` is the number of levels that a nest has inside this one, and 0 without
+/// a nest. `arguments` are dockerd's. A fault is final, and nothing has been changed by then.
 pub fn session(
     command: &[OsString],
     levels_below: u32,
@@ -74,7 +73,9 @@ pub fn session(
     engine(None, arguments, foreground, levels_below, inputs)
 }
 
-/// What the user should know of a daemon in this container, whatever else is asked for.
+/// Returns the warnings about a daemon in this container: its sockets, its data root and the
+/// host's cgroups. `serve` is `None` where a command runs beside it. `dind doctor` reports the
+/// same.
 pub fn warnings(serve: Option<&Serve>, inputs: Inputs<'_>) -> Vec<Finding> {
     let (listeners, _) = daemons::listeners(serve, inputs);
     let daemons = daemons::warnings(serve, inputs, &listeners);
@@ -85,13 +86,13 @@ pub fn warnings(serve: Option<&Serve>, inputs: Inputs<'_>) -> Vec<Finding> {
         .collect()
 }
 
-/// What of it is the same in every container of this host.
+/// Returns those of the [`warnings`] that every container of this host gets.
 pub fn host_warnings(facts: &Facts) -> Vec<Finding> {
     cgroups::warnings(&facts.container)
 }
 
-/// The mounts of cgroup hierarchies that a start would make, and those that it would make
-/// writable.
+/// Returns the mount points at or below `/sys/fs/cgroup` that a start would mount, and those
+/// that it would remount writable.
 pub fn cgroup_mounts(facts: &Facts) -> (Vec<PathBuf>, Vec<PathBuf>) {
     let container = &facts.container;
     let steps = mounts::plan(container)
@@ -108,27 +109,32 @@ pub fn cgroup_mounts(facts: &Facts) -> (Vec<PathBuf>, Vec<PathBuf>) {
     (made, writable)
 }
 
-/// How many times an image of Docker's is stored that a container is made of.
+/// Returns how many copies of a Docker image are stored when one container is created from it,
+/// by the storage driver that a start would use.
 pub fn image_copies(inputs: Inputs<'_>) -> u64 {
     storage::copies(inputs)
 }
 
-/// The backend of iptables that a start would choose, and why: a finding of severity note.
+/// Returns the iptables backend that a start would choose, and the reason, as a finding of
+/// severity note.
 pub fn iptables_note(inputs: Inputs<'_>) -> Finding {
     iptables::plan(inputs.config, &inputs.facts.netfilter).note
 }
 
-/// The MTU that a start would give to inner networks, in bytes; `None` where it would not.
+/// Returns the MTU that a start would give to inner networks, in bytes; `None` where it leaves
+/// the MTU to dockerd.
 pub fn mtu(inputs: Inputs<'_>) -> Option<u32> {
     network::mtu(inputs)
 }
 
-/// Whether no addresses are left for inner networks, and the user has chosen none.
+/// Whether every address block for inner networks is taken, and the user has not chosen
+/// addresses with dockerd's options.
 pub fn addresses_exhausted(inputs: Inputs<'_>) -> bool {
     !inputs.options.addresses_set && network::block(&inputs.facts.networks).is_none()
 }
 
-/// Whether inner containers reach no resolver of this container's, and get public ones.
+/// Whether inner containers can reach none of this container's resolvers, so that dockerd gives
+/// them public ones.
 pub fn resolvers_out_of_reach(inputs: Inputs<'_>) -> bool {
     resolver::is_out_of_reach(inputs)
 }
@@ -157,8 +163,8 @@ fn engine(
     let resolver = resolver::plan(inputs);
     let mut warnings = Vec::new();
     if !facts.pid1 {
-        let seen = "not PID 1: orphans of other processes are not reaped here, and what is left \
-            at the end lives on";
+        let seen = "not PID 1: orphans of other processes are not reaped, and processes that \
+            are left at the end keep running";
         warnings.push(
             Finding::warning("not-pid-1", seen, "README.md#troubleshooting")
                 .remedy("start the container without --init and without --pid=host"),
@@ -166,8 +172,8 @@ fn engine(
     }
     warnings.extend(self::warnings(serve, inputs));
     warnings.extend(hooks::warnings(inputs));
-    // The kernel is asked before anything is chosen. Then the lock: where it is somebody
-    // else's, nothing else is done.
+    // Loading nf_tables comes first: the iptables backend depends on the kernel's answer. Then
+    // comes the lock: if another process holds it, nothing else in the container is changed.
     let mut steps: Vec<Step> = netfilter_question(config, &facts.netfilter)
         .into_iter()
         .collect();
@@ -184,7 +190,7 @@ fn engine(
     let path = iptables.directory.as_deref();
     let environment = daemons::environment(config, facts.apparmor, path);
     let (session, more) = daemons::session_environment(inputs, &listeners);
-    // Where there is no command, nobody misses what it would not get.
+    // The warning is about the command's environment.
     let more = more.filter(|_| matches!(foreground, Foreground::Command(_)));
     let warnings = warnings
         .into_iter()
@@ -267,8 +273,9 @@ fn readiness(listeners: &[Listener]) -> Readiness {
     }
 }
 
-/// Where the user did not choose: beside somebody at a terminal, the daemons' lines
-/// would run into the shell's. wrapdocker let them.
+/// Whether the daemons log to [`LOG_FILE`]. If the user has not chosen, they do so beside a
+/// command on a terminal, since their lines would mix with its output. wrapdocker always mixed
+/// them.
 fn logs_to_file(foreground: &Foreground, inputs: Inputs<'_>) -> bool {
     match (inputs.config.log, foreground) {
         (Log::File, _) => true,
@@ -279,15 +286,16 @@ fn logs_to_file(foreground: &Foreground, inputs: Inputs<'_>) -> bool {
     }
 }
 
-/// What stops a start where a daemon runs.
+/// Returns the fault that ends a start because dockerd or containerd already runs in this
+/// container. `None` where no pid file names a running daemon.
 pub fn already_running(facts: &Facts) -> Option<Fault> {
     let (path, pid) = facts.running.as_ref()?;
     let path = path.display();
     Some(
         Fault::failure(format!(
-            "a daemon already runs here with pid {pid}, says {path}"
+            "a daemon already runs here with pid {pid}, according to {path}"
         ))
-        .remedy("stop it first, or start a container of its own"),
+        .remedy("stop it first, or start another container"),
     )
 }
 

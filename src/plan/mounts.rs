@@ -9,7 +9,7 @@ use crate::facts::cgroup::{CGROUP_ROOT, Layout, RootMount};
 use crate::facts::container::ContainerFacts;
 use crate::input::config::Config;
 
-/// Words of wrapdocker's that others search logs for.
+/// wrapdocker's message, which users search logs for.
 const NO_TMPFS: &str = "Could not make a tmpfs mount. Did you use --privileged?";
 
 /// One row of the mount table.
@@ -24,12 +24,13 @@ struct Row {
     why: &'static str,
 }
 
-/// What nothing in a container needs on a file system of the kernel's.
+/// Flags for virtual file systems of the kernel: no container needs devices, set-user-ID or
+/// executable files on them.
 const RESTRICTED: MsFlags = MsFlags::MS_NOSUID
     .union(MsFlags::MS_NODEV)
     .union(MsFlags::MS_NOEXEC);
 
-/// The mount table, in the order in which it is carried out.
+/// The mount table, in the order of the steps.
 const TABLE: &[Row] = &[
     Row {
         source: "cgroup",
@@ -41,7 +42,7 @@ const TABLE: &[Row] = &[
             facts.cgroup.root == RootMount::Nothing && facts.cgroup.layout() != Layout::Unified
         },
         on_failure: OnFailure::Fatal(NO_TMPFS),
-        why: "the directories of the v1 hierarchies need a file system: cgroups(7)",
+        why: "the v1 hierarchies need a writable file system for their mount points: cgroups(7)",
     },
     Row {
         source: "cgroup",
@@ -53,7 +54,7 @@ const TABLE: &[Row] = &[
             facts.cgroup.root == RootMount::Nothing && facts.cgroup.layout() == Layout::Unified
         },
         on_failure: OnFailure::Fatal(
-            "no cgroups, no containers; start the container with --privileged",
+            "containers need cgroups; start the container with --privileged",
         ),
         why: "the parent has cgroup v2 and nothing is mounted here: cgroups(7)",
     },
@@ -67,11 +68,11 @@ const TABLE: &[Row] = &[
             facts.security_directory && facts.mounts.at(Path::new("/sys/kernel/security")).is_none()
         },
         on_failure: OnFailure::Warn,
-        why: "programs find the security modules through it: moby#46852",
+        why: "programs detect security modules through securityfs: moby#46852",
     },
 ];
 
-/// `/tmp` comes last of all: by then nothing of this start needs the old one.
+/// The row for `/tmp`, which comes last: no later step needs the directory below.
 const TMP: Row = Row {
     source: "tmpfs",
     target: "/tmp",
@@ -80,10 +81,10 @@ const TMP: Row = Row {
     data: "mode=1777",
     when: |facts| facts.tmp_empty && facts.mounts.at(Path::new("/tmp")).is_none(),
     on_failure: OnFailure::Warn,
-    why: "builds are faster on it, and it is empty: DIND_TMPFS=off prevents this",
+    why: "/tmp is empty, and builds are faster on a tmpfs: DIND_TMPFS=off prevents this",
 };
 
-/// The steps before the cgroup hierarchies.
+/// Returns the mounts that come before those of the cgroup hierarchies.
 pub fn plan(facts: &ContainerFacts) -> Vec<Step> {
     TABLE
         .iter()
@@ -92,23 +93,22 @@ pub fn plan(facts: &ContainerFacts) -> Vec<Step> {
         .collect()
 }
 
-/// The steps after everything else: the tmpfs on `/tmp`, where it takes nothing away,
-/// and shared propagation of every mount, so that what is mounted here is seen in the
-/// containers that bind it with `rshared`.
+/// Returns the mounts that come after all others: a tmpfs on `/tmp` if that is empty, and shared
+/// propagation of every mount, so that containers which bind one with `rshared` see what is
+/// mounted below it: mount_namespaces(7).
 pub fn last(config: &Config, facts: &ContainerFacts) -> Vec<Step> {
     let tmp = TMP.step(facts).filter(|_| config.tmpfs);
     let share = Step {
         action: Action::Share { target: "/".into() },
         on_failure: OnFailure::Warn,
-        why: "inner containers may ask for rshared mounts: mount_namespaces(7)".into(),
+        why: "inner containers may need rshared propagation: mount_namespaces(7)".into(),
     };
     let share = (!facts.mounts.all_shared()).then_some(share);
     tmp.into_iter().chain(share).collect()
 }
 
-/// Remounts every read-only mount at or under the cgroup root. Engines mount it
-/// read-only unless the container is privileged, and so does podman with some
-/// options; daemons must make cgroups in it.
+/// Remounts every read-only mount at or below the cgroup root. Engines mount it read-only unless
+/// the container is privileged, and podman does so with some options.
 fn writable(facts: &ContainerFacts) -> impl Iterator<Item = Step> {
     facts
         .mounts
@@ -116,7 +116,7 @@ fn writable(facts: &ContainerFacts) -> impl Iterator<Item = Step> {
         .iter()
         .filter(|mount| mount.target.starts_with(CGROUP_ROOT) && mount.read_only())
         .filter(|mount| facts.mounts.at(&mount.target) == Some(*mount))
-        // The host's own is not touched: another is mounted in its place.
+        // The host's hierarchy is not touched: the delegation mounts another in its place.
         .filter(|_| facts.cgroup.layout() != Layout::Unified || facts.cgroup.private_namespace())
         .map(|mount| Step {
             action: Action::RemountWritable {
@@ -125,11 +125,12 @@ fn writable(facts: &ContainerFacts) -> impl Iterator<Item = Step> {
                 superblock: mount.super_options.iter().any(|option| option == "ro"),
             },
             on_failure: OnFailure::Warn,
-            why: "it came read-only, and the daemons make cgroups in it".into(),
+            why: "it is mounted read-only, and the daemons create cgroups in it".into(),
         })
 }
 
-/// The flags that a remount would drop if they were not repeated: mount(2).
+/// Returns the mount flags among `options`, which are mountinfo's. A remount clears those that it
+/// does not repeat: mount(2).
 pub fn kept_flags(options: &[String]) -> MsFlags {
     options
         .iter()

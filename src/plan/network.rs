@@ -1,5 +1,5 @@
-//! The inner engine's addresses and MTU: no address that is in sight, and no larger packet
-//! than the way out takes.
+//! The inner engine's addresses and MTU: addresses that no route or resolver of this container
+//! uses, and no larger packets than the default route's interface takes.
 
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr};
@@ -8,8 +8,8 @@ use super::inputs::Inputs;
 use crate::facts::network::{Network, Networks, USUAL_MTU};
 use crate::input::config::Mtu;
 
-/// Each level of nesting takes its networks out of one block of 65,536 addresses: the
-/// blocks of dockerd's own defaults, then some of the 10 network for deeper levels.
+/// The blocks of 65,536 addresses in the order in which levels of nesting take them, one each:
+/// those of dockerd's own defaults, then some of 10.0.0.0/8 for deeper levels.
 fn blocks() -> impl Iterator<Item = Network> {
     let defaults = (17..=31).map(|second| [172, second, 0, 0]);
     let deeper = (224..=255).map(|second| [10, second, 0, 0]);
@@ -19,10 +19,12 @@ fn blocks() -> impl Iterator<Item = Network> {
     })
 }
 
-/// A block is 64 networks of 1022 hosts; the first is the default bridge's.
+/// The prefix length of an inner network: a block has 64 networks of 1022 hosts, and the first
+/// is the default bridge's.
 const NETWORK_PREFIX: u8 = 22;
 
-/// The arguments for dockerd, without those that the user has.
+/// Returns dockerd's arguments for addresses and MTU, without those for options that the user
+/// has set.
 pub fn arguments(inputs: Inputs<'_>) -> Vec<OsString> {
     let networks = &inputs.facts.networks;
     let mut arguments = Vec::new();
@@ -49,8 +51,8 @@ pub fn arguments(inputs: Inputs<'_>) -> Vec<OsString> {
     arguments
 }
 
-/// The MTU for inner networks, in bytes; `None` leaves it to dockerd and to what the user
-/// told it.
+/// Returns the MTU for inner networks, in bytes. `None` where the user has set it for dockerd,
+/// or dockerd's default is right.
 pub fn mtu(inputs: Inputs<'_>) -> Option<u32> {
     let mtu = match inputs.config.mtu {
         Mtu::Off => None,
@@ -60,21 +62,21 @@ pub fn mtu(inputs: Inputs<'_>) -> Option<u32> {
     mtu.filter(|_| !inputs.options.mtu_set)
 }
 
-/// The default bridge's address in a block: the first.
+/// Returns the default bridge's address in `block`: the first host address.
 pub fn bridge_address(block: Network) -> Ipv4Addr {
     Ipv4Addr::from_bits(block.address.to_bits() | 1)
 }
 
-/// The block for this level: the first after every block that a route or a resolver is in.
-/// The levels above have taken theirs in the same order, so theirs come before the one that
-/// this container is in, and stay reachable although they are out of sight. The same routes
-/// give the same block at each restart. `None` where all are taken.
+/// Returns the block for this level: the first after every block that a route or a resolver is
+/// in. The levels above took their blocks in the same order, so theirs come before the block of
+/// this container's own network, and stay reachable although no route here shows them. The same
+/// routes give the same block at each restart. `None` where all blocks are taken.
 pub fn block(networks: &Networks) -> Option<Network> {
     let routes: Vec<Network> = networks
         .routes
         .iter()
-        // With the network namespace of a host these are of its own engine, or of a start
-        // before this one.
+        // In the host's network namespace these are bridges of the host's engine, or of an
+        // earlier start.
         .filter(|route| route.interface != "docker0" && !route.interface.starts_with("br-"))
         .map(|route| route.network)
         .collect();
@@ -91,7 +93,8 @@ pub fn block(networks: &Networks) -> Option<Network> {
     let in_sight: Vec<Network> = resolvers.chain(routes.iter().copied()).collect();
     let is_taken = |block: &Network| in_sight.iter().any(|network| block.overlaps(*network));
     let blocks: Vec<Network> = blocks().collect();
-    // A resolver may be anywhere, and a route to everything private is of no level.
+    // Only routes within a block show a level: a resolver may be in any block, and a route
+    // to all private addresses covers many.
     let level = blocks.iter().rposition(|block| {
         routes
             .iter()
@@ -183,7 +186,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_block_is_never_in_sight(networks in proptest::collection::vec((any::<[u8; 4]>(), 1_u8..=32), 0..6)) {
+        fn a_block_never_overlaps_a_route(networks in proptest::collection::vec((any::<[u8; 4]>(), 1_u8..=32), 0..6)) {
             let networks = seen(&networks);
             if let Some(block) = block(&networks) {
                 for route in &networks.routes {

@@ -1,4 +1,4 @@
-//! The whole plan, as a value.
+//! The plan of any role as a value.
 
 use std::ffi::OsString;
 
@@ -7,37 +7,37 @@ use super::engine::Engine;
 use crate::input::contract::Contract;
 use crate::messages::finding::Finding;
 
-/// What becomes of this process.
+/// What this process does after the steps.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// It supervises an engine. Boxed: it is the large one.
+    /// It starts and supervises the daemons. Boxed, since the variants differ much in size.
     Supervise(Box<Engine>),
-    /// It becomes a command.
+    /// It becomes a command: execve(2).
     Become {
-        /// The command.
+        /// The command and its arguments. The command is searched in `PATH`.
         command: Vec<OsString>,
-        /// Its environment.
+        /// The whole environment, as pairs of name and value.
         environment: Vec<(OsString, OsString)>,
     },
 }
 
-/// The whole plan.
+/// The plan of any role. Its [`Display`](std::fmt::Display) is the output of `dind plan`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
-    /// The contract that is kept.
+    /// The contract in force.
     pub contract: Contract,
-    /// What the user should know whatever happens: findings of severity warning.
+    /// The warnings that a start logs: findings of severity warning.
     pub warnings: Vec<Finding>,
-    /// What was chosen, and why: findings of severity note.
+    /// The choices and their reasons: findings of severity note.
     pub notes: Vec<Finding>,
-    /// What is done to the container, in this order.
+    /// The changes to the container, in the order in which they are made.
     pub steps: Vec<Step>,
-    /// What becomes of this process.
+    /// What this process does after the steps.
     pub outcome: Outcome,
 }
 
 impl Plan {
-    /// A plan to become a command in a container that is left as it is, without a word.
+    /// Returns a plan to become `command` with `environment`, without steps, warnings or notes.
     pub fn becoming(
         contract: Contract,
         command: Vec<OsString>,
@@ -55,7 +55,8 @@ impl Plan {
         }
     }
 
-    /// Every change to the container, in order.
+    /// Returns every change to the container, in order: the steps before the daemons start, then
+    /// those that are carried out meanwhile.
     pub fn changes(&self) -> impl Iterator<Item = &Step> {
         let meanwhile = match &self.outcome {
             Outcome::Supervise(engine) => engine.meanwhile.as_slice(),

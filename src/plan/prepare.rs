@@ -1,5 +1,6 @@
-//! `hack/dind`: the container is prepared, the cgroup hierarchies of version 1 are left as
-//! they are, and no descriptor is closed, since the command may be waiting for some.
+//! `hack/dind`: the container is prepared, and this process becomes the command. The cgroup
+//! hierarchies of version 1 are left as they are. No descriptor is closed, since the command may
+//! expect inherited ones.
 
 use std::ffi::OsString;
 
@@ -10,7 +11,8 @@ use crate::facts::container::ContainerFacts;
 use crate::input::config::Config;
 use crate::input::contract::Contract;
 
-/// Makes the plan to prepare the container and become `command`.
+/// Returns the plan to prepare the container and become `command`, with `container=docker` in
+/// its environment, as `hack/dind` sets it.
 pub fn plan(
     contract: Contract,
     command: &[OsString],

@@ -1,4 +1,5 @@
-//! `dind plan`: the whole plan for people.
+//! The text that `dind plan` prints: one line for each fact of the plan, and below each step its
+//! reason.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -10,7 +11,7 @@ use super::outcome::{Outcome, Plan};
 use super::words::quoted;
 use crate::messages::line::one_line;
 
-/// Writes one line, whatever is in it.
+/// Writes `text` as one line: control characters in it are escaped.
 fn line(formatter: &mut fmt::Formatter<'_>, text: fmt::Arguments<'_>) -> fmt::Result {
     writeln!(formatter, "{}", one_line(&text.to_string()))
 }
@@ -119,14 +120,14 @@ impl fmt::Display for Engine {
             )?,
             Readiness::Notify => line(
                 formatter,
-                format_args!("ready: when dockerd says so, within {timeout} s"),
+                format_args!("ready: when dockerd sends READY=1, within {timeout} s"),
             )?,
         }
         if let Some(images) = &self.images {
             line(formatter, format_args!("images: {images}"))?;
         }
         match &self.foreground {
-            Foreground::Daemon => line(formatter, format_args!("then: live as long as dockerd"))?,
+            Foreground::Daemon => line(formatter, format_args!("then: run until dockerd exits"))?,
             Foreground::Command(command) => {
                 line(formatter, format_args!("then: run {}", quoted(command)))?;
             }
@@ -136,7 +137,7 @@ impl fmt::Display for Engine {
             u32::MAX => line(formatter, format_args!("restart: a daemon that fails"))?,
             limit => line(
                 formatter,
-                format_args!("restart: a daemon that fails, {limit} times in a row"),
+                format_args!("restart: a daemon that fails, at most {limit} times in a row"),
             )?,
         }
         let emptied = match &self.emptied {

@@ -1,8 +1,8 @@
-//! Resolvers on loopback, which inner containers cannot reach: dockerd leaves them out of
-//! the default bridge's and of builds' `resolv.conf` and takes public ones (`FilterResolvDNS`
-//! in moby's libnetwork/resolvconf, `GetResolvConf` in BuildKit's executor/oci). So queries
-//! are forwarded to them, from an address that inner containers of every network and every
-//! level below reach: that of the default bridge, which is this network namespace's own.
+//! Resolvers on loopback, which inner containers cannot reach. In the `resolv.conf` of containers
+//! on the default bridge and of builds, dockerd replaces them by public ones (`FilterResolvDNS` in
+//! moby's libnetwork/resolvconf, `GetResolvConf` in BuildKit's executor/oci). So a DNS forwarder
+//! listens on the default bridge's address in this network namespace, which inner containers of
+//! every network and every level below can reach.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -12,15 +12,15 @@ use super::inputs::Inputs;
 use super::network;
 use crate::messages::finding::Finding;
 
-/// systemd-resolved's, by systemd-resolved.service(8).
+/// The address of systemd-resolved: systemd-resolved.service(8).
 const SYSTEMD: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 53));
 
 const LINK: &str = "README.md#what-a-start-changes";
 
-/// Where DNS queries are taken, and who is asked.
+/// The addresses of the DNS forwarder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Forwarder {
-    /// The address that inner containers ask. Nothing has it before dockerd makes its
+    /// The address that inner containers query. No interface may have it until dockerd makes its
     /// default bridge.
     pub listen: Ipv4Addr,
     /// The resolvers on loopback, in the order of `resolv.conf`.
@@ -39,19 +39,19 @@ impl fmt::Display for Forwarder {
     }
 }
 
-/// What is done about the resolvers.
+/// The part of a plan that is about resolvers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Resolver {
-    /// What runs beside the daemons.
+    /// The DNS forwarder that runs beside the daemons.
     pub forwarder: Option<Forwarder>,
-    /// dockerd's arguments for it.
+    /// dockerd's arguments: `--dns`, `--dns-opt` and `--dns-search`.
     pub arguments: Vec<OsString>,
-    /// What was chosen, and why: a finding of severity note.
+    /// The choice and its reason: a finding of severity note.
     pub note: Option<Finding>,
 }
 
-/// Decides. Nothing, where no resolver is on loopback or the user has named others for
-/// containers.
+/// Decides whether a DNS forwarder is needed. The result is empty if no resolver is on loopback,
+/// if the user has set `--dns` or `DIND_DNS=off`, or if there is no address to listen on.
 pub fn plan(inputs: Inputs<'_>) -> Resolver {
     let Inputs {
         config,
@@ -86,8 +86,8 @@ pub fn plan(inputs: Inputs<'_>) -> Resolver {
         .iter()
         .map(|address| format!("--dns={address}").into());
     let mut arguments: Vec<OsString> = servers.collect();
-    // dockerd then takes what else resolv.conf says from systemd's other file, which is not
-    // in a container (`Path` in libnetwork's resolvconf).
+    // dockerd then reads options and search domains from systemd's other resolv.conf, which does
+    // not exist in a container (`Path` in libnetwork's resolvconf).
     let elsewhere = resolvers.as_slice() == [SYSTEMD];
     if !options.dns_options_set {
         let given = resolver_options(&facts.networks.resolver_options, elsewhere);
@@ -104,7 +104,7 @@ pub fn plan(inputs: Inputs<'_>) -> Resolver {
     }
     let names: Vec<String> = upstreams.iter().map(IpAddr::to_string).collect();
     let seen = format!(
-        "dns: inner containers ask {listen}, and from there their queries go to {} on loopback, which they do not reach",
+        "dns: inner containers query the DNS forwarder on {listen}, since they cannot reach {} on loopback",
         names.join(" and ")
     );
     Resolver {
@@ -114,7 +114,7 @@ pub fn plan(inputs: Inputs<'_>) -> Resolver {
     }
 }
 
-/// Whether all resolvers are on loopback and nothing is done about it.
+/// Whether all resolvers are on loopback, and there is neither a DNS forwarder nor `--dns`.
 pub fn is_out_of_reach(inputs: Inputs<'_>) -> bool {
     let resolvers = &inputs.facts.networks.resolvers;
     !inputs.options.dns_set
@@ -123,11 +123,11 @@ pub fn is_out_of_reach(inputs: Inputs<'_>) -> bool {
         && plan(inputs).forwarder.is_none()
 }
 
-/// The default bridge's address, where it is known before there is a bridge; else one that
-/// this container has already. Only a private one: on another, everybody might ask.
+/// The default bridge's address, if it is known before dockerd makes the bridge, else a private
+/// address of this container. On a public one anyone could query the forwarder.
 fn address(inputs: Inputs<'_>) -> Option<Ipv4Addr> {
     let Inputs { options, facts, .. } = inputs;
-    let ours = || {
+    let bridge = || {
         let block = network::block(&facts.networks).filter(|_| !options.addresses_set)?;
         Some(network::bridge_address(block))
     };
@@ -138,11 +138,11 @@ fn address(inputs: Inputs<'_>) -> Option<Ipv4Addr> {
         });
         addresses.find(Ipv4Addr::is_private)
     };
-    options.bridge_address.or_else(ours).or_else(own)
+    options.bridge_address.or_else(bridge).or_else(own)
 }
 
-/// Whether dockerd takes a search domain: it would not start with another, as with an
-/// underscore (`ValidateDNSSearch` in docker's opts).
+/// Whether dockerd accepts a search domain. It does not start with one that it rejects, such as
+/// one with an underscore (`ValidateDNSSearch` in docker's opts).
 fn is_domain(domain: &str) -> bool {
     let is_label = |label: &str| {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
@@ -156,11 +156,11 @@ fn is_domain(domain: &str) -> bool {
     has_letter && labels.all(is_label)
 }
 
-/// The options for dockerd's `--dns-opt`: `all` of those found where it does not see them,
-/// else none, unless names without a dot would be kept from this resolver. Docker writes
-/// `ndots:0` beside its own 127.0.0.11, and an inner dockerd that finds `ndots` there, at
-/// whatever number, does not forward such names from a network of its own (`NdotsSet` in
-/// libnetwork's resolver.go): the services of an outer project would have no addresses.
+/// The options for dockerd's `--dns-opt`. With `all`, dockerd does not see the file they are in,
+/// and gets all of those in `found`; without, it gets some only if `ndots:0` is among them. Docker
+/// writes `ndots:0` beside its own 127.0.0.11, and an inner dockerd that finds `ndots` of any
+/// value does not forward names without a dot from its own networks (`NdotsSet` in libnetwork's
+/// resolver.go), so the services of an outer project would not resolve.
 fn resolver_options(found: &[String], all: bool) -> Vec<String> {
     let hides = |option: &&String| *option == "ndots:0";
     let hidden = found.iter().any(|option| hides(&option));
@@ -170,7 +170,7 @@ fn resolver_options(found: &[String], all: bool) -> Vec<String> {
     let others = found.iter().filter(|option| !hides(option));
     let mut others: Vec<String> = others.cloned().collect();
     if hidden && others.is_empty() {
-        // With none dockerd would take those of the file; this is the default in
+        // Without any, dockerd would use those of the file. This one is the default in
         // resolv.conf(5).
         others.push("attempts:2".to_owned());
     }

@@ -1,5 +1,5 @@
-//! What this container is, by the contract and by what is around it. Pure: what is asked of the
-//! system comes in as [`Surroundings`].
+//! The role of this container, decided from the contract, the configuration and the
+//! [`Surroundings`], which were read before.
 
 use std::ffi::OsString;
 
@@ -11,16 +11,16 @@ use crate::input::nest::Nest;
 use crate::input::request::Start;
 use crate::messages::fault::Fault;
 
-/// What this container is.
+/// The role of this container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Role {
-    /// The daemon in the foreground: the container lives as long as it does.
+    /// dockerd in the foreground: the container ends with it.
     Serve(Serve),
-    /// A command, or a login shell where it is empty, beside the daemon.
+    /// A command or a login shell beside dockerd.
     Session {
         /// The command; empty for a login shell.
         command: Vec<OsString>,
-        /// How many levels of nesting it makes inside this one.
+        /// The number of levels that a nest has inside this one; 0 without a nest.
         levels_below: u32,
         /// dockerd's arguments.
         arguments: DockerdArguments,
@@ -30,32 +30,31 @@ pub enum Role {
         /// The command.
         command: Vec<OsString>,
     },
-    /// Become a command that is a client of another daemon, or a login shell where it
-    /// is empty, as `docker-entrypoint.sh` does.
+    /// Become a command that is a client of another daemon, or a login shell, as
+    /// `docker-entrypoint.sh` does.
     Client {
         /// The command; empty for a login shell.
         command: Vec<OsString>,
     },
-    /// Become a dockerd that only prints something and ends.
+    /// Become a dockerd that only prints something and exits, as with `--version`.
     Inform {
         /// dockerd's arguments.
         arguments: DockerdArguments,
     },
 }
 
-/// How to serve.
+/// The daemon in the foreground, as the command line has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Serve {
-    /// `dockerd …` was given word for word: it listens on what those words say.
+    /// Whether the command line was `dockerd …`: then it listens only on its own addresses.
     pub literal: bool,
     /// dockerd's arguments.
     pub arguments: DockerdArguments,
-    /// A command that was given and is not run, because `PORT` is set.
+    /// A command that does not run because `PORT` is set. Empty if there is none.
     pub ignored: Vec<OsString>,
 }
 
-/// Decides what this container is. The faults are final and nothing has been
-/// changed when they are returned.
+/// Decides the role. A fault is final, and nothing has been changed by then.
 pub fn decide(start: &Start, config: &Config, surroundings: &Surroundings) -> Result<Role, Fault> {
     let role = match start.contract {
         Contract::Dind => dind(start, config, surroundings)?,
@@ -85,10 +84,10 @@ pub fn decide(start: &Start, config: &Config, surroundings: &Surroundings) -> Re
     }
 }
 
-/// What stops everything but a client in a container without privileges.
+/// Returns the fault of a container without `CAP_SYS_ADMIN`, which can only be a client.
 pub fn unprivileged(contract: Contract, surroundings: &Surroundings) -> Option<Fault> {
     (!surroundings.cap_sys_admin).then(|| match contract {
-        // Others search logs for these words of the old script.
+        // Users search logs for this message of the old script.
         Contract::Wrapdocker => {
             Fault::failure("Could not make a tmpfs mount. Did you use --privileged?")
         }
@@ -97,7 +96,8 @@ pub fn unprivileged(contract: Contract, surroundings: &Surroundings) -> Option<F
     })
 }
 
-/// What stops a daemon whose socket is somebody else's.
+/// Returns the fault of a start with daemons whose Unix socket is mounted from outside or
+/// answered by another daemon.
 pub fn socket_taken(config: &Config, surroundings: &Surroundings) -> Option<Fault> {
     let path = surroundings.socket.display();
     match surroundings.socket_state {
@@ -118,7 +118,7 @@ pub fn socket_taken(config: &Config, surroundings: &Surroundings) -> Option<Faul
         }
         SocketState::Live => Some(
             Fault::failure(format!("a daemon already answers on {path}"))
-                .remedy("stop it first, or use it by running docker itself"),
+                .remedy("stop it first, or run docker to use it"),
         ),
         SocketState::Free => None,
     }
@@ -147,7 +147,7 @@ fn dind(start: &Start, config: &Config, surroundings: &Surroundings) -> Result<R
                 .as_deref()
                 .is_some_and(|host| !host.starts_with("unix://"));
             let has_daemon = elsewhere || surroundings.socket_state.is_live();
-            // Somebody who gave no command wants a daemon, and one who did may not.
+            // Without a command the user wants a daemon. A command may not need one.
             let needs_none =
                 !surroundings.cap_sys_admin && !command.is_empty() && start.nest.is_none();
             if has_daemon || needs_none {
@@ -163,7 +163,7 @@ fn dind(start: &Start, config: &Config, surroundings: &Surroundings) -> Result<R
     }
 }
 
-/// `dockerd-entrypoint.sh`: whatever is no dockerd is a client.
+/// `dockerd-entrypoint.sh`: a command other than dockerd is a client.
 fn dockerd_entrypoint(start: &Start, config: &Config) -> Role {
     match start.arguments.split_first() {
         None => serve(config, false, &[], &[]),
@@ -177,7 +177,7 @@ fn dockerd_entrypoint(start: &Start, config: &Config) -> Role {
     }
 }
 
-/// `wrapdocker`: `PORT` decides, and with it the arguments were never looked at.
+/// `wrapdocker`: with `PORT` it served and ignored its arguments.
 fn wrapdocker(start: &Start, config: &Config) -> Role {
     if config.port.is_some() {
         serve(config, false, &[], &start.arguments)
@@ -190,7 +190,7 @@ fn wrapdocker(start: &Start, config: &Config) -> Role {
     }
 }
 
-/// `command_line` is dockerd's part of it, `ignored` a command that is not run.
+/// `command_line` is dockerd's part of the command line, `ignored` a command that does not run.
 fn serve(config: &Config, literal: bool, command_line: &[OsString], ignored: &[OsString]) -> Role {
     Role::Serve(Serve {
         literal,

@@ -1,73 +1,75 @@
 //! The time of a stop: when each part of it must have ended.
 //!
-//! Every deadline counts from the beginning of the stop. What ends early leaves its time to
-//! those after it. dockerd gets none of them as `--shutdown-timeout`: it takes the largest of that
-//! flag (15 s by default) and of each container's own stop time-out (10 s) and 5 s more
-//! (`ShutdownTimeout` in moby's daemon/daemon.go), and gives no container less time for it.
+//! Every deadline counts from the beginning of the stop. A part that ends early leaves its time
+//! to the later ones. No deadline is passed to dockerd as `--shutdown-timeout`: dockerd takes the
+//! largest of that flag (15 s by default) and each container's own stop time-out (10 s) plus 5 s
+//! (`ShutdownTimeout` in moby's daemon/daemon.go), so the flag never shortens a container's time.
 
 use std::time::Duration;
 
-/// How many levels the innermost counts for in the division of a nest's time: it has a
-/// command that may take its time, and the others have daemons without containers.
+/// How many shares of a nest's time the innermost level gets, for its command. Every other level
+/// gets one: its command is the next level, and its daemons have no containers after that.
 const INNERMOST: u32 = 8;
 
-/// How much of a stop the command and the pre-stop hooks may take together, in ninths.
+/// The part of a stop for the command and the pre-stop hooks together, in ninths.
 const FOREGROUND_NINTHS: u32 = 4;
 
-/// What comes before the daemons and does not end by SIGKILL is waited for no longer than this
-/// part of the daemons' time, in twentieths. Then each of them has its deadline, dockerd as long
-/// after its containers as these have: to take down one that was an engine itself takes a second
-/// on a busy machine.
+/// How long processes that come before the daemons and do not end by SIGKILL are waited for, in
+/// twentieths ([`PARTS`]) of the daemons' time. The deadlines of the daemons follow in the same
+/// unit. dockerd gets as long after its containers as these get: to remove a container that ran
+/// an engine takes it a second on a busy machine.
 const ABANDONED_PART: u32 = 1;
 const CONTAINERS_PART: u32 = 8;
 const DOCKERD_PART: u32 = 16;
 const CONTAINERD_PART: u32 = 18;
-/// Then this process ends, whatever still lives. The rest of the time is the kernel's, to take
-/// down the container.
+/// When this process ends, whatever still runs. The kernel has the rest to end the container's
+/// remaining processes.
 const END_PART: u32 = 19;
 const PARTS: u32 = 20;
 
-/// How long it may take to empty the data root, where nobody waits for the container to
-/// end: slow disks remove some hundred files a second.
+/// How long the sweeper may take if the container is not ended by a stop: slow disks remove some
+/// hundred files a second.
 const SWEEP: Duration = Duration::from_secs(600);
 
-/// The deadlines of a stop, each from its beginning on and none before the one above it.
+/// The deadlines of a stop, counted from its beginning. None is earlier than the one above it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StopBudget {
-    /// `DIND_STOP_TIMEOUT`: all of it.
+    /// The whole stop: `DIND_STOP_TIMEOUT`.
     pub total: Duration,
-    /// `DIND_STOP_TIMEOUT` of the level inside this one, where there is one.
+    /// `DIND_STOP_TIMEOUT` of the level inside this one; `None` without a nest.
     pub inner: Option<Duration>,
-    /// The command, or the levels inside this one, which are its command.
+    /// When the command must have ended. With a nest the command is the levels inside.
     pub command: Duration,
-    /// A pre-stop hook gets SIGTERM.
+    /// When a pre-stop hook that still runs gets SIGTERM.
     pub hook: Duration,
-    /// The hooks, and every other child that comes before the daemons.
+    /// When the hooks must have ended, and every other child that is stopped before the daemons.
     pub hooks: Duration,
-    /// What comes before the daemons is abandoned, though it was killed and still lives.
+    /// When the stop continues without children that were killed and have not ended.
     pub abandoned: Duration,
-    /// The inner containers.
+    /// When the inner containers must have ended.
     pub containers: Duration,
-    /// dockerd.
+    /// When dockerd must have ended.
     pub dockerd: Duration,
-    /// containerd, and the data root's sweeper where somebody waits for the container.
+    /// When containerd must have ended, and the data root's sweeper if the container was told to
+    /// stop.
     pub containerd: Duration,
-    /// This process ends.
+    /// When this process ends.
     pub end: Duration,
-    /// The sweeper, where nobody does: from its own beginning on.
+    /// How long the sweeper may take otherwise, counted from its own start.
     pub sweep: Duration,
-    /// Between SIGTERM and SIGKILL of a hook, and between that and the end of its runner.
+    /// The time between SIGTERM and SIGKILL for a hook, and between SIGKILL and the end of the
+    /// hook runner.
     pub hook_grace: Duration,
 }
 
 impl StopBudget {
-    /// Divides `total`. `levels_below` of a nest are inside of this one; `hooks` is whether
-    /// there are pre-stop hooks, which share the command's time, and around further levels
-    /// take of this level's own, for the command is those.
+    /// Divides `total`. `levels_below` is the number of levels that a nest has inside this one,
+    /// and 0 without a nest. `hooks` is whether there are pre-stop hooks: they share the
+    /// command's time, or, where the command is further levels, take some of this level's own.
     pub fn new(total: Duration, levels_below: u32, hooks: bool) -> Self {
         let own = total / levels_below.saturating_add(INNERMOST);
         let inner = total.saturating_sub(own);
-        // A little longer than the inner level takes at most: docker then removes its container.
+        // A little longer than the inner level's whole stop: docker then removes its container.
         let nested = inner.saturating_add(own / 4);
         let foreground = total.saturating_mul(FOREGROUND_NINTHS) / 9;
         let (command, hooks) = match (hooks, levels_below) {
@@ -79,7 +81,7 @@ impl StopBudget {
                 nested.saturating_add(total.saturating_sub(nested) / 3),
             ),
         };
-        // The hook, then its runner, end before the time of both does.
+        // The hook ends first, then the hook runner, both before the deadline of hooks.
         let hook = hooks.saturating_sub(hooks.saturating_sub(command) / 2);
         let hook_grace = match hooks > command {
             true => hooks.saturating_sub(hook) / 2,
@@ -103,7 +105,8 @@ impl StopBudget {
         }
     }
 
-    /// The deadlines for people, of what is there: a command, pre-stop hooks, containerd.
+    /// Returns the deadlines as text for `dind plan`, in seconds. The arguments are whether
+    /// there is a command, a pre-stop hook and a containerd; those that are not are left out.
     pub fn shown(&self, command: bool, hooks: bool, containerd: bool) -> String {
         let seconds = |time: Duration| (time.as_secs_f64() * 100.0).round() / 100.0;
         let parts = [
@@ -179,7 +182,7 @@ mod tests {
             let budget = StopBudget::new(total, levels, hooks);
             let deadlines = budget.deadlines();
             prop_assert!(deadlines.is_sorted(), "{:?}", budget);
-            // Every part has a share: that of the hooks only where there are some.
+            // Every part has a share; without hooks theirs is empty.
             let mut parts = vec![
                 Duration::ZERO,
                 budget.command,

@@ -1,5 +1,5 @@
-//! The data root: its lock, what an earlier start left behind, and what takes its place
-//! where overlay2 cannot be on it.
+//! The data root: its lock, the stale files of an earlier start, and what is used instead of its
+//! file system where that cannot hold overlay2.
 
 use std::ffi::OsString;
 
@@ -14,62 +14,61 @@ use crate::input::config::{Config, Storage};
 use crate::messages::fault::Fault;
 use crate::messages::finding::Finding;
 
-/// What dockerd gives its data root: the owner, and search for the group of a
-/// remapped root (`setupDaemonRoot` in moby's daemon_unix.go).
+/// The mode that dockerd gives its data root: full access for root, and search permission for
+/// the group of a remapped root (`setupDaemonRoot` in moby's daemon_unix.go).
 const DATA_ROOT_MODE: u32 = 0o710;
 
 const MIB: u64 = 1 << 20;
 
-/// An ext4 file smaller than this holds none of Docker's.
+/// The least size of an ext4 image, in bytes: a smaller one is too small for Docker images.
 const LEAST_DATA_FILE: u64 = 256 * MIB;
 
-/// How much of what is free an ext4 file may take, in tenths. When what it is on is full, its
-/// file system breaks; when itself is full, only a write fails.
+/// The part of the free space that an ext4 image may take, in tenths. If the file system below
+/// the image is full, the one in it breaks; if the image itself is full, only a write fails.
 const TENTHS: u64 = 9;
 
 const LINK: &str = "https://docs.docker.com/engine/storage/drivers/select-storage-driver/";
 
-/// What holds the data.
+/// Where the data of dockerd is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Holder {
-    /// The file system of the data root, with the driver that dockerd chooses or is told.
+    /// On the file system of the data root, with the driver that dockerd or the user chooses.
     DataRoot,
-    /// The same, with this driver.
+    /// On the file system of the data root, with this storage driver.
     Driver(&'static str),
-    /// An ext4 file.
+    /// In an ext4 image.
     DataFile(DataFile),
-    /// A tmpfs of so many bytes, or of the kernel's choice.
+    /// On a tmpfs of this size in bytes; `None` for the kernel's default: tmpfs(5).
     Tmpfs(Option<u64>),
 }
 
-/// The choice.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Choice {
     holder: Holder,
-    /// It and its reason, where there was something to choose.
+    /// The choice and its reason; `None` if dockerd chooses.
     note: Option<String>,
-    /// What the user should know of it.
     warning: Option<Finding>,
-    /// How many times an image of Docker's is stored that a container is made of.
+    /// See [`copies`].
     copies: u64,
 }
 
-/// What the choice comes to.
+/// The part of a plan that is about the data root.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoragePlan {
-    /// The choice and its reason, for the log: a finding of severity note.
+    /// The choice and its reason, for the log: a finding of severity note. `None` if dockerd
+    /// chooses.
     pub note: Option<Finding>,
-    /// What is done to the container.
+    /// The steps: the directory, its lock, stale files, a tmpfs.
     pub steps: Vec<Step>,
-    /// What is mounted on the data root before the daemons start.
+    /// The ext4 image that is mounted on the data root before the daemons start.
     pub data_file: Option<DataFile>,
-    /// For dockerd.
+    /// The arguments for dockerd that select the storage driver.
     pub arguments: Vec<OsString>,
-    /// What is emptied at the end.
+    /// The data root that the sweeper empties at the end: `DIND_EPHEMERAL`.
     pub emptied: Option<Emptied>,
 }
 
-/// Makes the plan. A fault is a choice of the user's that cannot be.
+/// Returns the plan for the data root. A fault is a `DIND_STORAGE` that is not possible here.
 pub fn plan(inputs: Inputs<'_>) -> Result<StoragePlan, Fault> {
     let Inputs { config, facts, .. } = inputs;
     let root = &facts.data_root;
@@ -98,7 +97,8 @@ pub fn plan(inputs: Inputs<'_>) -> Result<StoragePlan, Fault> {
     })
 }
 
-/// What there is to know of where the data is: one warning for two causes with one cure.
+/// Returns the warning about the data root, for two causes with the same remedy: its file system
+/// cannot hold overlay2, or it is not on a volume.
 pub fn warning(inputs: Inputs<'_>) -> Option<Finding> {
     match choose(inputs) {
         Ok(choice) => choice.warning,
@@ -106,8 +106,9 @@ pub fn warning(inputs: Inputs<'_>) -> Option<Finding> {
     }
 }
 
-/// How many times an image of Docker's is stored that a container is made of. vfs copies it
-/// for the container, and for the one that dockerd makes before that (`-init`).
+/// Returns how many copies of a Docker image are stored when one container is created from it.
+/// vfs copies the image for the container's layer and for the layer `-init` below it, which makes
+/// 3; other drivers share the image.
 pub fn copies(inputs: Inputs<'_>) -> u64 {
     choose(inputs).map_or(1, |choice| choice.copies)
 }
@@ -115,7 +116,7 @@ pub fn copies(inputs: Inputs<'_>) -> u64 {
 fn steps(facts: &Facts) -> Vec<Step> {
     let root = &facts.data_root;
     let mut steps = Vec::new();
-    // Of a directory that is there only what would lock out or let in is changed.
+    // The mode of an existing directory is changed only if root lacks access or others can write.
     let wrong_mode = root
         .mode
         .is_none_or(|mode| mode & 0o022 != 0 || mode & 0o700 != 0o700);
@@ -136,16 +137,16 @@ fn steps(facts: &Facts) -> Vec<Step> {
             path: root.path.clone(),
         },
         on_failure: OnFailure::Fatal(
-            "the data root is in use, and two daemons would destroy it: stop the other container, \
-             or give this one a volume of its own",
+            "the data root is in use, and two daemons would destroy it; stop the other container, \
+             or use another volume",
         ),
-        why: "dockerd does not notice another one on its data root".into(),
+        why: "dockerd does not detect another dockerd on its data root".into(),
     });
     steps.extend(facts.stale.iter().map(|path| {
         Step {
         action: Action::Remove { path: path.clone() },
         on_failure: OnFailure::Warn,
-        why: "left behind by an earlier start, it would keep the daemon from starting: moby#40292"
+        why: "stale file of an earlier start, which would keep the daemon from starting: moby#40292"
             .into(),
     }
     }));
@@ -162,8 +163,12 @@ fn tmpfs(root: &DataRoot, size: Option<u64>) -> Step {
             flags: MsFlags::empty(),
             data: format!("mode={DATA_ROOT_MODE:04o}{size}"),
         },
-        on_failure: OnFailure::Fatal("DIND_STORAGE=tmpfs needs it; start with --privileged"),
-        why: "DIND_STORAGE=tmpfs: the data is in memory, and ends with this start".into(),
+        on_failure: OnFailure::Fatal(
+            "DIND_STORAGE=tmpfs needs a tmpfs on the data root; start the container with \
+             --privileged",
+        ),
+        why: "DIND_STORAGE=tmpfs: the data is in memory and is lost when the container stops"
+            .into(),
     }
 }
 
@@ -184,29 +189,29 @@ fn choose(inputs: Inputs<'_>) -> Result<Choice, Fault> {
             "DIND_STORAGE={} and the storage driver {driver:?} exclude each other",
             asked.name()
         ))
-        .remedy("leave one out"));
+        .remedy("set only one of them"));
     }
     let why = format!("DIND_STORAGE={}", asked.name());
     if let Some(driver) = asked.driver() {
         return Ok(Choice {
             holder: Holder::Driver(driver),
-            note: Some(format!("storage: {driver}, since {why} asks for it")),
+            note: Some(format!("storage: {driver}, since {why} is set")),
             warning: volume_warning(facts),
             copies: if asked == Storage::Vfs { 3 } else { 1 },
         });
     }
     if means.occupied {
         return Err(Fault::failure(format!(
-            "{why} would hide what is in {} already",
+            "{why} would hide the data in {}",
             root.path.display()
         ))
-        .remedy("empty it, or leave DIND_STORAGE out"));
+        .remedy("empty that directory, or unset DIND_STORAGE"));
     }
     if asked == Storage::Tmpfs {
         return Ok(Choice {
             holder: Holder::Tmpfs(config.storage_size),
             note: Some(format!(
-                "storage: a tmpfs on {}, since {why} asks for it",
+                "storage: a tmpfs on {}, since {why} is set",
                 root.path.display()
             )),
             warning: None,
@@ -214,19 +219,16 @@ fn choose(inputs: Inputs<'_>) -> Result<Choice, Fault> {
         });
     }
     match data_file(config, root, means, true) {
-        Ok(data_file) => Ok(with_data_file(
-            facts,
-            data_file,
-            &format!("{why} asks for it"),
-        )),
+        Ok(data_file) => Ok(with_data_file(facts, data_file, &format!("{why} is set"))),
         Err(obstacle) => {
-            let remedy = format!("leave it out, or give {} a volume", root.path.display());
+            let path = root.path.display();
+            let remedy = format!("unset DIND_STORAGE, or mount a volume on {path}");
             Err(Fault::failure(format!("{why} is not possible: {obstacle}")).remedy(remedy))
         }
     }
 }
 
-/// Where the user has not chosen.
+/// The choice for `DIND_STORAGE=auto`, the default.
 fn automatic(inputs: Inputs<'_>, means: &Means, driver: Option<&str>) -> Choice {
     let Inputs { config, facts, .. } = inputs;
     let root = &facts.data_root;
@@ -235,7 +237,7 @@ fn automatic(inputs: Inputs<'_>, means: &Means, driver: Option<&str>) -> Choice 
         && !means.occupied
         && let Ok(data_file) = data_file(config, root, means, true)
     {
-        return with_data_file(facts, data_file, "an earlier start has made it");
+        return with_data_file(facts, data_file, "an earlier start made it");
     }
     let Filesystem::Unsuitable(name) = root.filesystem else {
         return as_it_is(facts, None);
@@ -247,7 +249,8 @@ fn automatic(inputs: Inputs<'_>, means: &Means, driver: Option<&str>) -> Choice 
         return as_it_is(facts, None);
     }
     if means.occupied {
-        let words = format!("{since}, and it has data: dockerd goes on with the driver of that");
+        let words =
+            format!("{since}, and it has data: dockerd keeps the storage driver of that data");
         let holder = match driver {
             None if means.vfs => Holder::Driver("vfs"),
             None | Some(_) => Holder::DataRoot,
@@ -275,7 +278,7 @@ fn automatic(inputs: Inputs<'_>, means: &Means, driver: Option<&str>) -> Choice 
     }
     if means.fuse_overlayfs {
         let words =
-            format!("{since}, and {obstacle}: fuse-overlayfs takes its place, and is slower");
+            format!("{since}, and {obstacle}: dockerd uses fuse-overlayfs, which is slower");
         return Choice {
             note: Some(format!(
                 "storage: fuse-overlayfs, since {since}, and {obstacle}"
@@ -288,21 +291,21 @@ fn automatic(inputs: Inputs<'_>, means: &Means, driver: Option<&str>) -> Choice 
     );
     Choice {
         note: Some(format!("storage: vfs, since {since}, and {obstacle}")),
-        // Where there is a fuse-overlayfs dockerd would take it, though it has no device.
+        // dockerd would choose fuse-overlayfs if the program is there, even without /dev/fuse.
         holder: Holder::Driver("vfs"),
         copies: 3,
         ..as_it_is(facts, Some(warning(words).remedy(remedy)))
     }
 }
 
-/// The driver that the user has told dockerd: the variable wins over flag and file
-/// (`NewDaemon` in moby's daemon/daemon.go).
+/// The storage driver that the user has chosen for dockerd: `DOCKER_DRIVER` wins over the flag
+/// and daemon.json (`NewDaemon` in moby's daemon/daemon.go).
 fn driver<'a>(inputs: Inputs<'a>) -> Option<&'a str> {
     let variable = inputs.config.docker_driver.as_deref();
     variable.or(inputs.options.storage_driver.as_deref())
 }
 
-/// Whether a driver is the one that works on ext4, under one of its names.
+/// Whether a driver is overlay2 or, with containerd's image store, its snapshotter overlayfs.
 fn is_overlay(driver: &str) -> bool {
     matches!(driver, "overlay2" | "overlayfs")
 }
@@ -330,7 +333,7 @@ fn with_data_file(facts: &Facts, data_file: DataFile, since: &str) -> Choice {
     }
 }
 
-/// The ext4 file, or what stands in its way.
+/// The ext4 image, or the reason why there can be none.
 fn data_file(
     config: &Config,
     root: &DataRoot,
@@ -348,7 +351,10 @@ fn data_file(
             .storage_size
             .unwrap_or((means.free / 10 * TENTHS) & !(MIB - 1));
         if size < LEAST_DATA_FILE {
-            return Err(format!("only {} MiB are free for an image", size / MIB));
+            return Err(format!(
+                "only {} MiB are free for an ext4 image",
+                size / MIB
+            ));
         }
         Some(NewDataFile { size, mkfs })
     };
@@ -366,7 +372,7 @@ fn unsuitable(root: &DataRoot) -> Option<Finding> {
     };
     let path = root.path.display();
     let seen = format!(
-        "{path} is on {name}, which overlay2 cannot use, so dockerd takes a slower storage driver"
+        "{path} is on {name}, which overlay2 cannot use, so dockerd uses a slower storage driver"
     );
     let finding = Finding::warning("data-root-filesystem", seen, LINK);
     Some(finding.remedy(format!("give it a volume: docker run -v NAME:{path}")))
@@ -374,7 +380,7 @@ fn unsuitable(root: &DataRoot) -> Option<Finding> {
 
 fn volume_warning(facts: &Facts) -> Option<Finding> {
     let path = facts.data_root.path.display();
-    let seen = format!("{path} is not a mount of its own, so its data ends with this container");
+    let seen = format!("{path} is not a mount point, so its data is lost with this container");
     let remedy = format!("give it a volume: docker run -v NAME:{path}");
     (!is_on_volume(&facts.data_root.path, &facts.container.mounts))
         .then(|| Finding::warning("data-root-volume", seen, LINK).remedy(remedy))

@@ -1,4 +1,4 @@
-//! The planner against hosts that were made up; `golden` has those that were seen.
+//! The planner against invented facts; `golden` has the facts of real hosts.
 
 mod drop_in;
 mod golden;
@@ -31,7 +31,8 @@ use crate::messages::finding::Severity;
 use crate::plan::images::Images;
 use crate::plan::role::{self, Role};
 
-/// What Docker's `--privileged` gives on each layout, apart from the cgroups.
+/// The facts of a privileged container with a volume as its data root, and with these mounts and
+/// cgroups.
 fn facts(mountinfo: &str, memberships: &str, root: RootMount) -> Facts {
     let mounts = MountTable::parse(&format!(
         "1 0 0:1 / / rw,relatime - overlay overlay rw\n\
@@ -96,8 +97,8 @@ fn facts(mountinfo: &str, memberships: &str, root: RootMount) -> Facts {
     }
 }
 
-/// Nothing mounted, version 1 with co-mounted controllers: what wrapdocker was made
-/// for.
+/// cgroup version 1 with co-mounted controllers and no hierarchy mounted: the case that wrapdocker
+/// was written for.
 fn bare_v1() -> Facts {
     facts(
         "",
@@ -120,8 +121,8 @@ fn unified(memberships: &str) -> Facts {
     facts
 }
 
-/// Images are loaded where there is a directory, or one was asked for, over whatever Unix
-/// socket dockerd has.
+/// Images are loaded if the default directory exists or `DIND_IMAGES` names one, over any Unix
+/// socket that dockerd has.
 #[test]
 fn images_are_loaded_over_dockerds_unix_socket() -> Result<(), Fault> {
     let with = Facts {
@@ -164,7 +165,7 @@ fn images_are_loaded_over_dockerds_unix_socket() -> Result<(), Fault> {
         assert_eq!(start.engine(&with)?.images, Some(expected));
         let text = start.plan(&with)?.to_string();
         assert!(
-            text.contains(&format!("\nimages: load what is new in {directory}")),
+            text.contains(&format!("\nimages: load new archives from {directory}")),
             "{text}"
         );
     }
@@ -173,7 +174,7 @@ fn images_are_loaded_over_dockerds_unix_socket() -> Result<(), Fault> {
 }
 
 #[test]
-fn images_without_a_unix_socket_are_warned_of() -> Result<(), Fault> {
+fn images_without_a_unix_socket_cause_a_warning() -> Result<(), Fault> {
     let start = Start {
         arguments: &["dind", "dockerd", "-H", "tcp://:1"],
         ..DAEMON
@@ -325,7 +326,7 @@ fn commands(plan: &Plan) -> Vec<String> {
     plan.changes().map(|step| step.action.to_string()).collect()
 }
 
-/// What the facts would be once a plan is carried out.
+/// The facts after a plan has been carried out.
 fn after(facts: &Facts, plan: &Plan) -> Facts {
     let mut facts = facts.clone();
     for step in plan.changes() {
@@ -424,7 +425,8 @@ fn after(facts: &Facts, plan: &Plan) -> Facts {
     facts
 }
 
-/// What is below `/run` is made sure of at every start; everything else is done once.
+/// The commands that a second start repeats, without those below `/run`, which every start
+/// repeats.
 fn repeated(plan: &Plan) -> Vec<String> {
     plan.changes()
         .filter(|step| match &step.action {
@@ -493,7 +495,7 @@ fn hybrid_gets_the_unified_hierarchy_beside_the_others() -> Result<(), Fault> {
 }
 
 #[test]
-fn a_hierarchy_is_known_by_its_controllers_and_not_by_its_directory() -> Result<(), Fault> {
+fn a_hierarchy_is_recognised_by_its_controllers_not_by_its_directory() -> Result<(), Fault> {
     let host = facts(
         "8 2 0:8 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n\
          9 8 0:9 / /sys/fs/cgroup/odd rw - cgroup cgroup rw,cpu,cpuacct\n",
@@ -553,7 +555,7 @@ fn v2_is_delegated_in_a_namespace_of_its_own() -> Result<(), Fault> {
             .collect()
     };
     assert_eq!(delegates(&DAEMON.plan(&unified("0::/\n"))?), [None]);
-    // In the host's namespace nothing of the host's is touched, not even a mount.
+    // In the host's cgroup namespace no mount of the host's hierarchy is changed.
     let mut host = unified("0::/kubepods/pod1/c\n");
     for mount in &mut host.container.mounts.mounts {
         if mount.target == Path::new(CGROUP_ROOT) {
@@ -569,7 +571,7 @@ fn v2_is_delegated_in_a_namespace_of_its_own() -> Result<(), Fault> {
             .any(|command| command.contains("remount")),
         "{plan}"
     );
-    // Nothing mounted: the parent's hierarchy, and never a tmpfs over it.
+    // With nothing mounted, the parent's hierarchy is mounted, and no tmpfs.
     let commands = commands(&DAEMON.plan(&facts("", "0::/\n", RootMount::Nothing))?);
     assert!(
         commands
@@ -607,7 +609,7 @@ fn read_only_cgroups_are_made_writable_with_their_flags() -> Result<(), Fault> {
 }
 
 #[test]
-fn tmp_is_mounted_where_it_takes_nothing_away() -> Result<(), Fault> {
+fn a_tmpfs_is_mounted_on_an_empty_tmp_only() -> Result<(), Fault> {
     let mounts_tmp = |start: &Start<'_>, facts: &Facts| -> Result<bool, Fault> {
         Ok(start
             .plan(facts)?
@@ -667,7 +669,7 @@ fn storage_warns_once_and_names_the_volume_flag() -> Result<(), Fault> {
     Ok(())
 }
 
-/// What a container of this image has where its data root is on no volume.
+/// What a container of this image has if its data root is not on a volume.
 const MEANS: fn() -> Means = || Means {
     occupied: false,
     vfs: false,
@@ -680,7 +682,7 @@ const MEANS: fn() -> Means = || Means {
     zfs: false,
 };
 
-/// An image without any of these programs, in a container without devices.
+/// An image without these programs, in a container without devices.
 const NO_MEANS: fn() -> Means = || Means {
     mkfs: None,
     loop_devices: false,
@@ -688,7 +690,7 @@ const NO_MEANS: fn() -> Means = || Means {
     ..MEANS()
 };
 
-/// The data root on the container's overlay.
+/// The facts with the data root on the container's overlay.
 fn on_overlay(means: Means) -> Facts {
     let mut facts = bare_v1();
     facts.data_root.filesystem = Filesystem::Unsuitable("overlay");
@@ -734,7 +736,7 @@ fn storage_is_the_best_that_there_is() -> Result<(), Fault> {
             true,
             "an ext4 image of 92160 MiB at /var/lib/dind/data-root.ext4, since /var/lib/docker is on overlay",
         ),
-        (on_overlay(made()), true, "an earlier start has made it"),
+        (on_overlay(made()), true, "an earlier start made it"),
         (on_overlay(occupied()), false, ""),
         (on_overlay(vfs()), false, ""),
         (
@@ -779,7 +781,7 @@ fn storage_is_the_best_that_there_is() -> Result<(), Fault> {
 }
 
 #[test]
-fn a_storage_driver_of_the_users_stays() -> Result<(), Fault> {
+fn the_users_storage_driver_is_kept() -> Result<(), Fault> {
     let told = |variables: &'static [(&'static str, &'static str)], json, arguments| Start {
         variables,
         json,
@@ -833,7 +835,7 @@ fn a_storage_driver_of_the_users_stays() -> Result<(), Fault> {
 }
 
 #[test]
-fn storage_that_is_asked_for_is_had_or_refused() -> Result<(), Fault> {
+fn explicit_storage_is_used_or_refused() -> Result<(), Fault> {
     fn asked(variables: &'static [(&'static str, &'static str)]) -> Start<'static> {
         Start {
             variables,
@@ -871,7 +873,7 @@ fn storage_that_is_asked_for_is_had_or_refused() -> Result<(), Fault> {
             fault.status == 1
                 && fault
                     .message
-                    .contains("would hide what is in /var/lib/docker"),
+                    .contains("would hide the data in /var/lib/docker"),
             "{fault}"
         );
     }
@@ -895,7 +897,7 @@ fn listeners(start: &Start<'_>) -> Result<Vec<String>, Fault> {
 }
 
 #[test]
-fn what_is_listened_on_follows_the_table() -> Result<(), Fault> {
+fn listeners_follow_the_table() -> Result<(), Fault> {
     let unix = "unix:///var/run/docker.sock";
     let port: &[(&str, &str)] = &[("PORT", "4444")];
     assert_eq!(listeners(&DAEMON)?, [unix, "tcp://0.0.0.0:2375"]);
@@ -936,7 +938,7 @@ fn what_is_listened_on_follows_the_table() -> Result<(), Fault> {
         listeners(&elsewhere)?,
         ["unix:///x/d.sock", "tcp://0.0.0.0:2375"]
     );
-    // A CI job's variables reach its services too.
+    // A CI job passes its variables to its service containers too.
     let leaked = Start {
         variables: &[("DOCKER_HOST", "tcp://docker:2375")],
         ..DAEMON
@@ -946,7 +948,7 @@ fn what_is_listened_on_follows_the_table() -> Result<(), Fault> {
 }
 
 #[test]
-fn hosts_of_the_user_are_added_and_not_fought_over() -> Result<(), Fault> {
+fn the_users_hosts_are_added_once() -> Result<(), Fault> {
     let start = Start {
         arguments: &[
             "dind",
@@ -1052,7 +1054,7 @@ fn the_role_follows_the_contract() -> Result<(), Fault> {
         arguments: &["dind", "sh"],
         ..SHELL
     })?);
-    // wrapdocker without PORT runs its shell even where nobody is there to talk.
+    // wrapdocker without PORT runs its shell even if standard input is /dev/null.
     assert!(!serve(&Start {
         arguments: &["wrapdocker"],
         ..DAEMON
@@ -1089,7 +1091,7 @@ fn the_role_follows_the_contract() -> Result<(), Fault> {
         arguments: &["dind", "dockerd", "--version"],
         ..DAEMON
     };
-    // dockerd prints that without any privilege.
+    // dockerd needs no privilege to print its version.
     assert!(matches!(
         information.role(false, SocketState::Free)?.0,
         Role::Inform { .. }
@@ -1150,7 +1152,7 @@ fn a_socket_from_outside_cannot_be_replaced() {
 }
 
 #[test]
-fn a_daemon_that_runs_here_already_is_not_disturbed() {
+fn a_daemon_that_already_runs_is_a_fault() {
     let mut facts = bare_v1();
     facts.running = Some(("/run/docker.pid".into(), 42));
     facts.stale = vec!["/run/docker.pid".into()];
@@ -1237,7 +1239,7 @@ fn beside_a_shell_on_a_terminal_the_daemons_log_to_the_file() -> Result<(), Faul
     Ok(())
 }
 
-/// Any set of memberships that a kernel could list, and some that none would.
+/// Sets of memberships that a kernel could list, and some that no kernel lists.
 fn any_memberships() -> impl Strategy<Value = Vec<Hierarchy>> {
     let controllers = proptest::sample::subsequence(
         vec![
@@ -1320,9 +1322,9 @@ fn any_facts() -> impl Strategy<Value = Facts> {
         )
 }
 
-/// `dind plan` is what users send in, and what they have typed stands in it.
+/// Users publish the output of `dind plan` in bug reports, and it has their input in it.
 #[test]
-fn a_plan_has_no_line_of_somebody_elses_and_no_password() -> Result<(), Fault> {
+fn a_plan_has_no_forged_line_and_no_password() -> Result<(), Fault> {
     let start = Start {
         arguments: &[
             "dind",
@@ -1405,7 +1407,7 @@ proptest! {
     fn planning_again_after_applying_changes_nothing(facts in any_facts()) {
         let first = DAEMON.plan(&facts)?;
         let mut later = after(&facts, &first);
-        // Once mounted, the version 2 root shows what it has.
+        // Once mounted, the version 2 root shows its controllers.
         if later.container.cgroup.root == RootMount::Cgroup2 {
             later.container.cgroup.entries.insert("cgroup.procs".into());
         }
@@ -1422,7 +1424,7 @@ proptest! {
     }
 }
 
-/// The codes and links stand in logs and for programs: none goes or changes unnoticed.
+/// Programs read codes and links, so a change of one must be noticed.
 #[test]
 fn every_warning_and_note_has_a_code_and_a_link_that_leads_somewhere() -> Result<(), Fault> {
     let mut amiss = bare_v1();
@@ -1493,8 +1495,8 @@ fn every_warning_and_note_has_a_code_and_a_link_that_leads_somewhere() -> Result
         "tcp-without-tls",
     ];
     assert_eq!(codes, BTreeSet::from(known));
-    // As GitHub makes anchors of headings: lower case, a hyphen for each blank, and nothing
-    // for what is neither letter, digit, hyphen nor underscore.
+    // GitHub derives anchors from headings: lower case, a hyphen for each space, and characters
+    // other than letters, digits, hyphens and underscores are dropped.
     let readme = include_str!("../../README.md");
     let headings = readme.lines().filter(|line| line.starts_with('#'));
     let anchors: BTreeSet<String> = headings

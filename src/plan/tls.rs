@@ -1,4 +1,4 @@
-//! Whether the TCP socket has TLS, and with whose files.
+//! Whether dockerd has TLS on the TCP socket, and with which files.
 
 use std::ffi::OsString;
 
@@ -10,41 +10,41 @@ use crate::input::contract::Contract;
 use crate::input::dockerd_arguments::Origin;
 use crate::input::san::Name;
 
-/// The port that docker:dind made customary.
+/// The TCP port for TLS that docker:dind uses.
 pub const TLS_PORT: u16 = 2376;
 
-/// What TLS takes.
+/// dockerd's flags and files for TLS.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tls {
-    /// dockerd's flags, without those that daemon.json has: it refuses to read an
-    /// option in both.
+    /// dockerd's flags, without those that daemon.json sets: dockerd refuses an option that is in
+    /// both.
     pub flags: Vec<OsString>,
-    /// The files, where there are some to issue or to verify.
+    /// The files to issue or to verify; `None` if all of them are the user's.
     pub certificates: Option<Certificates>,
 }
 
-/// Whether `DOCKER_TLS_CERTDIR` asks for TLS on `port`, or on a port of this program's
-/// choice. wrapdocker knew no TLS.
+/// Whether `DOCKER_TLS_CERTDIR` asks for TLS on `port`; `None` is the default port. wrapdocker
+/// had no TLS.
 pub fn wanted(port: Option<u16>, inputs: Inputs<'_>) -> bool {
     inputs.config.tls_directory.is_some()
         && inputs.contract != Contract::Wrapdocker
         && port.is_none_or(|port| port == TLS_PORT)
 }
 
-/// What the socket's TLS is, where `ours` is whether this program asks for it. dockerd
-/// takes the last flag, and what daemon.json has is not repeated as a flag.
-pub fn protection(ours: bool, inputs: Inputs<'_>) -> Protection {
+/// Returns the TLS of the socket. `wanted` is whether a start gives dockerd `--tlsverify` by
+/// [`wanted()`]; an option that the user has set wins over that.
+pub fn protection(wanted: bool, inputs: Inputs<'_>) -> Protection {
     let tls = inputs.options.tls;
     match tls.verify.value() {
         Some(true) => Protection::Mutual,
-        None if ours => Protection::Mutual,
+        None if wanted => Protection::Mutual,
         Some(false) => Protection::Encrypted,
         None if tls.is_on() => Protection::Encrypted,
         None => Protection::None,
     }
 }
 
-/// The flags and the files, for a start whose socket has TLS by [`wanted`].
+/// Returns the flags and files for a socket that has TLS by [`wanted`].
 pub fn plan(inputs: Inputs<'_>) -> Tls {
     let Some(directory) = &inputs.config.tls_directory else {
         return Tls::default();
@@ -65,7 +65,7 @@ pub fn plan(inputs: Inputs<'_>) -> Tls {
         directory: directory.clone(),
         names: names(inputs),
     });
-    // Without either as a flag dockerd takes no notice of the three files.
+    // dockerd ignores the three files unless `--tls` or `--tlsverify` is a flag.
     let switch = match (tls.verify.file, tls.tls.file) {
         (None, _) => Some(OsString::from("--tlsverify")),
         (Some(_), None) if !ours.is_empty() => Some(OsString::from("--tls")),
@@ -77,8 +77,8 @@ pub fn plan(inputs: Inputs<'_>) -> Tls {
     }
 }
 
-/// What the server's certificate is good for: every name under which this container can
-/// be reached, as docker-library's script had it.
+/// The names in the server's certificate: every one under which this container can be reached, as
+/// in docker-library's `dockerd-entrypoint.sh`.
 fn names(inputs: Inputs<'_>) -> std::collections::BTreeSet<Name> {
     let addresses = inputs.facts.addresses.iter().copied().map(Name::Ip);
     let known = ["docker", "localhost"].into_iter();

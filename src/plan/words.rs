@@ -1,17 +1,18 @@
-//! Words of a command line.
+//! Building and quoting of command lines.
 
 use std::ffi::{OsStr, OsString};
 
 use crate::messages::secrets;
 
-/// A flag that ends with `=`, and its value, as one word.
+/// Returns a flag that ends with `=` and its value as one argument.
 pub fn with_value(flag: &str, value: impl AsRef<OsStr>) -> OsString {
     let mut word = OsString::from(flag);
     word.push(value);
     word
 }
 
-/// Words as a shell would have to be given them, but for passwords.
+/// Returns `words` quoted for a POSIX shell, with passwords replaced: see
+/// [`secrets`](crate::messages::secrets).
 pub fn quoted(words: impl IntoIterator<Item = impl AsRef<OsStr>>) -> String {
     let words: Vec<String> = words
         .into_iter()

@@ -207,7 +207,7 @@ fn tls_switches_do_what_they_do_to_dockerd() {
             .says(&["HTTP request to an HTTPS server"]);
         let stranger = format!("{TLS} --tlsverify --tlscacert /certs/server/ca.pem version");
         let stranger = container.exec(&["sh", "-c", &stranger]);
-        let warning = &["dind: warning:", ":2376 asks no client for a certificate"];
+        let warning = &["dind: warning:", ":2376 requires no client certificate"];
         if is_mutual {
             // Go 1.19, which Docker 20.10 is built with, has another word before it.
             stranger

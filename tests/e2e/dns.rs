@@ -54,7 +54,7 @@ fn services_outside_are_found_by_containers_inside() {
     let outside = Outside::new();
     for legacy in ["", "1"] {
         let daemon = outside.daemon(dind().env("DOCKER_IPTABLES_LEGACY", legacy));
-        daemon.logged(&["dind: dns: inner containers ask", "127.0.0.11"]);
+        daemon.logged(&["dind: dns: inner containers query", "127.0.0.11"]);
         daemon.text(&["docker", "network", "create", "inside"]);
         fetches(&daemon, &[]);
         fetches(&daemon, &["--network", "inside"]);

@@ -283,7 +283,7 @@ fn hooks_are_in_the_plan() {
         .run(&["true"])
         .exited(0)
         .says(&[
-            "warning: /etc/dind/post-start.d/forgotten is no hook",
+            "warning: /etc/dind/post-start.d/forgotten is not executable",
             "chmod +x",
         ]);
     dind()

@@ -269,7 +269,7 @@ fn images_are_loaded_by_whatever_socket_dockerd_has() {
     let none = with().ready(&["dockerd", "-H", "tcp://127.0.0.1:4000", "--tls=false"]);
     none.logged(&[
         "dind: warning: the images in",
-        "are not loaded, since dockerd gets no Unix socket",
+        "are not loaded, since dockerd has no Unix socket",
     ]);
     none.not_logged(&["dind: loaded"]);
 }

@@ -210,7 +210,7 @@ fn what_only_tells_changes_nothing() {
 #[test]
 fn what_a_start_will_ask_is_said() {
     let container = container();
-    let note = "iptables: nft if the kernel has nf_tables, else legacy; a start loads it and asks";
+    let note = "iptables: nft if the kernel has nf_tables, else legacy; a start loads the module and checks";
     let plan = container.text(&["dind", "plan"]);
     let step = plan.lines().find(|line| line.starts_with("step: "));
     assert_eq!(step, Some("step: load module nf_tables"), "{plan}");

@@ -47,7 +47,7 @@ fn without_a_volume_an_image_holds_the_data() {
         let found = container.sh(script);
         assert!(found.starts_with("kept\n"), "{found}");
     }
-    container.logged(&["storage: the ext4 image at", "an earlier start has made it"]);
+    container.logged(&["storage: the ext4 image at", "an earlier start made it"]);
 }
 
 /// Sparse: it takes what is used, and gives back what is removed.
@@ -86,7 +86,7 @@ fn storage_can_be_chosen() {
             .env("DIND_STORAGE_SIZE", "512M")
             .ready(&[]);
         assert_eq!(driver(&container), expected, "{storage}");
-        let asks = format!("since DIND_STORAGE={storage} asks for it");
+        let asks = format!("since DIND_STORAGE={storage} is set");
         container.logged(&["dind: storage: ", &asks]);
         container.load_busybox();
         assert_eq!(container.inner(&[], &["echo", "it runs"]), "it runs");
@@ -209,7 +209,7 @@ fn nfs_has_an_image() {
     );
     first.docker(&["kill"]).exited(0);
     second.wait_ready();
-    second.logged(&["storage: the ext4 image at", "an earlier start has made it"]);
+    second.logged(&["storage: the ext4 image at", "an earlier start made it"]);
     assert_eq!(second.sh("docker cp kept:/file - | tar xO"), "kept");
 }
 
@@ -244,7 +244,10 @@ fn data_that_is_there_stays() {
     container.load_busybox();
     container.docker(&["restart"]).exited(0);
     container.wait_ready_times(2);
-    container.logged(&["dind: warning: ", "dockerd goes on with the driver of that"]);
+    container.logged(&[
+        "dind: warning: ",
+        "dockerd keeps the storage driver of that data",
+    ]);
     assert_eq!(driver(&container), "vfs");
     assert_eq!(
         container.inner(&[], &["echo", "still there"]),
@@ -263,7 +266,7 @@ fn data_that_is_there_stays() {
             .flags(volume.on(DATA_ROOT))
             .run(&[])
             .exited(1)
-            .says(&["would hide what is in /var/lib/docker already"]);
+            .says(&["would hide the data in /var/lib/docker"]);
     }
     let garbage = Volume::new();
     let spec = dind().flags(garbage.on(DATA_ROOT));

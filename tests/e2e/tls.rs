@@ -123,7 +123,7 @@ fn a_client_need_not_be_root() {
     daemon.text(&["chmod", "700", "/certs/client"]);
     user.run(&["version"])
         .exited(1)
-        .says(&["dind: warning: this user may not read", "/certs/client"]);
+        .says(&["dind: warning: this user cannot read", "/certs/client"]);
 }
 
 /// With whatever umask the container starts, clients can read what is for them, and the

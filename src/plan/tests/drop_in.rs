@@ -1,5 +1,5 @@
-//! What users of `docker:dind` and `docker:cli` expect: roles, TLS, iptables, and an
-//! environment that breaks nothing.
+//! The behaviour that users of `docker:dind` and `docker:cli` expect: roles, TLS, iptables and the
+//! environment of each process.
 
 use std::net::IpAddr;
 
@@ -72,7 +72,7 @@ fn a_container_is_a_client_where_it_can_be_nothing_else() -> Result<(), Fault> {
             "client",
         ),
         (none, &[], Stdin::Terminal, false, outside, "client"),
-        // A CI job's variables reach its service container, too.
+        // A CI job passes its variables to its service containers too.
         (none, tcp, Stdin::Null, true, SocketState::Free, "serve"),
     ] {
         let start = Start {
@@ -100,7 +100,7 @@ fn a_container_is_a_client_where_it_can_be_nothing_else() -> Result<(), Fault> {
 
 #[test]
 fn the_official_entrypoints_are_kept() -> Result<(), Fault> {
-    let nobody = SocketState::Free;
+    let free = SocketState::Free;
     for (arguments, expected) in [
         (&["dockerd-entrypoint.sh"][..], "serve"),
         (&["dockerd-entrypoint.sh", "-D"], "serve"),
@@ -121,10 +121,10 @@ fn the_official_entrypoints_are_kept() -> Result<(), Fault> {
                 stdin,
                 ..DAEMON
             };
-            assert_eq!(role(&start, true, nobody)?, expected, "{arguments:?}");
+            assert_eq!(role(&start, true, free)?, expected, "{arguments:?}");
         }
     }
-    // PORT was never theirs.
+    // The official entrypoints do not read PORT.
     let start = Start {
         arguments: &["dockerd-entrypoint.sh"],
         variables: &[("PORT", "4444"), ("DOCKER_HOST", "unix:///x.sock")],
@@ -149,7 +149,7 @@ fn a_subcommand_of_docker_gets_docker_before_it() -> Result<(), Fault> {
         "{client}"
     );
     assert!(client.steps.is_empty() && client.notes.is_empty() && client.warnings.is_empty());
-    // wrapdocker ran what it was given.
+    // wrapdocker ran the command as it was.
     let wrapdocker = start(&["wrapdocker", "ps"]).engine(&bare_v1())?;
     assert_eq!(
         wrapdocker.foreground,
@@ -255,7 +255,7 @@ fn the_users_own_tls_is_left_alone() -> Result<(), Fault> {
         "{given}"
     );
 
-    // dockerd needs a switch among the flags to take notice of the files there.
+    // dockerd ignores the files unless `--tls` or `--tlsverify` is a flag.
     for (text, switch) in [
         (r#"{"tls": false}"#, "--tlsverify"),
         (r#"{"tls": true}"#, "--tlsverify"),
@@ -266,12 +266,12 @@ fn the_users_own_tls_is_left_alone() -> Result<(), Fault> {
         let tcp = listeners(&start)?.into_iter().nth(1);
         assert_eq!(tcp.as_deref(), Some("tcp://0.0.0.0:2376 (TLS)"), "{text}");
     }
-    // Whoever asks no client for a certificate is told what that means.
+    // TLS without client certificates causes a warning.
     let everybody = json(r#"{"tlsverify": false}"#);
     let tcp = listeners(&everybody)?.into_iter().nth(1);
     assert_eq!(
         tcp.as_deref(),
-        Some("tcp://0.0.0.0:2376 (TLS, for everybody)")
+        Some("tcp://0.0.0.0:2376 (TLS, no client certificate)")
     );
     let warnings = everybody.plan(&bare_v1())?.warnings;
     assert!(
@@ -294,13 +294,13 @@ fn the_users_own_tls_is_left_alone() -> Result<(), Fault> {
     };
     assert_eq!(
         listeners(&on)?.get(1).map(String::as_str),
-        Some("tcp://0.0.0.0:2375 (TLS, for everybody)")
+        Some("tcp://0.0.0.0:2375 (TLS, no client certificate)")
     );
     Ok(())
 }
 
 #[test]
-fn the_certificate_is_good_for_every_name_of_the_container() -> Result<(), Fault> {
+fn the_certificate_has_every_name_of_the_container() -> Result<(), Fault> {
     let start = Start {
         variables: &[
             CERTIFICATES,
@@ -356,7 +356,7 @@ fn the_backend_of_iptables_is_docker_librarys_choice() -> Result<(), Fault> {
             .iter()
             .any(|command| command == "load module ip6_tables");
         assert_eq!(loads, legacy, "{plan}");
-        // What is known or chosen without it need not be asked.
+        // The kernel is not asked if the backend is known without it.
         assert!(
             !plan.to_string().contains("load module nf_tables"),
             "{plan}"
@@ -379,7 +379,7 @@ fn the_backend_of_iptables_is_docker_librarys_choice() -> Result<(), Fault> {
 }
 
 #[test]
-fn what_cannot_be_read_of_nf_tables_is_asked_first() -> Result<(), Fault> {
+fn an_unknown_nf_tables_is_loaded_first() -> Result<(), Fault> {
     let mut facts = bare_v1();
     facts.netfilter.nf_tables = NfTables::Unknown;
     let plan = DAEMON.plan(&facts)?;
@@ -388,12 +388,12 @@ fn what_cannot_be_read_of_nf_tables_is_asked_first() -> Result<(), Fault> {
         found.first().map(String::as_str),
         Some("load module nf_tables")
     );
-    let note = "iptables: nft if the kernel has nf_tables, else legacy; a start loads it and asks";
+    let note = "iptables: nft if the kernel has nf_tables, else legacy; a start loads the module and checks";
     assert!(
         plan.notes.iter().any(|found| found.to_string() == note),
         "{plan}"
     );
-    // With the answer, the rest is what it would have been.
+    // With the kernel's answer the other steps are the same.
     for (answer, legacy) in [(NfTables::Present, false), (NfTables::Missing, true)] {
         facts.netfilter.nf_tables = answer;
         let answered = commands(&DAEMON.plan(&facts)?);
@@ -408,7 +408,7 @@ fn what_cannot_be_read_of_nf_tables_is_asked_first() -> Result<(), Fault> {
 }
 
 #[test]
-fn addresses_and_mtu_are_the_users_where_they_chose() -> Result<(), Fault> {
+fn the_users_addresses_and_mtu_are_kept() -> Result<(), Fault> {
     let mut facts = bare_v1();
     facts.networks.mtu = Some(1400);
     facts.networks.default_network_opt = true;
@@ -472,7 +472,7 @@ fn addresses_and_mtu_are_the_users_where_they_chose() -> Result<(), Fault> {
 }
 
 #[test]
-fn resolvers_on_loopback_are_asked_from_an_address_that_containers_reach() -> Result<(), Fault> {
+fn resolvers_on_loopback_get_a_forwarder_that_containers_reach() -> Result<(), Fault> {
     let mut facts = bare_v1();
     facts.networks.resolver_options = vec!["ndots:0".into()];
     let outcome = |facts: &Facts, start: &Start<'_>| -> Result<_, Fault> {
@@ -536,11 +536,11 @@ fn resolvers_on_loopback_are_asked_from_an_address_that_containers_reach() -> Re
         assert_eq!(forwarder, Some(expected), "{flag} {json}");
         assert!(dns.starts_with(&format!("--dns={address} ")), "{dns}");
     }
-    // Everybody might ask there.
+    // Anyone could query a forwarder on a public address.
     facts.addresses = BTreeSet::from([[192, 0, 2, 1].into()]);
     let nowhere = outcome(&facts, &with("-b=none", ""))?;
     assert_eq!(nowhere, (None, String::new()));
-    // What else the file says stays, and so does what the user says.
+    // The other options of the file are kept, and those of the user win.
     let options = ["ndots:0", "edns0"].map(str::to_owned);
     facts.networks.resolver_options = options.into();
     let (_, dns) = outcome(&facts, &DAEMON)?;
@@ -550,7 +550,7 @@ fn resolvers_on_loopback_are_asked_from_an_address_that_containers_reach() -> Re
     facts.networks.resolver_options = vec!["ndots:2".into()];
     facts.networks.search_domains = ["here", "not_here", "."].map(str::to_owned).into();
     assert_eq!(outcome(&facts, &DAEMON)?.1, "--dns=172.17.0.1");
-    // For systemd's address dockerd looks into another file.
+    // With systemd-resolved's address alone, dockerd reads another file.
     facts.networks.resolvers = resolvers(&["127.0.0.53"]);
     let (_, dns) = outcome(&facts, &DAEMON)?;
     assert_eq!(dns, "--dns=172.17.0.1 --dns-opt=ndots:2 --dns-search=here");
@@ -559,7 +559,7 @@ fn resolvers_on_loopback_are_asked_from_an_address_that_containers_reach() -> Re
     Ok(())
 }
 
-/// What the command beside the daemon gets, and what dockerd gets.
+/// The environments of the command beside the daemon and of dockerd.
 fn environments(start: &Start<'_>) -> Result<[Vec<String>; 2], Fault> {
     let engine = start.engine(&bare_v1())?;
     Ok(
@@ -658,9 +658,8 @@ fn the_commands_docker_finds_the_daemon_wherever_it_listens() -> Result<(), Faul
 }
 
 #[test]
-fn the_daemons_are_told_that_they_are_nested_where_that_costs_no_confinement() -> Result<(), Fault>
-{
-    let told = |apparmor| -> Result<[bool; 2], Fault> {
+fn the_daemons_get_container_docker_only_without_apparmor() -> Result<(), Fault> {
+    let nested = |apparmor| -> Result<[bool; 2], Fault> {
         let mut facts = bare_v1();
         facts.apparmor = apparmor;
         let engine = DAEMON.engine(&facts)?;
@@ -675,13 +674,13 @@ fn the_daemons_are_told_that_they_are_nested_where_that_costs_no_confinement() -
             engine.containerd.as_ref().is_some_and(has),
         ])
     };
-    assert_eq!(told(false)?, [true, true]);
-    assert_eq!(told(true)?, [false, false]);
+    assert_eq!(nested(false)?, [true, true]);
+    assert_eq!(nested(true)?, [false, false]);
     Ok(())
 }
 
 #[test]
-fn a_missing_group_is_said_once() -> Result<(), Fault> {
+fn a_missing_group_causes_one_warning() -> Result<(), Fault> {
     let mut facts = bare_v1();
     facts.socket_group = None;
     let said = |start: &Start<'_>| -> Result<usize, Fault> {
@@ -692,11 +691,11 @@ fn a_missing_group_is_said_once() -> Result<(), Fault> {
             .count())
     };
     assert_eq!(said(&DAEMON)?, 1);
-    let nobody = Start {
+    let no_group = Start {
         arguments: &["dind", "--group="],
         ..DAEMON
     };
-    assert_eq!(said(&nobody)?, 0);
+    assert_eq!(said(&no_group)?, 0);
     Ok(())
 }
 
@@ -796,7 +795,7 @@ fn the_innermost_level_is_a_start_like_any_other() -> Result<(), Fault> {
 }
 
 #[test]
-fn nest_needs_a_daemon_here_or_there() -> Result<(), Fault> {
+fn nest_needs_a_daemon_or_the_privilege_to_run_one() -> Result<(), Fault> {
     let (role, _) = NEST.role(true, SocketState::Live)?;
     assert!(matches!(role, Role::Client { .. }), "{role:?}");
     let fault = NEST.role(false, SocketState::Free).err();

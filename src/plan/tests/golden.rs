@@ -1,8 +1,7 @@
-//! The planner against the facts of real hosts: `tests/fixtures` has those of each
-//! cgroup layout, as `tests/lab fixtures` found them, and beside them the plan.
+//! The planner against the facts of real hosts: `tests/fixtures` has those of each cgroup layout,
+//! as `tests/lab fixtures` found them, and the plan beside them.
 //!
-//! `DIND_TEST_GOLDEN=write cargo test golden` writes the plans anew; what has changed
-//! is then to be read.
+//! `DIND_TEST_GOLDEN=write cargo test golden` writes the plans again. Read their diff.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -11,13 +10,13 @@ use std::path::PathBuf;
 use super::*;
 use crate::facts::network::{Networks, resolver_words, resolvers, routes};
 
-/// The layouts, and in each the containers in dind's place.
+/// The cgroup layouts. Each has the facts of the same containers: see `tests/fixtures/README.md`.
 const LAYOUTS: [&str; 3] = ["v1", "hybrid", "v2"];
 const CONTAINERS: [&str; 3] = ["private", "host", "bare"];
 
-/// The facts that were found in one place.
+/// The facts of one host or container.
 struct Fixture {
-    /// The text behind each `== NAME`.
+    /// The text below each line `== NAME`.
     sections: BTreeMap<String, String>,
     /// The file with the plan.
     plan: PathBuf,
@@ -47,12 +46,12 @@ impl Fixture {
         }
     }
 
-    /// The text of a file; empty where the host did not have it.
+    /// The text of a file; empty if the host did not have it.
     fn text(&self, path: &str) -> &str {
         self.sections.get(path).map_or("", String::as_str)
     }
 
-    /// The rest of the line that begins with these words.
+    /// The rest of the first line that begins with `words`.
     fn observed(&self, words: &str) -> Option<String> {
         let start = format!("{words} ");
         self.text("observed")
@@ -92,7 +91,7 @@ impl Fixture {
         }
     }
 
-    /// The facts that are the host's; the others are the same everywhere.
+    /// The facts of this host; those that were not recorded are invented.
     fn facts(&self) -> Facts {
         let mounts = MountTable::parse(self.text("/proc/self/mountinfo"));
         let program = |name: &str| self.observed(&format!("program {name}")).map(PathBuf::from);
@@ -150,7 +149,7 @@ fn containers() -> impl Iterator<Item = (&'static str, &'static str, Fixture)> {
 }
 
 #[test]
-fn golden_plans_are_those_beside_the_facts() -> Result<(), Fault> {
+fn golden_plans_match_the_files() -> Result<(), Fault> {
     #[expect(clippy::disallowed_methods, reason = "a test has no config")]
     let write = std::env::var_os("DIND_TEST_GOLDEN").is_some_and(|value| value == "write");
     let mut wrong = Vec::new();
@@ -197,8 +196,7 @@ fn golden_plans_leave_nothing_to_a_second_start() -> Result<(), Fault> {
     Ok(())
 }
 
-/// Whatever the container was given, every hierarchy of the host's ends up mounted
-/// under each of its usual names.
+/// In every container, each hierarchy of the host is mounted under all of its usual names.
 #[test]
 fn golden_plans_mirror_every_hierarchy_of_the_host() -> Result<(), Fault> {
     for (layout, name, fixture) in containers() {

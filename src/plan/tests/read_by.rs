@@ -1,11 +1,11 @@
-//! Which contract reads which variable: the table's answer, and what a plan shows.
+//! Which contract reads which variable: the table of variables against the plans.
 
 use std::collections::BTreeSet;
 
 use super::*;
 use crate::input::variables::tests::table;
 
-/// A value for each variable that changes a plan where it is read.
+/// For each variable, a value that changes the plan of a contract that reads it.
 const SAMPLES: &[(&str, &str)] = &[
     ("PORT", "4444"),
     ("DOCKER_DAEMON_ARGS", "--debug"),
@@ -32,8 +32,8 @@ const SAMPLES: &[(&str, &str)] = &[
     ("DOCKER_TLS", "1"),
 ];
 
-/// Those that are read before there is a plan: for the log, the contract, and what is looked
-/// for by its name or in a directory of the docker CLI.
+/// Variables that are read before there is a plan: for logging, to choose the contract, and to
+/// find programs and the files of the docker CLI.
 const READ_BEFORE: &[&str] = &[
     "DIND_LOG",
     "DIND_LOG_FORMAT",
@@ -54,8 +54,8 @@ const CONTRACTS: [Contract; 5] = [
     Contract::DockerEntrypoint,
 ];
 
-/// The plan in words, without the variable itself in an environment, where every contract
-/// passes it on or takes it away.
+/// The plan as text. The variable itself is removed from the environments, since every contract
+/// passes it on or removes it.
 fn shown(start: &Start<'_>, facts: &Facts, variable: &str) -> String {
     let mut plan = match start.plan(facts) {
         Ok(plan) => plan,
@@ -77,7 +77,7 @@ fn shown(start: &Start<'_>, facts: &Facts, variable: &str) -> String {
     format!("{plan:?}")
 }
 
-/// Places in which each variable has an effect in some contract.
+/// Facts with which each variable has an effect under some contract.
 fn places() -> Vec<Facts> {
     let mut facts = bare_v1();
     facts.images = true;
@@ -120,7 +120,7 @@ fn has_an_effect(contract: Contract, variable: (&str, &str)) -> bool {
             json: "",
             stdin: *stdin,
         };
-        // The first of two of one name is the one that is read.
+        // Of two variables with the same name the first is read.
         let (with, without) = ([variable, directory], [directory]);
         places.iter().any(|facts| {
             shown(&start(&with), facts, variable.0) != shown(&start(&without), facts, variable.0)
@@ -149,7 +149,7 @@ fn the_table_says_which_contract_reads_a_variable() {
     assert!(left.is_empty(), "not in the table: {left:?}");
 }
 
-/// What is kept from dockerd because it is for clients is described to the user.
+/// The table, which help is printed from, has the variables that are not passed to dockerd.
 #[test]
 fn the_table_has_the_variables_of_clients() {
     for name in CLIENT_VARIABLES {

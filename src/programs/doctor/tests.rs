@@ -419,7 +419,7 @@ fn the_data_root_is_judged_by_its_free_space_and_its_file_system() -> Result<(),
         &inside,
         "data-root-volume",
         Severity::Warning,
-        &["not a mount of its own"],
+        &["not a mount point"],
     );
     Ok(())
 }
@@ -494,7 +494,7 @@ fn netfilter_is_judged_only_where_it_answers() -> Result<(), Fault> {
     let mut machine = sound();
     says(&machine, "iptables", Severity::Note, &["iptables: nft"]);
     machine.facts.netfilter.nf_tables = NfTables::Unknown;
-    let words = &["a start loads it and asks"];
+    let words = &["a start loads the module and checks"];
     says(&machine, "iptables", Severity::Note, words);
     machine.host.modules.ip_tables = false;
     assert_eq!(machine.coded("no-netfilter")?, []);
