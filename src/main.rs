@@ -224,7 +224,7 @@ fn carry_out(
             if let Some(unfinished) = apply::apply(&plan.steps)? {
                 match delegate::finish(&unfinished) {
                     Ok(done) => done.log(),
-                    Err(error) => warn!("{error:#}; going on without"),
+                    Err(error) => warn!("{error:#}; going on without it"),
                 }
             }
             let inherited = signals.inherited();
