@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::fd::BorrowedFd;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::unistd::setsid;
@@ -16,8 +16,12 @@ use crate::sys::signals::Inherited;
 /// when the parent ends (prctl(2), PR_SET_PDEATHSIG) and a session of its own, which the
 /// terminal's signals do not reach (setsid(2)). The errors are those of the two calls.
 pub fn leave_terminal() -> Result<()> {
-    prctl::set_pdeathsig(Signal::SIGKILL)?;
-    setsid()?;
+    prctl::set_pdeathsig(Signal::SIGKILL).context(
+        "a child cannot be tied to PID 1; check whether a seccomp profile forbids prctl(2)",
+    )?;
+    setsid().context(
+        "a child cannot get a session of its own; check whether a seccomp profile forbids setsid(2)",
+    )?;
     Ok(())
 }
 
@@ -25,8 +29,11 @@ pub fn leave_terminal() -> Result<()> {
 /// signal ends it wherever it waits, and closes every descriptor of its parent, such as the
 /// daemons' sockets, but 0, 1, 2 and `kept`. The errors are those of the system calls.
 pub fn become_helper(inherited: &Inherited, kept: &[BorrowedFd<'_>]) -> Result<()> {
-    inherited.restore()?;
-    descriptors::close_other_descriptors(kept)?;
+    inherited.restore().context(
+        "a child cannot restore its signals; check whether a seccomp profile forbids sigaction(2) or sigprocmask(2)",
+    )?;
+    descriptors::close_other_descriptors(kept)
+        .context("a child cannot close its parent's descriptors; mount /proc")?;
     // This may need CAP_SYS_RESOURCE (proc(5)). The helper runs without it, too.
     let _ = fs::write("/proc/self/oom_score_adj", DOCKERD_OOM_SCORE.to_string());
     Ok(())
