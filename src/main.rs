@@ -63,7 +63,7 @@ fn run(
     match request {
         Request::Help(text) => print(&text),
         Request::Version => print(&cli::version()),
-        Request::Plan(start) => match make_plan(&config, &start, Purpose::Show) {
+        Request::Plan(start) => match make_plan(&config, &start, Intent::Show) {
             Ok(plan) => print(&plan.to_string()),
             Err(fault) => print(&format!(
                 "contract: {}\nwould stop: {} (exit status {})\n",
@@ -82,14 +82,14 @@ fn run(
         }
         Request::Start(start) => {
             let mut signals = Signals::catch(inherited)?;
-            let plan = make_plan(&config, &start, Purpose::Start(&mut signals))?;
+            let plan = make_plan(&config, &start, Intent::Start(&mut signals))?;
             carry_out(&plan, &config, signals, started)
         }
     }
 }
 
 /// What a plan is made for.
-enum Purpose<'a> {
+enum Intent<'a> {
     /// To be shown: nothing is changed on the way.
     Show,
     /// To be carried out. What cannot be read is found out first, and a file system that does
@@ -97,7 +97,7 @@ enum Purpose<'a> {
     Start(&'a mut Signals),
 }
 
-impl Purpose<'_> {
+impl Intent<'_> {
     /// Waits, before a start, for the file systems of these paths to answer.
     fn probe(
         &mut self,
@@ -115,7 +115,7 @@ impl Purpose<'_> {
     }
 }
 
-fn make_plan(config: &Config, start: &Start, purpose: Purpose<'_>) -> Result<Plan, Fault> {
+fn make_plan(config: &Config, start: &Start, intent: Intent<'_>) -> Result<Plan, Fault> {
     // The one reading of them: see `proc::mounts`.
     let mounts = proc::mounts()?;
     let contract = start.contract;
@@ -137,7 +137,7 @@ fn make_plan(config: &Config, start: &Start, purpose: Purpose<'_>) -> Result<Pla
         Role::Serve(serve) => plan_daemons(
             config,
             start,
-            purpose,
+            intent,
             &surroundings,
             mounts,
             &serve.arguments,
@@ -150,7 +150,7 @@ fn make_plan(config: &Config, start: &Start, purpose: Purpose<'_>) -> Result<Pla
         } => plan_daemons(
             config,
             start,
-            purpose,
+            intent,
             &surroundings,
             mounts,
             &arguments,
@@ -163,17 +163,17 @@ fn make_plan(config: &Config, start: &Start, purpose: Purpose<'_>) -> Result<Pla
 fn plan_daemons(
     config: &Config,
     start: &Start,
-    mut purpose: Purpose<'_>,
+    mut intent: Intent<'_>,
     surroundings: &Surroundings,
     mounts: MountTable,
     arguments: &DockerdArguments,
     plan: impl Fn(Inputs<'_>) -> Result<Plan, Fault>,
 ) -> Result<Plan, Fault> {
     let (path, asked) = arguments.config_file();
-    purpose.probe(&[&path], &mounts, config)?;
+    intent.probe(&[&path], &mounts, config)?;
     let text = daemon_json::read(&path, asked)?;
     let options = arguments.options(text.as_deref().map(|text| (path.as_path(), text)))?;
-    purpose.probe(&facts::directories(&options, config), &mounts, config)?;
+    intent.probe(&facts::directories(&options, config), &mounts, config)?;
     let facts = Facts::read(mounts, &options, config)?;
     let inputs = Inputs {
         contract: start.contract,
@@ -182,7 +182,7 @@ fn plan_daemons(
         options: &options,
         facts: &facts,
     };
-    let starts = matches!(purpose, Purpose::Start(_));
+    let starts = matches!(intent, Intent::Start(_));
     if let Some(nest) = &start.nest {
         nest::check(nest, config, &facts, plan::image_copies(inputs), starts)?;
     }
@@ -292,7 +292,7 @@ fn answer(fault: Fault) -> u8 {
     fault.status
 }
 
-/// Prints to standard output. A reader that has gone is nobody to tell.
+/// Prints to standard output, whose reader may have closed it. Returns exit status 0.
 fn print(text: &str) -> Result<u8, Fault> {
     use std::io::Write;
     let _ = writeln!(std::io::stdout(), "{}", text.trim_end());

@@ -72,7 +72,7 @@ pub struct DockerdOptions {
     pub hosts: Vec<String>,
     /// `hosts` of daemon.json, where it has them: dockerd then refuses `--host` flags.
     pub file_hosts: Option<Vec<String>>,
-    /// What is said about TLS.
+    /// The options about TLS that the user set.
     pub tls: TlsOptions,
     /// Whether the user runs containerd: `--containerd`.
     pub containerd: bool,
@@ -96,7 +96,7 @@ pub struct DockerdOptions {
     pub debug: bool,
 }
 
-/// What is said about TLS: dockerd refuses an option that is both a flag and in daemon.json.
+/// The options about TLS that the user set: dockerd refuses an option that is both a flag and in daemon.json.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct TlsOptions {
     /// `--tls`.

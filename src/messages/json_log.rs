@@ -96,7 +96,7 @@ pub fn level_and_text(line: &str) -> Option<(String, String)> {
 
 /// A time in RFC 3339, in UTC, with nanoseconds, as the daemons write it. Times before 1970
 /// and after 9999 become the nearest one that can be written.
-pub fn timestamp(time: SystemTime) -> String {
+fn timestamp(time: SystemTime) -> String {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     let time = OffsetDateTime::UNIX_EPOCH + since.min(LAST_SECOND);
     format!(
