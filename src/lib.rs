@@ -24,7 +24,8 @@ pub mod tls;
 pub mod api;
 pub mod apply;
 
-pub mod helpers;
 pub mod programs;
+
+pub mod helpers;
 
 pub mod supervise;

@@ -116,7 +116,7 @@ impl Intent<'_> {
 }
 
 fn make_plan(config: &Config, start: &Start, intent: Intent<'_>) -> Result<Plan, Fault> {
-    // The one reading of them: see `proc::mounts`.
+    // They are read once in a start: see `proc::mounts`.
     let mounts = proc::mounts()?;
     let contract = start.contract;
     let surroundings = surroundings::read(config.socket_path(contract), &mounts)?;
@@ -188,7 +188,7 @@ fn plan_daemons(
     }
     let mut planned = plan(inputs)?;
     match plan::netfilter_question(config, &facts.netfilter) {
-        // No answer changes the faults, and none of them has ended this start.
+        // The faults do not depend on the answer, and there were none.
         Some(step) if starts => {
             apply::apply(&[step])?;
             let mut facts = facts.clone();
@@ -283,8 +283,8 @@ fn become_command(
     spawn::become_program(&path, &arguments, environment, inherited).fault(path.as_os_str())
 }
 
-/// Prints why, which was asked for and is no log, whatever form and level that has. Returns
-/// the exit status.
+/// Prints the reason to standard error as text, whatever the log's format and level: it was asked
+/// for. Returns the exit status.
 fn answer(fault: Fault) -> u8 {
     use std::io::Write;
     let text = logging::text(Level::ERROR, &fault.to_string(), false);

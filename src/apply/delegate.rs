@@ -115,8 +115,8 @@ pub fn finish(unfinished: &Unfinished) -> Result<Delegation> {
         }
     }
     bail!(
-        "{} still has processes after {attempts} attempts in {} s: {}; inner containers have no \
-         limits; end the program that keeps starting them, and restart the container",
+        "{} still has processes after {attempts} attempts in {} s: {}; some limits of inner \
+         containers are missing; end the program that keeps starting them, and restart the container",
         unfinished.root.display(),
         PATIENCE.as_secs(),
         named(&processes(&unfinished.root)?)

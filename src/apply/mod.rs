@@ -184,8 +184,10 @@ fn explained(action: &Action, errno: Errno) -> anyhow::Error {
         Errno::EBUSY => {
             "it is already mounted elsewhere with other options; use the same options there"
         }
-        Errno::ENODEV => "this kernel does not have this file system",
-        Errno::ENOENT | Errno::EINVAL => "this kernel or this container does not support it",
+        Errno::ENODEV => "this kernel does not have this file system: load its module on the host",
+        Errno::ENOENT | Errno::EINVAL => {
+            "this kernel or this container does not support it: see mount(2)"
+        }
         _ => "see mount(2)",
     };
     anyhow::anyhow!("{action}: {}; {hint}", errno.desc())

@@ -82,7 +82,7 @@ fn bind(listener: &Listener) -> Result<Bound> {
             };
             let socket = listening().with_context(|| {
                 let hint = match protection {
-                    Protection::None => "set PORT to a free port",
+                    Protection::None => "free the port, or use another",
                     Protection::Encrypted | Protection::Mutual => {
                         "set DOCKER_TLS_CERTDIR= to disable TLS, or free the port"
                     }

@@ -2,8 +2,8 @@
 //! process.
 //!
 //! A process that touches a file on one that does not answer blocks without end, and handles no
-//! signal meanwhile (nfs(5), hard; fuse(4)). So a child touches them first. This is the only wait
-//! of PID 1 before its loop, and it is there only where such a file system is mounted.
+//! signal meanwhile (nfs(5), hard; fuse(4)). So a child touches them first. PID 1 waits
+//! for it before its loop, and only where such a file system is mounted.
 
 use std::ffi::OsString;
 use std::fs::{self, File};

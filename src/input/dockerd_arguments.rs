@@ -1,10 +1,10 @@
-//! dockerd's arguments: the only place where they are joined and read as flags. And what
-//! they and its daemon.json say, where a start depends on it.
+//! dockerd's arguments: the only place where they are joined and parsed as flags; and the
+//! options in them and in daemon.json that a start depends on.
 //!
 //! dockerd reads its flags with spf13/pflag: `--flag=value`, `--flag value`,
 //! `-H value`, `-Hvalue`, `-H=value`, and one-letter switches run together. The
 //! names are those of moby's cmd/dockerd (`config.go`, `options.go`). Flags that
-//! are not named here are left to dockerd unread.
+//! are not named here go to dockerd unread.
 
 use std::ffi::{OsStr, OsString};
 use std::net::Ipv4Addr;
@@ -57,7 +57,7 @@ const VALUED: &[&str] = &[
 /// Long switches of dockerd that stand for "print something and end".
 const INFORMATIONAL: &[&str] = &["--help", "--version", "--validate"];
 
-/// The options that this program shares an interest in.
+/// The options of dockerd that a start depends on, from its flags and daemon.json.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DockerdOptions {
     /// `--data-root`: images, containers, volumes.
@@ -113,7 +113,7 @@ pub struct TlsOptions {
 
 impl TlsOptions {
     /// Whether the user has turned it on. `tlsverify` does that with any value
-    /// (`newDaemonConfig` and its kin in cmd/dockerd).
+    /// (`newDaemonConfig` in cmd/dockerd).
     pub fn is_on(self) -> bool {
         self.verify.value().is_some() || self.tls.value() == Some(true)
     }
@@ -124,12 +124,12 @@ impl TlsOptions {
 pub struct Switch {
     /// The last of the flags.
     pub flag: Option<bool>,
-    /// In daemon.json.
+    /// Its value in daemon.json, where it has one.
     pub file: Option<bool>,
 }
 
 impl Switch {
-    /// What it is set to, if it is.
+    /// Its value, where it is set.
     pub fn value(self) -> Option<bool> {
         self.flag.or(self.file)
     }
@@ -138,12 +138,12 @@ impl Switch {
 /// Where an option's value is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Origin {
-    /// Nowhere: dockerd has a default.
+    /// It is not set: dockerd has a default.
     #[default]
     Default,
-    /// Among the flags.
+    /// It is a flag.
     Flag,
-    /// In daemon.json.
+    /// It is in daemon.json.
     File,
 }
 
@@ -155,7 +155,7 @@ struct Flag {
 }
 
 /// Words that pflag takes together: a flag with its value, one-letter switches run together,
-/// or a word that is no flag.
+/// or a word that is not a flag.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Group {
     words: Vec<OsString>,
@@ -170,7 +170,7 @@ pub struct DockerdArguments {
 
 impl DockerdArguments {
     /// Joins the words of `DOCKER_DAEMON_ARGS` and those of the command line, in this order:
-    /// pflag lets the last flag win, so the command line wins. What follows `--` is no flag.
+    /// pflag lets the last flag win, so the command line wins. Words after `--` are not flags.
     pub fn new(variable: &[OsString], command_line: &[OsString]) -> Self {
         let joined = [variable, command_line].concat();
         let mut groups = Vec::new();
@@ -373,10 +373,10 @@ fn is_host(name: &str) -> bool {
 fn parse(path: &Path, text: &str) -> Result<Value, Fault> {
     match serde_json::from_str(text) {
         Ok(value @ Value::Object(_)) => Ok(value),
-        Ok(_) => Err(Fault::failure(format!(
-            "{}: not a JSON object; dockerd would not start with it",
-            path.display()
-        ))),
+        Ok(_) => Err(
+            Fault::failure(format!("{}: not a JSON object", path.display()))
+                .remedy("correct the file or remove it"),
+        ),
         Err(error) => {
             // serde_json ends its message with the place; here the place comes first.
             let message = error.to_string();
@@ -396,7 +396,7 @@ fn parse(path: &Path, text: &str) -> Result<Value, Fault> {
 /// words they take.
 ///
 /// A long flag that is neither a known switch nor known to have a value takes the next
-/// word as one unless that begins with `-`: what it is, nobody here asks.
+/// word as one unless that begins with `-`, whether dockerd knows the flag or not.
 fn flags(word: &OsStr, next: Option<&OsStr>) -> (Vec<Flag>, usize) {
     let bytes = word.as_bytes();
     let named = |name: &[u8], value: Option<&OsStr>| Flag {

@@ -6,6 +6,9 @@
 //!
 //! - reading facts, and the steps of the plan (`apply`): files of /proc, /sys and /run, system
 //!   calls for mounts, and other file systems only after `helpers::probe` has seen them answer;
+//! - before the loop: `helpers::probe`, which takes signals; and for `dind nest`, in the outermost
+//!   level, counting pid namespaces for at most 10 s and listing the root file system, while
+//!   signals stay pending;
 //! - one attempt to delegate cgroup controllers, some 100 µs: a child makes the others;
 //! - connecting to dockerd's socket, sending to it and to `NOTIFY_SOCKET`: none of these blocks;
 //! - fork(2), kill(2), and reading /proc for the processes of inner containers.

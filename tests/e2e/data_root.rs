@@ -19,7 +19,7 @@ fn a_data_root_is_never_shared() {
         .says(&[
             "dind: error: ",
             "stop the other container",
-            "volume of its own",
+            "another volume",
             DATA_ROOT,
         ]);
     assert!(!second.stderr.contains("Starting up"), "{}", second.stderr);

@@ -120,5 +120,5 @@ fn a_port_that_is_taken_is_named() {
         .env("PORT", "2375")
         .run(&[])
         .exited(1);
-    output.says(&["dind: error:", "2375", "set PORT to a free port"]);
+    output.says(&["dind: error:", "2375", "free the port, or use another"]);
 }

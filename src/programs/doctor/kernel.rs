@@ -96,7 +96,8 @@ pub fn cgroups(case: Case<'_>) -> Vec<Finding> {
 }
 
 /// The packet filter. Without CAP_NET_ADMIN the kernel does not answer, and there is no finding.
-/// Whether nf_tables is missing is known only after a start, which asks the kernel.
+/// Only the diagnosis of a failed start knows whether nf_tables is missing, as the start has asked
+/// the kernel. `dind doctor` does not ask, since the question loads the module.
 pub fn netfilter(case: Case<'_>) -> Vec<Finding> {
     const LINK: &str = "https://docs.docker.com/engine/network/packet-filtering-firewalls/";
     if !case.host.status.network_admin {

@@ -242,7 +242,8 @@ impl Running<'_> {
                 return Err(Fault::new(
                     end.status(),
                     format!("nest {end} while it made the next level"),
-                ));
+                )
+                .remedy("start it again"));
             }
         }
         Ok(())

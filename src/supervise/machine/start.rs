@@ -89,7 +89,7 @@ impl Machine {
     pub(super) fn preparation_is_late(&mut self, now: Duration, effects: &mut Vec<Effect>) {
         if let Some(late) = self.running.first() {
             let text = format!(
-                "{} did not end in time; raise DIND_READY_TIMEOUT",
+                "{} did not end in time; see what it waits for in the log, or raise DIND_READY_TIMEOUT",
                 late.name()
             );
             let message = Message::about(Level::Error, *late, None, text);
