@@ -83,7 +83,7 @@ fn open(path: &Path, create: bool) -> Result<File> {
         .mode(0o600)
         .custom_flags(libc::O_NOFOLLOW)
         .open(path)
-        .with_context(|| format!("cannot open {shown}; remove it"))?;
+        .with_context(|| format!("cannot open {shown}; mount its directory writable"))?;
     let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(locked) => {
             let copy = locked.try_clone();

@@ -31,6 +31,7 @@ use crate::sys::signals::Signals;
 const REMOTE: &[&str] = &[
     "9p",
     "afs",
+    "autofs",
     "beegfs",
     "ceph",
     "cifs",
@@ -132,7 +133,13 @@ fn names(path: &Path) -> impl Iterator<Item = OsString> {
 /// writes one byte for each. Errors count as answers: the facts have them, too.
 fn touch(remote: &[(&Path, &str)], answers: &mut File) {
     for (path, _) in remote {
-        let _ = fs::metadata(path);
+        // Metadata may come from a cache that a server's end does not empty: nfs(5), "Close-to-open
+        // cache consistency".
+        if fs::metadata(path).is_ok_and(|metadata| metadata.is_file())
+            && let Ok(mut file) = File::open(path)
+        {
+            let _ = file.read(&mut [0]);
+        }
         if let Ok(mut entries) = fs::read_dir(path) {
             entries.next();
         }
@@ -154,7 +161,9 @@ fn wait(
     let done = loop {
         let mut buffer = [0; 64];
         match answers.read(&mut buffer) {
-            Ok(0) => break Ok(()),
+            Ok(0) if answered >= remote.len() => break Ok(()),
+            // What the child did not live to see may not answer.
+            Ok(0) => break Err(unknown(remote.get(answered))),
             Ok(count) => {
                 answered += count;
                 continue;
@@ -208,6 +217,16 @@ fn wait(
     };
     signals.keep(kept);
     done
+}
+
+/// What PID 1 says where the child ended before the file system answered.
+fn unknown(remote: Option<&(&Path, &str)>) -> Fault {
+    let (path, fstype) = remote.copied().unwrap_or((Path::new("/"), "?"));
+    Fault::failure(format!(
+        "cannot find out whether {} answers, which is on {fstype}",
+        path.display()
+    ))
+    .remedy("raise the container's limits of memory and processes, or do not mount it")
 }
 
 /// SIGKILL is the only signal that ends a child that is blocked on such a file system.

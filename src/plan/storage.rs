@@ -352,7 +352,7 @@ fn data_file(
             .unwrap_or((means.free / 10 * TENTHS) & !(MIB - 1));
         if size < LEAST_DATA_FILE {
             return Err(format!(
-                "{} MiB are too little for an ext4 image",
+                "only {} MiB are left for an ext4 image",
                 size / MIB
             ));
         }

@@ -742,7 +742,7 @@ fn storage_is_the_best_that_there_is() -> Result<(), Fault> {
         (
             on_overlay(small()),
             false,
-            "fuse-overlayfs, since /var/lib/docker is on overlay, which overlay2 cannot use, and 230 MiB are too little",
+            "fuse-overlayfs, since /var/lib/docker is on overlay, which overlay2 cannot use, and only 230 MiB",
         ),
         (on_overlay(fuse()), false, "fuse-overlayfs, since"),
         (on_overlay(NO_MEANS()), false, "vfs, since"),

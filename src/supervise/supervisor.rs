@@ -97,6 +97,7 @@ impl Supervisor<'_> {
         loop {
             while let Some(event) = events.pop_front() {
                 if self.leaving.is_some() {
+                    events.clear();
                     break;
                 }
                 debug!("{event:?}");
@@ -136,11 +137,14 @@ impl Supervisor<'_> {
     /// Waits until a descriptor is readable, a signal arrives or a deadline passes. The results of
     /// poll(2) are not looked at: every reader afterwards tries without blocking.
     fn wait(&self, unreaped: bool) {
-        let deadlines = [
-            self.machine.deadline(),
-            self.held.front().map(|held| held.until),
-            self.leaving.as_ref().map(|leaving| leaving.until),
-        ];
+        let deadlines = match &self.leaving {
+            // The machine takes no more events.
+            Some(leaving) => [Some(leaving.until), None],
+            None => [
+                self.machine.deadline(),
+                self.held.front().map(|held| held.until),
+            ],
+        };
         let timeout = match deadlines.into_iter().flatten().min() {
             _ if unreaped => Some(Duration::ZERO),
             deadline => deadline.map(|deadline| deadline.saturating_sub(self.now())),

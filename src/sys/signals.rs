@@ -70,22 +70,40 @@ impl Inherited {
     /// The dispositions come first, so that no handler of the parent runs for a pending signal.
     /// The error is that of signal(2) or sigprocmask(2).
     pub fn restore(&self) -> nix::Result<()> {
-        for signal in caught() {
-            let action = match self.ignored.contains(&signal) {
-                true => libc::SIG_IGN,
-                false => libc::SIG_DFL,
-            };
-            // SAFETY: neither action runs code of this process.
-            if unsafe { libc::signal(signal, action) } == libc::SIG_ERR {
-                return Err(Errno::last());
-            }
-        }
+        self.restore_dispositions()?;
         self.unblock()
+    }
+
+    /// Restores them in a forked child that goes on as this program, with two exceptions.
+    /// SIGPIPE stays ignored, so that a write without a reader is an error and not the end; and
+    /// SIGCHLD has its default action, so that the child can wait for children of its own:
+    /// waitpid(2). The error is that of signal(2) or sigprocmask(2).
+    pub fn restore_for_helper(&self) -> nix::Result<()> {
+        self.restore_dispositions()?;
+        dispose(libc::SIGPIPE, libc::SIG_IGN)?;
+        dispose(libc::SIGCHLD, libc::SIG_DFL)?;
+        self.unblock()
+    }
+
+    fn restore_dispositions(&self) -> nix::Result<()> {
+        caught().try_for_each(|signal| match self.ignored.contains(&signal) {
+            true => dispose(signal, libc::SIG_IGN),
+            false => dispose(signal, libc::SIG_DFL),
+        })
     }
 
     /// Restores the mask only, for a program that a signal is to end as it ends any other.
     pub fn unblock(&self) -> nix::Result<()> {
         sigprocmask(SigmaskHow::SIG_SETMASK, Some(&self.mask), None)
+    }
+}
+
+/// Sets SIG_IGN or SIG_DFL for a signal: signal(2).
+fn dispose(signal: i32, action: libc::sighandler_t) -> nix::Result<()> {
+    // SAFETY: neither action runs code of this process.
+    match unsafe { libc::signal(signal, action) } {
+        libc::SIG_ERR => Err(Errno::last()),
+        _ => Ok(()),
     }
 }
 
@@ -157,14 +175,25 @@ impl Signals {
 
     /// Waits until a descriptor is ready, a signal arrives, or `timeout` has passed; for ever
     /// without one: ppoll(2). [`Signals::as_fd`] may be among the descriptors, but need not. The
-    /// error is EINTR for a signal; then no descriptor is known to be ready.
+    /// error is EINTR for a signal; then no descriptor is known to be ready. Where signals were
+    /// put back by [`Signals::keep`], it does not wait.
     pub fn poll(
         &self,
         descriptors: &mut [PollFd<'_>],
         timeout: Option<Duration>,
     ) -> nix::Result<()> {
-        let timeout = timeout.map(TimeSpec::from_duration);
-        ppoll(descriptors, timeout, Some(SigSet::empty())).map(drop)
+        let timeout = match self.kept.is_empty() {
+            true => timeout.map(TimeSpec::from_duration),
+            false => Some(TimeSpec::from_duration(Duration::ZERO)),
+        };
+        ppoll(descriptors, timeout, Some(SigSet::empty()))?;
+        // Where a descriptor is ready, ppoll returns before it lets a signal in (`do_poll` in
+        // the kernel's fs/select.c): whoever writes without end would keep all signals out.
+        let now = TimeSpec::from_duration(Duration::ZERO);
+        match ppoll(&mut [], Some(now), Some(SigSet::empty())) {
+            Ok(_) | Err(Errno::EINTR) => Ok(()),
+            Err(errno) => Err(errno),
+        }
     }
 
     /// Both ends of the socket, for a child that closes all other descriptors.

@@ -323,7 +323,7 @@ system_calls! {
     bind chdir chmod chown clone close_range connect dup2 fchdir fchmod fcntl flock fstat getdents64
     getsockname ioctl listen lseek mkdir mount munmap newfstatat openat pipe2 ppoll prctl
     read readlink recvfrom recvmsg rename renameat rmdir rt_sigaction rt_sigprocmask sendto
-    setns setpgid setsid setsockopt socket socketpair statfs statx symlink uname unlink
+    setns setsid setsockopt socket socketpair statfs statx symlink uname unlink
     unlinkat unshare write
 }
 

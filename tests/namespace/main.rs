@@ -24,11 +24,13 @@ use std::time::{Duration, Instant};
 use dind::apply::apply;
 use dind::apply::delegate::{self, Attempt, Delegation};
 use dind::facts::mountinfo::MountTable;
+use dind::helpers::child::become_helper;
 use dind::plan::action::{Action, OnFailure, Step};
-use dind::sys::signals::Inherited;
+use dind::sys::signals::{self, Inherited, Signals};
 use dind::sys::spawn::{Child, Session, spawn};
 use nix::libc;
 use nix::mount::MsFlags;
+use nix::poll::{PollFd, PollFlags};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 /// Set in the process that is inside, to a name that no other test has.
@@ -589,6 +591,67 @@ fn a_child_has_a_session_and_signals_of_its_own() {
             "{expected:?} not in {output}"
         );
         assert_eq!(lines.last(), Some(&"fds "), "{output}");
+    });
+}
+
+/// Runs `body` in a forked child, which has one thread and so gets its own signals.
+fn in_a_child(body: fn() -> bool) {
+    match dind::sys::process::fork().unwrap() {
+        nix::unistd::ForkResult::Parent { child } => {
+            let status = nix::sys::wait::waitpid(child, None).unwrap();
+            assert_eq!(status, nix::sys::wait::WaitStatus::Exited(child, 0));
+        }
+        nix::unistd::ForkResult::Child => {
+            dind::sys::process::exit_child(i32::from(!body()));
+        }
+    }
+}
+
+/// ppoll(2) lets no signal in where a descriptor is ready. Somebody who always writes must not
+/// keep PID 1 from its end.
+#[test]
+fn a_signal_is_delivered_though_a_descriptor_is_always_ready() {
+    inside(
+        "a_signal_is_delivered_though_a_descriptor_is_always_ready",
+        || {
+            in_a_child(|| {
+                let mut signals = Signals::catch(signals::block().unwrap()).unwrap();
+                let (reader, writer) = nix::unistd::pipe().unwrap();
+                nix::unistd::write(&writer, b"x").unwrap();
+                nix::sys::signal::raise(nix::sys::signal::Signal::SIGTERM).unwrap();
+                let mut ready = [PollFd::new(reader.as_fd(), PollFlags::POLLIN)];
+                let polled = signals.poll(&mut ready, None);
+                polled.is_ok() && signals.arrived().eq([libc::SIGTERM])
+            });
+        },
+    );
+}
+
+/// What was put back wakes the next poll, which waits for nothing else here.
+#[test]
+fn a_signal_that_is_kept_is_not_waited_for() {
+    inside("a_signal_that_is_kept_is_not_waited_for", || {
+        in_a_child(|| {
+            let mut signals = Signals::catch(signals::block().unwrap()).unwrap();
+            signals.keep(vec![libc::SIGHUP]);
+            signals.poll(&mut [], None).is_ok() && signals.arrived().eq([libc::SIGHUP])
+        });
+    });
+}
+
+/// The log relay goes on where its reader has gone, and a helper can wait for its own children.
+#[test]
+fn a_helper_survives_a_write_without_a_reader() {
+    inside("a_helper_survives_a_write_without_a_reader", || {
+        in_a_child(|| {
+            let signals = Signals::catch(signals::block().unwrap()).unwrap();
+            let (reader, writer) = nix::unistd::pipe().unwrap();
+            drop(reader);
+            become_helper(signals.inherited(), &[writer.as_fd()]).unwrap();
+            // Its descriptors are closed by now.
+            std::mem::forget(signals);
+            nix::unistd::write(&writer, b"x") == Err(nix::errno::Errno::EPIPE)
+        });
     });
 }
 

@@ -27,6 +27,15 @@ use upload::Upload;
 /// need memory for decompression.
 const AT_ONCE: usize = 4;
 
+/// What the user can do about an archive that cannot be read or that dockerd refuses.
+const ARCHIVE: &str = "replace it or remove it";
+
+/// The same where dockerd fails.
+const DOCKERD: &str = "read dockerd's log, and start the container again";
+
+/// The same where it is not known which of them fails.
+const EITHER: &str = "replace it or remove it, or read dockerd's log";
+
 /// How many times dockerd may end while it loads archives. With `DIND_RESTART` another one
 /// starts, and the archives that were not loaded are sent to that.
 const LOSSES: usize = 3;
@@ -71,7 +80,7 @@ pub fn load(images: &Images, progress: ProgressLine) -> Result<()> {
         bytes_done: 0,
     };
     for (path, reason) in listing.broken {
-        loader.fail(&path, &anyhow!(reason))?;
+        loader.fail(&path, &anyhow!(reason), ARCHIVE)?;
     }
     if !listing.archives.is_empty() {
         loader.load(listing.archives)?;
@@ -134,8 +143,8 @@ impl Loader<'_> {
             info!("dockerd ended while it loaded images; the next one gets them again");
         }
         for archive in archives {
-            let reason = anyhow!("dockerd ended {LOSSES} times meanwhile, see its log");
-            self.give_up(&archive, &reason)?;
+            let reason = anyhow!("dockerd ended {LOSSES} times meanwhile");
+            self.give_up(&archive, &reason, DOCKERD)?;
         }
         Ok(())
     }
@@ -190,7 +199,7 @@ impl Loader<'_> {
             {
                 match Upload::begin(archive.clone(), &self.images.socket, self.zstd) {
                     Ok(upload) => uploads.push(upload),
-                    Err(error) => self.give_up(&archive, &error)?,
+                    Err(error) => self.give_up(&archive, &error, EITHER)?,
                 }
             }
             if uploads.is_empty() {
@@ -204,7 +213,9 @@ impl Loader<'_> {
                     Ok(false) => left.push(upload),
                     Ok(true) => self.finish(upload)?,
                     Err(ExchangeError::Closed) => lost.push(upload.archive),
-                    Err(ExchangeError::Failed(error)) => self.give_up(&upload.archive, &error)?,
+                    Err(ExchangeError::Failed(error)) => {
+                        self.give_up(&upload.archive, &error, EITHER)?;
+                    }
                 }
             }
             uploads = left;
@@ -218,7 +229,7 @@ impl Loader<'_> {
         let (archive, loaded) = (&upload.archive, upload.loaded());
         let loaded = match loaded {
             Ok(loaded) => loaded,
-            Err(error) => return self.give_up(archive, &error),
+            Err(error) => return self.give_up(archive, &error, ARCHIVE),
         };
         self.done = self.done.saturating_add(1);
         self.bytes_done = self.bytes_done.saturating_add(archive.size);
@@ -248,18 +259,15 @@ impl Loader<'_> {
     }
 
     /// Takes an archive that counts in `bytes` and cannot be loaded.
-    fn give_up(&mut self, archive: &Archive, reason: &anyhow::Error) -> Result<()> {
+    fn give_up(&mut self, archive: &Archive, reason: &anyhow::Error, remedy: &str) -> Result<()> {
         self.bytes = self.bytes.saturating_sub(archive.size);
-        self.fail(&archive.path, reason)
+        self.fail(&archive.path, reason, remedy)
     }
 
     /// Logs that an archive cannot be loaded. With `strict`, that is the error instead.
-    fn fail(&mut self, path: &Path, reason: &anyhow::Error) -> Result<()> {
+    fn fail(&mut self, path: &Path, reason: &anyhow::Error, remedy: &str) -> Result<()> {
         self.progress.clear();
-        let message = format!(
-            "cannot load {}: {reason:#}; replace it or remove it",
-            path.display()
-        );
+        let message = format!("cannot load {}: {reason:#}; {remedy}", path.display());
         if self.images.strict {
             bail!(message);
         }

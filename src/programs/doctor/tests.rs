@@ -402,7 +402,7 @@ fn the_data_root_is_judged_by_its_free_space_and_its_file_system() -> Result<(),
         Severity::Warning,
         &[
             "is on overlay",
-            "only 0 MiB are free",
+            "only 0 MiB are left",
             "FULL COPY",
             "-v NAME:",
         ],

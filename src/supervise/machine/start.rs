@@ -213,7 +213,10 @@ impl Machine {
     pub(super) fn shown(&mut self, then: Then, now: Duration, effects: &mut Vec<Effect>) {
         self.stop_showing(effects);
         match then {
-            Then::Stop(status) => self.stop(status, now, effects),
+            Then::Stop(status) => {
+                self.phase = Phase::Running;
+                self.stop(status, now, effects);
+            }
             Then::Run => self.run(effects),
         }
     }

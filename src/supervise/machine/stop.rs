@@ -5,7 +5,7 @@ use std::time::Duration;
 use nix::libc;
 
 use super::event::{Effect, Level, Message, Process};
-use super::state::{Forced, Machine, Phase, Reached, Stop};
+use super::state::{Forced, Machine, Phase, Reached, Stop, Then};
 use crate::messages::fault::FAILURE;
 use crate::plan::stop_budget::StopBudget;
 use crate::sys::end::End;
@@ -106,8 +106,15 @@ impl Machine {
 
     fn begin(&mut self, status: u8, asked: bool, now: Duration, effects: &mut Vec<Effect>) {
         self.status.get_or_insert(status);
-        if matches!(self.phase, Phase::Stopping(_)) {
-            return;
+        match self.phase {
+            Phase::Stopping(_) => return,
+            // The reason is still being shown, and then the stop begins. A child that ends
+            // because dockerd has ended does not hide it.
+            Phase::Failing {
+                then: Then::Stop(_),
+                ..
+            } if !asked => return,
+            _ => {}
         }
         self.stop_showing(effects);
         self.begin_stop(now, asked);

@@ -1143,6 +1143,25 @@ fn a_diagnosis_that_hangs_is_not_waited_for() {
 }
 
 #[test]
+fn what_ends_with_dockerd_does_not_hide_the_diagnosis() {
+    let strict = Settings {
+        loader: Need::Required,
+        ..SERVE
+    };
+    let mut machine = begun(strict);
+    assert_eq!(machine.step(Event::Ready, SECOND), [fork(Loader)]);
+    let effects = machine.step(exited(Dockerd, 1), SECOND);
+    assert_eq!(effects.last(), Some(&fork(Process::Diagnosis)));
+    let killed_diagnosis = send(Process::Diagnosis, SIGKILL);
+    for process in [Loader, Containerd] {
+        let effects = machine.step(exited(process, 1), SECOND);
+        assert!(!effects.contains(&killed_diagnosis), "{effects:?}");
+    }
+    let effects = machine.step(exited(Process::Diagnosis, 0), SECOND);
+    assert_eq!(effects.last(), Some(&Effect::Exit(1)), "{effects:?}");
+}
+
+#[test]
 fn the_log_relay_is_restarted_whatever_ended_it() {
     let relayed = Settings {
         relay: true,
