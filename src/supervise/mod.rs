@@ -2,7 +2,7 @@
 //! decisions are made in `machine`.
 //!
 //! PID 1 blocks in that poll(2) and nowhere else. Work that may take long runs in a child with a
-//! deadline in the machine: see [`crate::helpers`]. The work of PID 1 itself is bounded:
+//! deadline in the machine: see [`crate::helpers`]. The work of PID 1 itself is this, and bounded but for one:
 //!
 //! - reading facts, and the steps of the plan (`apply`): files of /proc, /sys and /run, system
 //!   calls for mounts, and other file systems only after `helpers::probe` has seen them answer;
@@ -11,6 +11,7 @@
 //!   signals stay pending;
 //! - one attempt to delegate cgroup controllers, some 100 µs: a child makes the others;
 //! - connecting to dockerd's socket, sending to it and to `NOTIFY_SOCKET`: none of these blocks;
+//! - writing a log line, which is bounded only by the reader of standard error;
 //! - fork(2), kill(2), and reading /proc for the processes of inner containers.
 
 mod children;
