@@ -1,8 +1,9 @@
 //! Starts the daemons and supervises them to the end: one loop, one poll(2), one waitpid(2). All
 //! decisions are made in `machine`.
 //!
-//! PID 1 blocks in that poll(2) and nowhere else. Work that may take long runs in a child with a
-//! deadline in the machine: see [`crate::helpers`]. The work of PID 1 itself is this, and bounded but for one:
+//! PID 1 waits in that poll(2) and nowhere else. Work that may take long runs in a child with a
+//! deadline in the machine: see [`crate::helpers`]. PID 1 itself does this, all of it bounded but
+//! for one:
 //!
 //! - reading facts, and the steps of the plan (`apply`): files of /proc, /sys and /run, system
 //!   calls for mounts, and other file systems only after `helpers::probe` has seen them answer;
