@@ -1,8 +1,8 @@
 //! The signals of PID 1 as a descriptor for poll(2).
 //!
-//! Every signal is blocked except while [`Signals::poll`] waits. So none arrives before its
-//! handler is installed, none interrupts another call, and a forked child does not run its
-//! parent's handlers: ppoll(2), signal(7).
+//! Every signal is blocked except in [`Signals::poll`] and [`Signals::arrived`]. So none arrives
+//! before its handler is installed, none interrupts another call, and a forked child does not run
+//! its parent's handlers: ppoll(2), signal(7).
 
 #![expect(unsafe_code, reason = "nix has no names for the real-time signals")]
 
@@ -186,14 +186,7 @@ impl Signals {
             true => timeout.map(TimeSpec::from_duration),
             false => Some(TimeSpec::from_duration(Duration::ZERO)),
         };
-        ppoll(descriptors, timeout, Some(SigSet::empty()))?;
-        // Where a descriptor is ready, ppoll returns before it lets a signal in (`do_poll` in
-        // the kernel's fs/select.c): whoever writes without end would keep all signals out.
-        let now = TimeSpec::from_duration(Duration::ZERO);
-        match ppoll(&mut [], Some(now), Some(SigSet::empty())) {
-            Ok(_) | Err(Errno::EINTR) => Ok(()),
-            Err(errno) => Err(errno),
-        }
+        ppoll(descriptors, timeout, Some(SigSet::empty())).map(drop)
     }
 
     /// Both ends of the socket, for a child that closes all other descriptors.
@@ -205,6 +198,11 @@ impl Signals {
 
     /// The numbers of the signals that have arrived since the last call, or were put back.
     pub fn arrived(&mut self) -> impl Iterator<Item = i32> + use<> {
+        // Where a descriptor is ready, ppoll returns before it lets a signal in (`do_poll` in
+        // the kernel's fs/select.c): whoever writes without end would keep all signals out. An
+        // error is EINTR: one has come.
+        let now = TimeSpec::from_duration(Duration::ZERO);
+        let _ = ppoll(&mut [], Some(now), Some(SigSet::empty()));
         let kept = std::mem::take(&mut self.kept);
         kept.into_iter().chain(self.delivery.pending())
     }
