@@ -66,9 +66,7 @@ fn is_complete_with(path: &Path, patience: Option<Duration>) -> bool {
     };
     let locked = match patience.filter(|patience| !patience.is_zero()) {
         Some(patience) => lock::lock(&file, libc::LOCK_SH, patience),
-        None => Flock::lock(file, FlockArg::LockSharedNonblock)
-            .map(drop)
-            .map_err(|(_, errno)| errno),
+        None => lock::try_lock(&file, libc::LOCK_SH),
     };
     !matches!(locked, Err(Errno::EWOULDBLOCK | Errno::EINTR))
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg, OFlag};
+use nix::fcntl::OFlag;
 use nix::libc;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
@@ -84,23 +84,10 @@ fn open(path: &Path, create: bool) -> Result<File> {
         .custom_flags(libc::O_NOFOLLOW)
         .open(path)
         .with_context(|| format!("cannot open {shown}; mount its directory writable"))?;
-    let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(locked) => {
-            let copy = locked.try_clone();
-            // The lock must end with the last descriptor, not with this value.
-            std::mem::forget(locked);
-            copy?
-        }
-        Err((file, Errno::EWOULDBLOCK)) => {
-            info!(path = %shown, "waiting for {shown}, which another container has mounted");
-            lock::lock(&file, libc::LOCK_EX, FOR_EVER)
-                .with_context(|| format!("cannot lock {shown}"))?;
-            file
-        }
-        Err((_, errno)) => {
-            return Err(errno).with_context(|| format!("cannot lock {shown}"));
-        }
-    };
+    lock::lock_or_wait(&file, libc::LOCK_EX, FOR_EVER, || {
+        info!(path = %shown, "waiting for {shown}, which another container has mounted");
+    })
+    .with_context(|| format!("cannot lock {shown}"))?;
     Ok(file)
 }
 

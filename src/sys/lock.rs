@@ -49,6 +49,23 @@ pub fn try_lock(file: &File, operation: i32) -> nix::Result<()> {
     Errno::result(unsafe { libc::flock(file.as_raw_fd(), operation | libc::LOCK_NB) }).map(drop)
 }
 
+/// Locks an open file as [`lock`] does. Calls `wait` before it waits, that is where another process
+/// holds the lock.
+pub fn lock_or_wait(
+    file: &File,
+    operation: i32,
+    patience: Duration,
+    wait: impl FnOnce(),
+) -> nix::Result<()> {
+    match try_lock(file, operation) {
+        Err(Errno::EWOULDBLOCK) => {
+            wait();
+            lock(file, operation, patience)
+        }
+        done => done,
+    }
+}
+
 /// Has SIGALRM sent after `first`, and then every second in case the first one arrives before
 /// the call that it is to interrupt: setitimer(2). Zero disarms the timer.
 fn set_timer(first: Duration) -> nix::Result<()> {

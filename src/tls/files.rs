@@ -231,16 +231,13 @@ impl Locked {
 
 /// Locks a directory, and logs it where that has to wait.
 fn lock(directory: &File, path: &Path) -> nix::Result<()> {
-    match lock::try_lock(directory, libc::LOCK_EX) {
-        Err(Errno::EWOULDBLOCK) => {}
-        done => return done,
-    }
-    info!(
-        path = %path.display(),
-        "waiting for {}, which another daemon has locked",
-        path.display()
-    );
-    lock::lock(directory, libc::LOCK_EX, PATIENCE)
+    lock::lock_or_wait(directory, libc::LOCK_EX, PATIENCE, || {
+        info!(
+            path = %path.display(),
+            "waiting for {}, which another daemon has locked",
+            path.display()
+        );
+    })
 }
 
 fn cannot(what: &str, path: &Path) -> String {
