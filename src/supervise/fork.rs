@@ -30,17 +30,16 @@ impl Supervisor<'_> {
     /// Forks a helper, so that the loop goes on with signals and deadlines. Where that fails, the
     /// error is logged and [`Event::NotStarted`] is queued.
     pub(super) fn fork(&mut self, process: Process, events: &mut VecDeque<Event>) {
-        let control = match (process, &mut self.relay) {
-            (Process::Relay, Some(relay)) => relay.connect(),
-            _ => Err(anyhow::anyhow!("no relay")),
-        };
-        let control = match (process, control) {
-            (Process::Relay, Err(error)) => {
-                warn!("cannot start {}: {error:#}", process.name());
-                events.push_back(Event::NotStarted(process, FAILURE));
-                return;
-            }
-            (_, control) => control.ok(),
+        let control = match &mut self.relay {
+            Some(relay) if process == Process::Relay => match relay.connect() {
+                Ok(control) => Some(control),
+                Err(error) => {
+                    warn!("cannot start {}: {error:#}", process.name());
+                    events.push_back(Event::NotStarted(process, FAILURE));
+                    return;
+                }
+            },
+            Some(_) | None => None,
         };
         match process::fork() {
             Ok(ForkResult::Parent { child }) => self.children.add(process, child),

@@ -109,10 +109,7 @@ impl Supervisor<'_> {
                 return status;
             }
             self.wait(unreaped);
-            for (process, fault) in self.children.failed() {
-                not_started(process, &fault);
-                events.push_back(Event::NotStarted(process, fault.status));
-            }
+            self.take_failed(&mut events);
             self.read_answer(&mut events);
             if self.notify.ready() {
                 self.notified(&mut events);
@@ -169,16 +166,20 @@ impl Supervisor<'_> {
                 return false;
             };
             // A child that cannot execute its program reports the error before it exits.
-            for (process, fault) in self.children.failed() {
-                not_started(process, &fault);
-                events.push_back(Event::NotStarted(process, fault.status));
-            }
+            self.take_failed(events);
             match self.children.take(pid) {
                 Some(process) => self.ended(process, end, events),
                 None => debug!("reaped {pid}: it {end}"),
             }
         }
         true
+    }
+
+    /// Logs and queues the children that could not execute their program.
+    fn take_failed(&mut self, events: &mut VecDeque<Event>) {
+        for (process, fault) in self.children.failed() {
+            not_started(process, &fault, events);
+        }
     }
 
     /// Queues the end of a child. With a log relay, the end of a child that writes to it is held
@@ -237,7 +238,7 @@ impl Supervisor<'_> {
 
     /// The exit status, once this process is to exit and the last lines are written, or their
     /// time is over.
-    fn left(&mut self) -> Option<u8> {
+    fn left(&self) -> Option<u8> {
         let now = self.now();
         let leaving = self.leaving.as_ref()?;
         (self.relay.is_none() || leaving.until <= now).then_some(leaving.status)
@@ -265,7 +266,7 @@ impl Supervisor<'_> {
             Effect::AnnounceReady => self.announce_ready(),
             Effect::StartDaemons => {
                 if let Err(fault) = self.start_daemons() {
-                    not_started(Process::Dockerd, &fault);
+                    log_not_started(Process::Dockerd, &fault);
                     let missing = [Process::Dockerd, Process::Containerd]
                         .into_iter()
                         .filter(|process| self.children.pid(*process).is_none())
@@ -276,15 +277,13 @@ impl Supervisor<'_> {
             }
             Effect::Restart(process) => {
                 if let Err(fault) = self.restart(process) {
-                    not_started(process, &fault);
-                    events.push_back(Event::NotStarted(process, fault.status));
+                    not_started(process, &fault, events);
                 }
             }
             Effect::CloseSockets => self.bound.clear(),
             Effect::StartCommand => {
                 if let Err(fault) = self.start_command() {
-                    not_started(Process::Command, &fault);
-                    events.push_back(Event::NotStarted(Process::Command, fault.status));
+                    not_started(Process::Command, &fault, events);
                 }
             }
             Effect::Send(process, signal) => self.send(process, signal),
@@ -377,8 +376,13 @@ impl Supervisor<'_> {
     }
 }
 
-/// Logs why a child could not be started.
-fn not_started(process: Process, fault: &Fault) {
+/// Logs why a child could not be started, and queues the event.
+fn not_started(process: Process, fault: &Fault, events: &mut VecDeque<Event>) {
+    log_not_started(process, fault);
+    events.push_back(Event::NotStarted(process, fault.status));
+}
+
+fn log_not_started(process: Process, fault: &Fault) {
     error!(process = process.name(), status = fault.status, "{fault}");
 }
 

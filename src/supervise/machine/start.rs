@@ -213,10 +213,7 @@ impl Machine {
     pub(super) fn shown(&mut self, then: Then, now: Duration, effects: &mut Vec<Effect>) {
         self.stop_showing(effects);
         match then {
-            Then::Stop(status) => {
-                self.phase = Phase::Running;
-                self.stop(status, now, effects);
-            }
+            Then::Stop(status) => self.begin(status, false, now, effects),
             Then::Run => self.run(effects),
         }
     }

@@ -94,9 +94,20 @@ impl Machine {
         }
     }
 
-    /// Begins a stop with this exit status, unless one is in progress.
+    /// Begins a stop with this exit status, unless one is in progress or follows anyway.
     pub(super) fn stop(&mut self, status: u8, now: Duration, effects: &mut Vec<Effect>) {
-        self.begin(status, false, now, effects);
+        // The reason of a failed start is still being shown. A child that ends because dockerd has
+        // ended does not hide it.
+        let follows = matches!(
+            self.phase,
+            Phase::Failing {
+                then: Then::Stop(_),
+                ..
+            }
+        );
+        if !follows {
+            self.begin(status, false, now, effects);
+        }
     }
 
     /// The same, where a signal asks for it, whose sender waits for the container.
@@ -104,17 +115,16 @@ impl Machine {
         self.begin(status, true, now, effects);
     }
 
-    fn begin(&mut self, status: u8, asked: bool, now: Duration, effects: &mut Vec<Effect>) {
+    pub(super) fn begin(
+        &mut self,
+        status: u8,
+        asked: bool,
+        now: Duration,
+        effects: &mut Vec<Effect>,
+    ) {
         self.status.get_or_insert(status);
-        match self.phase {
-            Phase::Stopping(_) => return,
-            // The reason is still being shown, and then the stop begins. A child that ends
-            // because dockerd has ended does not hide it.
-            Phase::Failing {
-                then: Then::Stop(_),
-                ..
-            } if !asked => return,
-            _ => {}
+        if matches!(self.phase, Phase::Stopping(_)) {
+            return;
         }
         self.stop_showing(effects);
         self.begin_stop(now, asked);
