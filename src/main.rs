@@ -183,29 +183,22 @@ fn plan_daemons(
         facts: &facts,
     };
     let starts = matches!(intent, Intent::Start(_));
-    if let Some(nest) = &start.nest {
-        nest::check(nest, config, &facts, plan::image_copies(inputs), starts)?;
-    }
+    let note = match &start.nest {
+        Some(nest) => nest::check(nest, config, &facts, plan::image_copies(inputs), starts)?,
+        None => None,
+    };
     let mut planned = plan(inputs)?;
-    match plan::netfilter_question(config, &facts.netfilter) {
+    if starts && plan::netfilter_question(config, &facts.netfilter).is_some() {
         // The faults do not depend on the answer, and there were none.
-        Some(step) if starts => {
-            apply::apply(&[step])?;
-            let mut facts = facts.clone();
-            facts.netfilter.nf_tables = netfilter::ask();
-            plan(Inputs {
-                facts: &facts,
-                ..inputs
-            })
-        }
-        Some(_) | None => {
-            let outermost = start.nest.as_ref().is_some_and(|nest| nest.level <= 1);
-            if !starts && outermost {
-                planned.notes.push(nest::not_probed());
-            }
-            Ok(planned)
-        }
+        let mut facts = facts.clone();
+        facts.netfilter.nf_tables = netfilter::ask();
+        planned = plan(Inputs {
+            facts: &facts,
+            ..inputs
+        })?;
     }
+    planned.notes.extend(note);
+    Ok(planned)
 }
 
 fn carry_out(

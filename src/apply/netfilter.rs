@@ -15,12 +15,6 @@ use crate::plan::NF_TABLES;
 /// container: netdevice(7), `dev_load` in the kernel's net/core/dev_ioctl.c. A failure is only
 /// logged.
 pub fn load_module(name: &str) {
-    // The kernel loads nf_tables to answer a request to it (`nfnetlink_rcv_msg` in
-    // net/netfilter/nfnetlink.c). Where it is built in, that runs no modprobe, while the look-up
-    // of a missing interface runs two.
-    if name == NF_TABLES && has_nf_tables() {
-        return;
-    }
     if let Err(errno) = nix::net::if_::if_nametoindex(name) {
         // Expected: an interface of that name does not exist.
         debug!(
@@ -32,13 +26,19 @@ pub fn load_module(name: &str) {
     }
 }
 
-/// Asks the kernel whether it has nf_tables. The kernel may load it to answer, as it does for
-/// every `iptables -L`, so only a start asks.
+/// Asks the kernel whether it has nf_tables, and has it loaded where it can be. So only a start
+/// asks.
 pub fn ask() -> NfTables {
+    // The kernel loads nf_tables to answer a request to it (`nfnetlink_rcv_msg` in
+    // net/netfilter/nfnetlink.c), as for every `iptables -L`. Where it is built in, that runs no
+    // modprobe, while the look-up of a missing interface runs two.
     if has_nf_tables() {
-        NfTables::Present
-    } else {
-        NfTables::Missing
+        return NfTables::Present;
+    }
+    load_module(NF_TABLES);
+    match has_nf_tables() {
+        true => NfTables::Present,
+        false => NfTables::Missing,
     }
 }
 

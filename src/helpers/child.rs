@@ -26,8 +26,9 @@ pub fn leave_terminal() -> Result<()> {
 }
 
 /// Makes a forked child a helper. It gets the inherited signal dispositions back but for SIGPIPE
-/// and SIGCHLD, so that a signal ends it wherever it waits, and closes every descriptor of its parent, such as the
-/// daemons' sockets, but 0, 1, 2 and `kept`. The errors are those of the system calls.
+/// and SIGCHLD, so that a signal ends it wherever it waits, and closes every descriptor of its
+/// parent, such as the daemons' sockets, but 0, 1, 2 and `kept`. The errors are those of the
+/// system calls.
 pub fn become_helper(inherited: &Inherited, kept: &[BorrowedFd<'_>]) -> Result<()> {
     inherited.restore_for_helper().context(
         "a child cannot restore its signals; check whether a seccomp profile forbids sigaction(2) or sigprocmask(2)",

@@ -44,8 +44,8 @@ pub struct Iptables {
 }
 
 /// Returns the step that loads nf_tables, if the backend depends on it and no file of the kernel
-/// shows whether it has nf_tables. A start carries the step out, asks the kernel and plans again;
-/// `dind plan` only prints it.
+/// shows whether it has nf_tables. A start asks the kernel, has it load the module where that is
+/// needed, and plans again; `dind plan` only prints the step.
 pub fn netfilter_question(config: &Config, netfilter: &Netfilter) -> Option<Step> {
     let is_open = config.iptables_legacy.is_none()
         && !netfilter.legacy_in_use

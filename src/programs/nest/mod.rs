@@ -14,4 +14,4 @@ mod limits;
 mod run;
 mod tree;
 
-pub use run::{check, not_probed, run};
+pub use run::{check, run};

@@ -15,25 +15,19 @@ use crate::plan::stop_budget::StopBudget;
 use crate::sys::signals::Signals;
 use crate::sys::spawn;
 
-/// The note in `dind plan` that pid namespaces have not been probed.
-pub fn not_probed() -> Finding {
-    let seen = "nest: pid namespaces are probed when nest runs";
-    Finding::note("nest-not-probed", seen, "README.md#nesting")
-}
-
 /// Checks, in the outermost level and before anything is started, whether there are enough
 /// resources for all levels. An image is stored `copies` times for a container. With `probe`, pid
-/// namespaces are created to count how many can be nested; without, nothing is changed. The fault
-/// names every resource that will run out.
+/// namespaces are created to count how many can be nested; without, nothing is changed, and a note
+/// is returned that says so. The fault names every resource that will run out.
 pub fn check(
     nest: &Nest,
     config: &Config,
     facts: &Facts,
     copies: u64,
     probe: bool,
-) -> Result<(), Fault> {
+) -> Result<Option<Finding>, Fault> {
     if nest.level > 1 {
-        return Ok(());
+        return Ok(None);
     }
     let data_root = &facts.data_root.path;
     let tree = image::tree(config, data_root, &facts.container.mounts)?;
@@ -46,7 +40,11 @@ pub fn check(
     if probe {
         room.pid_namespaces = limits::pid_namespaces()?;
     }
-    limits::check(nest.depth, image, room)
+    limits::check(nest.depth, image, room)?;
+    Ok((!probe).then(|| {
+        let seen = "nest: pid namespaces are probed when nest runs";
+        Finding::note("nest-not-probed", seen, "README.md#nesting")
+    }))
 }
 
 /// Makes the level below this one and becomes the docker CLI that waits for it. Returns only on
