@@ -33,6 +33,11 @@ pub fn lab(name: &str) -> String {
     })
 }
 
+/// Whether this is `tests/lab test --all`, which takes the time for what a change rarely breaks.
+pub fn all() -> bool {
+    std::env::var_os("DIND_LAB_ALL").is_some()
+}
+
 /// A name that no other test has, in this run or another.
 pub fn unique_name() -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
