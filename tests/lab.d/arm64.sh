@@ -1,11 +1,11 @@
 # shellcheck shell=bash
-# The binary for arm64, compiled on any machine, and a processor to run it: qemu's user
-# emulation of one process, which needs no kernel, no root and no other file.
+# The binary for arm64, cross-compiled, and qemu's user emulation to run it, which needs no
+# kernel, no root and no other file.
 
 ARM64_TARGET=aarch64-unknown-linux-gnu
 ARM64_QEMU=$LAB_CACHE/qemu-aarch64
 
-# The Rust target, and the C compiler and linker that ring and rustc want for it.
+# Installs the Rust target, and the C compiler and linker that ring and rustc need for it.
 need_arm64() {
     need_cargo
     need_tool aarch64-linux-gnu-gcc gcc-aarch64-linux-gnu
@@ -25,7 +25,7 @@ need_arm64() {
 arm64_qemu() {
     local package path
     [ ! -x "$ARM64_QEMU" ] || return 0
-    say "getting qemu-aarch64 (apt)"
+    say "downloading qemu-aarch64 (apt)"
     [ "$(id -u)" != 0 ] || apt_lists
     scratch
     for package in qemu-user-static qemu-user; do
@@ -44,7 +44,7 @@ arm64_qemu() {
     die "no package has a static qemu-aarch64: run 'apt-get download qemu-user-static qemu-user' to see why"
 }
 
-# The binary as it is released, for tests/e2e/arm64.rs.
+# The release binary, for tests/e2e/arm64.rs.
 arm64_binary() {
     need_arm64
     arm64_qemu
@@ -57,9 +57,8 @@ arm64_binary() {
     export DIND_LAB_ARM64 DIND_LAB_QEMU
 }
 
-# The unit tests on that processor. Those of tests/ stay here: what they hold against dind
-# (OpenSSL, the kernel's namespaces) is this machine's own, and tests/e2e/arm64.rs has the
-# binary itself.
+# The unit tests under emulation. Those in tests/ are not run: they need OpenSSL and the
+# namespaces of this kernel. tests/e2e/arm64.rs runs the binary itself.
 lab_arm64() {
     need_arm64
     arm64_qemu

@@ -1,13 +1,13 @@
 # shellcheck shell=bash
-# What the engine is for: a shell in dind, its tests, its figures.
+# A shell in dind, its tests, its benchmarks.
 
-# The caller had no engine, so the caller shall have none afterwards.
+# Stops the engine at the end, if this run has started it.
 down_if_started() {
     # shellcheck disable=SC2034 # lab_exit reads it
     [ -z "${LAB_STARTED-}" ] || LAB_DOWN_AT_EXIT=1
 }
 
-# Builds the binary, the image and the rest, and tells cargo's children of them.
+# Builds the binary and the images, and exports their names for the test programs.
 lab_environment() {
     local suite=$1
     engine_use
@@ -16,8 +16,8 @@ lab_environment() {
     build_image "$suite"
     need_cargo
     say "building the binary"
-    # Cargo knows best where it puts it: .cargo/config.toml and the environment
-    # may both move the target directory.
+    # The path comes from cargo: .cargo/config.toml and the environment may both
+    # move the target directory.
     DIND_LAB_BINARY=$(cargo build --release --locked --message-format=json-render-diagnostics |
         sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1)
     [ -n "$DIND_LAB_BINARY" ] || die "cargo build --release made no binary: see 'cargo build --release'"
@@ -32,13 +32,13 @@ need_cargo() {
     need_tool cc gcc
     # Binaries are linked statically, so the archives must be there, too.
     need_file "$(cc -print-file-name=libc.a)" libc6-dev
-    # tests/tls holds certificates against it.
+    # tests/tls verifies certificates with it.
     need_tool openssl openssl
     cd "$LAB_TOP" || exit
 }
 
-# Builds the Rust client of tests/clients. With a target named, the static linking that
-# .cargo/config.toml asks for is not asked of procedural macros, which cannot have it.
+# Builds the Rust client of tests/clients. With --target, the static linking of
+# .cargo/config.toml does not apply to procedural macros, which cannot be static.
 bollard_client() {
     local target
     target=$(rustc -vV | sed -n 's/^host: //p')
@@ -59,20 +59,35 @@ lab_run() {
     docker run "${options[@]}" dind:latest "$@"
 }
 
+# The end-to-end tests of what depends on where the engine keeps images.
+STORE_TESTS=(crash:: data_root:: images:: nest:: nesting:: restart:: soak:: stop:: storage::)
+
 lab_test() {
-    local suite=trixie
-    case ${1-} in
-    --suite)
-        [ $# -ge 2 ] || usage_error "test: --suite needs bookworm, trixie or forky"
-        suite=$2
-        shift 2
-        ;;
-    --suite=*)
-        suite=${1#--suite=}
+    local suite=
+    while [ $# -gt 0 ]; do
+        case $1 in
+        --suite)
+            [ $# -ge 2 ] || usage_error "test: --suite needs bookworm, trixie, forky or forky-containerd"
+            suite=$2
+            shift
+            ;;
+        --suite=*) suite=${1#--suite=} ;;
+        --all) export DIND_LAB_ALL=1 ;;
+        *) break ;;
+        esac
         shift
-        ;;
-    esac
-    known_suite test "$suite"
+    done
+    known_suite test "${suite:-trixie}"
+    test_suite "${suite:-trixie}" "$@"
+    [ -z "$suite" ] && [ $# -eq 0 ] || return 0
+    say "the tests of images, storage and restarts with containerd's image store"
+    test_suite forky-containerd --test e2e -- "${STORE_TESTS[@]}"
+}
+
+# test_suite SUITE [ARG...]: ARG... goes to cargo test.
+test_suite() {
+    local suite=$1
+    shift
     lab_environment "$suite"
     clients_image
     strace_image "$DIND_LAB_IMAGE" "$suite"
@@ -81,7 +96,7 @@ lab_test() {
     arm64_binary
     export DIND_LAB_CLIENTS=$CLIENTS_IMAGE DIND_LAB_STRACE=$STRACE_IMAGE
     export DIND_LAB_TOOLS=$TOOLS_IMAGE DIND_LAB_BOLLARD
-    # Every end-to-end test runs daemons of its own.
+    # Every end-to-end test starts its own daemons.
     export RUST_TEST_THREADS=${RUST_TEST_THREADS:-2}
     cargo test --locked "$@"
 }
@@ -115,5 +130,5 @@ lab_soak() {
     lab_environment trixie
     DIND_LAB_SOAK_KILLS=$kills DIND_LAB_SOAK_SEED=$seed \
         cargo test --locked --test e2e -- --exact --nocapture soak::a_kill_loses_nothing_that_was_acknowledged ||
-        die "something acknowledged was lost, or an engine did not come up: see above"
+        die "acknowledged data was lost, or an engine did not start: see above"
 }

@@ -1,7 +1,6 @@
 # shellcheck shell=bash
-# What every part of the lab needs: messages, paths, packages, the lock.
-# stdout belongs to `up`'s one line and to what the user's command prints, so
-# all talk goes to stderr.
+# Messages, paths, packages and the lock, for every part of the lab. Messages go to standard
+# error: standard output has the one line of `up`, and the output of the user's command.
 
 say() { printf 'lab: %s\n' "$*" >&2; }
 
@@ -17,9 +16,8 @@ usage_error() {
 
 # Root has no HOME in some CI services.
 LAB_CACHE=${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/dind-lab
-# One place for the machine, not for the user or the session: the bridge and the
-# cgroups that belong to the engine are the machine's too, and whoever calls
-# `down` must find what somebody else's `up` has made.
+# One directory for the whole machine, not one for each user: the bridge and the cgroups of
+# the engine are the machine's too, and `down` must find the engine of another user's `up`.
 LAB_RUN=/run/dind-lab
 # shellcheck disable=SC2034 # engine.sh reads it
 LAB_SOCKET=$LAB_RUN/docker.sock
@@ -30,15 +28,15 @@ need_root() {
         die "only root can ${1:-do this}, and this is uid $(id -u): use sudo, or set DOCKER_HOST to an engine that can run privileged containers"
 }
 
-# One `up` or `down` at a time on the machine. The lock is the descriptor's, so
-# it ends with this process however that dies.
+# One `up` or `down` at a time on the machine. The lock belongs to the descriptor, so it
+# ends with this process.
 lab_lock() {
     [ -z "${LAB_LOCK_FD-}" ] || return 0
     need_root "start or stop the embedded engine"
     mkdir -p /run/lock
     exec {LAB_LOCK_FD}>/run/lock/dind-lab.lock
     flock -n "$LAB_LOCK_FD" && return
-    say "another tests/lab is at work, waiting for it"
+    say "waiting for another tests/lab"
     flock -w 900 "$LAB_LOCK_FD" ||
         die "/run/lock/dind-lab.lock is held for 15 minutes: see 'fuser -v /run/lock/dind-lab.lock', end that process, try again"
 }
@@ -49,9 +47,8 @@ lab_unlock() {
     unset LAB_LOCK_FD
 }
 
-# drop_descriptors KEPT: closes those above KEPT, so that nothing that the caller had
-# open stays open for as long as a child lives: not the lock, and no pipe that
-# somebody reads to its end.
+# drop_descriptors KEPT: closes the descriptors above KEPT, so that a child does not hold the
+# lock, or a pipe that the caller's caller reads until its end.
 drop_descriptors() {
     local fd
     for fd in /proc/"$BASHPID"/fd/*; do

@@ -1,22 +1,22 @@
 # shellcheck shell=bash
-# What the crates may be: their licences, their sources, what is known against them.
+# The crates: licences, sources, bans and advisories, checked by cargo-deny.
 
 DENY_VERSION=0.20.2
 DENY=$LAB_CACHE/cargo-deny-$DENY_VERSION
 
-# Once, in the dev profile: what it takes is its compilation, not its run.
+# Installed once, in the dev profile: compiling it takes long, running it does not.
 need_deny() {
     [ ! -x "$DENY/bin/cargo-deny" ] || return 0
     say "installing cargo-deny $DENY_VERSION in $DENY (some minutes, once)"
-    # A directory of its own: the rustflags of .cargo/config.toml are not for it.
+    # Outside the checkout, where the rustflags of .cargo/config.toml do not apply.
     (cd "$LAB_CACHE" && CARGO_PROFILE_DEV_DEBUG=0 \
         cargo install --quiet --locked --debug --version "=$DENY_VERSION" --root "$DENY.part" cargo-deny >&2) ||
         die "cargo-deny cannot be installed: see above"
     mv -T "$DENY.part" "$DENY"
 }
 
-# lab_deny [CHECK...]: without advisories, which come out of a repository of RustSec's and
-# change by the day, so that they are no fault of a change.
+# lab_deny [CHECK...]: by default without advisories. They come from RustSec's repository,
+# change daily, and do not depend on a commit.
 lab_deny() {
     [ $# -gt 0 ] || set -- bans licenses sources
     need_cargo

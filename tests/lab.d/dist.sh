@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What a release has: the binaries, what they are made of, and their checksums.
+# The files of a release: binaries, SBOM and checksums.
 
 CYCLONEDX_VERSION=0.5.9
 CYCLONEDX=$LAB_CACHE/cargo-cyclonedx-$CYCLONEDX_VERSION
@@ -13,10 +13,10 @@ need_cyclonedx() {
     mv -T "$CYCLONEDX.part" "$CYCLONEDX"
 }
 
-# The crates that are in the binaries, as CycloneDX; no crate is in one alone. What cargo
-# metadata lists, and cargo-cyclonedx with it, are also optional crates that nobody asked
-# for (rust-lang/cargo#10801); `cargo tree` does not. Git believes no directory of somebody
-# else's, and root may be here for apt alone.
+# The crates in the binaries, as CycloneDX; both binaries have the same. `cargo metadata`, and
+# with it cargo-cyclonedx, also lists optional crates that are not built
+# (rust-lang/cargo#10801); `cargo tree` does not. Git refuses a checkout of another user,
+# which it is where only apt needs root.
 dist_sbom() {
     local tree
     tree=$(cargo tree --locked --edges normal --prefix none --target "$ARM64_TARGET" |
@@ -33,10 +33,10 @@ dist_sbom() {
         | [.metadata.component."bom-ref", .components[]."bom-ref"] as $known
         | .dependencies |= map(select(.ref | IN($known[])) | .dependsOn |= map(select(IN($known[])))?)
         | if ($known | length) == ($crates | length) then . else error("a crate is missing") end
-        # Where it was built is nobody else'"'"'s matter.
+        # Without the path of the checkout.
         | walk(if type == "string" then sub("path[+]file://[^#]*#"; "") else . end)' \
         "$LAB_SCRATCH/sbom.json" ||
-        die "the list of crates does not hold: see 'cargo tree', and what is said above"
+        die "the SBOM and 'cargo tree' list different crates: see above"
 }
 
 # lab_dist [DIRECTORY]
@@ -56,7 +56,7 @@ lab_dist() {
         sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1)
     cp "${binary:?cargo build --release made no binary}" "$directory/dind-linux-amd64"
     cp "$DIND_LAB_ARM64" "$directory/dind-linux-arm64"
-    # Both are run once: a binary that cannot start is none.
+    # Both must start.
     [ "$("$directory/dind-linux-amd64" --version)" = "$("$ARM64_QEMU" "$directory/dind-linux-arm64" --version)" ] ||
         die "the two binaries are of different versions: see 'dind --version' of both in $directory"
     for binary in "$directory"/dind-linux-*; do

@@ -1,13 +1,13 @@
 # shellcheck shell=bash
-# The facts of every cgroup layout, as the planner's golden tests have them: taken in
-# a virtual machine, from its host and from containers in dind's place.
+# The facts of each cgroup layout for the golden tests of plans. They are read in a virtual
+# machine: on its host, and in containers that stand in for dind's.
 
 # shellcheck disable=SC2016 # the container's shell fills these in
 FIXTURES_PLAIN='exec sh -c "$1"'
 # Runs facts.sh on the machine itself, and not in the container that is the way there.
 # shellcheck disable=SC2016
 FIXTURES_HOST='exec nsenter --target 1 --all sh -c "$1"'
-# The hierarchies as wrapdocker found them: nothing is mounted.
+# As wrapdocker found the hierarchies: none is mounted.
 # shellcheck disable=SC2016
 FIXTURES_BARE='umount -R /sys/fs/cgroup && exec sh -c "$1"'
 

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# Images where there is no registry: stand-ins for the ones that the Dockerfile
-# names, a busybox for the containers inside dind, and dind's own.
+# Images without a registry: stand-ins for those that the Dockerfile names, a busybox for
+# containers inside dind, and dind's own.
 
 BUSYBOX_IMAGE=dind-lab/busybox:latest
 BUSYBOX_TAR=$LAB_CACHE/busybox.tar
@@ -245,13 +245,24 @@ base_images() {
 # known_suite COMMAND SUITE
 known_suite() {
     case $2 in
-    bookworm | trixie | forky) ;;
-    *) usage_error "$1: no suite '$2': use bookworm, trixie or forky" ;;
+    bookworm | trixie | forky | forky-containerd) ;;
+    *) usage_error "$1: no suite '$2': use bookworm, trixie, forky or forky-containerd" ;;
     esac
 }
 
+# build_image SUITE: dind:SUITE. forky-containerd is forky with containerd's image store, which
+# is the default from Docker 29 on; every level of a nest has the file, too.
 build_image() {
     local suite=$1
+    if [ "$suite" = forky-containerd ]; then
+        build_image forky
+        docker_build --tag dind:forky-containerd - <<'TEXT'
+FROM dind:forky
+RUN mkdir -p /etc/docker \
+    && echo '{"features": {"containerd-snapshotter": true}}' >/etc/docker/daemon.json
+TEXT
+        return
+    fi
     local -a tags=(--tag "dind:$suite")
     [ "$suite" != trixie ] || tags+=(--tag dind:latest)
     base_images "$suite"

@@ -42,7 +42,7 @@ vm_suite() {
     esac
 }
 
-# The kernel for cloud machines is built for virtual ones: it has NVMe and ext4 built
+# The cloud kernel is built for virtual machines: it has NVMe and ext4 built
 # in, so that it finds its root file system without an initial ramdisk. Nothing of it
 # is installed anywhere: a package is unpacked in a container.
 vm_kernel_recipe() {
@@ -185,7 +185,7 @@ vm_lock() {
     mkdir -p "$VM_CACHE"
     exec {VM_LOCK_FD}>"$VM_CACHE/lock"
     flock -n "$VM_LOCK_FD" && return
-    say "another tests/lab prepares a virtual machine, waiting for it"
+    say "waiting for another tests/lab that prepares a virtual machine"
     flock -w 1800 "$VM_LOCK_FD" ||
         die "$VM_CACHE/lock is held for 30 minutes: see 'fuser -v $VM_CACHE/lock', end that process, try again"
 }
@@ -220,7 +220,7 @@ vm_port() {
             return
         fi
     done
-    die "somebody listens on every port from 23750 to 23849 of 127.0.0.1: see 'ss -ltnp', end some of them"
+    die "every port from 23750 to 23849 of 127.0.0.1 is in use: see 'ss -ltnp', end some of them"
 }
 
 # vm_start DIRECTORY LAYOUT ROLE WRAPPER...
