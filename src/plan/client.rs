@@ -110,19 +110,27 @@ pub fn login_shell(bash: bool) -> Vec<OsString> {
 }
 
 /// Returns `words`, with `docker` before them if the first is a flag, a subcommand or a plugin of
-/// the docker CLI.
+/// the docker CLI. `bake` gets `docker buildx`: a CLI that knows the word takes it for that
+/// (`forwardBuilder` in docker/cli's cmd/docker/builder.go), and older ones do not know it.
 pub fn command(words: &[OsString], facts: &ClientFacts) -> Vec<OsString> {
-    let docker = words
-        .first()
-        .and_then(|first| first.to_str())
-        .is_some_and(|first| {
-            facts.docker
-                && (first.starts_with('-')
-                    || SUBCOMMANDS.contains(&first)
-                    || facts.plugins.contains(first))
-        });
-    let docker = docker.then(|| OsString::from("docker"));
-    docker.into_iter().chain(words.iter().cloned()).collect()
+    let first = words.first().and_then(|first| first.to_str());
+    let before: &[&str] = match first {
+        _ if !facts.docker => &[],
+        Some("bake") if facts.plugins.contains("buildx") => &["docker", "buildx"],
+        Some(first)
+            if first.starts_with('-')
+                || SUBCOMMANDS.contains(&first)
+                || facts.plugins.contains(first) =>
+        {
+            &["docker"]
+        }
+        Some(_) | None => &[],
+    };
+    before
+        .iter()
+        .map(OsString::from)
+        .chain(words.iter().cloned())
+        .collect()
 }
 
 /// Returns the environment in which the docker CLI finds its daemon: the one that `DOCKER_HOST`
@@ -223,6 +231,7 @@ mod tests {
             ("--version", "docker --version"),
             ("compose up", "docker compose up"),
             ("buildx ls", "buildx ls"),
+            ("bake", "bake"),
             ("docker ps", "docker ps"),
             ("sh -c x", "sh -c x"),
             ("/bin/ps", "/bin/ps"),
@@ -230,7 +239,16 @@ mod tests {
         ] {
             assert_eq!(shown(words, &facts), expected);
         }
-        assert_eq!(shown("ps", &ClientFacts::default()), "ps");
+        let facts = self::facts(&["buildx"]);
+        assert_eq!(shown("buildx ls", &facts), "docker buildx ls");
+        assert_eq!(shown("bake --print", &facts), "docker buildx bake --print");
+        let bare = ClientFacts {
+            docker: false,
+            ..facts
+        };
+        for words in ["ps", "bake", "buildx ls"] {
+            assert_eq!(shown(words, &bare), words);
+        }
     }
 
     #[test]
