@@ -38,15 +38,19 @@ FROM debian:${SUITE}-slim
 LABEL org.opencontainers.image.title="dind" \
     org.opencontainers.image.description="Docker in Docker: a privileged container that is a Docker host" \
     org.opencontainers.image.licenses="Apache-2.0"
-# docker.io recommends the CLI where that is a package of its own, and is the CLI
-# where it is not. What packages leave in /tmp would keep it from becoming a tmpfs.
-RUN apt-get update \
-    && cli=$(apt-cache show docker-cli 2>/dev/null | sed -n 's/^Package: //p' | sort -u) \
+# The group's number is docker:dind's, so that it is the same for a socket that containers
+# of both share. docker.io recommends the CLI where that is a package of its own, and is
+# the CLI where it is not; bookworm has no buildx. What packages leave in /tmp would keep
+# it from becoming a tmpfs.
+RUN { getent group 2375 || groupadd --system --gid 2375 docker; } \
+    && apt-get update \
+    && cli=$(apt-cache show docker-cli docker-buildx 2>/dev/null | sed -n 's/^Package: //p' | sort -u) \
     && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
         apparmor \
         bash \
         btrfs-progs \
         ca-certificates \
+        docker-compose \
         docker.io \
         ${cli} \
         e2fsprogs \
@@ -55,6 +59,8 @@ RUN apt-get update \
         iproute2 \
         iptables \
         kmod \
+        nftables \
+        openssh-client \
         openssl \
         pigz \
         procps \

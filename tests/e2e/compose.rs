@@ -26,7 +26,6 @@ services:
 fn a_project_comes_up_and_goes() {
     let scratch = Scratch::new();
     let daemon = dind().ready(&[]);
-    daemon.install_compose();
     daemon.load_busybox();
     let project = scratch.file("compose.yaml", &PROJECT.replace("IMAGE", BUSYBOX));
     daemon.copy_in(&project, "/compose.yaml");

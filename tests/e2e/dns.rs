@@ -88,7 +88,6 @@ fn services_outside_are_found_by_builds_inside() {
     let outside = Outside::new();
     let daemon = outside.daemon(dind());
     let scratch = Scratch::new();
-    daemon.install_buildx();
     daemon.sh("mkdir /build");
     daemon.copy_in(&scratch.file("fetch", FETCH), "/build/fetch");
     daemon.copy_in(

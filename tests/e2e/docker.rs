@@ -596,31 +596,6 @@ impl Container {
         self.docker(&["kill", "--signal", name]).exited(0);
     }
 
-    /// Puts a program of the clients' image into it.
-    #[track_caller]
-    pub fn install_client(&self, from: &str, to: &str) {
-        let scratch = Scratch::new();
-        let program = scratch.path.join("program");
-        let clients = unprivileged().image(&lab("DIND_LAB_CLIENTS")).create(&[]);
-        clients.copy_out(from, &program);
-        self.copy_in(&program, to);
-    }
-
-    /// Gives its docker the plugin that builds with BuildKit.
-    #[track_caller]
-    pub fn install_buildx(&self) {
-        self.sh("mkdir -p /usr/libexec/docker/cli-plugins");
-        let plugin = "/usr/libexec/docker/cli-plugins/docker-buildx";
-        self.install_client(plugin, plugin);
-    }
-
-    /// Puts `docker-compose` into it.
-    #[track_caller]
-    pub fn install_compose(&self) {
-        let plugin = "/usr/libexec/docker/cli-plugins/docker-compose";
-        self.install_client(plugin, "/usr/local/bin/docker-compose");
-    }
-
     /// Copies a file out of the container, which need not run.
     #[track_caller]
     pub fn copy_out(&self, from: &str, to: &Path) {

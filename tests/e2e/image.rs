@@ -7,7 +7,7 @@ use std::process::Command;
 use crate::docker::{BUSYBOX, Call, Output, Scratch, dind, docker, lab, unique_name, unprivileged};
 
 /// An image that is removed when this is dropped; what it shares with others stays.
-struct Image(String);
+pub struct Image(pub String);
 
 impl Drop for Image {
     fn drop(&mut self) {
@@ -21,7 +21,7 @@ impl Drop for Image {
 /// The part of the checkout that the image is made of, with an engine of one's own
 /// in `own`: scripts that say so and become the real programs. They are not
 /// executable, as files are that come from somewhere else.
-fn context() -> Scratch {
+pub fn context() -> Scratch {
     let scratch = Scratch::new();
     let checkout = Path::new(env!("CARGO_MANIFEST_DIR"));
     // With their modes, or the builder's cache would not know them.
@@ -50,7 +50,7 @@ fn context() -> Scratch {
 }
 
 /// Words that hand the machine's proxies to the build.
-fn proxies() -> Vec<String> {
+pub fn proxies() -> Vec<String> {
     [
         "http_proxy",
         "https_proxy",
@@ -65,10 +65,10 @@ fn proxies() -> Vec<String> {
     .collect()
 }
 
-/// The Debian suite of the image under test, as a build argument.
+/// The Debian suite of the image under test.
 #[track_caller]
-fn suite() -> String {
-    let show = ". /etc/os-release; echo SUITE=$VERSION_CODENAME";
+pub fn suite() -> String {
+    let show = ". /etc/os-release; echo $VERSION_CODENAME";
     unprivileged()
         .flags(["--entrypoint", "sh"])
         .run(&["-c", show])
@@ -90,7 +90,7 @@ fn own_engine_comes_first(image: &Image) {
 fn builds_with_an_engine_of_ones_own(build: impl FnOnce(Vec<String>) -> Output) {
     let context = context();
     let image = Image(unique_name());
-    let suite = suite();
+    let suite = format!("SUITE={}", suite());
     let words = ["--build-arg", &suite, "--build-arg", "ENGINE=own"];
     let words = words.into_iter().chain(["--tag", &image.0]);
     let words = words.map(str::to_owned).chain(proxies());
@@ -117,7 +117,7 @@ fn it_builds_with_buildkit() {
 
 /// buildx as a plugin of the CLI, or by itself, as `tests/lab` has it.
 #[track_caller]
-fn buildx(words: Vec<String>) -> Output {
+pub fn buildx(words: Vec<String>) -> Output {
     if docker(["buildx", "version"]).status == 0 {
         return Call::new(["buildx".to_owned()].into_iter().chain(words)).finish_build();
     }
@@ -135,7 +135,7 @@ fn buildx(words: Vec<String>) -> Output {
 #[test]
 fn the_tools_are_there() {
     let script = "
-        for tool in docker dockerd containerd runc git iptables ip6tables \
+        for tool in docker dockerd containerd runc git iptables ip6tables nft docker-compose ssh \
                     apparmor_parser mkfs.ext4 mkfs.xfs mkfs.btrfs fuse-overlayfs pigz xz \
                     ps ip openssl update-ca-certificates bash; do
             command -v $tool >/dev/null || echo $tool is missing
@@ -148,6 +148,7 @@ fn the_tools_are_there() {
         iptables-nft --version | grep -q nf_tables || echo iptables-nft
         mkfs.ext4 -V 2>/dev/null && mkfs.xfs -V >/dev/null && mkfs.btrfs -V >/dev/null || echo mkfs
         openssl version >/dev/null || echo openssl
+        nft --version >/dev/null && ssh -V 2>/dev/null && docker-compose version >/dev/null || echo nft
         [ -s /etc/ssl/certs/ca-certificates.crt ] || echo no certificates";
     let output = unprivileged()
         .flags(["--entrypoint", "sh"])

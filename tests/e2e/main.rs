@@ -60,3 +60,4 @@ mod stop;
 mod storage;
 mod terminal;
 mod tls;
+mod tools;

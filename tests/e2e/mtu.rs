@@ -95,7 +95,6 @@ fn large_transfers_get_through() {
 /// In a build, by either builder.
 fn builds(daemon: &Container, send: &str) {
     let scratch = Scratch::new();
-    daemon.install_buildx();
     daemon.sh("mkdir /build");
     daemon.copy_in(&scratch.file("send", send), "/build/send");
     let recipe = format!("FROM {BUSYBOX}\nCOPY send /send\nRUN test $(sh /send) = {SIZE}");
@@ -113,7 +112,6 @@ fn builds(daemon: &Container, send: &str) {
 /// In a project of docker-compose's.
 fn composes(daemon: &Container, send: &str) {
     let scratch = Scratch::new();
-    daemon.install_compose();
     let project = format!(
         "services:\n  sender:\n    image: {BUSYBOX}\n    command: ['sh', '-c', '{send}']\n"
     );

@@ -37,13 +37,14 @@ busybox_image() {
     mv "$BUSYBOX_TAR.part" "$BUSYBOX_TAR"
 }
 
-# What talks to a daemon under test from another container, or is put into its own: a
-# registry, the Python client of the API, compose, buildx, a resolver.
+# What talks to a daemon under test from another container, or stands beside it: a registry,
+# the Python client of the API, Compose for the engine that the tests use, a resolver, a host
+# to reach over ssh.
 CLIENTS_IMAGE=dind-lab/clients:latest
 CLIENTS_RECIPE='FROM debian:trixie-slim
 RUN apt-get update \
     && apt-get install -y --no-install-recommends \
-        dnsmasq-base docker-buildx docker-compose docker-registry python3-venv \
+        dnsmasq-base docker-cli docker-compose docker-registry openssh-server python3-venv \
     && rm -rf /var/lib/apt/lists/*
 ENV PIP_CERT=/etc/ssl/certs/ca-certificates.crt
 ARG PIP_INDEX_URL
