@@ -1,9 +1,10 @@
 # A Docker host in a container: dind as PID 1, with the Docker engine of a Debian
-# suite, or with one of your own in its place.
+# suite, with one of your own in its place, or with docker:dind's.
 #
 #   docker build -t dind .
 #   docker build -t dind --build-arg SUITE=bookworm .
 #   docker build -t dind --build-arg ENGINE=bundles/binary .
+#   docker build -t dind --build-arg UPSTREAM=docker:29-dind --target upstream .
 #
 # Nothing here needs BuildKit.
 
@@ -12,6 +13,10 @@ ARG SUITE=trixie
 # A directory of the build context with binaries of your own: dockerd, docker,
 # containerd, runc, ... They come before Debian's in PATH.
 ARG ENGINE=
+# What --target upstream starts from. BuildKit makes only the stages that a target needs,
+# and sets TARGETARCH. The legacy builder makes every stage up to the target, and sets
+# nothing: told of no image, it makes this stage of the one before, and pulls nothing.
+ARG UPSTREAM=${TARGETARCH:+docker:29-dind}
 
 FROM rust:1-slim-trixie AS build
 WORKDIR /dind
@@ -26,6 +31,21 @@ COPY src src
 # Cargo goes by dates, and the empty program is younger than the real one.
 RUN find src -name '*.rs' -exec touch {} + \
     && cargo build --release --locked
+
+# docker:dind with this program in the place of its scripts. Its entrypoint is a client
+# where it gets a command; this one's runs the command beside a daemon, as on Debian.
+FROM ${UPSTREAM:-build} AS upstream
+LABEL org.opencontainers.image.title="dind" \
+    org.opencontainers.image.description="Docker in Docker: a privileged container that is a Docker host" \
+    org.opencontainers.image.licenses="Apache-2.0"
+COPY --from=build /dind/target/release/dind /usr/local/bin/dind
+RUN for name in wrapdocker dockerd-entrypoint.sh docker-entrypoint.sh hack-dind; do \
+        ln -sf dind "/usr/local/bin/${name}" || exit; \
+    done \
+    && { command -v dockerd || echo "no engine here: for --target upstream, set UPSTREAM=docker:29-dind"; }
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=6s --start-period=60s --retries=3 CMD ["dind", "health"]
+ENTRYPOINT ["dind"]
 
 FROM debian:${SUITE}-slim AS engine
 ARG ENGINE

@@ -61,3 +61,4 @@ mod storage;
 mod terminal;
 mod tls;
 mod tools;
+mod upstream;

@@ -90,12 +90,13 @@ test_suite() {
     shift
     lab_environment "$suite"
     clients_image
+    upstream_image
     strace_image "$DIND_LAB_IMAGE" "$suite"
     tools_image
     bollard_client
     arm64_binary
     export DIND_LAB_CLIENTS=$CLIENTS_IMAGE DIND_LAB_STRACE=$STRACE_IMAGE
-    export DIND_LAB_TOOLS=$TOOLS_IMAGE DIND_LAB_BOLLARD
+    export DIND_LAB_TOOLS=$TOOLS_IMAGE DIND_LAB_BOLLARD DIND_LAB_UPSTREAM=$UPSTREAM_IMAGE
     # Every end-to-end test starts its own daemons.
     export RUST_TEST_THREADS=${RUST_TEST_THREADS:-2}
     cargo test --locked "$@"

@@ -222,7 +222,8 @@ docker_build_steps() {
 base_images() {
     local suite=$1 image
     local -a images
-    mapfile -t images < <(sed -n 's/^FROM \([^ ]*:[^ ]*\).*/\1/p' "$LAB_TOP/Dockerfile" | sort -u)
+    # Not the one for --target upstream, which a variable names.
+    mapfile -t images < <(sed -n 's/^FROM \([^ $][^ ]*:[^ ]*\).*/\1/p' "$LAB_TOP/Dockerfile" | sort -u)
     for image in "${images[@]}"; do
         # shellcheck disable=SC2016 # as it stands in the Dockerfile
         image=${image/'${SUITE}'/$suite}
