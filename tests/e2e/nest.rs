@@ -16,13 +16,13 @@ struct Levels {
 
 impl Levels {
     /// Waits until all are there, which the innermost says.
-    fn of(container: Container, said: &str) -> Self {
+    fn of(container: Container, depth: usize, said: &str) -> Self {
         container.wait_log(said, 1);
         let mut levels = Self {
             container,
             ways: vec![Vec::new()],
         };
-        while levels.ways.len() < DEPTH {
+        while levels.ways.len() < depth {
             let above = levels.ways.len();
             let id = levels.text(above, &["docker", "ps", "-q"]);
             assert_eq!(id.lines().count(), 1, "one level in level {above}: {id}");
@@ -61,7 +61,7 @@ fn nest_with_busybox(command: &[&str]) -> Container {
 fn five_levels_reach_all_above() {
     let script = "echo all levels are there; until [ -e /end ]; do sleep 0.1; done; exit 42";
     let container = nest_with_busybox(&["nest", "5", "--", "sh", "-c", script]);
-    let levels = Levels::of(container, "all levels are there");
+    let levels = Levels::of(container, DEPTH, "all levels are there");
     let mut servers = Vec::new();
     for level in 1..=DEPTH {
         levels.text(level, &["docker", "load", "-qi", "/busybox.tar"]);
@@ -209,6 +209,50 @@ fn a_programs_capabilities_reach_the_next_level() {
     assert_eq!(own, "CapPrm:\t0000000000002000");
     let inner = ["dind", "nest", "2", "--"].into_iter().chain(show);
     assert_eq!(container.text(&inner.collect::<Vec<_>>()), own);
+}
+
+/// containerd's image store, in the engines that have it, gets the layer in a form that it keeps
+/// as it is, at every level; a plain tar is compressed with gzip. A graph driver gets a tar.
+#[test]
+fn an_image_store_keeps_the_layer_as_it_comes() {
+    let scratch = Scratch::new();
+    let features = r#"{"features": {"containerd-snapshotter": true}}"#;
+    let mut header = tar::Header::new_gnu();
+    header.set_mode(0o644);
+    header.set_size(features.len() as u64);
+    let mut archive = tar::Builder::new(Vec::new());
+    archive
+        .append_data(&mut header, "etc/docker/daemon.json", features.as_bytes())
+        .expect("an archive in memory");
+    let file = scratch.path.join("daemon.tar");
+    std::fs::write(&file, archive.into_inner().expect("its end")).expect("a scratch file");
+    // The media types of all layers, and the type of the snapshotter: none with a graph driver.
+    let show = "cd /var/lib/docker/containerd/daemon/io.containerd.content.v1.content 2>/dev/null && \
+        find . -type f -size -9 -exec grep -aoh 'image.layer.v1.tar[+a-z]*' {} + | sort -u; \
+        docker info --format '{{json .DriverStatus}}' | grep -o 'io.containerd.snapshotter.v1'";
+    let inside = "echo all levels are there; until [ -e /end ]; do sleep 0.1; done";
+    let container = nestable().create(&["nest", "3", "--", "sh", "-c", inside]);
+    container.unpack(&file);
+    container.docker(&["start"]).exited(0);
+    let levels = Levels::of(container, 3, "all levels are there");
+    let version = levels.text(1, &["docker", "version", "--format={{.Server.Version}}"]);
+    let major: u32 = version
+        .split('.')
+        .next()
+        .and_then(|major| major.parse().ok())
+        .expect("a version");
+    // The feature is there from 24.0 on.
+    let expected = if major >= 24 {
+        "image.layer.v1.tar+zstd\nio.containerd.snapshotter.v1"
+    } else {
+        ""
+    };
+    for level in 1..=2 {
+        let shown = levels.exec(level, &["sh", "-c", show]).stdout;
+        assert_eq!(shown.trim_end(), expected, "level {level} of {version}");
+    }
+    levels.text(3, &["touch", "/end"]);
+    assert_eq!(levels.container.wait(), 0);
 }
 
 /// What will run out is named before anything is begun, with a status of 1.

@@ -11,6 +11,7 @@ mod docker;
 mod image;
 mod level;
 mod limits;
+mod raw_frame;
 mod run;
 mod tree;
 

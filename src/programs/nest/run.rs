@@ -61,11 +61,16 @@ pub fn run(
     );
     let variables: Vec<OsString> = variables.into_iter().map(OsStr::to_owned).collect();
     let mut docker = Docker::find(config, &environment, &mut signals)?;
-    let data_root = docker.output(&["info", "--format={{.DockerRootDir}}"])?;
-    let data_root = PathBuf::from(data_root.trim_end());
+    let info = docker.output(&[
+        "info",
+        "--format={{json .DriverStatus}}{{println}}{{.DockerRootDir}}",
+    ])?;
+    let (driver_status, data_root) = info.trim_end().split_once('\n').unwrap_or_default();
+    let data_root = PathBuf::from(data_root);
     let tree = image::tree(config, &data_root, &proc::mounts()?)?;
+    let form = image::Form::fastest(driver_status);
     let whose = format!("level {} of {}", nest.level.saturating_add(1), nest.depth);
-    let image = image::give(&mut docker, &tree, config, &data_root, &whose)?;
+    let image = image::give(&mut docker, &tree, config, &data_root, form, &whose)?;
     drop(tree);
     let variables: Vec<&OsStr> = variables.iter().map(OsString::as_os_str).collect();
     let words = level::docker_run(nest, &image, surroundings::stdin(), &variables);
