@@ -182,9 +182,15 @@ fn plan_daemons(
         options: &options,
         facts: &facts,
     };
+    let more = plan::stores_question(inputs).then(|| facts.with_image_stores());
+    let inputs = Inputs {
+        facts: more.as_ref().unwrap_or(&facts),
+        ..inputs
+    };
+    let facts = inputs.facts;
     let starts = matches!(intent, Intent::Start(_));
     let note = match &start.nest {
-        Some(nest) => nest::check(nest, config, &facts, plan::image_copies(inputs), starts)?,
+        Some(nest) => nest::check(nest, config, facts, plan::image_copies(inputs), starts)?,
         None => None,
     };
     let mut planned = plan(inputs)?;

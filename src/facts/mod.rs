@@ -4,6 +4,7 @@ pub mod cgroup;
 pub mod client;
 pub mod container;
 pub mod daemon_json;
+pub mod engine;
 mod groups;
 pub mod hooks;
 pub mod host;
@@ -15,6 +16,7 @@ pub mod network;
 pub mod paths;
 pub mod proc;
 pub mod processes;
+mod program_text;
 pub mod programs;
 pub mod space;
 pub mod storage;
@@ -30,6 +32,7 @@ use crate::input::config::{self, Config};
 use crate::input::dockerd_arguments::DockerdOptions;
 use client::ClientFacts;
 use container::ContainerFacts;
+use engine::{ConfigVersion, ImageStores};
 use hooks::HookFiles;
 use mountinfo::MountTable;
 use netfilter::Netfilter;
@@ -59,6 +62,10 @@ pub struct Facts {
     pub running: Option<(PathBuf, i32)>,
     /// The programs that were found in `PATH`.
     pub programs: Programs,
+    /// Which image stores dockerd has. [`Facts::read`] leaves it out, since few plans depend on it.
+    pub image_stores: Option<ImageStores>,
+    /// The version of the configuration file that containerd wants.
+    pub containerd_config: ConfigVersion,
     /// The id of the Unix socket's group. `None` where there is no such group.
     pub socket_group: Option<u32>,
     /// The addresses of the network interfaces.
@@ -94,11 +101,25 @@ impl Facts {
             addresses: names::addresses(),
             host_names: names::host_names(),
             networks: Networks::read(programs.dockerd.as_deref(), config.mtu),
+            image_stores: None,
+            containerd_config: match &programs.containerd {
+                Some(path) if !options.has_own_containerd() => ConfigVersion::read(path),
+                Some(_) | None => ConfigVersion::Two,
+            },
             programs,
             netfilter: Netfilter::read(),
             hooks: HookFiles::read(),
             client: ClientFacts::read(config),
         })
+    }
+
+    /// The same facts with what [`Facts::read`] leaves out: which image stores dockerd has.
+    #[must_use]
+    pub fn with_image_stores(&self) -> Self {
+        Self {
+            image_stores: self.programs.dockerd.as_deref().map(ImageStores::read),
+            ..self.clone()
+        }
     }
 }
 

@@ -1,12 +1,10 @@
 //! The routes and resolvers of this network namespace, and the MTU of its default route.
 
 use std::fs;
-use std::io::{Read, Seek, SeekFrom};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
-use memchr::memmem::Finder;
-
+use super::program_text;
 use crate::input::config::Mtu;
 use crate::sys::read;
 
@@ -85,7 +83,7 @@ impl Networks {
                 Mtu::Bytes(_) => true,
                 Mtu::Auto => mtu.is_some_and(|mtu| mtu != USUAL_MTU),
             } && dockerd
-                .is_some_and(|path| has_text(path, b"default-network-opt")),
+                .is_some_and(|path| program_text::has(path, [b"default-network-opt"]) == [true]),
         }
     }
 }
@@ -150,68 +148,6 @@ pub fn resolver_words(text: &str, keyword: &str) -> Vec<String> {
     });
     let words = last.unwrap_or_default().split_whitespace();
     words.map(str::to_owned).collect()
-}
-
-/// The offset and length in bytes of a program's constants: its last read-only segment, which
-/// follows the code (elf(5), Elf64_Phdr). The whole file where it is not a 64-bit
-/// little-endian ELF file.
-fn constants(file: &mut fs::File) -> (u64, u64) {
-    const HEADER: usize = 56;
-    const LOAD: u32 = 1;
-    const READ: u32 = 4;
-    let mut begin = [0; 4096];
-    let count = file.read(&mut begin).unwrap_or(0);
-    let begin = begin.get(..count).unwrap_or_default();
-    let number = |at: usize, length: usize| -> Option<u64> {
-        let bytes = begin.get(at..at.checked_add(length)?)?;
-        let digits = bytes.iter().rev();
-        Some(digits.fold(0, |number, byte| number << 8 | u64::from(*byte)))
-    };
-    let last = || {
-        let table = usize::try_from(number(32, 8)?).ok()?;
-        let headers = (0..number(56, 2)?).filter_map(|index| {
-            let at = usize::try_from(index).ok()?.checked_mul(HEADER)?;
-            let at = at.checked_add(table)?;
-            let kind = (number(at, 4)?, number(at.checked_add(4)?, 4)?);
-            let place = (
-                number(at.checked_add(8)?, 8)?,
-                number(at.checked_add(32)?, 8)?,
-            );
-            (kind == (u64::from(LOAD), u64::from(READ))).then_some(place)
-        });
-        headers.max()
-    };
-    let is_elf = begin.starts_with(b"\x7fELF\x02\x01");
-    is_elf.then(last).flatten().unwrap_or((0, u64::MAX))
-}
-
-/// Whether a file, or the constants of a program, contain `wanted`. The file is read in parts,
-/// since dockerd has 100 MB.
-fn has_text(path: &Path, wanted: &[u8]) -> bool {
-    const PART: usize = 1 << 18;
-    let Ok(mut file) = fs::File::open(path) else {
-        return false;
-    };
-    let (start, length) = constants(&mut file);
-    if file.seek(SeekFrom::Start(start)).is_err() {
-        return false;
-    }
-    let mut file = file.take(length);
-    let wanted = Finder::new(wanted);
-    let length = wanted.needle().len();
-    let mut window: Vec<u8> = Vec::with_capacity(PART + length);
-    let mut part = vec![0; PART];
-    loop {
-        match file.read(&mut part) {
-            Ok(0) | Err(_) => return false,
-            Ok(count) => window.extend(part.iter().take(count)),
-        }
-        if wanted.find(&window).is_some() {
-            return true;
-        }
-        // Keep the end, which may be the beginning of a match.
-        window.drain(..window.len().saturating_sub(length));
-    }
 }
 
 #[cfg(test)]
@@ -285,21 +221,6 @@ mod tests {
         assert!(block.overlaps(network([172, 16, 0, 0], 12)));
         assert!(block.overlaps(network([0, 0, 0, 0], 0)));
         assert!(!block.overlaps(network([172, 18, 0, 0], 16)));
-    }
-
-    #[test]
-    fn finds_a_text_across_parts() -> std::io::Result<()> {
-        let path = std::env::temp_dir().join(format!("dind-has-text-{}", std::process::id()));
-        let mut content = vec![b'x'; (1 << 20) - 3];
-        content.extend(b"needle");
-        fs::write(&path, content)?;
-        let found = [has_text(&path, b"needle"), has_text(&path, b"noodle")];
-        fs::remove_file(&path)?;
-        assert_eq!(found, [true, false]);
-        // A program is searched in its constants; this text is one of the test's own.
-        let program = std::env::current_exe()?;
-        assert!(has_text(&program, b"Iface\tDestination\tGateway"));
-        Ok(())
     }
 
     proptest! {

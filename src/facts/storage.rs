@@ -34,6 +34,8 @@ pub struct DataRoot {
     pub mode: Option<u32>,
     /// The file system that the data root is or will be on.
     pub filesystem: Filesystem,
+    /// What the image stores of earlier starts have left in it.
+    pub contents: Contents,
     /// The alternatives to that file system. Read only where the plan may choose one.
     pub means: Option<Means>,
 }
@@ -51,7 +53,54 @@ impl DataRoot {
             mode: fs::metadata(&path).ok().map(|found| found.mode() & 0o7777),
             means: to_choose.then(|| Means::read(&path, mounts, &config.search_path)),
             filesystem,
+            contents: Contents::read(&path),
             path,
+        }
+    }
+}
+
+/// What image stores have left in a data root. dockerd has two kinds, and each hides the images of
+/// the other.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Contents {
+    /// Whether a graph driver other than vfs has been used: a dockerd that is not told otherwise
+    /// then keeps to graph drivers (`HasPriorDriver` in moby's daemon/graphdriver/driver.go).
+    pub graph_driver: bool,
+    /// The graph driver whose images are there, one of them if there are several.
+    pub graph_images: Option<String>,
+    /// The snapshotter of containerd's image store whose images are there, one of them if there
+    /// are several. Only below the directory that dockerd gives its own containerd.
+    pub containerd_images: Option<String>,
+}
+
+impl Contents {
+    /// dockerd's graph drivers but vfs: those of 20.10 to 29, each with a directory of its name
+    /// (`scanPriorDrivers` in moby's daemon/graphdriver/driver.go).
+    const GRAPH_DRIVERS: &[&str] = &["overlay2", "fuse-overlayfs", "btrfs", "zfs"];
+
+    fn read(data_root: &Path) -> Self {
+        let has_entries =
+            |path: PathBuf| fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some());
+        // The first of the names in a directory, in their order, that `found` accepts and names.
+        let first = |directory: &str, found: &dyn Fn(&str, &Path) -> Option<String>| {
+            let entries = fs::read_dir(data_root.join(directory)).ok()?;
+            let names = entries.filter_map(|entry| {
+                let entry = entry.ok()?;
+                found(entry.file_name().to_str()?, &entry.path())
+            });
+            names.min()
+        };
+        Self {
+            graph_driver: Self::GRAPH_DRIVERS
+                .iter()
+                .any(|driver| has_entries(data_root.join(driver))),
+            graph_images: first("image", &|name, path| {
+                has_entries(path.join("imagedb/content/sha256")).then(|| name.to_owned())
+            }),
+            containerd_images: first("containerd/daemon", &|name, path| {
+                let name = name.strip_prefix("io.containerd.snapshotter.v1.")?;
+                has_entries(path.join("snapshots")).then(|| name.to_owned())
+            }),
         }
     }
 }
@@ -201,6 +250,37 @@ fn has_ftype(directory: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_contents_are_those_of_stores_with_images() -> std::io::Result<()> {
+        let root = std::env::temp_dir().join(format!("dind-contents-{}", std::process::id()));
+        let read = |directories: &[&str]| -> std::io::Result<Contents> {
+            for directory in directories {
+                fs::create_dir_all(root.join(directory))?;
+            }
+            let found = Contents::read(&root);
+            fs::remove_dir_all(&root)?;
+            Ok(found)
+        };
+        // A start with vfs, and what containerd makes at every start.
+        let nothing = read(&[
+            "vfs/dir/1",
+            "overlay2",
+            "image/vfs/imagedb/content/sha256",
+            "containerd/daemon/io.containerd.snapshotter.v1.overlayfs/snapshots",
+            "containerd/daemon/io.containerd.content.v1.content/blobs",
+        ])?;
+        assert_eq!(nothing, Contents::default());
+        let graph = read(&["overlay2/l", "image/overlay2/imagedb/content/sha256/1"])?;
+        assert!(graph.graph_driver);
+        assert_eq!(graph.graph_images.as_deref(), Some("overlay2"));
+        assert_eq!(graph.containerd_images, None);
+        let containerd =
+            read(&["containerd/daemon/io.containerd.snapshotter.v1.native/snapshots/1"])?;
+        assert_eq!(containerd.containerd_images.as_deref(), Some("native"));
+        assert!(!containerd.graph_driver);
+        Ok(())
+    }
 
     #[test]
     fn the_ext4_image_is_on_the_volume_of_the_data() {

@@ -25,7 +25,13 @@ const DEFAULT_GROUP: &str = "docker";
 const SHORT_SWITCHES: &[char] = &['D', 'h', 'v'];
 
 /// Long switches that are read here.
-const SWITCHES: &[&str] = &["--debug", "--iptables", "--tls", "--tlsverify"];
+const SWITCHES: &[&str] = &[
+    "--debug",
+    "--ip-forward",
+    "--iptables",
+    "--tls",
+    "--tlsverify",
+];
 
 /// Long flags that are read here and take the next word, whatever it begins with.
 const VALUED: &[&str] = &[
@@ -41,6 +47,8 @@ const VALUED: &[&str] = &[
     "--dns-opt",
     "--dns-search",
     "--exec-root",
+    "--feature",
+    "--firewall-backend",
     "--fixed-cidr",
     "--graph",
     "--group",
@@ -76,6 +84,11 @@ pub struct DockerdOptions {
     pub tls: TlsOptions,
     /// Whether the user runs containerd: `--containerd`.
     pub containerd: bool,
+    /// Whether dockerd runs containerd inside of itself: the feature `embedded-containerd`.
+    pub containerd_embedded: bool,
+    /// The feature `containerd-snapshotter`, where it is set: whether dockerd uses containerd's
+    /// image store.
+    pub containerd_store: Option<bool>,
     /// `--storage-driver`.
     pub storage_driver: Option<String>,
     /// Whether the user chose addresses for the default bridge or for networks.
@@ -92,6 +105,10 @@ pub struct DockerdOptions {
     pub dns_search_set: bool,
     /// Whether the user told dockerd to leave iptables alone.
     pub iptables_off: bool,
+    /// Whether dockerd uses nftables in the place of iptables: `--firewall-backend`.
+    pub nftables: bool,
+    /// Whether the user told dockerd to leave the kernel's forwarding alone: `--ip-forward`.
+    pub ip_forward_off: bool,
     /// Whether the user asked for debug output, by `--debug` or `--log-level`.
     pub debug: bool,
 }
@@ -248,6 +265,15 @@ impl DockerdArguments {
             flag: self.last_switch(&[format!("--{name}").as_str()]),
             file: json.get(name).map(|value| value == &Value::Bool(true)),
         };
+        let is_off = |name: &str| {
+            let in_file = || json.get(name)?.as_bool();
+            let flag = self.last_switch(&[format!("--{name}").as_str()]);
+            flag.or_else(in_file) == Some(false)
+        };
+        let feature = |name: &str| {
+            let in_file = || json.get("features")?.get(name)?.as_bool();
+            self.feature(name).or_else(in_file)
+        };
         let debug_flag = self.last_switch(&["-D", "--debug"]);
         let debug_level =
             text(&["-l", "--log-level"], "log-level").is_some_and(|level| level == "debug");
@@ -275,6 +301,8 @@ impl DockerdArguments {
                 key: origin("tlskey"),
             },
             containerd: text(&["--containerd"], "containerd").is_some(),
+            containerd_embedded: feature("embedded-containerd") == Some(true),
+            containerd_store: feature("containerd-snapshotter"),
             storage_driver: text(&["-s", "--storage-driver"], "storage-driver"),
             addresses_set: is_set(&[
                 "bip",
@@ -290,10 +318,10 @@ impl DockerdArguments {
             dns_options_set: is_set(&["dns-opt", "dns-opts"]),
             bridge_address: text(&["--bip"], "bip")
                 .and_then(|network| network.split('/').next()?.parse().ok()),
-            iptables_off: self
-                .last_switch(&["--iptables"])
-                .or_else(|| json.get("iptables").and_then(Value::as_bool))
-                == Some(false),
+            iptables_off: is_off("iptables"),
+            nftables: text(&["--firewall-backend"], "firewall-backend")
+                .is_some_and(|backend| backend == "nftables"),
+            ip_forward_off: is_off("ip-forward"),
             debug: debug_level
                 || debug_flag
                     .unwrap_or_else(|| json.get("debug").and_then(Value::as_bool).unwrap_or(false)),
@@ -334,13 +362,19 @@ impl DockerdArguments {
     fn last_switch(&self, names: &[&str]) -> Option<bool> {
         let mut flags = self.flags().rev();
         let flag = flags.find(|flag| names.contains(&flag.name.as_str()))?;
-        // What Go's strconv.ParseBool takes for false; what it refuses, dockerd refuses.
-        let is_false = |value: &OsString| {
-            ["0", "f", "F", "false", "FALSE", "False"]
-                .iter()
-                .any(|no| value == *no)
-        };
-        Some(!flag.value.as_ref().is_some_and(is_false))
+        Some(!flag.value.as_deref().is_some_and(is_false))
+    }
+
+    /// The value that the last `--feature` of this name gives it: `NAME` or `NAME=BOOLEAN`
+    /// (`SetOpts` in moby's daemon/internal/opts).
+    fn feature(&self, name: &str) -> Option<bool> {
+        let flags = self.flags().rev().filter(|flag| flag.name == "--feature");
+        flags
+            .filter_map(|flag| flag.value.as_deref()?.to_str())
+            .find_map(|value| match value.split_once('=') {
+                Some((key, value)) => (key == name).then(|| !is_false(OsStr::new(value))),
+                None => (value == name).then_some(true),
+            })
     }
 }
 
@@ -350,6 +384,12 @@ impl DockerdOptions {
     pub fn socket_group(&self) -> Option<&str> {
         let group = self.group.as_deref().unwrap_or(DEFAULT_GROUP);
         Some(group).filter(|group| !group.is_empty())
+    }
+
+    /// Whether dockerd uses a containerd of the user's, or one inside of itself, so that none may
+    /// be started beside it.
+    pub fn has_own_containerd(&self) -> bool {
+        self.containerd || self.containerd_embedded
     }
 
     /// Every address that these options name, flags first.
@@ -364,6 +404,13 @@ fn strings(value: &Value) -> Vec<String> {
     values
         .filter_map(|value| value.as_str().map(str::to_owned))
         .collect()
+}
+
+/// What Go's strconv.ParseBool takes for false; what it refuses, dockerd refuses.
+fn is_false(value: &OsStr) -> bool {
+    ["0", "f", "F", "false", "FALSE", "False"]
+        .iter()
+        .any(|no| value == *no)
 }
 
 fn is_host(name: &str) -> bool {
@@ -552,6 +599,73 @@ mod tests {
         for flag in ["--mtu", "--default-network-opt"] {
             let options = read(&format!("{flag} -Hunix:///a -D"), "")?;
             assert!(options.mtu_set && options.hosts.is_empty(), "{flag}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn features_are_read_from_flags_and_from_the_file() -> Result<(), Fault> {
+        let on = r#"{"features": {"containerd-snapshotter": true, "embedded-containerd": true}}"#;
+        for (arguments, json, store, embedded) in [
+            ("", "", None, false),
+            ("--feature containerd-snapshotter", "", Some(true), false),
+            (
+                "--feature=containerd-snapshotter=true",
+                "",
+                Some(true),
+                false,
+            ),
+            ("--feature containerd-snapshotter=0", "", Some(false), false),
+            (
+                "--feature containerd-snapshotter --feature buildkit --feature containerd-snapshotter=f",
+                "",
+                Some(false),
+                false,
+            ),
+            ("--feature embedded-containerd", "", None, true),
+            ("--feature embedded-containerd=false", "", None, false),
+            ("", on, Some(true), true),
+            (
+                "",
+                r#"{"features": {"containerd-snapshotter": false}}"#,
+                Some(false),
+                false,
+            ),
+            (
+                "",
+                r#"{"features": {"containerd-snapshotter": "true"}}"#,
+                None,
+                false,
+            ),
+            (
+                "",
+                r#"{"features": ["containerd-snapshotter"]}"#,
+                None,
+                false,
+            ),
+        ] {
+            let options = read(arguments, json)?;
+            let found = (options.containerd_store, options.containerd_embedded);
+            assert_eq!(found, (store, embedded), "{arguments} {json}");
+            assert_eq!(options.has_own_containerd(), embedded);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn the_firewall_is_read_from_flags_and_from_the_file() -> Result<(), Fault> {
+        for (arguments, json, nftables, forward_off) in [
+            ("", "", false, false),
+            ("--firewall-backend=nftables", "", true, false),
+            ("--firewall-backend iptables", "", false, false),
+            ("", r#"{"firewall-backend": "nftables"}"#, true, false),
+            ("--ip-forward=false", "", false, true),
+            ("--ip-forward", "", false, false),
+            ("", r#"{"ip-forward": false}"#, false, true),
+        ] {
+            let options = read(arguments, json)?;
+            let found = (options.nftables, options.ip_forward_off);
+            assert_eq!(found, (nftables, forward_off), "{arguments} {json}");
         }
         Ok(())
     }

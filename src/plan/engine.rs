@@ -39,6 +39,9 @@ pub struct DataFile {
     pub new: Option<NewDataFile>,
     /// Whether the start fails without it: the user has asked for it, or it has data.
     pub required: bool,
+    /// dockerd's argument where a start goes on without it: the storage driver for the file system
+    /// below.
+    pub otherwise: Option<OsString>,
 }
 
 /// How an ext4 image is made.

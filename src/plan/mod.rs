@@ -24,6 +24,7 @@ pub mod resolver;
 pub mod role;
 pub mod stop_budget;
 mod storage;
+mod store;
 mod tls;
 mod words;
 
@@ -47,6 +48,7 @@ pub use iptables::{NF_TABLES, netfilter_question};
 use listener::Listener;
 use outcome::{Outcome, Plan};
 use stop_budget::StopBudget;
+pub use store::Store;
 
 /// Returns the plan of a start with dockerd in the foreground. A fault is final, and nothing
 /// has been changed by then.
@@ -81,7 +83,7 @@ pub fn warnings(serve: Option<&Serve>, inputs: Inputs<'_>) -> Vec<Finding> {
     let daemons = daemons::warnings(serve, inputs, &listeners);
     daemons
         .into_iter()
-        .chain(storage::warning(inputs))
+        .chain(storage::warnings(inputs))
         .chain(host_warnings(inputs.facts))
         .collect()
 }
@@ -113,6 +115,18 @@ pub fn cgroup_mounts(facts: &Facts) -> (Vec<PathBuf>, Vec<PathBuf>) {
 /// by the storage driver that a start would use.
 pub fn image_copies(inputs: Inputs<'_>) -> u64 {
     storage::copies(inputs)
+}
+
+/// Returns the image store that dockerd would use, as far as it is known: see
+/// [`stores_question`].
+pub fn store(inputs: Inputs<'_>) -> Option<Store> {
+    storage::store(inputs)
+}
+
+/// Whether a plan depends on which image stores dockerd has, and these have not been read:
+/// [`Facts::with_image_stores`].
+pub fn stores_question(inputs: Inputs<'_>) -> bool {
+    storage::stores_question(inputs)
 }
 
 /// Returns the iptables backend that a start would choose, and the reason, as a finding of
@@ -188,7 +202,8 @@ fn engine(
     });
     steps.extend(iptables.steps);
     let path = iptables.directory.as_deref();
-    let environment = daemons::environment(config, facts.apparmor, path);
+    let mut environment = daemons::environment(config, facts.apparmor, path);
+    environment.retain(|(name, _)| !(storage.drops_variable && name == "DOCKER_DRIVER"));
     let (session, more) = daemons::session_environment(inputs, &listeners);
     // The warning is about the command's environment.
     let more = more.filter(|_| matches!(foreground, Foreground::Command(_)));

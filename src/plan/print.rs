@@ -58,7 +58,15 @@ impl fmt::Display for DataFile {
             write!(formatter, "truncate -s {size} {path}; {mkfs} {path}; ")?;
         }
         let target = self.target.display();
-        write!(formatter, "mount -t ext4 -o loop,discard {path} {target}")
+        write!(formatter, "mount -t ext4 -o loop,discard {path} {target}")?;
+        match &self.otherwise {
+            Some(driver) => write!(
+                formatter,
+                "; if that fails, dockerd gets {}",
+                driver.display()
+            ),
+            None => Ok(()),
+        }
     }
 }
 

@@ -8,9 +8,12 @@ use nix::mount::MsFlags;
 use super::action::{Action, OnFailure, Step};
 use super::engine::{DataFile, Emptied, NewDataFile};
 use super::inputs::Inputs;
+use super::store::{self, Store};
 use crate::facts::Facts;
+use crate::facts::engine::ImageStores;
 use crate::facts::storage::{DataRoot, Filesystem, LOOP_CONTROL, Means, is_on_volume};
-use crate::input::config::{Config, Storage};
+use crate::input::config::Storage;
+use crate::input::dockerd_arguments::DockerdOptions;
 use crate::messages::fault::Fault;
 use crate::messages::finding::Finding;
 
@@ -28,6 +31,10 @@ const LEAST_DATA_FILE: u64 = 256 * MIB;
 const TENTHS: u64 = 9;
 
 const LINK: &str = "https://docs.docker.com/engine/storage/drivers/select-storage-driver/";
+
+/// The drivers with which each image and each container is a full copy: a graph driver and a
+/// snapshotter.
+const FULL_COPY: [&str; 2] = ["vfs", "native"];
 
 /// Where the data of dockerd is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +57,8 @@ struct Choice {
     warning: Option<Finding>,
     /// See [`copies`].
     copies: u64,
+    /// Whether dockerd does not get `DOCKER_DRIVER`, since it could run no container with it.
+    drops_variable: bool,
 }
 
 /// The part of a plan that is about the data root.
@@ -64,20 +73,23 @@ pub struct StoragePlan {
     pub data_file: Option<DataFile>,
     /// The arguments for dockerd that select the storage driver.
     pub arguments: Vec<OsString>,
+    /// Whether dockerd does not get `DOCKER_DRIVER`.
+    pub drops_variable: bool,
     /// The data root that the sweeper empties at the end: `DIND_EPHEMERAL`.
     pub emptied: Option<Emptied>,
 }
 
-/// Returns the plan for the data root. A fault is a `DIND_STORAGE` that is not possible here.
+/// Returns the plan for the data root. A fault is a `DIND_STORAGE` that is not possible here, or a
+/// storage driver with which no container could run.
 pub fn plan(inputs: Inputs<'_>) -> Result<StoragePlan, Fault> {
     let Inputs { config, facts, .. } = inputs;
     let root = &facts.data_root;
-    let Choice { holder, note, .. } = choose(inputs)?;
+    let choice = choose(inputs, known_stores(inputs))?;
     let mut steps = steps(facts);
     let (mut data_file, mut arguments) = (None, Vec::new());
-    match holder {
+    match choice.holder {
         Holder::DataRoot => {}
-        Holder::Driver(driver) => arguments.push(format!("--storage-driver={driver}").into()),
+        Holder::Driver(driver) => arguments.push(driver_flag(driver)),
         Holder::DataFile(chosen) => data_file = Some(chosen),
         Holder::Tmpfs(size) => steps.push(tmpfs(root, size)),
     }
@@ -89,28 +101,112 @@ pub fn plan(inputs: Inputs<'_>) -> Result<StoragePlan, Fault> {
             .map(|data_file: &DataFile| data_file.path.clone()),
     });
     Ok(StoragePlan {
-        note: note.map(|seen| Finding::note("storage-chosen", seen, LINK)),
+        note: choice
+            .note
+            .map(|seen| Finding::note("storage-chosen", seen, LINK)),
         steps,
         data_file,
         arguments,
+        drops_variable: choice.drops_variable,
         emptied,
     })
 }
 
-/// Returns the warning about the data root, for two causes with the same remedy: its file system
-/// cannot hold overlay2, or it is not on a volume.
-pub fn warning(inputs: Inputs<'_>) -> Option<Finding> {
-    match choose(inputs) {
-        Ok(choice) => choice.warning,
-        Err(fault) => Some(Finding::fault("storage", fault, LINK)),
+fn driver_flag(driver: &str) -> OsString {
+    format!("--storage-driver={driver}").into()
+}
+
+/// Whether the plan for the data root depends on which image stores dockerd has, and these have
+/// not been read.
+pub fn stores_question(inputs: Inputs<'_>) -> bool {
+    let [first, second, third] = ImageStores::ALL.map(|stores| choose(inputs, stores));
+    let differ = first != second || second != third;
+    // A dockerd before 24.0 ignores the feature, and hides nothing.
+    let may_hide = inputs.options.containerd_store == Some(true)
+        && inputs.facts.data_root.contents.graph_images.is_some();
+    inputs.facts.image_stores.is_none() && (differ || may_hide)
+}
+
+/// Where they have not been read, the plan does not depend on them: [`stores_question`].
+fn known_stores(inputs: Inputs<'_>) -> ImageStores {
+    let stores = inputs.facts.image_stores;
+    stores.unwrap_or(ImageStores::ContainerdOnRequest)
+}
+
+/// Returns the image store that dockerd will use. `None` where that depends on which it has, and
+/// these have not been read.
+pub fn store(inputs: Inputs<'_>) -> Option<Store> {
+    let of = |stores| {
+        let driver = match choose(inputs, stores).map(|choice| choice.holder) {
+            Ok(Holder::Driver(driver)) => Some(driver),
+            _ => driver(inputs),
+        };
+        store::store(inputs, stores, driver)
+    };
+    match inputs.facts.image_stores {
+        Some(stores) => Some(of(stores)),
+        None => {
+            let [first, second, third] = ImageStores::ALL.map(of);
+            (first == second && second == third).then_some(first)
+        }
     }
 }
 
+/// Returns the warnings about the data root. One is about its place, with two causes and the same
+/// remedy: its file system cannot hold overlay2, or it is not on a volume.
+pub fn warnings(inputs: Inputs<'_>) -> Vec<Finding> {
+    let (place, drops_variable) = match choose(inputs, known_stores(inputs)) {
+        Ok(choice) => (choice.warning, choice.drops_variable),
+        Err(fault) => (Some(Finding::fault("storage", fault, LINK)), false),
+    };
+    let variable = inputs.config.docker_driver.as_deref();
+    let dropped = variable.filter(|_| drops_variable).map(|driver| {
+        let seen = format!(
+            "DOCKER_DRIVER={driver} names a graph driver, and dockerd uses containerd's image store, which has none of that name; dockerd does not get the variable"
+        );
+        Finding::warning("docker-driver", seen, LINK).remedy("unset it")
+    });
+    let found = [place, dropped, hidden_images(inputs)];
+    found.into_iter().flatten().collect()
+}
+
+/// The warning that the data root has images which dockerd does not show, since they are in its
+/// other store. None where the store is not known.
+fn hidden_images(inputs: Inputs<'_>) -> Option<Finding> {
+    const STORES: &str = "https://docs.docker.com/engine/storage/containerd/";
+    let contents = &inputs.facts.data_root.contents;
+    let (hidden, remedy) = match store(inputs)? {
+        Store::Containerd => (
+            format!("the graph driver {}", contents.graph_images.as_deref()?),
+            "turn the feature containerd-snapshotter off to use them",
+        ),
+        Store::GraphDriver => (
+            format!(
+                "containerd's image store (snapshotter {})",
+                contents.containerd_images.as_deref()?
+            ),
+            "turn the feature containerd-snapshotter on to use them (24.0 or later)",
+        ),
+    };
+    let used = match store(inputs)? {
+        Store::Containerd => "containerd's image store",
+        Store::GraphDriver => "graph drivers",
+    };
+    let path = inputs.facts.data_root.path.display();
+    let seen = format!(
+        "{path} has images and containers of {hidden}, and this dockerd uses {used}, so it does not show them"
+    );
+    Some(
+        Finding::warning("images-hidden", seen, STORES)
+            .remedy(format!("{remedy}, or use another volume")),
+    )
+}
+
 /// Returns how many copies of a Docker image are stored when one container is created from it.
-/// vfs copies the image for the container's layer and for the layer `-init` below it, which makes
-/// 3; other drivers share the image.
+/// vfs and native copy the image for the container's layer and for the layer `-init` below it,
+/// which makes 3; other drivers share the image.
 pub fn copies(inputs: Inputs<'_>) -> u64 {
-    choose(inputs).map_or(1, |choice| choice.copies)
+    choose(inputs, known_stores(inputs)).map_or(1, |choice| choice.copies)
 }
 
 fn steps(facts: &Facts) -> Vec<Step> {
@@ -172,133 +268,312 @@ fn tmpfs(root: &DataRoot, size: Option<u64>) -> Step {
     }
 }
 
-fn choose(inputs: Inputs<'_>) -> Result<Choice, Fault> {
-    let Inputs { config, facts, .. } = inputs;
-    let root = &facts.data_root;
-    let driver = driver(inputs);
-    let Some(means) = &root.means else {
-        return Ok(as_it_is(facts, None));
-    };
-    let asked = match config.storage {
-        Storage::Auto => return Ok(automatic(inputs, means, driver)),
-        Storage::None => return Ok(as_it_is(facts, unsuitable(root))),
-        asked => asked,
-    };
-    if let Some(driver) = driver.filter(|driver| !is_overlay(driver) || asked.driver().is_some()) {
+fn choose(inputs: Inputs<'_>, stores: ImageStores) -> Result<Choice, Fault> {
+    let Inputs {
+        config,
+        options,
+        facts,
+        ..
+    } = inputs;
+    let named = driver(inputs);
+    let store = store::store(inputs, stores, named);
+    // dockerd starts with a driver that containerd's image store does not have, and then every
+    // container fails (28.5: "snapshotter not loaded: overlay2").
+    let lacks = |driver: &str| store == Store::Containerd && !may_be_snapshotter(driver, options);
+    let variable = config.docker_driver.as_deref();
+    let drops_variable = variable.is_some_and(lacks);
+    let driver = variable
+        .filter(|_| !drops_variable)
+        .or(options.storage_driver.as_deref());
+    if let Some(driver) = driver.filter(|driver| lacks(driver)) {
         return Err(Fault::usage(format!(
-            "DIND_STORAGE={} and the storage driver {driver:?} exclude each other",
-            asked.name()
+            "the storage driver {driver:?} is a graph driver, and the feature containerd-snapshotter makes dockerd use containerd's image store, so no container could run"
         ))
-        .remedy("set only one of them"));
+        .remedy("name the snapshotter overlayfs or native, or remove one of the two settings"));
     }
-    let why = format!("DIND_STORAGE={}", asked.name());
-    if let Some(driver) = asked.driver() {
-        return Ok(Choice {
-            holder: Holder::Driver(driver),
-            note: Some(format!("storage: {driver}, since {why} is set")),
-            warning: volume_warning(facts),
-            copies: if asked == Storage::Vfs { 3 } else { 1 },
-        });
+    let choice = match &facts.data_root.means {
+        None => as_it_is(facts, None),
+        Some(means) => {
+            let place = Place {
+                inputs,
+                means,
+                store,
+                driver,
+            };
+            match config.storage {
+                Storage::Auto => place.automatic()?,
+                Storage::None => as_it_is(facts, place.unsuitable()),
+                asked => place.asked(asked, named)?,
+            }
+        }
+    };
+    Ok(Choice {
+        drops_variable,
+        ..choice
+    })
+}
+
+/// Whether a containerd may have a snapshotter of that name. None has overlay2 or vfs built in, and
+/// fuse-overlayfs is a program of its own, which only a containerd of the user's can be told of.
+fn may_be_snapshotter(driver: &str, options: &DockerdOptions) -> bool {
+    match driver {
+        "fuse-overlayfs" => options.containerd,
+        driver => !store::is_graph_driver_only(driver),
     }
-    if means.occupied {
-        return Err(Fault::failure(format!(
-            "{why} would hide the data in {}",
-            root.path.display()
-        ))
-        .remedy("empty that directory, or unset DIND_STORAGE"));
-    }
-    if asked == Storage::Tmpfs {
-        return Ok(Choice {
-            holder: Holder::Tmpfs(config.storage_size),
-            note: Some(format!(
-                "storage: a tmpfs on {}, since {why} is set",
+}
+
+/// A data root for which there is a choice.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    inputs: Inputs<'a>,
+    means: &'a Means,
+    /// The image store that dockerd uses unless its storage driver is named.
+    store: Store,
+    /// The storage driver that the user named, and that dockerd gets.
+    driver: Option<&'a str>,
+}
+
+impl Place<'_> {
+    /// The choice for a `DIND_STORAGE` that names what holds the data. `named` is the user's
+    /// storage driver, whether or not dockerd gets it.
+    fn asked(self, asked: Storage, named: Option<&str>) -> Result<Choice, Fault> {
+        let Inputs { config, facts, .. } = self.inputs;
+        let root = &facts.data_root;
+        let why = format!("DIND_STORAGE={}", asked.name());
+        if let Some(driver) = named.filter(|driver| !is_overlay(driver) || asked.driver().is_some())
+        {
+            return Err(Fault::usage(format!(
+                "{why} and the storage driver {driver:?} exclude each other"
+            ))
+            .remedy("set only one of them"));
+        }
+        if let Some(driver) = asked.driver() {
+            let driver = match asked {
+                Storage::Vfs => self.full_copies(),
+                _ if self.has_fuse_overlayfs() => driver,
+                _ => {
+                    return Err(Fault::usage(format!(
+                        "{why} is not possible: the feature containerd-snapshotter makes dockerd use containerd's image store, which has no such snapshotter"
+                    ))
+                    .remedy("turn that feature off, or set DIND_STORAGE=vfs"));
+                }
+            };
+            let instead = match driver {
+                "native" => ", and that is its name in containerd's image store",
+                _ => "",
+            };
+            return Ok(Choice {
+                note: Some(format!("storage: {driver}, since {why} is set{instead}")),
+                warning: volume_warning(facts),
+                ..with_driver(driver)
+            });
+        }
+        if self.means.occupied {
+            return Err(Fault::failure(format!(
+                "{why} would hide the data in {}",
                 root.path.display()
-            )),
-            warning: None,
-            copies: 1,
-        });
-    }
-    match data_file(config, root, means, true) {
-        Ok(data_file) => Ok(with_data_file(facts, data_file, &format!("{why} is set"))),
-        Err(obstacle) => {
-            let path = root.path.display();
-            let remedy = format!("unset DIND_STORAGE, or mount a volume on {path}");
-            Err(Fault::failure(format!("{why} is not possible: {obstacle}")).remedy(remedy))
+            ))
+            .remedy("empty that directory, or unset DIND_STORAGE"));
+        }
+        if asked == Storage::Tmpfs {
+            return Ok(Choice {
+                holder: Holder::Tmpfs(config.storage_size),
+                note: Some(format!(
+                    "storage: a tmpfs on {}, since {why} is set",
+                    root.path.display()
+                )),
+                ..as_it_is(facts, None).without_warning()
+            });
+        }
+        match self.data_file(true) {
+            Ok(data_file) => Ok(with_data_file(facts, data_file, &format!("{why} is set"))),
+            Err(obstacle) => {
+                let path = root.path.display();
+                let remedy = format!("unset DIND_STORAGE, or mount a volume on {path}");
+                Err(Fault::failure(format!("{why} is not possible: {obstacle}")).remedy(remedy))
+            }
         }
     }
+
+    /// The choice for `DIND_STORAGE=auto`, the default. The fault is that no container could run.
+    fn automatic(self) -> Result<Choice, Fault> {
+        let Self {
+            inputs,
+            means,
+            store,
+            driver,
+        } = self;
+        let Inputs { options, facts, .. } = inputs;
+        let root = &facts.data_root;
+        let path = root.path.display();
+        if means.made
+            && !means.occupied
+            && let Ok(data_file) = self.data_file(true)
+        {
+            return Ok(with_data_file(facts, data_file, "an earlier start made it"));
+        }
+        let Filesystem::Unsuitable(name) = root.filesystem else {
+            return Ok(as_it_is(facts, None));
+        };
+        if driver.is_some_and(|driver| !is_overlay(driver)) {
+            return Ok(as_it_is(facts, None));
+        }
+        let since = format!("{path} is on {name}, which overlay2 cannot use");
+        let remedy = format!("give it a volume: docker run -v NAME:{path}");
+        let warning = |words: String| {
+            Finding::warning("data-root-filesystem", words, LINK).remedy(remedy.clone())
+        };
+        let dockerd_refuses = |why: &str| match (driver, store) {
+            // dockerd starts, and every container fails.
+            (Some(driver), Store::Containerd) => Err(Fault::failure(format!(
+                "{since}, and {why}, so no container could run with the storage driver {driver}"
+            ))
+            .remedy(format!("{remedy}, or do not name that driver"))),
+            (_, _) => Ok(()),
+        };
+        if means.occupied {
+            dockerd_refuses("it has data")?;
+            let driver = match (driver, store) {
+                (Some(_), _) => None,
+                (None, Store::GraphDriver) => means.vfs.then_some("vfs"),
+                (None, Store::Containerd) => Some(self.full_copies()),
+            };
+            let words = match driver {
+                Some("native") => format!("{since}, and it has data: {}", full_copy("native")),
+                _ => format!(
+                    "{since}, and it has data: dockerd keeps the storage driver of that data"
+                ),
+            };
+            return Ok(Choice {
+                holder: driver.map_or(Holder::DataRoot, Holder::Driver),
+                ..as_it_is(facts, Some(warning(words)))
+            });
+        }
+        let may_be_graph_driver = options.containerd_store != Some(true);
+        if name == "zfs" && means.zfs && driver.is_none() && may_be_graph_driver {
+            return Ok(Choice {
+                note: Some(format!(
+                    "storage: dockerd's zfs driver, since {path} is on zfs"
+                )),
+                warning: volume_warning(facts),
+                ..with_driver("zfs")
+            });
+        }
+        let obstacle = match self.data_file(driver.is_some()) {
+            Ok(data_file) => return Ok(with_data_file(facts, data_file, &since)),
+            Err(obstacle) => obstacle,
+        };
+        dockerd_refuses(&obstacle)?;
+        if driver.is_some() {
+            let words = format!("{since}, and {obstacle}: dockerd will refuse that driver");
+            return Ok(as_it_is(facts, Some(warning(words))));
+        }
+        let (driver, words) = match self.has_fuse_overlayfs() && means.fuse_overlayfs {
+            true => (
+                "fuse-overlayfs",
+                "dockerd uses fuse-overlayfs, which is slower".to_owned(),
+            ),
+            false => (self.full_copies(), full_copy(self.full_copies())),
+        };
+        Ok(Choice {
+            note: Some(format!("storage: {driver}, since {since}, and {obstacle}")),
+            warning: Some(warning(format!("{since}, and {obstacle}: {words}"))),
+            // dockerd would choose fuse-overlayfs if the program is there, even without /dev/fuse,
+            // and the snapshotter overlayfs on every file system.
+            ..with_driver(driver)
+        })
+    }
+
+    /// The driver with which each image and each container is a full copy, on any file system.
+    /// Where vfs has data, it stays vfs: dockerd then uses graph drivers, since one is named.
+    fn full_copies(self) -> &'static str {
+        let feature = self.inputs.options.containerd_store;
+        let contents = &self.inputs.facts.data_root.contents;
+        let keeps_vfs = feature.is_none() && self.means.vfs && contents.containerd_images.is_none();
+        match self.store {
+            Store::Containerd if !keeps_vfs => "native",
+            Store::Containerd | Store::GraphDriver => "vfs",
+        }
+    }
+
+    /// Whether dockerd can use fuse-overlayfs, as a graph driver or as a snapshotter.
+    fn has_fuse_overlayfs(self) -> bool {
+        let options = self.inputs.options;
+        let is_free = self.store == Store::GraphDriver || options.containerd_store.is_none();
+        is_free || may_be_snapshotter("fuse-overlayfs", options)
+    }
+
+    /// The ext4 image, or the reason why there can be none.
+    fn data_file(self, required: bool) -> Result<DataFile, String> {
+        let Inputs {
+            config,
+            options,
+            facts,
+            ..
+        } = self.inputs;
+        let means = self.means;
+        if !means.loop_devices {
+            return Err(format!("{LOOP_CONTROL} cannot be opened"));
+        }
+        let new = if means.made {
+            None
+        } else {
+            let mkfs = means.mkfs.clone().ok_or("there is no mkfs.ext4 in PATH")?;
+            let size = config
+                .storage_size
+                .unwrap_or((means.free / 10 * TENTHS) & !(MIB - 1));
+            if size < LEAST_DATA_FILE {
+                return Err(format!(
+                    "only {} MiB are left for an ext4 image",
+                    size / MIB
+                ));
+            }
+            Some(NewDataFile { size, mkfs })
+        };
+        // Graph drivers serve every dockerd unless the feature is on.
+        let otherwise = match (options.containerd_store, means.fuse_overlayfs) {
+            (Some(true), _) => self.full_copies(),
+            (_, true) => "fuse-overlayfs",
+            (_, false) => "vfs",
+        };
+        Ok(DataFile {
+            path: means.data_file.clone(),
+            target: facts.data_root.path.clone(),
+            new,
+            required,
+            otherwise: (!required).then(|| driver_flag(otherwise)),
+        })
+    }
+
+    /// The warning for `DIND_STORAGE=none`: what follows from the file system of the data root.
+    fn unsuitable(self) -> Option<Finding> {
+        let root = &self.inputs.facts.data_root;
+        let Filesystem::Unsuitable(name) = root.filesystem else {
+            return None;
+        };
+        let follows = match (self.store, self.driver) {
+            (Store::GraphDriver, _) => "so dockerd uses a slower storage driver",
+            (Store::Containerd, driver) if driver.is_none_or(is_overlay) => {
+                "and containerd's image store takes overlayfs all the same: NO CONTAINER CAN RUN"
+            }
+            (Store::Containerd, _) => return None,
+        };
+        let path = root.path.display();
+        let seen = format!("{path} is on {name}, which overlay2 cannot use, {follows}");
+        let finding = Finding::warning("data-root-filesystem", seen, LINK);
+        Some(finding.remedy(format!("give it a volume: docker run -v NAME:{path}")))
+    }
 }
 
-/// The choice for `DIND_STORAGE=auto`, the default.
-fn automatic(inputs: Inputs<'_>, means: &Means, driver: Option<&str>) -> Choice {
-    let Inputs { config, facts, .. } = inputs;
-    let root = &facts.data_root;
-    let path = root.path.display();
-    if means.made
-        && !means.occupied
-        && let Ok(data_file) = data_file(config, root, means, true)
-    {
-        return with_data_file(facts, data_file, "an earlier start made it");
-    }
-    let Filesystem::Unsuitable(name) = root.filesystem else {
-        return as_it_is(facts, None);
-    };
-    let since = format!("{path} is on {name}, which overlay2 cannot use");
-    let remedy = format!("give it a volume: docker run -v NAME:{path}");
-    let warning = |words: String| Finding::warning("data-root-filesystem", words, LINK);
-    if driver.is_some_and(|driver| !is_overlay(driver)) {
-        return as_it_is(facts, None);
-    }
-    if means.occupied {
-        let words =
-            format!("{since}, and it has data: dockerd keeps the storage driver of that data");
-        let holder = match driver {
-            None if means.vfs => Holder::Driver("vfs"),
-            None | Some(_) => Holder::DataRoot,
-        };
-        return Choice {
-            holder,
-            ..as_it_is(facts, Some(warning(words).remedy(remedy)))
-        };
-    }
-    if name == "zfs" && means.zfs {
-        return Choice {
-            note: Some(format!(
-                "storage: dockerd's zfs driver, since {path} is on zfs"
-            )),
-            ..as_it_is(facts, None)
-        };
-    }
-    let obstacle = match data_file(config, root, means, false) {
-        Ok(data_file) => return with_data_file(facts, data_file, &since),
-        Err(obstacle) => obstacle,
-    };
-    if driver.is_some() {
-        let words = format!("{since}, and {obstacle}: dockerd will refuse that driver");
-        return as_it_is(facts, Some(warning(words).remedy(remedy)));
-    }
-    if means.fuse_overlayfs {
-        let words =
-            format!("{since}, and {obstacle}: dockerd uses fuse-overlayfs, which is slower");
-        return Choice {
-            note: Some(format!(
-                "storage: fuse-overlayfs, since {since}, and {obstacle}"
-            )),
-            ..as_it_is(facts, Some(warning(words).remedy(remedy)))
-        };
-    }
-    let words = format!(
-        "{since}, and {obstacle}: WITH VFS EVERY IMAGE AND EVERY CONTAINER IS A FULL COPY, slow and large"
-    );
-    Choice {
-        note: Some(format!("storage: vfs, since {since}, and {obstacle}")),
-        // dockerd would choose fuse-overlayfs if the program is there, even without /dev/fuse.
-        holder: Holder::Driver("vfs"),
-        copies: 3,
-        ..as_it_is(facts, Some(warning(words).remedy(remedy)))
-    }
+/// What follows from a driver that copies.
+fn full_copy(driver: &str) -> String {
+    format!(
+        "WITH {} EVERY IMAGE AND EVERY CONTAINER IS A FULL COPY, slow and large",
+        driver.to_uppercase()
+    )
 }
 
-/// The storage driver that the user has chosen for dockerd: `DOCKER_DRIVER` wins over the flag
+/// The storage driver that the user has named for dockerd: `DOCKER_DRIVER` wins over the flag
 /// and daemon.json (`NewDaemon` in moby's daemon/daemon.go).
 fn driver<'a>(inputs: Inputs<'a>) -> Option<&'a str> {
     let variable = inputs.config.docker_driver.as_deref();
@@ -310,12 +585,32 @@ fn is_overlay(driver: &str) -> bool {
     matches!(driver, "overlay2" | "overlayfs")
 }
 
+impl Choice {
+    fn without_warning(self) -> Self {
+        Self {
+            warning: None,
+            ..self
+        }
+    }
+}
+
 fn as_it_is(facts: &Facts, warning: Option<Finding>) -> Choice {
     Choice {
         holder: Holder::DataRoot,
         note: None,
         copies: if warning.is_some() { 3 } else { 1 },
         warning: warning.or_else(|| volume_warning(facts)),
+        drops_variable: false,
+    }
+}
+
+fn with_driver(driver: &'static str) -> Choice {
+    Choice {
+        holder: Holder::Driver(driver),
+        note: None,
+        warning: None,
+        copies: if FULL_COPY.contains(&driver) { 3 } else { 1 },
+        drops_variable: false,
     }
 }
 
@@ -328,54 +623,8 @@ fn with_data_file(facts: &Facts, data_file: DataFile, since: &str) -> Choice {
     Choice {
         note: Some(format!("storage: {what}, since {since}")),
         holder: Holder::DataFile(data_file),
-        warning: volume_warning(facts),
-        copies: 1,
+        ..as_it_is(facts, None)
     }
-}
-
-/// The ext4 image, or the reason why there can be none.
-fn data_file(
-    config: &Config,
-    root: &DataRoot,
-    means: &Means,
-    required: bool,
-) -> Result<DataFile, String> {
-    if !means.loop_devices {
-        return Err(format!("{LOOP_CONTROL} cannot be opened"));
-    }
-    let new = if means.made {
-        None
-    } else {
-        let mkfs = means.mkfs.clone().ok_or("there is no mkfs.ext4 in PATH")?;
-        let size = config
-            .storage_size
-            .unwrap_or((means.free / 10 * TENTHS) & !(MIB - 1));
-        if size < LEAST_DATA_FILE {
-            return Err(format!(
-                "only {} MiB are left for an ext4 image",
-                size / MIB
-            ));
-        }
-        Some(NewDataFile { size, mkfs })
-    };
-    Ok(DataFile {
-        path: means.data_file.clone(),
-        target: root.path.clone(),
-        new,
-        required,
-    })
-}
-
-fn unsuitable(root: &DataRoot) -> Option<Finding> {
-    let Filesystem::Unsuitable(name) = root.filesystem else {
-        return None;
-    };
-    let path = root.path.display();
-    let seen = format!(
-        "{path} is on {name}, which overlay2 cannot use, so dockerd uses a slower storage driver"
-    );
-    let finding = Finding::warning("data-root-filesystem", seen, LINK);
-    Some(finding.remedy(format!("give it a volume: docker run -v NAME:{path}")))
 }
 
 fn volume_warning(facts: &Facts) -> Option<Finding> {

@@ -3,6 +3,7 @@
 mod drop_in;
 mod golden;
 mod read_by;
+mod store;
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -17,12 +18,13 @@ use crate::facts::cgroup::{
 };
 use crate::facts::client::ClientFacts;
 use crate::facts::container::ContainerFacts;
+use crate::facts::engine::ConfigVersion;
 use crate::facts::hooks::HookFiles;
 use crate::facts::mountinfo::{Mount, MountTable};
 use crate::facts::netfilter::{LegacyPrograms, Netfilter, NfTables};
 use crate::facts::network::Networks;
 use crate::facts::programs::{InformFacts, Programs};
-use crate::facts::storage::{DataRoot, Filesystem, Means};
+use crate::facts::storage::{Contents, DataRoot, Filesystem, Means};
 use crate::facts::surroundings::{SocketState, Surroundings};
 use crate::input::config::Config;
 use crate::input::request::{self, Request};
@@ -67,6 +69,7 @@ fn facts(mountinfo: &str, memberships: &str, root: RootMount) -> Facts {
             path: "/var/lib/docker".into(),
             mode: Some(0o710),
             filesystem: Filesystem::Other,
+            contents: Contents::default(),
             means: None,
         },
         stale: Vec::new(),
@@ -77,6 +80,8 @@ fn facts(mountinfo: &str, memberships: &str, root: RootMount) -> Facts {
             dmsetup: None,
             bash: true,
         },
+        image_stores: None,
+        containerd_config: ConfigVersion::Three,
         socket_group: Some(999),
         addresses: ["127.0.0.1", "172.17.0.2", "::1"]
             .into_iter()

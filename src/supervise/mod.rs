@@ -126,6 +126,7 @@ pub fn run(
         addresses: bound.iter().map(|bound| bound.address.clone()).collect(),
         bound,
         delegation,
+        without_data_file: false,
         started,
         signals,
         standard,

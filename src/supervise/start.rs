@@ -1,5 +1,6 @@
 //! Starts the daemons and the command.
 
+use std::borrow::Cow;
 use std::ffi::OsString;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -14,7 +15,7 @@ use super::supervisor::Supervisor;
 use crate::api::readiness::Provisioning;
 use crate::apply;
 use crate::messages::fault::Fault;
-use crate::plan::engine::{Foreground, Program};
+use crate::plan::engine::{Engine, Foreground, Program};
 use crate::sys::search;
 use crate::sys::signals::Inherited;
 use crate::sys::spawn::{self, Begun, Child, Session};
@@ -31,7 +32,10 @@ impl Supervisor<'_> {
                 })
                 .ok();
         }
-        self.begin_daemon(Process::Dockerd, &engine.dockerd)?;
+        self.begin_daemon(
+            Process::Dockerd,
+            &Self::dockerd(engine, self.without_data_file),
+        )?;
         if let Some(program) = &engine.containerd {
             self.begin_daemon(Process::Containerd, program)?;
         }
@@ -57,17 +61,31 @@ impl Supervisor<'_> {
     pub(super) fn restart(&mut self, process: Process) -> Result<(), Fault> {
         let engine = self.engine;
         let program = match process {
-            Process::Containerd => engine.containerd.as_ref(),
-            _ => Some(&engine.dockerd),
+            Process::Containerd => engine.containerd.as_ref().map(Cow::Borrowed),
+            _ => Some(Self::dockerd(engine, self.without_data_file)),
         };
         if let Some(program) = program {
-            self.begin_daemon(process, program)?;
+            self.begin_daemon(process, &program)?;
         }
         if process == Process::Dockerd {
             self.answered = false;
             self.ask();
         }
         Ok(())
+    }
+
+    /// dockerd, with the storage driver for the data root's own file system where that has no ext4
+    /// image. The user's arguments come after it.
+    fn dockerd(engine: &Engine, without_data_file: bool) -> Cow<'_, Program> {
+        let file = engine.data_file.as_ref().filter(|_| without_data_file);
+        match file.and_then(|file| file.otherwise.clone()) {
+            None => Cow::Borrowed(&engine.dockerd),
+            Some(driver) => {
+                let mut program = engine.dockerd.clone();
+                program.arguments.insert(0, driver);
+                Cow::Owned(program)
+            }
+        }
     }
 
     fn begin_daemon(&mut self, process: Process, program: &Program) -> Result<(), Fault> {

@@ -63,6 +63,8 @@ pub struct Supervisor<'a> {
     /// The sockets for dockerd. Closed once it has them, unless it may be restarted.
     pub(super) bound: Vec<Bound>,
     pub(super) delegation: Option<Unfinished>,
+    /// Whether the data root has no ext4 image, although the plan has one.
+    pub(super) without_data_file: bool,
     pub(super) started: Instant,
     pub(super) signals: Signals,
     /// Standard output and standard error of this process.
@@ -264,6 +266,7 @@ impl Supervisor<'_> {
         match effect {
             Effect::Log(message) => log(&message),
             Effect::AnnounceReady => self.announce_ready(),
+            Effect::GoWithoutDataFile => self.without_data_file = true,
             Effect::StartDaemons => {
                 if let Err(fault) = self.start_daemons() {
                     log_not_started(Process::Dockerd, &fault);

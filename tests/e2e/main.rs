@@ -58,6 +58,7 @@ mod session;
 mod soak;
 mod stop;
 mod storage;
+mod stores;
 mod terminal;
 mod tls;
 mod tools;

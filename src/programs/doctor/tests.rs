@@ -8,6 +8,7 @@ use super::*;
 use crate::facts::cgroup::{CGROUP_ROOT, CgroupFacts, Membership, RootMount, UnifiedRoot};
 use crate::facts::client::ClientFacts;
 use crate::facts::container::ContainerFacts;
+use crate::facts::engine::ConfigVersion;
 use crate::facts::hooks::HookFiles;
 use crate::facts::host::{Clock, Confinement, Modules, Processes, Quotas, Status};
 use crate::facts::mountinfo::MountTable;
@@ -15,7 +16,7 @@ use crate::facts::netfilter::{LegacyPrograms, Netfilter, NfTables};
 use crate::facts::network::{Network, Networks, Route};
 use crate::facts::programs::Programs;
 use crate::facts::space::Space;
-use crate::facts::storage::{DataRoot, Filesystem, Means};
+use crate::facts::storage::{Contents, DataRoot, Filesystem, Means};
 use crate::facts::surroundings::{Stdin, Surroundings};
 
 /// A container and its host.
@@ -86,6 +87,7 @@ fn machine(layout: &str, name: &str) -> Machine {
             path: "/var/lib/docker".into(),
             mode: Some(0o710),
             filesystem: Filesystem::Other,
+            contents: Contents::default(),
             means: None,
         },
         stale: Vec::new(),
@@ -94,6 +96,8 @@ fn machine(layout: &str, name: &str) -> Machine {
             dockerd: Some("/usr/sbin/dockerd".into()),
             ..Programs::default()
         },
+        image_stores: None,
+        containerd_config: ConfigVersion::Three,
         socket_group: Some(999),
         addresses: BTreeSet::new(),
         host_names: BTreeSet::new(),

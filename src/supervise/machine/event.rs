@@ -140,6 +140,8 @@ pub enum Effect {
     Log(Message),
     /// Fork a helper.
     Fork(Process),
+    /// Give dockerd the storage driver for a data root that has no ext4 image.
+    GoWithoutDataFile,
     /// Start dockerd, and containerd where it is a child of this process.
     StartDaemons,
     /// Restart dockerd or containerd.

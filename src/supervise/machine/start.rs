@@ -66,6 +66,7 @@ impl Machine {
                     Some(end),
                     "the data root has no ext4 image; going on without it, so dockerd takes a slower storage driver",
                 )));
+                effects.push(Effect::GoWithoutDataFile);
                 self.prepare(now, effects);
             }
             Process::Mounter | Process::Certificates if failed => {

@@ -615,6 +615,7 @@ fn the_daemons_wait_for_the_image() {
                     level: Level::Warn,
                     ..
                 }),
+                Effect::GoWithoutDataFile,
                 Effect::StartDaemons
             ]
         ),

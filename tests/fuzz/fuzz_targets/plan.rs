@@ -12,12 +12,13 @@ use dind::facts::Facts;
 use dind::facts::cgroup::{CGROUP_ROOT, CgroupFacts, Membership, RootMount, UnifiedRoot};
 use dind::facts::client::ClientFacts;
 use dind::facts::container::ContainerFacts;
+use dind::facts::engine::ConfigVersion;
 use dind::facts::hooks::HookFiles;
 use dind::facts::mountinfo::MountTable;
 use dind::facts::netfilter::{LegacyPrograms, Netfilter, NfTables};
 use dind::facts::network::{Networks, resolver_words, resolvers, routes};
 use dind::facts::programs::{InformFacts, Programs};
-use dind::facts::storage::{DataRoot, Filesystem};
+use dind::facts::storage::{Contents, DataRoot, Filesystem};
 use dind::facts::surroundings::{SocketState, Stdin, Surroundings};
 use dind::input::config::Config;
 use dind::input::dockerd_arguments::DockerdArguments;
@@ -101,6 +102,7 @@ fuzz_target!(|text: &str| {
             path: options.data_root.clone(),
             mode: Some(0o710),
             filesystem: Filesystem::Other,
+            contents: Contents::default(),
             means: None,
         },
         stale: Vec::new(),
@@ -111,6 +113,8 @@ fuzz_target!(|text: &str| {
             dmsetup: None,
             bash: false,
         },
+        image_stores: None,
+        containerd_config: ConfigVersion::Two,
         socket_group: None,
         addresses: BTreeSet::new(),
         host_names: set("/etc/hostname"),

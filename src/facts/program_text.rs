@@ -1,0 +1,112 @@
+//! Texts in programs, which tell what a program can do without it being run.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::Path;
+
+use memchr::memmem::Finder;
+
+/// How many bytes are read at a time: dockerd has 100 MB.
+const PART: usize = 1 << 18;
+
+/// Whether a file, or the constants of a program, contain each of the `wanted` texts. A file that
+/// cannot be read contains none.
+pub fn has<const N: usize>(path: &Path, wanted: [&[u8]; N]) -> [bool; N] {
+    has_before(path, wanted, None)
+}
+
+/// The same, but nothing is read behind the text `end`, where it is there. Go's linker sorts
+/// texts by their length (`dodataSect` in its cmd/link), and a longer one of the same package
+/// saves most of a program in which a wanted one is missing.
+pub fn has_before<const N: usize>(
+    path: &Path,
+    wanted: [&[u8]; N],
+    end: Option<&[u8]>,
+) -> [bool; N] {
+    let mut found = [false; N];
+    let Ok(mut file) = File::open(path) else {
+        return found;
+    };
+    let (start, length) = constants(&mut file);
+    if file.seek(SeekFrom::Start(start)).is_err() {
+        return found;
+    }
+    let mut file = file.take(length);
+    let texts = wanted.iter().copied().chain(end);
+    let overlap = texts.map(<[u8]>::len).max().unwrap_or(0);
+    let finders = wanted.map(Finder::new);
+    let end = end.map(Finder::new);
+    let mut window: Vec<u8> = Vec::with_capacity(PART + overlap);
+    let mut part = vec![0; PART];
+    while found.contains(&false) {
+        match file.read(&mut part) {
+            Ok(0) | Err(_) => break,
+            Ok(count) => window.extend(part.iter().take(count)),
+        }
+        for (finder, found) in finders.iter().zip(&mut found) {
+            *found = *found || finder.find(&window).is_some();
+        }
+        if end.as_ref().is_some_and(|end| end.find(&window).is_some()) {
+            break;
+        }
+        // Keep the end, which may be the beginning of a match.
+        window.drain(..window.len().saturating_sub(overlap));
+    }
+    found
+}
+
+/// The offset and length in bytes of a program's constants: its last read-only segment, which
+/// follows the code (elf(5), Elf64_Phdr). The whole file where it is not a 64-bit
+/// little-endian ELF file.
+fn constants(file: &mut File) -> (u64, u64) {
+    const HEADER: usize = 56;
+    const LOAD: u32 = 1;
+    const READ: u32 = 4;
+    let mut begin = [0; 4096];
+    let count = file.read(&mut begin).unwrap_or(0);
+    let begin = begin.get(..count).unwrap_or_default();
+    let number = |at: usize, length: usize| -> Option<u64> {
+        let bytes = begin.get(at..at.checked_add(length)?)?;
+        let digits = bytes.iter().rev();
+        Some(digits.fold(0, |number, byte| number << 8 | u64::from(*byte)))
+    };
+    let last = || {
+        let table = usize::try_from(number(32, 8)?).ok()?;
+        let headers = (0..number(56, 2)?).filter_map(|index| {
+            let at = usize::try_from(index).ok()?.checked_mul(HEADER)?;
+            let at = at.checked_add(table)?;
+            let kind = (number(at, 4)?, number(at.checked_add(4)?, 4)?);
+            let place = (
+                number(at.checked_add(8)?, 8)?,
+                number(at.checked_add(32)?, 8)?,
+            );
+            (kind == (u64::from(LOAD), u64::from(READ))).then_some(place)
+        });
+        headers.max()
+    };
+    let is_elf = begin.starts_with(b"\x7fELF\x02\x01");
+    is_elf.then(last).flatten().unwrap_or((0, u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_texts_across_parts() -> std::io::Result<()> {
+        let path = std::env::temp_dir().join(format!("dind-has-text-{}", std::process::id()));
+        let mut content = vec![b'x'; (1 << 20) - 3];
+        content.extend(b"needle");
+        std::fs::write(&path, content)?;
+        let found = has(&path, [b"needle", b"noodle", b"xneedle"]);
+        let before = has_before(&path, [b"xxx", b"needle"], Some(b"xxxx"));
+        std::fs::remove_file(&path)?;
+        assert_eq!(found, [true, false, true]);
+        assert_eq!(before, [true, false]);
+        assert_eq!(has(&path, [b"needle"]), [false]);
+        // A program is searched in its constants; this text is one of the test's own.
+        let program = std::env::current_exe()?;
+        assert_eq!(has(&program, [b"a constant of this test"]), [true]);
+        Ok(())
+    }
+}
