@@ -244,8 +244,8 @@ fn containerd_socket(options: &DockerdOptions) -> PathBuf {
 }
 
 /// Returns containerd as dockerd would start it (moby's libcontainerd/supervisor), and the steps
-/// that write its configuration. `None` if the user has set `--containerd`, or if there is no
-/// `containerd` in `PATH`.
+/// that write its configuration. `None` if the user has set `--containerd`, if dockerd has one
+/// inside of itself (the feature `embedded-containerd`), or if there is no `containerd` in `PATH`.
 pub fn containerd(inputs: Inputs<'_>) -> Option<(Program, [Step; 2])> {
     let Inputs {
         config,
@@ -253,7 +253,7 @@ pub fn containerd(inputs: Inputs<'_>) -> Option<(Program, [Step; 2])> {
         facts,
         ..
     } = inputs;
-    if options.containerd {
+    if options.has_own_containerd() {
         return None;
     }
     let path = facts.programs.containerd.clone()?;
@@ -262,17 +262,14 @@ pub fn containerd(inputs: Inputs<'_>) -> Option<(Program, [Step; 2])> {
     let root = facts.data_root.path.join("containerd/daemon");
     let state = directory.join("daemon");
     let content = format!(
-        "version = 2\n\
+        "version = {version}\n\
          root = {root}\n\
          state = {state}\n\
-         disabled_plugins = {disabled}\n\
-         \n\
-         [grpc]\n\
-         address = {address}\n",
+         disabled_plugins = {disabled}\n",
+        version = facts.containerd_config.number(),
         disabled = serde_json::Value::from(DISABLED_PLUGINS),
         root = toml_string(&root),
         state = toml_string(&state),
-        address = toml_string(&containerd_socket(options)),
     );
     let why = "containerd starts beside dockerd, with the paths that dockerd would give it";
     let steps = [
@@ -299,6 +296,9 @@ pub fn containerd(inputs: Inputs<'_>) -> Option<(Program, [Step; 2])> {
         arguments: vec![
             "--config".into(),
             file.into_os_string(),
+            // A flag, since its place in the file differs from version to version.
+            "--address".into(),
+            containerd_socket(options).into_os_string(),
             "--log-level".into(),
             level.into(),
         ],

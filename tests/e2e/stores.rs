@@ -172,3 +172,25 @@ fn stays_with_graph_drivers(container: &Container) {
     assert_eq!(driver(container), "overlay2");
     assert_eq!(container.inner(&[], &["echo", "there"]), "there");
 }
+
+/// In the version that this containerd wants, and without the plugin for Kubernetes.
+#[test]
+fn containerd_has_nothing_against_its_configuration() {
+    let container = dind().ready(&[]);
+    for words in [
+        "migrated from version",
+        "config version",
+        "configuration version",
+    ] {
+        container.not_logged(&[words]);
+    }
+    let plugins =
+        container.sh("ctr --address /var/run/docker/containerd/containerd.sock plugins ls");
+    let works = |name: &str| {
+        plugins
+            .lines()
+            .any(|line| line.contains(name) && line.trim_end().ends_with("ok"))
+    };
+    assert!(works("overlayfs"), "{plugins}");
+    assert!(!works("cri"), "{plugins}");
+}

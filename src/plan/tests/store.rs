@@ -454,3 +454,44 @@ fn an_image_that_fails_has_a_driver_instead() -> Result<(), Fault> {
     }
     Ok(())
 }
+
+#[test]
+fn an_embedded_containerd_is_the_only_one() -> Result<(), Fault> {
+    let embedded = Start {
+        json: r#"{"features": {"embedded-containerd": true}}"#,
+        ..DAEMON
+    };
+    let engine = embedded.engine(&bare_v1())?;
+    assert_eq!(engine.containerd, None);
+    let arguments = engine.dockerd.arguments.iter();
+    assert!(
+        !arguments
+            .map(|argument| argument.to_string_lossy())
+            .any(|argument| argument.starts_with("--containerd"))
+    );
+    assert!(DAEMON.engine(&bare_v1())?.containerd.is_some());
+    Ok(())
+}
+
+#[test]
+fn containerd_gets_its_configuration_in_the_version_that_it_wants() -> Result<(), Fault> {
+    for (version, first) in [
+        (ConfigVersion::Two, "version = 2\n"),
+        (ConfigVersion::Three, "version = 3\n"),
+        (ConfigVersion::Four, "version = 4\n"),
+    ] {
+        let facts = Facts {
+            containerd_config: version,
+            ..bare_v1()
+        };
+        let plan = DAEMON.plan(&facts)?;
+        let content = plan.changes().find_map(|step| match &step.action {
+            Action::Write { path, content } if path.ends_with("containerd.toml") => Some(content),
+            _ => None,
+        });
+        let content = content.map_or("", String::as_str);
+        assert!(content.starts_with(first), "{content}");
+        assert!(content.contains("io.containerd.grpc.v1.cri"), "{content}");
+    }
+    Ok(())
+}
