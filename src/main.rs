@@ -194,7 +194,7 @@ fn plan_daemons(
         None => None,
     };
     let mut planned = plan(inputs)?;
-    if starts && plan::netfilter_question(config, &facts.netfilter).is_some() {
+    if starts && plan::netfilter_question(config, &options, &facts.netfilter).is_some() {
         // The faults do not depend on the answer, and there were none.
         let mut facts = facts.clone();
         facts.netfilter.nf_tables = netfilter::ask();

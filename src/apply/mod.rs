@@ -106,6 +106,7 @@ fn carry_out(action: &Action) -> Result<Option<Unfinished>> {
             result => result.context(action.to_string()),
         },
         Action::Write { path, content } => write(path, content).context(action.to_string()),
+        Action::Set { path, value } => fs::write(path, value).context(action.to_string()),
         Action::Delegate {
             remount,
             root,

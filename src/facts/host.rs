@@ -45,6 +45,8 @@ pub struct Host {
     pub clock: Clock,
     /// Whether `iptables` is in `PATH`.
     pub iptables: bool,
+    /// Whether `nft` is in `PATH`.
+    pub nft: bool,
     /// Whether `apparmor_parser` is at the path that dockerd runs it from.
     pub apparmor_parser: bool,
     /// The engine's programs and the versions that they print. [`Host::read`] leaves it empty.
@@ -152,6 +154,7 @@ impl Host {
                     .map(seconds),
             },
             iptables: search("iptables", &config.search_path).is_some(),
+            nft: search("nft", &config.search_path).is_some(),
             // The path that containerd and dockerd check (containerd's pkg/apparmor).
             apparmor_parser: exists("/sbin/apparmor_parser"),
             versions: Vec::new(),

@@ -107,7 +107,7 @@ impl Facts {
                 Some(_) | None => ConfigVersion::Two,
             },
             programs,
-            netfilter: Netfilter::read(),
+            netfilter: Netfilter::read(options.nftables),
             hooks: HookFiles::read(),
             client: ClientFacts::read(config),
         })

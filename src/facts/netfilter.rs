@@ -37,6 +37,43 @@ pub struct Netfilter {
     pub nf_tables: NfTables,
     /// The legacy programs of the image.
     pub legacy_programs: LegacyPrograms,
+    /// The kernel's forwarding of packets. Read only where dockerd uses nftables.
+    pub forwarding: Forwarding,
+}
+
+/// Whether the kernel forwards packets, as dockerd's nftables backend requires of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Forwarding {
+    /// The files below `/proc/sys` that turn it on, and are off: ip-sysctl.rst.
+    pub off: Vec<PathBuf>,
+    /// Whether this is the network namespace that the host started with.
+    pub host: bool,
+}
+
+impl Forwarding {
+    /// Those that dockerd reads (`setup_ip_forwarding.go` in its bridge driver). The last one also
+    /// sets the one before it.
+    const FILES: [&str; 3] = [
+        "/proc/sys/net/ipv4/ip_forward",
+        "/proc/sys/net/ipv6/conf/default/forwarding",
+        "/proc/sys/net/ipv6/conf/all/forwarding",
+    ];
+
+    /// A setting that the kernel shows in its first network namespace alone
+    /// (`net_core_table` in net/core/sysctl_net_core.c).
+    const HOST_ONLY: &str = "/proc/sys/net/core/dev_weight";
+
+    fn read() -> Self {
+        let is_off = |path: &&str| fs::read_to_string(path).is_ok_and(|value| value.trim() == "0");
+        Self {
+            off: Self::FILES
+                .iter()
+                .filter(|path| is_off(path))
+                .map(PathBuf::from)
+                .collect(),
+            host: Path::new(Self::HOST_ONLY).exists(),
+        }
+    }
 }
 
 /// The directory of the legacy iptables programs, and how they are named there.
@@ -52,8 +89,9 @@ pub enum LegacyPrograms {
 
 impl Netfilter {
     /// Reads `/proc/net` and `/sys/module`, and looks for the legacy programs. Gives
-    /// [`NfTables::Present`] or [`NfTables::Unknown`]. Causes no module to be loaded.
-    pub fn read() -> Self {
+    /// [`NfTables::Present`] or [`NfTables::Unknown`]. Causes no module to be loaded. `nftables`
+    /// is whether dockerd uses nftables in the place of iptables.
+    pub fn read(nftables: bool) -> Self {
         let tables = ["ip", "ip6", "arp"].map(|family| format!("/proc/net/{family}_tables_names"));
         let in_use = |path| fs::read(path).is_ok_and(|names| !names.is_empty());
         let suffixed = Path::new(LEGACY_PROGRAM);
@@ -70,6 +108,10 @@ impl Netfilter {
                 }
                 Some(directory) if suffixed.exists() => LegacyPrograms::Suffixed(directory.into()),
                 Some(_) | None => LegacyPrograms::Missing,
+            },
+            forwarding: match nftables {
+                true => Forwarding::read(),
+                false => Forwarding::default(),
             },
         }
     }

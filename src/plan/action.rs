@@ -73,6 +73,13 @@ pub enum Action {
         /// Its whole content.
         content: String,
     },
+    /// Write a value to a file of the kernel: sysctl(8).
+    Set {
+        /// The file, below `/proc/sys`.
+        path: PathBuf,
+        /// The value.
+        value: &'static str,
+    },
     /// Move every process of the cgroup at `root` to its child `leaf`, and enable every
     /// controller for children: cgroup-v2.rst, No Internal Process Constraint.
     Delegate {
@@ -159,6 +166,7 @@ impl fmt::Display for Action {
             Self::Lock { path } => write!(formatter, "lock {}", path.display()),
             Self::LoadModule { name } => write!(formatter, "load module {name}"),
             Self::Write { path, .. } => write!(formatter, "write {}", path.display()),
+            Self::Set { path, value } => write!(formatter, "echo {value} >{}", path.display()),
             Self::Delegate {
                 root,
                 leaf,

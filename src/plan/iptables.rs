@@ -1,12 +1,13 @@
-//! Which of the two iptables backends dockerd uses. With both in use each would hold half of
+//! Which of the two iptables backends dockerd uses, unless it uses nftables itself. With both in use each would hold half of
 //! the rules, so where legacy tables are in use, legacy is chosen. The choice and the variable
 //! `DOCKER_IPTABLES_LEGACY` are those of docker-library's `dockerd-entrypoint.sh`.
 
 use std::path::{Path, PathBuf};
 
 use super::action::{Action, OnFailure, Step};
-use crate::facts::netfilter::{LegacyPrograms, Netfilter, NfTables};
+use crate::facts::netfilter::{Forwarding, LegacyPrograms, Netfilter, NfTables};
 use crate::input::config::Config;
+use crate::input::dockerd_arguments::DockerdOptions;
 use crate::messages::finding::Finding;
 
 /// Directory of symbolic links to Debian's legacy programs, under the names that dockerd looks
@@ -46,8 +47,13 @@ pub struct Iptables {
 /// Returns the step that loads nf_tables, if the backend depends on it and no file of the kernel
 /// shows whether it has nf_tables. A start asks the kernel, has it load the module where that is
 /// needed, and plans again; `dind plan` only prints the step.
-pub fn netfilter_question(config: &Config, netfilter: &Netfilter) -> Option<Step> {
+pub fn netfilter_question(
+    config: &Config,
+    options: &DockerdOptions,
+    netfilter: &Netfilter,
+) -> Option<Step> {
     let is_open = config.iptables_legacy.is_none()
+        && !options.nftables
         && !netfilter.legacy_in_use
         && netfilter.nf_tables == NfTables::Unknown;
     is_open.then(|| Step {
@@ -61,7 +67,16 @@ pub fn netfilter_question(config: &Config, netfilter: &Netfilter) -> Option<Step
 
 /// Chooses the backend. While the [`netfilter_question`] is open, none is chosen: the result has
 /// a note, and no steps.
-pub fn plan(config: &Config, netfilter: &Netfilter) -> Iptables {
+pub fn plan(config: &Config, options: &DockerdOptions, netfilter: &Netfilter) -> Iptables {
+    if options.nftables {
+        let seen =
+            "firewall: nftables, since dockerd's firewall-backend is set; iptables is not used";
+        return Iptables {
+            note: Finding::note("firewall-backend", seen, LINK),
+            steps: forwarding(options, &netfilter.forwarding),
+            directory: None,
+        };
+    }
     let note = |seen: String| Finding::note("iptables", seen, LINK);
     let (legacy, why) = match config.iptables_legacy {
         Some(true) => (true, "DOCKER_IPTABLES_LEGACY is set"),
@@ -103,6 +118,41 @@ pub fn plan(config: &Config, netfilter: &Netfilter) -> Iptables {
         steps,
         directory,
     }
+}
+
+/// Returns the steps that turn forwarding on. With iptables dockerd does it itself, and drops what
+/// is not for containers. With nftables it cannot drop that, and so it makes no network where
+/// forwarding is off (`checkIPv4Forwarding` in moby's bridge driver). In a network namespace of
+/// this container there is nothing but containers to forward for; the host's is the user's.
+fn forwarding(options: &DockerdOptions, forwarding: &Forwarding) -> Vec<Step> {
+    if options.ip_forward_off || forwarding.host {
+        return Vec::new();
+    }
+    let steps = forwarding.off.iter().map(|path| Step {
+        action: Action::Set {
+            path: path.clone(),
+            value: "1",
+        },
+        on_failure: OnFailure::Warn,
+        why: "with nftables dockerd wants forwarding to be on already, for networks of that kind"
+            .into(),
+    });
+    steps.collect()
+}
+
+/// The warning that dockerd will make no network, since the host does not forward.
+pub fn warning(options: &DockerdOptions, netfilter: &Netfilter) -> Option<Finding> {
+    let Forwarding { off, host } = &netfilter.forwarding;
+    let paths: Vec<String> = off.iter().map(|path| path.display().to_string()).collect();
+    let matters = options.nftables && !options.ip_forward_off && *host && !off.is_empty();
+    matters.then(|| {
+        let seen = format!(
+            "this container has the host's network, which does not forward ({} is 0), and with nftables dockerd then makes no such network",
+            paths.join(", ")
+        );
+        Finding::warning("forwarding", seen, LINK)
+            .remedy("turn it on on the host, behind a firewall; or give dockerd --ip-forward=false")
+    })
 }
 
 fn load(module: &str) -> Step {

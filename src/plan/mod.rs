@@ -84,6 +84,7 @@ pub fn warnings(serve: Option<&Serve>, inputs: Inputs<'_>) -> Vec<Finding> {
     daemons
         .into_iter()
         .chain(storage::warnings(inputs))
+        .chain(iptables::warning(inputs.options, &inputs.facts.netfilter))
         .chain(host_warnings(inputs.facts))
         .collect()
 }
@@ -132,7 +133,7 @@ pub fn stores_question(inputs: Inputs<'_>) -> bool {
 /// Returns the iptables backend that a start would choose, and the reason, as a finding of
 /// severity note.
 pub fn iptables_note(inputs: Inputs<'_>) -> Finding {
-    iptables::plan(inputs.config, &inputs.facts.netfilter).note
+    iptables::plan(inputs.config, inputs.options, &inputs.facts.netfilter).note
 }
 
 /// Returns the MTU that a start would give to inner networks, in bytes; `None` where it leaves
@@ -173,7 +174,7 @@ fn engine(
     }
     let (listeners, tls) = daemons::listeners(serve, inputs);
     let storage = storage::plan(inputs)?;
-    let iptables = iptables::plan(config, &facts.netfilter);
+    let iptables = iptables::plan(config, options, &facts.netfilter);
     let resolver = resolver::plan(inputs);
     let mut warnings = Vec::new();
     if !facts.pid1 {
@@ -188,7 +189,7 @@ fn engine(
     warnings.extend(hooks::warnings(inputs));
     // Loading nf_tables comes first: the iptables backend depends on the kernel's answer. Then
     // comes the lock: if another process holds it, nothing else in the container is changed.
-    let mut steps: Vec<Step> = netfilter_question(config, &facts.netfilter)
+    let mut steps: Vec<Step> = netfilter_question(config, options, &facts.netfilter)
         .into_iter()
         .collect();
     steps.extend(storage.steps);

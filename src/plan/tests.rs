@@ -1,6 +1,7 @@
 //! The planner against invented facts; `golden` has the facts of real hosts.
 
 mod drop_in;
+mod firewall;
 mod golden;
 mod read_by;
 mod store;
@@ -18,10 +19,10 @@ use crate::facts::cgroup::{
 };
 use crate::facts::client::ClientFacts;
 use crate::facts::container::ContainerFacts;
-use crate::facts::engine::ConfigVersion;
+use crate::facts::engine::{ConfigVersion, ImageStores};
 use crate::facts::hooks::HookFiles;
 use crate::facts::mountinfo::{Mount, MountTable};
-use crate::facts::netfilter::{LegacyPrograms, Netfilter, NfTables};
+use crate::facts::netfilter::{Forwarding, LegacyPrograms, Netfilter, NfTables};
 use crate::facts::network::Networks;
 use crate::facts::programs::{InformFacts, Programs};
 use crate::facts::storage::{Contents, DataRoot, Filesystem, Means};
@@ -93,6 +94,7 @@ fn facts(mountinfo: &str, memberships: &str, root: RootMount) -> Facts {
             legacy_in_use: false,
             nf_tables: NfTables::Present,
             legacy_programs: LegacyPrograms::Suffixed("/usr/sbin".into()),
+            forwarding: Forwarding::default(),
         },
         hooks: HookFiles::default(),
         client: ClientFacts {
@@ -404,6 +406,7 @@ fn after(facts: &Facts, plan: &Plan) -> Facts {
             }
             Action::Directory { .. }
             | Action::Write { .. }
+            | Action::Set { .. }
             | Action::LoadModule { .. }
             | Action::Lock { .. } => {}
             Action::Remove { path } => facts.stale.retain(|stale| stale != path),
@@ -435,7 +438,10 @@ fn after(facts: &Facts, plan: &Plan) -> Facts {
 fn repeated(plan: &Plan) -> Vec<String> {
     plan.changes()
         .filter(|step| match &step.action {
-            Action::Write { .. } | Action::LoadModule { .. } | Action::Lock { .. } => false,
+            Action::Write { .. }
+            | Action::Set { .. }
+            | Action::LoadModule { .. }
+            | Action::Lock { .. } => false,
             Action::Directory { path, .. } | Action::Symlink { link: path, .. } => {
                 !path.starts_with("/run/dind") && !path.ends_with("containerd")
             }
@@ -1462,9 +1468,22 @@ fn every_warning_and_note_has_a_code_and_a_link_that_leads_somewhere() -> Result
         variables: &[("DOCKER_TLS_VERIFY", "1")],
         ..SHELL
     };
+    let other = Start {
+        json: r#"{"features": {"containerd-snapshotter": true}, "firewall-backend": "nftables"}"#,
+        variables: &[("DOCKER_DRIVER", "overlay2")],
+        ..DAEMON
+    };
+    let mut used = amiss.clone();
+    used.image_stores = Some(ImageStores::ContainerdOnRequest);
+    used.data_root.contents.graph_images = Some("overlay2".into());
+    used.netfilter.forwarding = Forwarding {
+        off: vec!["/proc/sys/net/ipv4/ip_forward".into()],
+        host: true,
+    };
     let mut codes = BTreeSet::new();
     let mut links = BTreeSet::new();
     for (start, facts) in [
+        (&other, &used),
         (&DAEMON, &amiss),
         (&DAEMON, &hidden),
         (&tcp, &amiss),
@@ -1488,8 +1507,12 @@ fn every_warning_and_note_has_a_code_and_a_link_that_leads_somewhere() -> Result
         "data-root-volume",
         "devices-cgroup",
         "dns-forwarder",
+        "docker-driver",
         "dockerd-unprepared",
+        "firewall-backend",
+        "forwarding",
         "hook-not-executable",
+        "images-hidden",
         "images-without-socket",
         "iptables",
         "not-pid-1",

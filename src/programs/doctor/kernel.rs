@@ -108,8 +108,16 @@ pub fn netfilter(case: Case<'_>) -> Vec<Finding> {
     if case.host.in_container {
         found.push(plan::iptables_note(case.inputs));
     }
-    let missing = netfilter.nf_tables == NfTables::Missing && !netfilter.legacy_in_use;
-    if missing && !case.inputs.options.iptables_off {
+    let options = case.inputs.options;
+    if options.nftables && netfilter.nf_tables == NfTables::Missing {
+        let seen = "the kernel has no nf_tables, which dockerd's firewall-backend needs";
+        found.push(Finding::warning("no-netfilter", seen, LINK).remedy(
+            "load it on the host: modprobe nf_tables; or give dockerd --firewall-backend=iptables",
+        ));
+    }
+    let missing =
+        netfilter.nf_tables == NfTables::Missing && !netfilter.legacy_in_use && !options.nftables;
+    if missing && !options.iptables_off {
         if !case.host.modules.ip_tables {
             let seen = "the kernel shows neither nf_tables nor the legacy ip_tables, and dockerd needs one of them";
             found.push(

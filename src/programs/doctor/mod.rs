@@ -69,8 +69,9 @@ pub fn examine(config: &Config, ask: bool) -> Result<Vec<Finding>, Fault> {
             Some(Finding::fault("daemon-json", fault, LINK)),
         ),
     };
-    let mut facts = Facts::read(mounts, &options, config)?;
-    if !ask && plan::netfilter_question(config, &facts.netfilter).is_some() {
+    let mut facts = Facts::read(mounts, &options, config)?.with_image_stores();
+    let question = plan::netfilter_question(config, &options, &facts.netfilter);
+    if !ask && (question.is_some() || options.nftables) {
         facts.netfilter.nf_tables = netfilter::ask();
     }
     let mut host = Host::read(&facts.container, &facts.data_root.path, config);
@@ -190,7 +191,12 @@ fn engine(case: Case<'_>) -> Vec<Finding> {
     const LINK: &str = "https://docs.docker.com/engine/install/binaries/";
     const RELEASES: &str = "https://docs.docker.com/engine/release-notes/";
     let mut found = Vec::new();
-    let Inputs { config, facts, .. } = case.inputs;
+    let Inputs {
+        config,
+        options,
+        facts,
+        ..
+    } = case.inputs;
     if !case.host.in_container {
         let seen = "this is not a container, so these findings are about the host";
         return vec![
@@ -200,7 +206,16 @@ fn engine(case: Case<'_>) -> Vec<Finding> {
     }
     match plan::find_dockerd(config, facts.programs.dockerd.as_deref()) {
         Err(fault) => found.push(Finding::fault("no-dockerd", fault, LINK)),
-        Ok(_) if !case.host.iptables && !case.inputs.options.iptables_off => found.push(
+        Ok(_) if options.iptables_off => {}
+        Ok(_) if options.nftables && !case.host.nft => found.push(
+            Finding::warning(
+                "no-nft",
+                "nft is not in PATH, and with nftables a dockerd that is linked statically, as Docker's own is, does not start without it",
+                LINK,
+            )
+            .remedy("install nftables in the image, or give dockerd --firewall-backend=iptables"),
+        ),
+        Ok(_) if !options.nftables && !case.host.iptables => found.push(
             Finding::error(
                 "no-iptables",
                 "iptables is not in PATH, and dockerd does not start without it",

@@ -8,11 +8,11 @@ use super::*;
 use crate::facts::cgroup::{CGROUP_ROOT, CgroupFacts, Membership, RootMount, UnifiedRoot};
 use crate::facts::client::ClientFacts;
 use crate::facts::container::ContainerFacts;
-use crate::facts::engine::ConfigVersion;
+use crate::facts::engine::{ConfigVersion, ImageStores};
 use crate::facts::hooks::HookFiles;
 use crate::facts::host::{Clock, Confinement, Modules, Processes, Quotas, Status};
 use crate::facts::mountinfo::MountTable;
-use crate::facts::netfilter::{LegacyPrograms, Netfilter, NfTables};
+use crate::facts::netfilter::{Forwarding, LegacyPrograms, Netfilter, NfTables};
 use crate::facts::network::{Network, Networks, Route};
 use crate::facts::programs::Programs;
 use crate::facts::space::Space;
@@ -109,6 +109,7 @@ fn machine(layout: &str, name: &str) -> Machine {
             legacy_in_use: false,
             nf_tables: NfTables::Present,
             legacy_programs: LegacyPrograms::Missing,
+            forwarding: Forwarding::default(),
         },
         hooks: HookFiles::default(),
         client: ClientFacts::default(),
@@ -142,6 +143,7 @@ fn machine(layout: &str, name: &str) -> Machine {
                 written: Some(1_790_000_000),
             },
             iptables: true,
+            nft: true,
             apparmor_parser: true,
             versions: Vec::new(),
         },
@@ -532,6 +534,38 @@ fn netfilter_is_judged_only_where_it_answers() -> Result<(), Fault> {
         &["modprobe br_netfilter"],
     );
     Ok(())
+}
+
+#[test]
+fn nftables_is_judged_in_the_place_of_iptables() -> Result<(), Fault> {
+    let mut machine = sound();
+    machine.arguments = "--firewall-backend=nftables";
+    machine.host.iptables = false;
+    machine.facts.netfilter.nf_tables = NfTables::Missing;
+    for code in ["no-iptables", "iptables", "no-nft", "no-iptables-legacy"] {
+        assert_eq!(machine.coded(code)?, [], "{code}");
+    }
+    let note = &["firewall: nftables"];
+    says(&machine, "firewall-backend", Severity::Note, note);
+    let parts = &["no nf_tables", "modprobe nf_tables"];
+    says(&machine, "no-netfilter", Severity::Warning, parts);
+    machine.host.nft = false;
+    says(&machine, "no-nft", Severity::Warning, &["install nftables"]);
+    machine.arguments = "--firewall-backend=nftables --iptables=false";
+    assert_eq!(machine.coded("no-nft")?, []);
+    machine.arguments = "";
+    machine.host.iptables = true;
+    assert_eq!(machine.coded("no-nft")?, []);
+    Ok(())
+}
+
+#[test]
+fn images_of_the_store_that_is_not_used_are_reported() {
+    let mut machine = sound();
+    machine.facts.image_stores = Some(ImageStores::ContainerdOnRequest);
+    machine.facts.data_root.contents.containerd_images = Some("overlayfs".into());
+    let parts = &["containerd's image store", "graph drivers"];
+    says(&machine, "images-hidden", Severity::Warning, parts);
 }
 
 #[test]

@@ -15,7 +15,7 @@ use dind::facts::container::ContainerFacts;
 use dind::facts::engine::ConfigVersion;
 use dind::facts::hooks::HookFiles;
 use dind::facts::mountinfo::MountTable;
-use dind::facts::netfilter::{LegacyPrograms, Netfilter, NfTables};
+use dind::facts::netfilter::{Forwarding, LegacyPrograms, Netfilter, NfTables};
 use dind::facts::network::{Networks, resolver_words, resolvers, routes};
 use dind::facts::programs::{InformFacts, Programs};
 use dind::facts::storage::{Contents, DataRoot, Filesystem};
@@ -134,6 +134,7 @@ fuzz_target!(|text: &str| {
                 NfTables::Unknown
             },
             legacy_programs: LegacyPrograms::Suffixed("/usr/sbin".into()),
+            forwarding: Forwarding::default(),
         },
         hooks: HookFiles::default(),
         client: ClientFacts::default(),
@@ -208,6 +209,7 @@ fn stays_in_place(plan: &Plan, inputs: Inputs<'_>) {
                     || path.starts_with(&inputs.options.data_root)
                     || path.starts_with(&inputs.options.exec_root)
             }
+            Action::Set { path, .. } => path.starts_with("/proc/sys/net"),
             Action::Write { path, .. } => path.starts_with(&inputs.options.exec_root),
             Action::Lock { path } => *path == inputs.facts.data_root.path,
             Action::Remove { path } => inputs.facts.stale.contains(path),
