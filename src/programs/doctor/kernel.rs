@@ -1,6 +1,7 @@
 //! Features and limits of the kernel: cgroups, netfilter, modules, networks, quotas, clock.
 
 use super::case::Case;
+use super::versions;
 use crate::facts::cgroup::{Hierarchy, Layout};
 use crate::facts::netfilter::{LegacyPrograms, NfTables};
 use crate::facts::network::USUAL_MTU;
@@ -19,6 +20,10 @@ const USUAL_KEYS: u64 = 200;
 /// dockerd, containerd and PID 1 have about fifty threads, and the shim of each container about
 /// ten more.
 const FEW_PROCESSES: u64 = 1_000;
+
+/// The first major version of dockerd that calls cgroup v1 deprecated (`fillPlatformInfo` in moby's
+/// daemon/info_unix.go).
+const WITHOUT_V1: u32 = 29;
 
 /// Seconds since 1970 at 2025-01-01 in UTC, before this program was built.
 const EARLIEST: u64 = 1_735_689_600;
@@ -39,6 +44,21 @@ pub fn cgroups(case: Case<'_>) -> Vec<Finding> {
         format!("the cgroup layout is {}", layout.name()),
         LINK,
     )];
+    let mut versions = case.host.versions.iter();
+    if layout != Layout::Unified
+        && let Some((_, version)) = versions.find(|(name, _)| name == "dockerd")
+        && versions::major(version).is_some_and(|major| major >= WITHOUT_V1)
+    {
+        let seen = format!(
+            "dockerd {version} calls cgroup v1 deprecated, and this host's layout is {}; Docker means to remove it by May 2029",
+            layout.name()
+        );
+        found.push(
+            Finding::note("cgroup-v1", seen, "https://github.com/moby/moby/issues/51111").remedy(
+                "boot the host with cgroup v2 alone: systemd.unified_cgroup_hierarchy=1 on the kernel's command line",
+            ),
+        );
+    }
     if in_container && layout == Layout::Unified && !cgroup.private_namespace() {
         let seen = "this container has the cgroup namespace of its host, and a start enters one of its own";
         found.push(Finding::note("cgroup-namespace", seen, NAMESPACES));

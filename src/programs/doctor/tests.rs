@@ -560,6 +560,23 @@ fn nftables_is_judged_in_the_place_of_iptables() -> Result<(), Fault> {
 }
 
 #[test]
+fn an_engine_that_will_drop_cgroup_v1_is_named() -> Result<(), Fault> {
+    for (layout, version, noted) in [
+        ("v1", "29.0.0", true),
+        ("hybrid", "30.1.0", true),
+        ("v2", "29.0.0", false),
+        ("v1", "28.5.2", false),
+        ("v1", "dev", false),
+    ] {
+        let mut machine = machine(layout, "private");
+        machine.host.versions = vec![("dockerd".into(), version.into())];
+        let found = machine.coded("cgroup-v1")?;
+        assert_eq!(found.len(), usize::from(noted), "{layout} {version}");
+    }
+    Ok(())
+}
+
+#[test]
 fn images_of_the_store_that_is_not_used_are_reported() {
     let mut machine = sound();
     machine.facts.image_stores = Some(ImageStores::ContainerdOnRequest);

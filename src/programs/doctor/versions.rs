@@ -57,6 +57,12 @@ pub fn is_older(version: &str, than: (u32, u32)) -> bool {
     }
 }
 
+/// The major version; `None` for text that is not a version.
+pub fn major(version: &str) -> Option<u32> {
+    let end = version.find(|character: char| !character.is_ascii_digit());
+    version.get(..end?)?.parse().ok()
+}
+
 /// The first word that looks like a version: `Docker version 26.1.5+dfsg1, build …`,
 /// `containerd PACKAGE v1.7.24 …`, `runc version 1.1.15`.
 fn version(output: &str) -> Option<&str> {
@@ -139,6 +145,18 @@ mod tests {
             ("nothing of the kind\n", None),
         ] {
             assert_eq!(version(output), expected, "{output:?}");
+        }
+    }
+
+    #[test]
+    fn the_major_version_is_a_number() {
+        for (version, expected) in [
+            ("29.7.2", Some(29)),
+            ("20.10.24+dfsg1", Some(20)),
+            ("dev", None),
+            ("", None),
+        ] {
+            assert_eq!(major(version), expected, "{version}");
         }
     }
 
