@@ -105,6 +105,11 @@ fn carry_out(action: &Action) -> Result<Option<Unfinished>> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             result => result.context(action.to_string()),
         },
+        // It follows no symbolic link.
+        Action::RemoveTree { path } => match fs::remove_dir_all(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            result => result.context(action.to_string()),
+        },
         Action::Write { path, content } => write(path, content).context(action.to_string()),
         Action::Set { path, value } => fs::write(path, value).context(action.to_string()),
         Action::Delegate {

@@ -5,6 +5,7 @@ pub mod client;
 pub mod container;
 pub mod daemon_json;
 pub mod engine;
+pub mod exec_root;
 mod groups;
 pub mod hooks;
 pub mod host;
@@ -33,6 +34,7 @@ use crate::input::dockerd_arguments::DockerdOptions;
 use client::ClientFacts;
 use container::ContainerFacts;
 use engine::{ConfigVersion, ImageStores};
+use exec_root::ExecRoot;
 use hooks::HookFiles;
 use mountinfo::MountTable;
 use netfilter::Netfilter;
@@ -51,6 +53,8 @@ pub struct Facts {
     pub apparmor: bool,
     /// dockerd's data root, and its file system.
     pub data_root: DataRoot,
+    /// dockerd's exec root.
+    pub exec_root: ExecRoot,
     /// Whether the directory of the daemons' log file is on the container's root file system,
     /// and not on a mount.
     pub log_directory_own: bool,
@@ -91,6 +95,7 @@ impl Facts {
         Ok(Self {
             pid1: std::process::id() == 1,
             data_root: DataRoot::read(&options.data_root, &mounts, config),
+            exec_root: ExecRoot::read(options),
             log_directory_own: storage::is_own(&log_directory(), &mounts),
             container: ContainerFacts::read(mounts)?,
             images: Path::new(config::IMAGES).is_dir(),

@@ -42,6 +42,13 @@ pub fn of_containers() -> Vec<i32> {
         .collect()
 }
 
+/// Whether a containerd shim runs, whosever it is: then a container may run.
+pub fn has_shim() -> bool {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let mut pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.any(|pid| name(pid).starts_with("containerd-shim"))
+}
+
 /// The pid of a process's parent. The name in `/proc/PID/stat` can contain any character, also
 /// `)`, so the fields are counted from the last `)`: proc_pid_stat(5).
 fn parent(pid: i32) -> Option<i32> {

@@ -61,6 +61,11 @@ pub enum Action {
         /// The file.
         path: PathBuf,
     },
+    /// Remove a directory of an earlier start with all that is in it.
+    RemoveTree {
+        /// The directory, with nothing mounted in it.
+        path: PathBuf,
+    },
     /// Make the kernel load a module.
     LoadModule {
         /// The module's name.
@@ -163,6 +168,7 @@ impl fmt::Display for Action {
                 write!(formatter, "ln -s {} {}", to.display(), link.display())
             }
             Self::Remove { path } => write!(formatter, "rm {}", path.display()),
+            Self::RemoveTree { path } => write!(formatter, "rm -r {}", path.display()),
             Self::Lock { path } => write!(formatter, "lock {}", path.display()),
             Self::LoadModule { name } => write!(formatter, "load module {name}"),
             Self::Write { path, .. } => write!(formatter, "write {}", path.display()),

@@ -9,6 +9,7 @@ mod cgroups;
 pub mod client;
 mod daemons;
 pub mod engine;
+mod exec_root;
 pub mod hooks;
 pub mod images;
 pub mod inform;
@@ -193,6 +194,7 @@ fn engine(
         .into_iter()
         .collect();
     steps.extend(storage.steps);
+    steps.extend(exec_root::plan(inputs, &listeners));
     steps.extend(mounts::plan(&facts.container));
     steps.extend(cgroups::plan(&facts.container));
     steps.extend(mounts::last(config, &facts.container));

@@ -26,7 +26,7 @@ struct Row {
 
 /// Flags for virtual file systems of the kernel: no container needs devices, set-user-ID or
 /// executable files on them.
-const RESTRICTED: MsFlags = MsFlags::MS_NOSUID
+pub const RESTRICTED: MsFlags = MsFlags::MS_NOSUID
     .union(MsFlags::MS_NODEV)
     .union(MsFlags::MS_NOEXEC);
 

@@ -20,6 +20,7 @@ use crate::facts::cgroup::{
 use crate::facts::client::ClientFacts;
 use crate::facts::container::ContainerFacts;
 use crate::facts::engine::{ConfigVersion, ImageStores};
+use crate::facts::exec_root::ExecRoot;
 use crate::facts::hooks::HookFiles;
 use crate::facts::mountinfo::{Mount, MountTable};
 use crate::facts::netfilter::{Forwarding, LegacyPrograms, Netfilter, NfTables};
@@ -72,6 +73,10 @@ fn facts(mountinfo: &str, memberships: &str, root: RootMount) -> Facts {
             filesystem: Filesystem::Other,
             contents: Contents::default(),
             means: None,
+        },
+        exec_root: ExecRoot {
+            path: "/run/docker".into(),
+            ..ExecRoot::default()
         },
         stale: Vec::new(),
         running: None,
@@ -410,6 +415,7 @@ fn after(facts: &Facts, plan: &Plan) -> Facts {
             | Action::LoadModule { .. }
             | Action::Lock { .. } => {}
             Action::Remove { path } => facts.stale.retain(|stale| stale != path),
+            Action::RemoveTree { path } => facts.exec_root.stale.retain(|stale| stale != path),
             Action::Delegate { remount, .. } => {
                 if remount.is_some() {
                     facts.container.cgroup.memberships = Membership::parse("0::/\n");
@@ -643,6 +649,107 @@ fn a_tmpfs_is_mounted_on_an_empty_tmp_only() -> Result<(), Fault> {
         RootMount::Nothing,
     );
     assert!(!mounts_tmp(&DAEMON, &volume)?);
+    Ok(())
+}
+
+/// The plan's steps for the exec root, where dockerd's arguments are `arguments`.
+fn exec_root_steps(facts: &Facts, arguments: &[&str]) -> Result<Vec<String>, Fault> {
+    let start = Start {
+        arguments,
+        ..DAEMON
+    };
+    let mut commands = commands(&start.plan(facts)?);
+    commands.retain(|command| {
+        let words: Vec<&str> = command.split(' ').collect();
+        match words[..] {
+            ["rm", "-r", _] => true,
+            ["mount", .., target] => target.starts_with("/run"),
+            _ => false,
+        }
+    });
+    Ok(commands)
+}
+
+#[test]
+fn the_state_of_running_containers_ends_with_the_boot() -> Result<(), Fault> {
+    const TMPFS: &str = "mount -t tmpfs -o nosuid,nodev,noexec,mode=0700 tmpfs /run/docker";
+    const REMOVED: [&str; 2] = [
+        "rm -r /run/docker/runtime-runc",
+        "rm -r /run/docker/containerd/daemon",
+    ];
+    let left = |facts: Facts| Facts {
+        exec_root: ExecRoot {
+            stale: vec![
+                "/run/docker/runtime-runc".into(),
+                "/run/docker/containerd/daemon".into(),
+            ],
+            ..facts.exec_root
+        },
+        ..facts
+    };
+    let with_mount = |mountinfo: &str| facts(mountinfo, "", RootMount::Nothing);
+    let dind = ["dind"];
+    let first = bare_v1();
+    assert_eq!(exec_root_steps(&first, &dind)?, [TMPFS]);
+    let again = left(bare_v1());
+    assert_eq!(
+        exec_root_steps(&again, &dind)?,
+        [&REMOVED[..], &[TMPFS]].concat()
+    );
+    // Elsewhere what is stale goes, and nothing is hidden.
+    let other = Facts {
+        pid1: false,
+        ..left(bare_v1())
+    };
+    let users = Facts {
+        exec_root: ExecRoot {
+            foreign: true,
+            ..again.exec_root.clone()
+        },
+        ..bare_v1()
+    };
+    for facts in [
+        other,
+        users,
+        left(with_mount("9 1 0:9 / /run rw - tmpfs a rw\n")),
+        left(with_mount("9 1 0:9 / /run/docker rw - tmpfs a rw\n")),
+        left(with_mount("9 1 0:9 / /run/docker/plugins rw - ext4 a rw\n")),
+    ] {
+        assert_eq!(exec_root_steps(&facts, &dind)?, REMOVED, "{facts:?}");
+    }
+    // What is mounted is in use.
+    let used = left(with_mount(
+        "9 1 0:9 / /run/docker/containerd/daemon/io.containerd.runtime.v2.task/moby/a/rootfs rw - overlay a rw\n",
+    ));
+    assert_eq!(exec_root_steps(&used, &dind)?, REMOVED[..1]);
+    // The sockets are there before.
+    for (arguments, expected) in [
+        (
+            &[
+                "dind",
+                "--containerd=/run/docker/containerd/containerd.sock",
+            ][..],
+            &[][..],
+        ),
+        (&["dind", "-H", "unix:///run/docker/own.sock"], &[TMPFS]),
+    ] {
+        assert_eq!(
+            exec_root_steps(&first, arguments)?,
+            expected,
+            "{arguments:?}"
+        );
+    }
+    for socket in [
+        "unix:///run/docker/own.sock",
+        "unix:///var/run/docker/own.sock",
+    ] {
+        let start = Start {
+            variables: &[("DOCKER_HOST", socket)],
+            ..DAEMON
+        };
+        let plan = start.plan(&first)?.to_string();
+        assert!(!plan.contains(TMPFS), "{plan}");
+    }
     Ok(())
 }
 
@@ -1324,6 +1431,8 @@ fn any_facts() -> impl Strategy<Value = Facts> {
                 facts.container.tmp_empty = tmp_empty;
                 facts.container.security_directory = security;
                 facts.stale = vec!["/run/docker.pid".into()];
+                facts.exec_root.stale = vec!["/run/docker/runtime-runc".into()];
+                facts.exec_root.foreign = ro;
                 if root == RootMount::Cgroup2 {
                     facts.container.cgroup.unified.controllers = BTreeSet::from(["cpu".to_owned()]);
                     facts.container.cgroup.entries.insert("cgroup.procs".into());

@@ -669,6 +669,43 @@ impl Drop for Volume {
     }
 }
 
+/// An image that is removed when this is dropped; what it shares with others stays.
+pub struct Image(pub String);
+
+impl Image {
+    /// What `docker commit` makes of a container.
+    #[track_caller]
+    pub fn commit(container: &Container) -> Self {
+        let name = unique_name();
+        docker(["commit", &container.name, &name]).exited(0);
+        Self(name)
+    }
+
+    /// The bytes that it has more than the image of the container that it was made of.
+    #[track_caller]
+    pub fn layer_size(&self) -> u64 {
+        let words = [
+            "history",
+            "--no-trunc",
+            "--human=false",
+            "--format={{.Size}}",
+        ];
+        let sizes = docker(words.into_iter().chain([self.0.as_str()])).text();
+        let top = sizes.lines().next().unwrap_or_default();
+        top.parse()
+            .unwrap_or_else(|_| panic!("docker history printed {sizes:?}"))
+    }
+}
+
+impl Drop for Image {
+    fn drop(&mut self) {
+        let removed = docker(["image", "rm", "--force", &self.0]);
+        if removed.status != 0 {
+            eprintln!("{} is left behind: {}", self.0, removed.stderr);
+        }
+    }
+}
+
 /// A network that goes with this value, after the containers that are in it.
 pub struct Network {
     pub name: String,

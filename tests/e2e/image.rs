@@ -4,19 +4,9 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::docker::{BUSYBOX, Call, Output, Scratch, dind, docker, lab, unique_name, unprivileged};
-
-/// An image that is removed when this is dropped; what it shares with others stays.
-pub struct Image(pub String);
-
-impl Drop for Image {
-    fn drop(&mut self) {
-        let removed = docker(["image", "rm", "--force", &self.0]);
-        if removed.status != 0 {
-            eprintln!("{} is left behind: {}", self.0, removed.stderr);
-        }
-    }
-}
+use crate::docker::{
+    BUSYBOX, Call, Image, Output, Scratch, dind, docker, lab, unique_name, unprivileged,
+};
 
 /// The part of the checkout that the image is made of, with an engine of one's own
 /// in `own`: scripts that say so and become the real programs. They are not

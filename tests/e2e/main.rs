@@ -21,6 +21,7 @@ mod arm64;
 mod bad_input;
 mod client;
 mod clients;
+mod commit;
 mod compose;
 mod crash;
 mod daemon_json;

@@ -2,9 +2,9 @@
 //! Debian's. `tests/lab` pulls docker:dind, or makes a stand-in with that layout.
 
 use crate::docker::{
-    Call, Container, Output, Scratch, Spec, Volume, dind, docker, lab, unique_name, unprivileged,
+    Call, Container, Image, Output, Scratch, Spec, Volume, dind, docker, lab, unique_name, unprivileged,
 };
-use crate::image::{self, Image};
+use crate::image;
 use crate::pty::Pty;
 use crate::tools;
 

@@ -297,14 +297,18 @@ fn leftovers(case: Case<'_>) -> Vec<Finding> {
     let facts = case.inputs.facts;
     let alive =
         facts.running.is_some() || case.inputs.surroundings.socket_state != SocketState::Free;
-    if alive || facts.stale.is_empty() || !case.host.in_container {
+    if alive || !case.host.in_container {
         return Vec::new();
     }
     let paths: Vec<String> = facts
         .stale
         .iter()
+        .chain(&facts.exec_root.stale)
         .map(|path| path.display().to_string())
         .collect();
+    if paths.is_empty() {
+        return Vec::new();
+    }
     let seen = format!(
         "files of an earlier start, which the next start removes: {}",
         paths.join(", ")

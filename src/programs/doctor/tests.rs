@@ -9,6 +9,7 @@ use crate::facts::cgroup::{CGROUP_ROOT, CgroupFacts, Membership, RootMount, Unif
 use crate::facts::client::ClientFacts;
 use crate::facts::container::ContainerFacts;
 use crate::facts::engine::{ConfigVersion, ImageStores};
+use crate::facts::exec_root::ExecRoot;
 use crate::facts::hooks::HookFiles;
 use crate::facts::host::{Clock, Confinement, Modules, Processes, Quotas, Status};
 use crate::facts::mountinfo::MountTable;
@@ -90,6 +91,7 @@ fn machine(layout: &str, name: &str) -> Machine {
             contents: Contents::default(),
             means: None,
         },
+        exec_root: ExecRoot::default(),
         stale: Vec::new(),
         running: None,
         programs: Programs {
