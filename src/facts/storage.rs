@@ -10,6 +10,7 @@ use nix::sys::statfs::{self, FsType};
 use nix::unistd::{AccessFlags, access};
 
 use super::paths::{existing, resolve};
+use super::proc::effective_capabilities;
 use super::space::Space;
 use crate::facts::mountinfo::MountTable;
 use crate::input::config::{Config, Storage};
@@ -21,6 +22,12 @@ use crate::sys::search::search;
 const ON_VOLUME: &str = "dind.ext4";
 /// The path of the ext4 image where the data root is not on a volume.
 pub const IN_CONTAINER: &str = "/var/lib/dind/data-root.ext4";
+
+/// CAP_SYS_RESOURCE in linux/capability.h.
+const CAP_SYS_RESOURCE: u32 = 24;
+
+/// The unit of `st_blocks` in bytes: stat(2).
+const STAT_BLOCK: u64 = 512;
 
 /// The control device that allocates loop devices: loop(4).
 pub const LOOP_CONTROL: &str = "/dev/loop-control";
@@ -134,6 +141,11 @@ pub struct Means {
     pub made: bool,
     /// The bytes that are free for the ext4 image.
     pub free: u64,
+    /// The bytes that the ext4 image takes, which are fewer than its size.
+    pub taken: u64,
+    /// Whether the ext4 image is to begin small and can grow: it is in the container's layer, which
+    /// `docker commit` copies, and this process may grow a mounted ext4.
+    pub grows: bool,
     /// The path of `mkfs.ext4`. `None` where it is not in `PATH`.
     pub mkfs: Option<PathBuf>,
     /// Whether loop devices are available, as far as is known: loop(4). A missing control device
@@ -162,6 +174,11 @@ impl Means {
             vfs: data_root.join("image/vfs").is_dir() && !data_root.join("image/overlay2").exists(),
             made: has_data_file(data_root, mounts),
             free: Space::read(&data_file).map_or(0, |space| space.bytes),
+            taken: fs::symlink_metadata(&data_file)
+                .map_or(0, |found| found.blocks().saturating_mul(STAT_BLOCK)),
+            grows: data_file == Path::new(IN_CONTAINER)
+                && effective_capabilities()
+                    .is_ok_and(|effective| effective & (1 << CAP_SYS_RESOURCE) != 0),
             data_file,
             mkfs: search("mkfs.ext4", search_path),
             loop_devices: may_open(LOOP_CONTROL) || fs::symlink_metadata(LOOP_CONTROL).is_err(),

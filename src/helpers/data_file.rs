@@ -1,6 +1,7 @@
 //! The data-root mounter: makes an ext4 image for a data root that cannot hold overlay2,
 //! attaches it to a loop device and mounts it.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::fd::AsFd;
@@ -26,9 +27,12 @@ use crate::sys::{lock, loop_device};
 
 /// The device numbers of loop devices and of `/dev/loop-control`:
 /// Documentation/admin-guide/devices.txt of the kernel.
-const LOOP_MAJOR: u64 = 7;
+pub const LOOP_MAJOR: u64 = 7;
 const MISC_MAJOR: u64 = 10;
 const LOOP_CONTROL_MINOR: u64 = 237;
+
+/// The size of a block of an image that grows, in bytes.
+const BLOCK: u64 = 4096;
 
 /// How many times another process may take the loop device that the kernel has just returned
 /// as free.
@@ -108,29 +112,37 @@ fn make(path: &Path, new: &NewDataFile, inherited: &Inherited) -> Result<File> {
     file.set_len(0)
         .and_then(|()| file.set_len(new.size))
         .with_context(|| format!("cannot set the size of {shown} to {} bytes", new.size))?;
-    format(&beside, &new.mkfs, inherited)?;
+    format(&beside, new, inherited)?;
     file.sync_all()
         .with_context(|| format!("cannot write {shown}"))?;
     fs::rename(&beside, path).with_context(|| format!("cannot rename {shown}"))?;
     Ok(file)
 }
 
-fn format(path: &Path, mkfs: &Path, inherited: &Inherited) -> Result<()> {
+fn format(path: &Path, new: &NewDataFile, inherited: &Inherited) -> Result<()> {
+    let mkfs = new.mkfs.as_path();
     let null = File::open("/dev/null").context("cannot open /dev/null")?;
     let (reader, writer) = pipe2(OFlag::O_CLOEXEC).context("cannot make a pipe")?;
-    let arguments = [
+    // The kernel initializes the tables in the background: 20 ms instead of seconds.
+    let mut extended = "-Elazy_itable_init=1,lazy_journal_init=1,nodiscard".to_owned();
+    let mut arguments = vec![
         mkfs.as_os_str(),
         "-q".as_ref(),
         "-F".as_ref(),
         // No blocks are reserved for root, as only root writes here.
         "-m0".as_ref(),
-        // The kernel initializes the tables in the background: 20 ms instead of seconds.
-        "-Elazy_itable_init=1,lazy_journal_init=1,nodiscard".as_ref(),
-        path.as_os_str(),
     ];
+    if let Some(most) = new.grows_to {
+        // What mkfs.ext4 chooses for file systems from 512 MB on. A journal does not grow.
+        arguments.extend(["-b4096", "-I256", "-i16384", "-Jsize=32"].map(OsStr::new));
+        // Room for the descriptors of all groups that it will have.
+        let blocks = (most / BLOCK).min(u32::MAX.into());
+        extended.push_str(&format!(",resize={blocks}"));
+    }
+    arguments.extend([extended.as_ref(), path.as_os_str()]);
     let pid = spawn::spawn(&Child {
         path: mkfs,
-        arguments: arguments.into(),
+        arguments,
         environment: &[],
         stdio: Some([null.as_fd(), writer.as_fd(), writer.as_fd()]),
         descriptors: Vec::new(),

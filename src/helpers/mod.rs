@@ -5,6 +5,7 @@ pub mod certificates;
 pub mod child;
 pub mod data_file;
 pub mod forwarder;
+pub mod grower;
 pub mod hooks;
 pub mod loader;
 pub mod probe;

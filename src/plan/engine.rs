@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::action::Step;
+use super::growth::Growth;
 use super::hooks::Hooks;
 use super::images::Images;
 use super::listener::Listener;
@@ -37,6 +38,8 @@ pub struct DataFile {
     pub target: PathBuf,
     /// How the image is made; `None` if it exists.
     pub new: Option<NewDataFile>,
+    /// How it grows; `None` if it keeps its size.
+    pub growth: Option<Growth>,
     /// Whether the start fails without it: the user has asked for it, or it has data.
     pub required: bool,
     /// dockerd's argument where a start goes on without it: the storage driver for the file system
@@ -49,6 +52,8 @@ pub struct DataFile {
 pub struct NewDataFile {
     /// The size of the sparse file, in bytes.
     pub size: u64,
+    /// The size that it may grow to, in bytes; `None` if it keeps its size.
+    pub grows_to: Option<u64>,
     /// The path of `mkfs.ext4`.
     pub mkfs: PathBuf,
 }

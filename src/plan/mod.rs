@@ -10,6 +10,7 @@ pub mod client;
 mod daemons;
 pub mod engine;
 mod exec_root;
+pub mod growth;
 pub mod hooks;
 pub mod images;
 pub mod inform;

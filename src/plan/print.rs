@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use super::action::Step;
 use super::engine::{Certificates, DataFile, Engine, Foreground, NewDataFile, Readiness};
+use super::growth::Growth;
 use super::outcome::{Outcome, Plan};
 use super::words::quoted;
 use crate::messages::line::one_line;
@@ -53,12 +54,15 @@ impl fmt::Display for Plan {
 impl fmt::Display for DataFile {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = self.path.display();
-        if let Some(NewDataFile { size, mkfs }) = &self.new {
+        if let Some(NewDataFile { size, mkfs, .. }) = &self.new {
             let mkfs = mkfs.display();
             write!(formatter, "truncate -s {size} {path}; {mkfs} {path}; ")?;
         }
         let target = self.target.display();
         write!(formatter, "mount -t ext4 -o loop,discard {path} {target}")?;
+        if let Some(Growth { most }) = self.growth {
+            write!(formatter, "; grow it as it fills, to {most} at most")?;
+        }
         match &self.otherwise {
             Some(driver) => write!(
                 formatter,

@@ -7,6 +7,7 @@ use nix::mount::MsFlags;
 
 use super::action::{Action, OnFailure, Step};
 use super::engine::{DataFile, Emptied, NewDataFile};
+use super::growth::Growth;
 use super::inputs::Inputs;
 use super::store::{self, Store};
 use crate::facts::Facts;
@@ -25,6 +26,14 @@ const MIB: u64 = 1 << 20;
 
 /// The least size of an ext4 image, in bytes: a smaller one is too small for Docker images.
 const LEAST_DATA_FILE: u64 = 256 * MIB;
+
+/// The size with which an ext4 image begins that grows. `docker commit` of an idle engine is as
+/// large, since a tar has no holes.
+const FIRST_SIZE: u64 = 184 * MIB;
+
+/// What the full size of such an image is a multiple of: ext4 adds no group of blocks that has
+/// hardly room for its own tables.
+const GROWING_UNIT: u64 = 32 * MIB;
 
 /// The part of the free space that an ext4 image may take, in tenths. If the file system below
 /// the image is full, the one in it breaks; if the image itself is full, only a write fails.
@@ -515,20 +524,24 @@ impl Place<'_> {
         if !means.loop_devices {
             return Err(format!("{LOOP_CONTROL} cannot be opened"));
         }
+        let room = means.free.saturating_add(means.taken);
+        let unit = if means.grows { GROWING_UNIT } else { MIB };
+        let most = config.storage_size.unwrap_or(room / 10 * TENTHS) / unit * unit;
         let new = if means.made {
             None
         } else {
             let mkfs = means.mkfs.clone().ok_or("there is no mkfs.ext4 in PATH")?;
-            let size = config
-                .storage_size
-                .unwrap_or((means.free / 10 * TENTHS) & !(MIB - 1));
-            if size < LEAST_DATA_FILE {
+            if most < LEAST_DATA_FILE {
                 return Err(format!(
                     "only {} MiB are left for an ext4 image",
-                    size / MIB
+                    most / MIB
                 ));
             }
-            Some(NewDataFile { size, mkfs })
+            Some(NewDataFile {
+                size: if means.grows { FIRST_SIZE } else { most },
+                grows_to: means.grows.then_some(most),
+                mkfs,
+            })
         };
         // Graph drivers serve every dockerd unless the feature is on.
         let otherwise = match (options.containerd_store, means.fuse_overlayfs) {
@@ -540,6 +553,7 @@ impl Place<'_> {
             path: means.data_file.clone(),
             target: facts.data_root.path.clone(),
             new,
+            growth: means.grows.then_some(Growth { most }),
             required,
             otherwise: (!required).then(|| driver_flag(otherwise)),
         })
@@ -617,6 +631,15 @@ fn with_driver(driver: &'static str) -> Choice {
 fn with_data_file(facts: &Facts, data_file: DataFile, since: &str) -> Choice {
     let shown = data_file.path.display();
     let what = match &data_file.new {
+        Some(NewDataFile {
+            size,
+            grows_to: Some(most),
+            ..
+        }) => format!(
+            "an ext4 image of {} MiB at {shown}, which grows to {} MiB",
+            size / MIB,
+            most / MIB
+        ),
         Some(new) => format!("an ext4 image of {} MiB at {shown}", new.size / MIB),
         None => format!("the ext4 image at {shown}"),
     };

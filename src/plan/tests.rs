@@ -794,6 +794,8 @@ const MEANS: fn() -> Means = || Means {
     data_file: "/var/lib/dind/data-root.ext4".into(),
     made: false,
     free: 100 << 30,
+    taken: 0,
+    grows: false,
     mkfs: Some("/usr/sbin/mkfs.ext4".into()),
     loop_devices: true,
     fuse_overlayfs: true,
@@ -821,6 +823,10 @@ fn storage_is_the_best_that_there_is() -> Result<(), Fault> {
     let made = || Means {
         made: true,
         mkfs: None,
+        ..MEANS()
+    };
+    let growing = || Means {
+        grows: true,
         ..MEANS()
     };
     let occupied = || Means {
@@ -853,6 +859,11 @@ fn storage_is_the_best_that_there_is() -> Result<(), Fault> {
             on_overlay(MEANS()),
             true,
             "an ext4 image of 92160 MiB at /var/lib/dind/data-root.ext4, since /var/lib/docker is on overlay",
+        ),
+        (
+            on_overlay(growing()),
+            true,
+            "an ext4 image of 184 MiB at /var/lib/dind/data-root.ext4, which grows to 92160 MiB, since",
         ),
         (on_overlay(made()), true, "an earlier start made it"),
         (on_overlay(occupied()), false, ""),
@@ -895,6 +906,36 @@ fn storage_is_the_best_that_there_is() -> Result<(), Fault> {
             .is_some_and(|means| means.vfs);
         assert_eq!(told, vfs || note.starts_with("vfs"), "{plan}");
     }
+    Ok(())
+}
+
+/// The limit is that of this start, and counts what the image takes already.
+#[test]
+fn an_image_grows_to_the_limit_of_this_start() -> Result<(), Fault> {
+    let growing = |made| Means {
+        made,
+        grows: true,
+        free: 8 << 30,
+        taken: 2 << 30,
+        ..MEANS()
+    };
+    let asked = Start {
+        variables: &[("DIND_STORAGE_SIZE", "3G")],
+        ..DAEMON
+    };
+    for (start, means, size, most) in [
+        (&DAEMON, growing(false), Some(184_u64 << 20), 9 << 30),
+        (&asked, growing(false), Some(184 << 20), 3 << 30),
+        (&DAEMON, growing(true), None, 9 << 30),
+        (&asked, growing(true), None, 3 << 30),
+    ] {
+        let engine = start.engine(&on_overlay(means))?;
+        let file = engine.data_file.unwrap_or_else(|| panic!("no image"));
+        assert_eq!(file.new.map(|new| new.size), size);
+        assert_eq!(file.growth.map(|growth| growth.most), Some(most));
+    }
+    let fixed = DAEMON.engine(&on_overlay(MEANS()))?;
+    assert!(fixed.data_file.is_some_and(|file| file.growth.is_none()));
     Ok(())
 }
 

@@ -17,7 +17,7 @@ use super::supervisor::Supervisor;
 use crate::apply::delegate;
 use crate::helpers::child::{become_helper, leave_terminal};
 use crate::helpers::hooks::Runner;
-use crate::helpers::{certificates, data_file, forwarder, loader, sweeper};
+use crate::helpers::{certificates, data_file, forwarder, grower, loader, sweeper};
 use crate::input::config::Config;
 use crate::messages::fault::FAILURE;
 use crate::messages::finding::Severity;
@@ -47,7 +47,10 @@ impl Supervisor<'_> {
                 let done = leave_terminal().and_then(|()| self.help(process, control));
                 let status = done.unwrap_or_else(|error| {
                     match process {
-                        Process::Forwarder | Process::Relay | Process::Delegation => {
+                        Process::Forwarder
+                        | Process::Grower
+                        | Process::Relay
+                        | Process::Delegation => {
                             warn!("{error:#}");
                         }
                         _ => error!("{error:#}"),
@@ -105,6 +108,13 @@ impl Supervisor<'_> {
             Process::Forwarder => {
                 if let Some(forwarder) = &engine.forwarder {
                     forwarder::run(forwarder)?;
+                }
+            }
+            Process::Grower => {
+                if let Some(file) = &engine.data_file
+                    && let Some(growth) = file.growth
+                {
+                    grower::run(file, growth)?;
                 }
             }
             Process::Loader => {

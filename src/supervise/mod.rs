@@ -102,6 +102,10 @@ pub fn run(
         terminal: terminal != Terminal::None,
         containerd: engine.containerd.is_some(),
         data_file: Need::of(engine.data_file.as_ref().map(|file| file.required)),
+        grower: engine
+            .data_file
+            .as_ref()
+            .is_some_and(|file| file.growth.is_some()),
         certificates: engine.certificates.is_some(),
         delegation: delegation.is_some(),
         loader: Need::of(engine.images.as_ref().map(|images| images.strict)),

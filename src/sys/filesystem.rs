@@ -1,4 +1,4 @@
-//! Attributes of files that stat(2) does not report.
+//! Attributes of files and file systems that stat(2) and statfs(2) do not report, and their size.
 
 #![expect(unsafe_code, reason = "system calls that no safe interface offers")]
 
@@ -55,4 +55,15 @@ pub fn xfs_has_ftype(directory: &File) -> nix::Result<bool> {
     let result = unsafe { libc::ioctl(directory.as_raw_fd(), GEOMETRY, &raw mut geometry) };
     Errno::result(result)?;
     Ok(geometry.flags & FTYPE != 0)
+}
+
+/// Grows a mounted ext4 to `blocks` blocks, by the ioctl of resize2fs(8). Takes a directory on it
+/// and needs CAP_SYS_RESOURCE (`ext4_resize_begin` in the kernel's fs/ext4/resize.c). Does nothing
+/// where it has that size. The error is that of ioctl(2).
+pub fn resize_ext4(directory: &File, blocks: u64) -> nix::Result<()> {
+    /// `EXT4_IOC_RESIZE_FS` of linux/ext4.h.
+    const RESIZE: libc::Ioctl = 0x4008_6610_u32 as libc::Ioctl;
+    // SAFETY: the kernel reads an integer of this size, which the request number encodes.
+    let result = unsafe { libc::ioctl(directory.as_raw_fd(), RESIZE, &raw const blocks) };
+    Errno::result(result).map(drop)
 }

@@ -44,6 +44,14 @@ pub fn free_loop_device(control: &File) -> nix::Result<u32> {
     u32::try_from(number).map_err(|_| Errno::EINVAL)
 }
 
+/// Gives a loop device the size that its file has now: LOOP_SET_CAPACITY in loop(4). The error is
+/// that of ioctl(2).
+pub fn update_size(device: &File) -> nix::Result<()> {
+    const SET_CAPACITY: libc::Ioctl = 0x4C07;
+    // SAFETY: takes no argument.
+    Errno::result(unsafe { libc::ioctl(device.as_raw_fd(), SET_CAPACITY) }).map(drop)
+}
+
 /// Attaches `file` to a loop device. The kernel detaches it when the device is neither open
 /// nor mounted any more: LO_FLAGS_AUTOCLEAR in loop(4). With LOOP_CONFIGURE, and before Linux
 /// 5.8 with LOOP_SET_FD and LOOP_SET_STATUS64. The error is that of ioctl(2).

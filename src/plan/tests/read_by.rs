@@ -90,6 +90,8 @@ fn places() -> Vec<Facts> {
             data_file: "/var/lib/docker/dind-data.img".into(),
             made: false,
             free: 20 << 30,
+            taken: 0,
+            grows: false,
             mkfs: Some("/usr/sbin/mkfs.ext4".into()),
             loop_devices: true,
             fuse_overlayfs: false,

@@ -59,7 +59,9 @@ impl Machine {
                 self.provisioned(process, end, now, effects);
             }
             (_, Process::Command) => self.stop(end.status(), now, effects),
-            (_, Process::Forwarder) => self.forwarder_ended(end, now, effects),
+            (_, Process::Forwarder | Process::Grower) => {
+                self.companion_ended(process, end, now, effects);
+            }
             (Phase::Starting | Phase::Provisioning, Process::Dockerd) => {
                 self.dead_before_ready(end, now, effects);
             }
@@ -178,22 +180,39 @@ impl Machine {
         }
     }
 
-    fn forwarder_ended(&mut self, end: End, now: Duration, effects: &mut Vec<Effect>) {
-        let name = Process::Forwarder.name();
-        let (level, text) = match Restart::after(end, self.forwarded, now) {
+    /// Handles the end of a helper that is to run as long as the daemons do.
+    fn companion_ended(
+        &mut self,
+        process: Process,
+        end: End,
+        now: Duration,
+        effects: &mut Vec<Effect>,
+    ) {
+        let name = process.name();
+        let (started, lost) = match process {
+            Process::Grower => (
+                self.grown,
+                "the data root gets no more room than it has now",
+            ),
+            _ => (
+                self.forwarded,
+                "inner containers can no longer resolve names",
+            ),
+        };
+        let (level, text) = match Restart::after(end, started, now) {
             Restart::Over => return,
             Restart::Again => (Level::Warn, format!("{name} {end}; restarting it")),
             Restart::GivenUp => (
                 Level::Error,
-                format!(
-                    "{name} {end}: inner containers can no longer resolve names; restart the container"
-                ),
+                format!("{name} {end}: {lost}; restart the container"),
             ),
         };
-        let message = Message::about(level, Process::Forwarder, Some(end), text);
+        let message = Message::about(level, process, Some(end), text);
         effects.push(Effect::Log(message));
-        if level == Level::Warn {
-            self.forward(now, effects);
+        match process {
+            _ if level != Level::Warn => {}
+            Process::Grower => self.grow(now, effects),
+            _ => self.forward(now, effects),
         }
     }
 }

@@ -29,6 +29,8 @@ pub enum Process {
     Sweeper,
     /// Forwards DNS queries of inner containers, as long as the daemons run.
     Forwarder,
+    /// Makes the ext4 image larger as it fills, as long as the daemons run.
+    Grower,
     /// Converts the lines of daemons and hooks to JSON.
     Relay,
     /// Shows the last lines of the daemons' log after a failed start.
@@ -53,6 +55,7 @@ impl Process {
             Self::PreStop => "the pre-stop hook runner",
             Self::Sweeper => "the data-root sweeper",
             Self::Forwarder => "the DNS forwarder",
+            Self::Grower => "the data-root grower",
             Self::Relay => "the log relay",
             Self::LogReader => "the log reader",
             Self::Diagnosis => "the diagnosis",

@@ -97,10 +97,10 @@ impl RelayLife {
     }
 }
 
-/// Whether a DNS forwarder that has ended is restarted.
+/// Whether a DNS forwarder or a grower that has ended is restarted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Restart {
-    /// No: it exited and logged the reason, and a restart would not help.
+    /// No: it exited, and where that was too early, it logged the reason. A restart would not help.
     Over,
     /// Yes: a signal ended it, as for want of memory or by mistake.
     Again,
@@ -109,7 +109,7 @@ pub enum Restart {
 }
 
 impl Restart {
-    /// Takes how and when (`now`) a forwarder ended that was started at `started`.
+    /// Takes how and when (`now`) a helper ended that was started at `started`.
     pub fn after(end: End, started: Duration, now: Duration) -> Self {
         match end {
             End::Exited(_) => Self::Over,

@@ -17,6 +17,8 @@ pub struct Settings {
     pub containerd: bool,
     /// Whether an ext4 image is to be mounted over the data root.
     pub data_file: Need,
+    /// Whether that image grows.
+    pub grower: bool,
     /// Whether certificates are to be issued or verified.
     pub certificates: bool,
     /// Whether the delegation of cgroup controllers is incomplete.

@@ -42,6 +42,14 @@ impl Machine {
         if self.settings.forwarder {
             self.forward(now, effects);
         }
+        if self.settings.grower {
+            self.grow(now, effects);
+        }
+    }
+
+    pub(super) fn grow(&mut self, now: Duration, effects: &mut Vec<Effect>) {
+        self.grown = now;
+        effects.push(Effect::Fork(Process::Grower));
     }
 
     pub(super) fn forward(&mut self, now: Duration, effects: &mut Vec<Effect>) {
@@ -60,6 +68,7 @@ impl Machine {
         let failed = end != End::Exited(0);
         match process {
             Process::Mounter if failed && self.settings.data_file == Need::Wanted => {
+                self.settings.grower = false;
                 effects.push(Effect::Log(Message::about(
                     Level::Warn,
                     process,

@@ -74,6 +74,8 @@ pub struct Machine {
     pub(super) relay: RelayLife,
     /// When the DNS forwarder was last started.
     pub(super) forwarded: Duration,
+    /// When the grower of the ext4 image was last started.
+    pub(super) grown: Duration,
     /// The command and the helpers that run and whose end is waited for.
     pub(super) running: Vec<Process>,
     /// The helpers that have still to run, once each.
@@ -111,6 +113,7 @@ impl Machine {
             dockerd: DaemonLife::default(),
             relay: RelayLife::default(),
             forwarded: Duration::ZERO,
+            grown: Duration::ZERO,
             running: Vec::new(),
             due: due.map(|(process, _)| process).collect(),
             ready_by: Duration::ZERO,
@@ -185,7 +188,7 @@ impl Machine {
         }
     }
 
-    /// Whether a child runs. This is not recorded for the DNS forwarder.
+    /// Whether a child runs. This is not recorded for the DNS forwarder and the grower.
     pub(super) fn runs(&self, process: Process) -> bool {
         match process {
             Process::Containerd => self.containerd.runs,

@@ -46,6 +46,7 @@ const SERVE: Settings = Settings {
     post_start: false,
     pre_stop: false,
     forwarder: false,
+    grower: false,
     restarts: 0,
     ready_timeout: Duration::from_secs(60),
     stop: NINE,
@@ -757,34 +758,64 @@ fn a_stop_cancels_a_restart() {
 }
 
 #[test]
-fn a_forwarder_that_is_killed_is_restarted_unless_that_is_at_once() {
+fn a_companion_that_is_killed_is_restarted_unless_that_is_at_once() {
     const FORWARDING: Settings = Settings {
         forwarder: true,
         ..SERVE
     };
-    let fork = Effect::Fork(Process::Forwarder);
-    let killed_at = |now| {
-        let mut machine = Machine::new(FORWARDING);
-        let effects = machine.step(Event::Begin, SECOND);
-        assert_eq!(effects, [Effect::StartDaemons, fork.clone()]);
-        machine.step(killed(Process::Forwarder, SIGKILL), now)
+    const GROWING: Settings = Settings {
+        grower: true,
+        ..SERVE
     };
-    assert_eq!(killed_at(SECOND * 3).last(), Some(&fork));
-    let effects = killed_at(SECOND);
-    assert!(
-        matches!(
-            &effects[..],
-            [Effect::Log(Message {
-                level: Level::Error,
-                ..
-            })]
+    for (settings, process) in [(FORWARDING, Process::Forwarder), (GROWING, Process::Grower)] {
+        let fork = Effect::Fork(process);
+        let killed_at = |now| {
+            let mut machine = Machine::new(settings);
+            let effects = machine.step(Event::Begin, SECOND);
+            assert_eq!(effects, [Effect::StartDaemons, fork.clone()]);
+            machine.step(killed(process, SIGKILL), now)
+        };
+        assert_eq!(killed_at(SECOND * 3).last(), Some(&fork));
+        let effects = killed_at(SECOND);
+        assert!(
+            matches!(
+                &effects[..],
+                [Effect::Log(Message {
+                    level: Level::Error,
+                    ..
+                })]
+            ),
+            "{effects:?}"
+        );
+        // One that exits has logged the reason, and a stop needs neither.
+        assert_eq!(life(SERVE, &[exited(process, 1)]), []);
+        let stopping = [Event::Signal(SIGTERM), killed(process, SIGKILL)];
+        assert_eq!(life(SERVE, &stopping), [send(Dockerd, SIGTERM)]);
+    }
+}
+
+/// Without its image there is nothing to grow.
+#[test]
+fn a_start_that_goes_on_without_an_image_has_no_grower() {
+    const GROWING: Settings = Settings {
+        data_file: Need::Wanted,
+        grower: true,
+        ..SERVE
+    };
+    for (status, expected) in [
+        (
+            0,
+            &[Effect::StartDaemons, Effect::Fork(Process::Grower)][..],
         ),
-        "{effects:?}"
-    );
-    // One that exits has logged the reason, and a stop needs no DNS.
-    assert_eq!(life(SERVE, &[exited(Process::Forwarder, 1)]), []);
-    let stopping = [Event::Signal(SIGTERM), killed(Process::Forwarder, SIGKILL)];
-    assert_eq!(life(SERVE, &stopping), [send(Dockerd, SIGTERM)]);
+        (1, &[Effect::StartDaemons]),
+    ] {
+        let mut machine = Machine::new(GROWING);
+        let effects = machine.step(Event::Begin, SECOND);
+        assert_eq!(effects, [Effect::Fork(Mounter)]);
+        let mut effects = machine.step(exited(Mounter, status), SECOND);
+        effects.retain(|effect| !matches!(effect, Effect::Log(_)));
+        assert_eq!(effects, expected);
+    }
 }
 
 const PROVISIONED: Settings = Settings {
