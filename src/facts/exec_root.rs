@@ -26,6 +26,8 @@ pub struct ExecRoot {
     pub path: PathBuf,
     /// Whether it has anything that is not dockerd's, such as the socket of a plugin.
     pub foreign: bool,
+    /// Whether containers of this exec root run.
+    pub alive: bool,
     /// The directories in which containerd and runc keep the state of running containers. None
     /// where containers do run, or may run: the user has a containerd.
     pub stale: Vec<PathBuf>,
@@ -43,7 +45,8 @@ impl ExecRoot {
             .chain([path.join("containerd/daemon")])
             .filter(|path| fs::symlink_metadata(path).is_ok_and(|found| found.is_dir()))
             .collect();
-        if options.containerd || (!stale.is_empty() && processes::has_shim()) {
+        let alive = !stale.is_empty() && processes::has_shim();
+        if options.containerd || alive {
             stale.clear();
         }
         let plugins = path.join("plugins");
@@ -53,6 +56,7 @@ impl ExecRoot {
         Self {
             foreign: !names.iter().all(is_known)
                 || !self::names(&plugins).iter().all(|name| is_id(name)),
+            alive,
             stale,
             path,
         }

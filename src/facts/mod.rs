@@ -12,6 +12,7 @@ pub mod host;
 pub mod leftovers;
 pub mod mountinfo;
 mod names;
+mod neighbours;
 pub mod netfilter;
 pub mod network;
 pub mod paths;
@@ -92,10 +93,13 @@ impl Facts {
     pub fn read(mounts: MountTable, options: &DockerdOptions, config: &Config) -> Result<Self> {
         let (stale, running) = leftovers::find(options);
         let programs = Programs::read(&config.search_path);
+        let exec_root = ExecRoot::read(options);
+        let data_root = DataRoot::read(&options.data_root, &mounts, config);
+        // The ports of its own containers are no other engine's.
+        let neighbour =
+            neighbours::listens() || (!exec_root.alive && neighbours::has_bridge_in_use());
         Ok(Self {
             pid1: std::process::id() == 1,
-            data_root: DataRoot::read(&options.data_root, &mounts, config),
-            exec_root: ExecRoot::read(options),
             log_directory_own: storage::is_own(&log_directory(), &mounts),
             container: ContainerFacts::read(mounts)?,
             images: Path::new(config::IMAGES).is_dir(),
@@ -105,7 +109,13 @@ impl Facts {
             socket_group: options.socket_group().and_then(groups::group_id),
             addresses: names::addresses(),
             host_names: names::host_names(),
-            networks: Networks::read(programs.dockerd.as_deref(), config.mtu),
+            networks: Networks {
+                neighbour,
+                own_bridge: neighbours::own_bridge(&data_root.path),
+                ..Networks::read(programs.dockerd.as_deref(), config.mtu)
+            },
+            data_root,
+            exec_root,
             image_stores: None,
             containerd_config: match &programs.containerd {
                 Some(path) if !options.has_own_containerd() => ConfigVersion::read(path),

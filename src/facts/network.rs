@@ -43,6 +43,10 @@ pub struct Route {
 pub struct Networks {
     /// The routes except default routes.
     pub routes: Vec<Route>,
+    /// Whether another Docker engine is in this network namespace.
+    pub neighbour: bool,
+    /// The name of this engine's default bridge beside another engine.
+    pub own_bridge: String,
     /// The name servers of `/etc/resolv.conf` in their order: resolv.conf(5).
     pub resolvers: Vec<IpAddr>,
     /// The words of its `options` line.
@@ -61,7 +65,7 @@ pub struct Networks {
 pub const USUAL_MTU: u32 = 1500;
 
 impl Networks {
-    /// Reads `/proc/net/route`, `/sys/class/net` and `/etc/resolv.conf`. A file that cannot be
+    /// Reads the rest from `/proc/net/route`, `/sys/class/net` and `/etc/resolv.conf`. A file that cannot be
     /// read adds nothing. `dockerd` is the program that is searched for
     /// `--default-network-opt`; `asked` is the MTU that the user asked for.
     pub fn read(dockerd: Option<&Path>, asked: Mtu) -> Self {
@@ -74,6 +78,8 @@ impl Networks {
         let resolv_conf = resolv_conf(Path::new("/etc/resolv.conf"));
         Self {
             routes,
+            neighbour: false,
+            own_bridge: String::new(),
             resolvers: resolvers(&resolv_conf),
             resolver_options: resolver_words(&resolv_conf, "options"),
             search_domains: resolver_words(&resolv_conf, "search"),

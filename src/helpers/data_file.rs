@@ -3,26 +3,22 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::Read;
-use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
 use nix::libc;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
-use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::pipe2;
+use nix::sys::wait::WaitStatus;
 use tracing::{info, warn};
 
+use super::run::run;
 use crate::facts::storage::{LOOP_CONTROL, new_name};
 use crate::plan::engine::{DataFile, NewDataFile};
 use crate::sys::signals::Inherited;
-use crate::sys::spawn::{self, Child, Session};
 use crate::sys::{lock, loop_device};
 
 /// The device numbers of loop devices and of `/dev/loop-control`:
@@ -121,12 +117,9 @@ fn make(path: &Path, new: &NewDataFile, inherited: &Inherited) -> Result<File> {
 
 fn format(path: &Path, new: &NewDataFile, inherited: &Inherited) -> Result<()> {
     let mkfs = new.mkfs.as_path();
-    let null = File::open("/dev/null").context("cannot open /dev/null")?;
-    let (reader, writer) = pipe2(OFlag::O_CLOEXEC).context("cannot make a pipe")?;
     // The kernel initializes the tables in the background: 20 ms instead of seconds.
     let mut extended = "-Elazy_itable_init=1,lazy_journal_init=1,nodiscard".to_owned();
-    let mut arguments = vec![
-        mkfs.as_os_str(),
+    let mut arguments: Vec<&OsStr> = vec![
         "-q".as_ref(),
         "-F".as_ref(),
         // No blocks are reserved for root, as only root writes here.
@@ -140,42 +133,24 @@ fn format(path: &Path, new: &NewDataFile, inherited: &Inherited) -> Result<()> {
         extended.push_str(&format!(",resize={blocks}"));
     }
     arguments.extend([extended.as_ref(), path.as_os_str()]);
-    let pid = spawn::spawn(&Child {
-        path: mkfs,
-        arguments,
-        environment: &[],
-        stdio: Some([null.as_fd(), writer.as_fd(), writer.as_fd()]),
-        descriptors: Vec::new(),
-        session: Session::Own,
-        dies_with_parent: true,
-        oom_score_adj: None,
-        inherited,
-        umask: None,
-    })
-    .with_context(|| format!("cannot run {}", mkfs.display()))?;
-    drop(writer);
+    let (end, output) = run(mkfs, &arguments, inherited)?;
     // Logged line by line, so that the log keeps its form.
-    let mut output = Vec::new();
-    File::from(reader)
-        .read_to_end(&mut output)
-        .with_context(|| format!("cannot read the output of {}", mkfs.display()))?;
-    for line in String::from_utf8_lossy(&output).lines() {
+    for line in output.lines() {
         warn!(program = %mkfs.display(), "{}: {line}", mkfs.display());
     }
-    match waitpid(pid, None) {
-        Ok(WaitStatus::Exited(_, 0)) => Ok(()),
-        Ok(WaitStatus::Exited(_, status)) => anyhow::bail!(
+    match end {
+        WaitStatus::Exited(_, 0) => Ok(()),
+        WaitStatus::Exited(_, status) => anyhow::bail!(
             "{} {} failed with status {status}; its output has the reason",
             mkfs.display(),
             path.display()
         ),
-        Ok(WaitStatus::Signaled(_, signal, _)) => anyhow::bail!(
+        WaitStatus::Signaled(_, signal, _) => anyhow::bail!(
             "{} {} failed, ended by {signal}; start again",
             mkfs.display(),
             path.display()
         ),
-        Ok(end) => anyhow::bail!("{} {} failed: {end:?}", mkfs.display(), path.display()),
-        Err(errno) => Err(errno).with_context(|| format!("cannot wait for {}", mkfs.display())),
+        end => anyhow::bail!("{} {} failed: {end:?}", mkfs.display(), path.display()),
     }
 }
 

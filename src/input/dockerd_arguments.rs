@@ -28,6 +28,7 @@ const SHORT_SWITCHES: &[char] = &['D', 'h', 'v'];
 const SWITCHES: &[&str] = &[
     "--debug",
     "--ip-forward",
+    "--ip6tables",
     "--iptables",
     "--tls",
     "--tlsverify",
@@ -103,6 +104,10 @@ pub struct DockerdOptions {
     pub dns_options_set: bool,
     /// Whether the user chose search domains for them: `--dns-search`.
     pub dns_search_set: bool,
+    /// Whether the user told dockerd whether to use iptables.
+    pub iptables_set: bool,
+    /// Whether the user told dockerd whether to use ip6tables.
+    pub ip6tables_set: bool,
     /// Whether the user told dockerd to leave iptables alone.
     pub iptables_off: bool,
     /// Whether dockerd uses nftables in the place of iptables: `--firewall-backend`.
@@ -252,6 +257,9 @@ impl DockerdArguments {
                 json.get(name).is_some() || self.last(&[format!("--{name}").as_str()]).is_some()
             })
         };
+        let is_switched = |name: &str| {
+            json.get(name).is_some() || self.last_switch(&[format!("--{name}").as_str()]).is_some()
+        };
         let origin = |name: &str| {
             if json.get(name).is_some() {
                 Origin::File
@@ -318,6 +326,8 @@ impl DockerdArguments {
             dns_options_set: is_set(&["dns-opt", "dns-opts"]),
             bridge_address: text(&["--bip"], "bip")
                 .and_then(|network| network.split('/').next()?.parse().ok()),
+            iptables_set: is_switched("iptables"),
+            ip6tables_set: is_switched("ip6tables"),
             iptables_off: is_off("iptables"),
             nftables: text(&["--firewall-backend"], "firewall-backend")
                 .is_some_and(|backend| backend == "nftables"),

@@ -11,6 +11,7 @@ use super::growth::Growth;
 use super::hooks::Hooks;
 use super::images::Images;
 use super::listener::Listener;
+use super::own_network::OwnNetwork;
 use super::resolver::Forwarder;
 use super::stop_budget::StopBudget;
 use crate::input::san::Name;
@@ -100,6 +101,8 @@ pub enum Foreground {
 pub struct Engine {
     /// The ext4 image for the data root; `None` if the data root's own file system is used.
     pub data_file: Option<DataFile>,
+    /// The default bridge, if another engine is in this network namespace.
+    pub network: Option<OwnNetwork>,
     /// The certificates, if `DOCKER_TLS_CERTDIR` gives dockerd TLS.
     pub certificates: Option<Certificates>,
     /// The sockets that dockerd gets by socket activation.

@@ -20,6 +20,7 @@ pub mod listener;
 mod mounts;
 mod network;
 pub mod outcome;
+pub mod own_network;
 pub mod prepare;
 mod print;
 pub mod resolver;
@@ -87,6 +88,7 @@ pub fn warnings(serve: Option<&Serve>, inputs: Inputs<'_>) -> Vec<Finding> {
         .into_iter()
         .chain(storage::warnings(inputs))
         .chain(iptables::warning(inputs.options, &inputs.facts.netfilter))
+        .chain(network::warning(inputs))
         .chain(host_warnings(inputs.facts))
         .collect()
 }
@@ -248,6 +250,7 @@ fn engine(
     );
     let engine = Engine {
         data_file: storage.data_file,
+        network: network::own(inputs, iptables.directory.as_deref()),
         certificates: tls.certificates,
         containerd,
         dockerd,

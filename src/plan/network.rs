@@ -3,10 +3,13 @@
 
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
 
 use super::inputs::Inputs;
+use super::own_network::OwnNetwork;
 use crate::facts::network::{Network, Networks, USUAL_MTU};
 use crate::input::config::Mtu;
+use crate::messages::finding::Finding;
 
 /// The blocks of 65,536 addresses in the order in which levels of nesting take them, one each:
 /// those of dockerd's own defaults, then some of 10.0.0.0/8 for deeper levels.
@@ -27,19 +30,35 @@ const NETWORK_PREFIX: u8 = 22;
 /// has set.
 pub fn arguments(inputs: Inputs<'_>) -> Vec<OsString> {
     let networks = &inputs.facts.networks;
+    let options = inputs.options;
     let mut arguments = Vec::new();
-    if !inputs.options.addresses_set
+    if !options.addresses_set
         && let Some(block) = block(networks)
     {
-        let bridge = bridge_address(block);
-        arguments.push(format!("--bip={bridge}/{NETWORK_PREFIX}").into());
-        arguments.push(
-            format!(
-                "--default-address-pool=base={}/{},size={NETWORK_PREFIX}",
-                block.address, block.prefix
-            )
-            .into(),
-        );
+        if networks.neighbour {
+            arguments.push(format!("--bridge={}", networks.own_bridge).into());
+            for (is_set, flag) in [
+                (options.iptables_set, "--iptables=false"),
+                (options.ip6tables_set, "--ip6tables=false"),
+            ] {
+                arguments.extend((!is_set).then(|| flag.into()));
+            }
+        } else {
+            let bridge = bridge_address(block);
+            arguments.push(format!("--bip={bridge}/{NETWORK_PREFIX}").into());
+        }
+        // With a pool, dockerd removes the interface docker0 when it starts again, whatever its own
+        // bridge is (`configureNetworking` in moby's daemon_unix.go). Without one, it takes addresses
+        // that no route has.
+        if !networks.neighbour {
+            arguments.push(
+                format!(
+                    "--default-address-pool=base={}/{},size={NETWORK_PREFIX}",
+                    block.address, block.prefix
+                )
+                .into(),
+            );
+        }
     }
     if let Some(mtu) = mtu(inputs) {
         arguments.push(format!("--mtu={mtu}").into());
@@ -49,6 +68,61 @@ pub fn arguments(inputs: Inputs<'_>) -> Vec<OsString> {
         }
     }
     arguments
+}
+
+/// Returns the default bridge of an engine beside another one. `first` is the directory that comes
+/// first in the daemons' `PATH`.
+pub fn own(inputs: Inputs<'_>, first: Option<&Path>) -> Option<OwnNetwork> {
+    let Inputs {
+        config,
+        options,
+        facts,
+        ..
+    } = inputs;
+    let networks = &facts.networks;
+    let beside = networks.neighbour && !options.addresses_set;
+    let block = block(networks).filter(|_| beside)?;
+    let mut search_path = OsString::new();
+    if let Some(first) = first {
+        search_path.push(first);
+        search_path.push(":");
+    }
+    search_path.push(&config.search_path);
+    Some(OwnNetwork {
+        bridge: networks.own_bridge.clone(),
+        address: bridge_address(block),
+        prefix: NETWORK_PREFIX,
+        filters: !options.iptables_set,
+        search_path,
+    })
+}
+
+/// Returns the warning about another engine in this network namespace.
+pub fn warning(inputs: Inputs<'_>) -> Option<Finding> {
+    const LINK: &str = "README.md#troubleshooting";
+    const REMEDY: &str = "give this container a network of its own: no --network=host, no --network=container:…, a pod for each engine";
+    let Inputs { options, facts, .. } = inputs;
+    let networks = &facts.networks;
+    let seen = match own(inputs, None) {
+        Some(OwnNetwork {
+            bridge,
+            filters: true,
+            ..
+        }) => format!(
+            "another Docker engine is in this network namespace, so one that starts here uses the bridge {bridge} and makes no iptables rules: docker-proxy serves published ports, and networks are not isolated from each other"
+        ),
+        Some(OwnNetwork { bridge, .. }) if options.iptables_off => format!(
+            "another Docker engine is in this network namespace, so one that starts here uses the bridge {bridge}"
+        ),
+        Some(OwnNetwork { bridge, .. }) => format!(
+            "another Docker engine is in this network namespace, so one that starts here uses the bridge {bridge}; as you chose iptables, both use the same chains, and each empties them when it starts"
+        ),
+        None if options.iptables_off => return None,
+        None => "another Docker engine is in this network namespace, and both use the same iptables chains, and each empties them when it starts".to_owned(),
+    };
+    networks
+        .neighbour
+        .then(|| Finding::warning("engine-beside", seen, LINK).remedy(REMEDY))
 }
 
 /// Returns the MTU for inner networks, in bytes. `None` where the user has set it for dockerd,
@@ -75,9 +149,11 @@ pub fn block(networks: &Networks) -> Option<Network> {
     let routes: Vec<Network> = networks
         .routes
         .iter()
-        // In the host's network namespace these are bridges of the host's engine, or of an
-        // earlier start.
-        .filter(|route| route.interface != "docker0" && !route.interface.starts_with("br-"))
+        // Without another engine here, these are bridges of an earlier start.
+        .filter(|route| {
+            networks.neighbour
+                || (route.interface != "docker0" && !route.interface.starts_with("br-"))
+        })
         .map(|route| route.network)
         .collect();
     let resolvers = networks
@@ -93,6 +169,15 @@ pub fn block(networks: &Networks) -> Option<Network> {
     let in_sight: Vec<Network> = resolvers.chain(routes.iter().copied()).collect();
     let is_taken = |block: &Network| in_sight.iter().any(|network| block.overlaps(*network));
     let blocks: Vec<Network> = blocks().collect();
+    // The bridge of an earlier start keeps its addresses.
+    let own = networks
+        .routes
+        .iter()
+        .find(|route| networks.neighbour && route.interface == networks.own_bridge);
+    let kept = |block: &&Network| own.is_some_and(|own| block.overlaps(own.network));
+    if let Some(block) = blocks.iter().find(kept) {
+        return Some(*block);
+    }
     // Only routes within a block show a level: a resolver may be in any block, and a route
     // to all private addresses covers many.
     let level = blocks.iter().rposition(|block| {
@@ -172,7 +257,30 @@ mod tests {
     }
 
     #[test]
-    fn the_bridges_of_an_engine_on_this_host_are_its_own() {
+    fn beside_another_engine_its_bridges_are_taken_and_the_own_one_stays() {
+        let route = |interface: &str, second| Route {
+            interface: interface.into(),
+            network: Network {
+                address: [172, second, 0, 0].into(),
+                prefix: 22,
+            },
+        };
+        let mut networks = Networks {
+            routes: vec![route("docker0", 17), route("br-0123456789ab", 18)],
+            neighbour: true,
+            own_bridge: "dind-0".into(),
+            ..Networks::default()
+        };
+        assert_eq!(base(&networks), Some(Ipv4Addr::new(172, 19, 0, 0)));
+        networks.routes.push(route("dind-0", 19));
+        networks.routes.push(route("br-0123456789ac", 20));
+        assert_eq!(base(&networks), Some(Ipv4Addr::new(172, 19, 0, 0)));
+        networks.own_bridge = "dind-1".into();
+        assert_eq!(base(&networks), Some(Ipv4Addr::new(172, 21, 0, 0)));
+    }
+
+    #[test]
+    fn the_bridges_of_an_earlier_start_are_its_own() {
         let mut networks = seen(&[([172, 17, 0, 0], 16), ([172, 18, 0, 0], 22)]);
         for (route, interface) in networks
             .routes

@@ -9,6 +9,7 @@ use super::action::Step;
 use super::engine::{Certificates, DataFile, Engine, Foreground, NewDataFile, Readiness};
 use super::growth::Growth;
 use super::outcome::{Outcome, Plan};
+use super::own_network::OwnNetwork;
 use super::words::quoted;
 use crate::messages::line::one_line;
 
@@ -74,6 +75,27 @@ impl fmt::Display for DataFile {
     }
 }
 
+impl fmt::Display for OwnNetwork {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            bridge,
+            address,
+            prefix,
+            ..
+        } = self;
+        write!(
+            formatter,
+            "ip link add {bridge} type bridge; ip address add {address}/{prefix} dev {bridge}; ip link set {bridge} up"
+        )?;
+        self.rules()
+            .iter()
+            .filter_map(|rule| rule.split_first())
+            .try_for_each(|(table, rest)| {
+                write!(formatter, "; iptables -t {table} -A {}", rest.join(" "))
+            })
+    }
+}
+
 impl fmt::Display for Certificates {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<String> = self.names.iter().map(ToString::to_string).collect();
@@ -90,6 +112,9 @@ impl fmt::Display for Engine {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(data_file) = &self.data_file {
             line(formatter, format_args!("prepare: {data_file}"))?;
+        }
+        if let Some(network) = &self.network {
+            line(formatter, format_args!("prepare: {network}"))?;
         }
         if let Some(certificates) = &self.certificates {
             line(formatter, format_args!("prepare: {certificates}"))?;

@@ -753,6 +753,98 @@ fn the_state_of_running_containers_ends_with_the_boot() -> Result<(), Fault> {
     Ok(())
 }
 
+/// The arguments about networks and iptables, the rules, and the warning.
+#[test]
+fn beside_another_engine_there_is_no_docker0_and_no_chain() -> Result<(), Fault> {
+    let mut beside = bare_v1();
+    beside.networks.neighbour = true;
+    beside.networks.own_bridge = "dind-01234567".into();
+    let read = |arguments: &[&str], json: &str| -> Result<(Vec<String>, usize, bool), Fault> {
+        let start = Start {
+            arguments,
+            json,
+            ..DAEMON
+        };
+        let plan = start.plan(&beside)?;
+        let engine = start.engine(&beside)?;
+        let words = engine.dockerd.arguments.iter();
+        let words = words.map(|word| word.to_string_lossy().into_owned());
+        let about = [
+            "--bridge",
+            "--bip",
+            "--default-address-pool",
+            "--iptables",
+            "--ip6tables",
+        ];
+        let words = words.filter(|word| about.iter().any(|about| word.starts_with(about)));
+        Ok((
+            words.collect(),
+            engine
+                .network
+                .map_or(0, |network| 1 + network.rules().len()),
+            plan.warnings
+                .iter()
+                .any(|found| found.code == "engine-beside"),
+        ))
+    };
+    let bridge = "--bridge=dind-01234567";
+    for (arguments, json, expected, made, warns) in [
+        (
+            &["dind"][..],
+            "",
+            &[bridge, "--iptables=false", "--ip6tables=false"][..],
+            8,
+            true,
+        ),
+        // dockerd refuses an option that is both a flag and in its file.
+        (
+            &["dind"],
+            r#"{"iptables": true}"#,
+            &[bridge, "--ip6tables=false"],
+            1,
+            true,
+        ),
+        (
+            &["dind", "--iptables=false", "--ip6tables"],
+            "",
+            &[bridge, "--iptables=false", "--ip6tables"],
+            1,
+            true,
+        ),
+        (
+            &["dind", "--bip=10.9.0.1/24"],
+            "",
+            &["--bip=10.9.0.1/24"],
+            0,
+            true,
+        ),
+        (
+            &["dind", "--bridge=mine", "--iptables=false"],
+            "",
+            &["--bridge=mine", "--iptables=false"],
+            0,
+            false,
+        ),
+    ] {
+        let (words, network, warned) = read(arguments, json)?;
+        assert_eq!(
+            (words.as_slice(), network, warned),
+            (
+                &expected.iter().map(ToString::to_string).collect::<Vec<_>>()[..],
+                made,
+                warns
+            ),
+            "{arguments:?}"
+        );
+    }
+    let alone = DAEMON.plan(&bare_v1())?.to_string();
+    assert!(
+        alone.contains("--bip=") && !alone.contains("tables="),
+        "{alone}"
+    );
+    Ok(())
+}
+
 #[test]
 fn storage_warns_once_and_names_the_volume_flag() -> Result<(), Fault> {
     let storage = |facts: &Facts| -> Result<Vec<String>, Fault> {

@@ -17,7 +17,7 @@ use super::supervisor::Supervisor;
 use crate::apply::delegate;
 use crate::helpers::child::{become_helper, leave_terminal};
 use crate::helpers::hooks::Runner;
-use crate::helpers::{certificates, data_file, forwarder, grower, loader, sweeper};
+use crate::helpers::{certificates, data_file, forwarder, grower, joiner, loader, sweeper};
 use crate::input::config::Config;
 use crate::messages::fault::FAILURE;
 use crate::messages::finding::Severity;
@@ -99,6 +99,10 @@ impl Supervisor<'_> {
             Process::Certificates => engine.certificates.as_ref().map_or(Ok(()), |wanted| {
                 certificates::prepare(wanted, SystemTime::now())
             })?,
+            Process::Joiner => engine
+                .network
+                .as_ref()
+                .map_or(Ok(()), |network| joiner::join(network, inherited))?,
             Process::Delegation => self.delegation.as_ref().map_or(Ok(()), |unfinished| {
                 delegate::finish(unfinished).map(|done| done.log())
             })?,

@@ -107,6 +107,7 @@ pub fn run(
             .as_ref()
             .is_some_and(|file| file.growth.is_some()),
         certificates: engine.certificates.is_some(),
+        joiner: engine.network.is_some(),
         delegation: delegation.is_some(),
         loader: Need::of(engine.images.as_ref().map(|images| images.strict)),
         pre_start: !engine.hooks.pre_start.is_empty(),

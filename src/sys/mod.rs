@@ -1,5 +1,6 @@
 //! System calls, one operation per function, and all `unsafe` code. No policy.
 
+pub mod bridge;
 pub mod descriptors;
 pub mod end;
 pub mod filesystem;

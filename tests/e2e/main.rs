@@ -45,6 +45,7 @@ mod links;
 mod load;
 mod logs;
 mod mtu;
+mod neighbours;
 mod nest;
 mod nesting;
 mod orphans;

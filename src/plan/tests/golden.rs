@@ -88,6 +88,7 @@ impl Fixture {
             search_domains: resolver_words(self.text("/etc/resolv.conf"), "search"),
             mtu: mtu.and_then(|path| self.text(&path).trim().parse().ok()),
             default_network_opt: true,
+            ..Networks::default()
         }
     }
 

@@ -53,7 +53,11 @@ impl Machine {
             }
             (
                 Phase::Preparing,
-                Process::Mounter | Process::Certificates | Process::Delegation | Process::PreStart,
+                Process::Mounter
+                | Process::Certificates
+                | Process::Joiner
+                | Process::Delegation
+                | Process::PreStart,
             ) => self.prepared(process, end, now, effects),
             (_, Process::Loader | Process::PostStart) => {
                 self.provisioned(process, end, now, effects);
@@ -75,6 +79,7 @@ impl Machine {
                 _,
                 Process::Mounter
                 | Process::Certificates
+                | Process::Joiner
                 | Process::Delegation
                 | Process::PreStart
                 | Process::PreStop

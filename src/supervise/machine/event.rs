@@ -15,6 +15,8 @@ pub enum Process {
     Mounter,
     /// Issues or verifies the certificates, before the daemons start.
     Certificates,
+    /// Makes the default bridge beside another engine, before the daemons start.
+    Joiner,
     /// Completes the delegation of cgroup controllers that processes prevented at first.
     Delegation,
     /// Runs the pre-start hooks, before the daemons start.
@@ -48,6 +50,7 @@ impl Process {
             Self::Command => "the command",
             Self::Mounter => "the data-root mounter",
             Self::Certificates => "the certificate issuer",
+            Self::Joiner => "the network joiner",
             Self::Delegation => "the cgroup delegation",
             Self::PreStart => "the pre-start hook runner",
             Self::Loader => "the image loader",

@@ -21,6 +21,8 @@ pub struct Settings {
     pub grower: bool,
     /// Whether certificates are to be issued or verified.
     pub certificates: bool,
+    /// Whether a default bridge is to be made.
+    pub joiner: bool,
     /// Whether the delegation of cgroup controllers is incomplete.
     pub delegation: bool,
     /// Whether images are to be loaded.

@@ -13,9 +13,10 @@ use crate::sys::end::End;
 pub const DIAGNOSIS: Duration = Duration::from_secs(5);
 
 /// The helpers that run before the daemons, one after the other.
-const PREPARATION: [Process; 4] = [
+const PREPARATION: [Process; 5] = [
     Process::Mounter,
     Process::Certificates,
+    Process::Joiner,
     Process::Delegation,
     Process::PreStart,
 ];
@@ -78,7 +79,7 @@ impl Machine {
                 effects.push(Effect::GoWithoutDataFile);
                 self.prepare(now, effects);
             }
-            Process::Mounter | Process::Certificates if failed => {
+            Process::Mounter | Process::Certificates | Process::Joiner if failed => {
                 log_killed(process, end, effects);
                 self.stop(FAILURE, now, effects);
             }

@@ -98,6 +98,7 @@ impl Machine {
         let due = [
             (Process::Mounter, settings.data_file != Need::None),
             (Process::Certificates, settings.certificates),
+            (Process::Joiner, settings.joiner),
             (Process::Delegation, settings.delegation),
             (Process::PreStart, settings.pre_start),
             (Process::Loader, settings.loader != Need::None),

@@ -11,10 +11,11 @@ use crate::plan::stop_budget::StopBudget;
 use crate::sys::end::End;
 
 /// The stages of a stop, in order.
-const STAGES: [Process; 11] = [
+const STAGES: [Process; 12] = [
     Process::Command,
     Process::Mounter,
     Process::Certificates,
+    Process::Joiner,
     Process::Delegation,
     Process::PreStart,
     Process::Loader,

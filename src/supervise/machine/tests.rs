@@ -38,6 +38,7 @@ const SERVE: Settings = Settings {
     containerd: true,
     data_file: Need::None,
     certificates: false,
+    joiner: false,
     delegation: false,
     relay: false,
     log_file: true,
@@ -1126,6 +1127,19 @@ fn work_that_may_take_long_before_the_daemons_is_a_child_with_a_deadline() {
         effects = machine.step(exited(process, 0), SECOND);
     }
     assert_eq!(effects, [Effect::StartDaemons]);
+}
+
+/// dockerd ends where the bridge is missing that it is told to use.
+#[test]
+fn without_its_bridge_there_is_no_start() {
+    let settings = Settings {
+        joiner: true,
+        ..SERVE
+    };
+    for (status, expected) in [(0, Effect::StartDaemons), (1, Effect::Exit(FAILURE))] {
+        let effects = whole_life(settings, &[exited(Process::Joiner, status)]);
+        assert_eq!(effects, [fork(Process::Joiner), expected]);
+    }
 }
 
 #[test]

@@ -1,0 +1,63 @@
+//! The network joiner: beside another engine in this network namespace, it makes a default bridge
+//! for this one, and the rules by which inner containers reach what is outside.
+
+use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
+use nix::sys::wait::WaitStatus;
+use tracing::warn;
+
+use super::run::run;
+use crate::plan::own_network::OwnNetwork;
+use crate::sys::bridge;
+use crate::sys::search::search;
+use crate::sys::signals::Inherited;
+
+/// Makes the bridge and the rules, where they are missing. Where a rule cannot be made, warns. The
+/// error names the bridge.
+pub fn join(network: &OwnNetwork, inherited: &Inherited) -> Result<()> {
+    let OwnNetwork {
+        bridge,
+        address,
+        prefix,
+        ..
+    } = network;
+    let made = || -> nix::Result<()> {
+        let control = bridge::control()?;
+        match bridge::add(&control, bridge) {
+            Ok(()) | Err(Errno::EEXIST) => {}
+            Err(errno) => return Err(errno),
+        }
+        bridge::configure(&control, bridge, *address, *prefix)
+    };
+    made().with_context(|| {
+        format!("cannot make the bridge {bridge}; give this container a network of its own")
+    })?;
+    for rule in network.rules() {
+        if let Err(error) = add(network, &rule, inherited) {
+            let program = "iptables";
+            warn!(
+                program,
+                "cannot add a rule ({error:#}), so inner containers may not reach what is outside; give this container a network of its own"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Appends a rule, unless it is there.
+fn add(network: &OwnNetwork, rule: &[String], inherited: &Inherited) -> Result<()> {
+    let iptables =
+        search("iptables", &network.search_path).context("there is no iptables in PATH")?;
+    let (table, rest) = rule.split_first().context("a rule without a table")?;
+    let words = |verb: &str| -> Vec<String> {
+        let first = ["-w", "-t", table, verb].map(str::to_owned);
+        first.into_iter().chain(rest.iter().cloned()).collect()
+    };
+    if let (WaitStatus::Exited(_, 0), _) = run(&iptables, &words("-C"), inherited)? {
+        return Ok(());
+    }
+    match run(&iptables, &words("-A"), inherited)? {
+        (WaitStatus::Exited(_, 0), _) => Ok(()),
+        (_, output) => bail!("{}: {}", iptables.display(), output.trim()),
+    }
+}
