@@ -24,7 +24,7 @@ use crate::facts::mountinfo::MountTable;
 use crate::messages::fault::Fault;
 use crate::sys::end::End;
 use crate::sys::process;
-use crate::sys::signals::Signals;
+use crate::sys::signals::{Signals, asks_to_end};
 
 /// The types of file systems that depend on a server or on another process, by their beginnings:
 /// filesystems(5), and the kernel's fs directory.
@@ -51,8 +51,8 @@ const MOST_LINKS: u32 = 40;
 const SILENT: Duration = Duration::from_secs(1);
 
 /// Returns when all of the `paths` that are on such a file system have answered. The fault names
-/// the first one that has not answered within `patience`, or has the exit status of the SIGTERM
-/// or SIGINT that ended the wait. Other signals are kept for later: [`Signals::keep`].
+/// the first one that has not answered within `patience`, or has the exit status of a signal that
+/// asks for the end. Other signals are kept for later: [`Signals::keep`].
 pub fn answer<'a>(
     paths: impl IntoIterator<Item = &'a Path>,
     mounts: &MountTable,
@@ -200,9 +200,9 @@ fn wait(
         let _ = signals.poll(&mut descriptors, Some(next.saturating_sub(waited)));
         let mut ended = None;
         for signal in signals.arrived() {
-            match signal {
-                libc::SIGTERM | libc::SIGINT => ended = Some(signal),
-                signal => kept.push(signal),
+            match asks_to_end(signal) {
+                true => ended = Some(signal),
+                false => kept.push(signal),
             }
         }
         if let Some(signal) = ended {

@@ -22,6 +22,17 @@ use signal_hook::iterator::exfiltrator::SignalOnly;
 /// The highest signal number of Linux: `_NSIG` in asm/signal.h.
 const LAST: i32 = 64;
 
+/// SIGRTMIN+3, by which systemd halts (systemd(1), "Signals") and which images with systemd declare
+/// as their stop signal. Docker counts from 34, the first real-time signal of glibc (`sigrtmin` in
+/// moby's sys/signal), whatever the C library of the container has.
+const HALT: i32 = 34 + 3;
+
+/// Whether a signal asks a container without a command to end. It may be the STOPSIGNAL of a base
+/// image, or `docker run --stop-signal`. dockerd itself would dump its stacks at SIGQUIT.
+pub fn asks_to_end(signal: i32) -> bool {
+    matches!(signal, libc::SIGTERM | libc::SIGINT | libc::SIGQUIT | HALT)
+}
+
 /// Signals that a fault of this process itself raises, which keep their default action, and
 /// the two that cannot be caught.
 const LEFT_ALONE: [i32; 9] = [

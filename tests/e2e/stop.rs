@@ -15,6 +15,19 @@ fn a_server_ends_well_by_sigterm_and_by_sigint() {
     }
 }
 
+/// So do the stop signals that base images declare: systemd's SIGRTMIN+3, and SIGQUIT. `docker
+/// stop` sends the signal by the engine's number for it, and kills after 10 s.
+#[test]
+fn a_server_ends_well_by_the_stop_signal_of_its_base_image() {
+    for signal in ["SIGRTMIN+3", "SIGQUIT"] {
+        let container = dind().flags(["--stop-signal", signal]).ready(&[]);
+        container.docker(&["stop"]).exited(0);
+        assert_eq!(container.inspect("{{.State.ExitCode}}"), "0", "{signal}");
+        container.logged(&["Daemon shutdown complete"]);
+        container.not_logged(&["killed"]);
+    }
+}
+
 /// A stop before the daemon is ready is a stop all the same.
 #[test]
 fn a_server_can_be_stopped_before_it_is_ready() {
@@ -239,7 +252,7 @@ fn signals_before_the_daemon_is_ready_are_kept_for_it() {
 fn other_signals_do_a_server_no_harm() {
     let container = dind().ready(&[]);
     for signal in [
-        "USR2", "PIPE", "ALRM", "WINCH", "QUIT", "CHLD", "CONT", "34", "64",
+        "USR2", "PIPE", "ALRM", "WINCH", "CHLD", "CONT", "34", "38", "64",
     ] {
         container.signal(signal);
     }

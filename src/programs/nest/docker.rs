@@ -22,7 +22,7 @@ use crate::messages::progress::ProgressLine;
 use crate::sys::end::End;
 use crate::sys::process;
 use crate::sys::search;
-use crate::sys::signals::Signals;
+use crate::sys::signals::{Signals, asks_to_end};
 use crate::sys::spawn::{self, Child, Session};
 
 /// How long docker may make no progress: neither read its input, nor write output, nor exit.
@@ -233,10 +233,7 @@ impl Running<'_> {
             }
         }
         for signal in self.signals.arrived() {
-            if matches!(
-                signal,
-                libc::SIGTERM | libc::SIGINT | libc::SIGHUP | libc::SIGQUIT
-            ) {
+            if asks_to_end(signal) || signal == libc::SIGHUP {
                 self.kill(libc::SIGTERM);
                 let end = End::Signaled(signal);
                 return Err(Fault::new(

@@ -9,6 +9,7 @@ use super::state::{Forced, Machine, Phase, Reached, Stop, Then};
 use crate::messages::fault::FAILURE;
 use crate::plan::stop_budget::StopBudget;
 use crate::sys::end::End;
+use crate::sys::signals::asks_to_end;
 
 /// The stages of a stop, in order.
 const STAGES: [Process; 12] = [
@@ -54,7 +55,7 @@ impl Stop {
 
 impl Machine {
     pub(super) fn signal(&mut self, signal: i32, now: Duration, effects: &mut Vec<Effect>) {
-        let stops = matches!(signal, libc::SIGTERM | libc::SIGINT);
+        let stops = asks_to_end(signal);
         if let Phase::Stopping(stop) = &mut self.phase {
             if stops && !stop.asked {
                 stop.asked = true;
@@ -80,7 +81,7 @@ impl Machine {
             }
         } else if self.settings.command {
             // The command has not started, and these signals mean that it is not wanted.
-            if stops || matches!(signal, libc::SIGHUP | libc::SIGQUIT) {
+            if stops || signal == libc::SIGHUP {
                 self.stop_asked(End::Signaled(signal).status(), now, effects);
             }
         } else if stops {

@@ -98,7 +98,8 @@ use libc::{SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH
 
 #[test]
 fn serve_stops_dockerd_once_and_then_containerd() {
-    for signal in [SIGTERM, SIGINT] {
+    // 37 is Docker's SIGRTMIN+3.
+    for signal in [SIGTERM, SIGINT, SIGQUIT, 37] {
         let effects = life(
             SERVE,
             &[
@@ -171,6 +172,8 @@ fn serve_forwards_sighup_and_sigusr1_once_dockerd_handles_them() {
             Event::Ready,
             Event::Signal(SIGUSR1),
             Event::Signal(SIGUSR2),
+            // SIGRTMIN+4 powers off under systemd, and is nobody's stop signal.
+            Event::Signal(38),
         ],
     );
     assert_eq!(
@@ -246,16 +249,19 @@ fn the_command_gets_every_signal_and_a_terminals_shell_a_hangup_too() {
 
 #[test]
 fn a_stop_before_the_command_began_has_the_signals_status() {
-    let effects = life(
-        COMMAND,
-        &[
-            Event::Signal(SIGINT),
-            exited(Dockerd, 0),
-            exited(Containerd, 0),
-        ],
-    );
-    assert_eq!(effects.last(), Some(&Effect::Exit(130)));
-    assert!(!effects.contains(&Effect::StartCommand));
+    for signal in [SIGINT, SIGTERM, SIGQUIT, SIGHUP, 37] {
+        let effects = life(
+            COMMAND,
+            &[
+                Event::Signal(signal),
+                exited(Dockerd, 0),
+                exited(Containerd, 0),
+            ],
+        );
+        let status = End::Signaled(signal).status();
+        assert_eq!(effects.last(), Some(&Effect::Exit(status)));
+        assert!(!effects.contains(&Effect::StartCommand));
+    }
 }
 
 #[test]
