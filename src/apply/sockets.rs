@@ -22,7 +22,7 @@ use crate::plan::listener::{Listener, Protection};
 /// Owner and group only: a user who can connect has the rights of root.
 const SOCKET_MODE: u32 = 0o660;
 
-/// A listening socket, which dockerd inherits.
+/// A listening socket, which dockerd or the port forwarder inherits.
 #[derive(Debug)]
 pub struct Bound {
     socket: OwnedFd,
@@ -30,6 +30,8 @@ pub struct Bound {
     pub address: String,
     /// The path of a Unix socket, which this process created and removes.
     pub path: Option<PathBuf>,
+    /// Whether it is the port forwarder's, and not dockerd's.
+    pub forwarded: bool,
 }
 
 impl AsFd for Bound {
@@ -70,6 +72,7 @@ fn bind(listener: &Listener) -> Result<Bound> {
         Listener::Tcp {
             address,
             protection,
+            forwarded,
             ..
         } => {
             let address = SockaddrIn::from(*address);
@@ -93,6 +96,7 @@ fn bind(listener: &Listener) -> Result<Bound> {
                 socket,
                 address: listener.to_string(),
                 path: None,
+                forwarded: *forwarded,
             })
         }
     }
@@ -138,6 +142,7 @@ fn unix(path: &Path, group: Option<u32>) -> Result<Bound> {
         socket: moved?,
         address: format!("unix://{}", path.display()),
         path: Some(path.to_owned()),
+        forwarded: false,
     })
 }
 

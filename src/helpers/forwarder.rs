@@ -7,10 +7,9 @@
 //! own. All queues are bounded, and only the one `poll` blocks.
 
 use std::collections::VecDeque;
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::{
-    IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream,
-    UdpSocket,
+    IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket,
 };
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -24,6 +23,7 @@ use nix::sys::socket::{
 };
 use tracing::debug;
 
+use super::flow::Flow;
 use crate::plan::resolver::Forwarder;
 use crate::sys::memory;
 use crate::sys::nonblocking::is_later;
@@ -72,63 +72,6 @@ struct Query {
     next: Instant,
     /// When the query is dropped.
     end: Instant,
-}
-
-/// One direction of a connection.
-#[derive(Default)]
-struct Flow {
-    /// Bytes that were read and are not yet written.
-    held: Vec<u8>,
-    /// Whether the sender has sent its end, and the receiver's socket is shut down for writing.
-    ended: bool,
-}
-
-impl Flow {
-    /// The events to poll for on the sender's socket and on the receiver's.
-    fn interests(&self) -> (PollFlags, PollFlags) {
-        match (self.held.is_empty(), self.ended) {
-            (false, _) => (PollFlags::empty(), PollFlags::POLLOUT),
-            (true, false) => (PollFlags::POLLIN, PollFlags::empty()),
-            (true, true) => (PollFlags::empty(), PollFlags::empty()),
-        }
-    }
-
-    /// Copies at most one buffer, without blocking. Returns whether anything moved.
-    fn copy(
-        &mut self,
-        mut from: &TcpStream,
-        mut to: &TcpStream,
-        buffer: &mut [u8],
-    ) -> io::Result<bool> {
-        let mut moved = false;
-        if self.held.is_empty() && !self.ended {
-            match from.read(buffer) {
-                Ok(0) => {
-                    self.ended = true;
-                    moved = true;
-                    to.shutdown(Shutdown::Write)?;
-                }
-                Ok(count) => {
-                    self.held
-                        .extend_from_slice(buffer.get(..count).unwrap_or_default());
-                    moved = true;
-                }
-                Err(error) if is_later(&error) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        if !self.held.is_empty() {
-            match to.write(&self.held) {
-                Ok(count) => {
-                    self.held.drain(..count.min(self.held.len()));
-                    moved = true;
-                }
-                Err(error) if is_later(&error) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(moved)
-    }
 }
 
 /// A client's connection and the one to a resolver.
@@ -181,8 +124,7 @@ impl Connection {
                 return false;
             }
         }
-        let is_done = |flow: &Flow| flow.ended && flow.held.is_empty();
-        !(is_done(&self.question) && is_done(&self.answer))
+        !(self.question.is_done() && self.answer.is_done())
     }
 }
 

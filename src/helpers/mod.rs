@@ -4,11 +4,13 @@
 pub mod certificates;
 pub mod child;
 pub mod data_file;
+mod flow;
 pub mod forwarder;
 pub mod grower;
 pub mod hooks;
 pub mod joiner;
 pub mod loader;
+pub mod port_forwarder;
 pub mod probe;
 pub mod relay;
 pub mod run;

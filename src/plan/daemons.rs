@@ -105,23 +105,30 @@ pub fn listeners(serve: Option<&Serve>, inputs: Inputs<'_>) -> (Vec<Listener>, T
         Contract::DockerdEntrypoint => None,
         _ => config.port.map(u16::from),
     };
-    let has_tls = tls::wanted(port, inputs);
-    let default = match serve {
-        _ if has_tls => Some(TLS_PORT),
-        Some(_) => Some(PLAIN_PORT),
-        None => None,
-    };
-    listeners.extend(port.or(default).map(|port| Listener::Tcp {
+    let tcp = |port, protection, required, forwarded| Listener::Tcp {
         address: SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port),
-        protection: tls::protection(has_tls, inputs),
-        required: serve.is_some(),
-    }));
-    let tls = if has_tls {
-        tls::plan(inputs)
-    } else {
-        Tls::default()
+        protection,
+        required,
+        forwarded,
     };
-    (listeners, tls)
+    let serves = serve.is_some();
+    if !tls::wanted(inputs) {
+        let port = port.or(serves.then_some(PLAIN_PORT));
+        let protection = tls::protection(false, inputs);
+        listeners.extend(port.map(|port| tcp(port, protection, serves, false)));
+        return (listeners, Tls::default());
+    }
+    // `PORT` may be that of a CI job, whose other variables send clients to the port with TLS. One
+    // who has set it for this container does not need that port.
+    let port = port.filter(|port| *port != TLS_PORT);
+    let protection = tls::protection(true, inputs);
+    listeners.push(tcp(TLS_PORT, protection, serves && port.is_none(), false));
+    listeners.extend(port.map(|port| match tls::protection(false, inputs) {
+        Protection::None => tcp(port, Protection::None, serves, true),
+        // The user's own TLS.
+        _ => tcp(port, protection, serves, false),
+    }));
+    (listeners, tls::plan(inputs))
 }
 
 /// Returns the warnings about dockerd's addresses: no TLS, no group for the Unix socket, a `PORT`
@@ -139,6 +146,7 @@ pub fn warnings(serve: Option<&Serve>, inputs: Inputs<'_>, listeners: &[Listener
         let Listener::Tcp {
             address,
             protection,
+            forwarded,
             ..
         } = listener
         else {
@@ -151,13 +159,19 @@ pub fn warnings(serve: Option<&Serve>, inputs: Inputs<'_>, listeners: &[Listener
         };
         let seen =
             format!("tcp://{address} {lacks}: WHOEVER REACHES THIS PORT IS ROOT ON THE HOST");
+        let remedy = match forwarded {
+            true => {
+                "unset PORT to have the port with TLS only, or publish it on 127.0.0.1 or a private network only"
+            }
+            false => "publish it on 127.0.0.1 or a private network only",
+        };
         warnings.push(
             Finding::warning(
                 "tcp-without-tls",
                 seen,
                 "https://docs.docker.com/engine/security/protect-access/",
             )
-            .remedy("publish it on 127.0.0.1 or a private network only"),
+            .remedy(remedy),
         );
     }
     let ignored = serve

@@ -10,7 +10,7 @@ use super::action::Step;
 use super::growth::Growth;
 use super::hooks::Hooks;
 use super::images::Images;
-use super::listener::Listener;
+use super::listener::{Forwarded, Listener};
 use super::own_network::OwnNetwork;
 use super::resolver::Forwarder;
 use super::stop_budget::StopBudget;
@@ -111,6 +111,8 @@ pub struct Engine {
     pub containerd: Option<Program>,
     /// dockerd with all of its arguments.
     pub dockerd: Program,
+    /// The connections that the port forwarder passes on, if there is a TCP socket for it.
+    pub forwarded: Option<Forwarded>,
     /// The DNS forwarder for inner containers, if a resolver is on loopback.
     pub forwarder: Option<Forwarder>,
     /// `dmsetup mknodes`, if there is a dmsetup and a device mapper.

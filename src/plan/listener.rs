@@ -25,7 +25,50 @@ pub enum Listener {
         /// which does not need this socket: with `--network host` another program may have the
         /// port.
         required: bool,
+        /// Whether the port forwarder serves it, and not dockerd: see [`Forwarded`].
+        forwarded: bool,
     },
+}
+
+/// A TCP socket without TLS beside one with it. dockerd has TLS on all of its TCP sockets or on
+/// none (`TLSListeners` in go-systemd's activation), so a helper passes connections to this one on
+/// to the Unix socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Forwarded {
+    /// The address that clients connect to.
+    pub from: SocketAddrV4,
+    /// The path of dockerd's Unix socket.
+    pub to: PathBuf,
+}
+
+impl Forwarded {
+    /// Returns the one among `listeners`, if there is one.
+    pub fn among(listeners: &[Listener]) -> Option<Self> {
+        let from = listeners.iter().find_map(|listener| match listener {
+            Listener::Tcp {
+                address,
+                forwarded: true,
+                ..
+            } => Some(*address),
+            _ => None,
+        });
+        let to = listeners.iter().find_map(Listener::unix_path);
+        Some(Self {
+            from: from?,
+            to: to?.to_owned(),
+        })
+    }
+}
+
+impl fmt::Display for Forwarded {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { from, to } = self;
+        write!(
+            formatter,
+            "connections to tcp://{from} go to unix://{}",
+            to.display()
+        )
+    }
 }
 
 /// The TLS on a TCP socket.

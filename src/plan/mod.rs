@@ -48,7 +48,7 @@ pub use daemons::{CLIENT_VARIABLES, DOCKERD_OOM_SCORE, find_dockerd};
 use engine::{Engine, Foreground, LogPath, Program, Readiness};
 use inputs::Inputs;
 pub use iptables::{NF_TABLES, netfilter_question};
-use listener::Listener;
+use listener::{Forwarded, Listener};
 use outcome::{Outcome, Plan};
 use stop_budget::StopBudget;
 pub use store::Store;
@@ -254,6 +254,7 @@ fn engine(
         certificates: tls.certificates,
         containerd,
         dockerd,
+        forwarded: Forwarded::among(&listeners),
         forwarder: resolver.forwarder,
         images: images::plan(inputs, &listeners),
         dmsetup,

@@ -138,6 +138,9 @@ impl fmt::Display for Engine {
                 .chain(program.arguments.iter().map(OsString::as_os_str));
             line(formatter, format_args!("start: {}", quoted(words)))?;
         }
+        if let Some(forwarded) = &self.forwarded {
+            line(formatter, format_args!("forward: {forwarded}"))?;
+        }
         if let Some(forwarder) = &self.forwarder {
             line(formatter, format_args!("forward: {forwarder}"))?;
         }

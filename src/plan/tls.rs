@@ -23,12 +23,9 @@ pub struct Tls {
     pub certificates: Option<Certificates>,
 }
 
-/// Whether `DOCKER_TLS_CERTDIR` asks for TLS on `port`; `None` is the default port. wrapdocker
-/// had no TLS.
-pub fn wanted(port: Option<u16>, inputs: Inputs<'_>) -> bool {
-    inputs.config.tls_directory.is_some()
-        && inputs.contract != Contract::Wrapdocker
-        && port.is_none_or(|port| port == TLS_PORT)
+/// Whether `DOCKER_TLS_CERTDIR` asks for TLS. wrapdocker had none.
+pub fn wanted(inputs: Inputs<'_>) -> bool {
+    inputs.config.tls_directory.is_some() && inputs.contract != Contract::Wrapdocker
 }
 
 /// Returns the TLS of the socket. `wanted` is whether a start gives dockerd `--tlsverify` by

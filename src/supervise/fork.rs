@@ -17,7 +17,9 @@ use super::supervisor::Supervisor;
 use crate::apply::delegate;
 use crate::helpers::child::{become_helper, leave_terminal};
 use crate::helpers::hooks::Runner;
-use crate::helpers::{certificates, data_file, forwarder, grower, joiner, loader, sweeper};
+use crate::helpers::{
+    certificates, data_file, forwarder, grower, joiner, loader, port_forwarder, sweeper,
+};
 use crate::input::config::Config;
 use crate::messages::fault::FAILURE;
 use crate::messages::finding::Severity;
@@ -49,6 +51,7 @@ impl Supervisor<'_> {
                     match process {
                         Process::Forwarder
                         | Process::Grower
+                        | Process::PortForwarder
                         | Process::Relay
                         | Process::Delegation => {
                             warn!("{error:#}");
@@ -87,10 +90,11 @@ impl Supervisor<'_> {
             _ => {}
         }
         let inherited = self.signals.inherited();
-        match &self.log {
-            Some(log) => become_helper(inherited, &[log.as_fd()])?,
-            None => become_helper(inherited, &[])?,
-        }
+        let port = self.forwarded.as_ref();
+        let port = port.filter(|_| process == Process::PortForwarder);
+        let log = self.log.as_ref().map(AsFd::as_fd);
+        let kept: Vec<_> = log.into_iter().chain(port.map(AsFd::as_fd)).collect();
+        become_helper(inherited, &kept)?;
         match process {
             Process::Mounter => engine
                 .data_file
@@ -119,6 +123,11 @@ impl Supervisor<'_> {
                     && let Some(growth) = file.growth
                 {
                     grower::run(file, growth)?;
+                }
+            }
+            Process::PortForwarder => {
+                if let (Some(port), Some(forwarded)) = (port, &engine.forwarded) {
+                    port_forwarder::run(port.as_fd(), forwarded)?;
                 }
             }
             Process::Loader => {

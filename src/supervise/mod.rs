@@ -114,6 +114,7 @@ pub fn run(
         post_start: !engine.hooks.post_start.is_empty(),
         pre_stop: !engine.hooks.pre_stop.is_empty(),
         forwarder: engine.forwarder.is_some(),
+        port_forwarder: engine.forwarded.is_some(),
         relay: relay.is_some(),
         log_file: log.is_some(),
         ready_timeout: engine.ready_timeout,
@@ -125,11 +126,15 @@ pub fn run(
         .iter()
         .filter_map(|bound| bound.path.clone())
         .collect();
+    let addresses = bound.iter().map(|bound| bound.address.clone()).collect();
+    let (mut forwarded, bound): (Vec<Bound>, Vec<Bound>) =
+        bound.into_iter().partition(|bound| bound.forwarded);
     let mut supervisor = Supervisor {
         engine,
         config,
-        addresses: bound.iter().map(|bound| bound.address.clone()).collect(),
+        addresses,
         bound,
+        forwarded: forwarded.pop(),
         delegation,
         without_data_file: false,
         started,

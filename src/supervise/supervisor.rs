@@ -58,10 +58,12 @@ pub struct Leaving {
 pub struct Supervisor<'a> {
     pub(super) engine: &'a Engine,
     pub(super) config: &'a Config,
-    /// The addresses of the sockets that were bound for dockerd, as the ready message names them.
+    /// The addresses of the sockets that were bound, as the ready message names them.
     pub(super) addresses: Vec<String>,
     /// The sockets for dockerd. Closed once it has them, unless it may be restarted.
     pub(super) bound: Vec<Bound>,
+    /// The socket for the port forwarder, and for the next one, should it end.
+    pub(super) forwarded: Option<Bound>,
     pub(super) delegation: Option<Unfinished>,
     /// Whether the data root has no ext4 image, although the plan has one.
     pub(super) without_data_file: bool,
@@ -284,6 +286,7 @@ impl Supervisor<'_> {
                 }
             }
             Effect::CloseSockets => self.bound.clear(),
+            Effect::ClosePort => self.forwarded = None,
             Effect::StartCommand => {
                 if let Err(fault) = self.start_command() {
                     not_started(Process::Command, &fault, events);

@@ -320,6 +320,65 @@ fn port_2376_follows_the_directory() {
     without.sh("docker -H tcp://localhost:2376 version");
 }
 
+/// `PORT` of a job, which means another program, leaves the port with TLS to the job's clients;
+/// who means dind is served there without TLS, loudly, with everything that the API has.
+#[test]
+fn port_is_served_beside_tls() {
+    let certificates = Volume::new();
+    let network = Network::new();
+    let daemon = dind()
+        .env("PORT", "3000")
+        .flags(certificates.on("/certs/client"))
+        .flags(["--hostname", "the-daemon"])
+        .ready(&[]);
+    network.connect(&daemon, "docker");
+    daemon.logged(&[
+        "docker is ready",
+        "tcp://0.0.0.0:2376 (TLS)",
+        "tcp://0.0.0.0:3000",
+    ]);
+    daemon.logged(&["dind: warning: tcp://0.0.0.0:3000 has no TLS", "unset PORT"]);
+    daemon.not_logged(&["warning: tcp://0.0.0.0:2376"]);
+    let on_it = ["--network", network.name.as_str()];
+    let output = client(&certificates).flags(on_it).run(NAME);
+    assert_eq!(output.text(), "the-daemon");
+    let plain = "docker -H tcp://127.0.0.1:3000";
+    daemon.load_busybox();
+    // Both directions end on their own: the input before the output, and the other way round.
+    let said = daemon.sh(&format!(
+        "seq 200000 | {plain} run -i --rm {BUSYBOX} sh -c 'cat; echo the end' | tail -n 2"
+    ));
+    assert_eq!(said.trim(), "200000\nthe end");
+    let said = daemon.sh(&format!(
+        "mkfifo /open; sleep 600 >/open & {plain} run -i --rm {BUSYBOX} echo first </open; kill $!"
+    ));
+    assert_eq!(said.trim(), "first");
+    // An archive through it is the same archive.
+    daemon.sh(&format!(
+        "{plain} save {BUSYBOX} | tar -tv >/through; docker save {BUSYBOX} | tar -tv | diff - /through
+         docker save {BUSYBOX} | {plain} load -q"
+    ));
+    // Many at a time, one of them silent.
+    daemon.sh(&format!("setsid {plain} events >/events & sleep 0.1"));
+    daemon.sh(&format!(
+        "seq 100 | xargs -P 50 -I N {plain} version >/dev/null"
+    ));
+    daemon.sh(&format!("{plain} run --rm {BUSYBOX} true"));
+    daemon.wait_until("grep -q 'container destroy' /events");
+    // The helper that serves it is started again.
+    let forwarder = r#"
+        socket=$(awk '$2 == "00000000:0BB8" && $4 == "0A" { print $10 }' /proc/net/tcp)
+        for pid in $(pgrep -x dind); do
+            [ $pid = 1 ] || ! ls -l /proc/$pid/fd | grep -qF "socket:[$socket]" || echo $pid
+        done"#;
+    let pid = daemon.sh(forwarder);
+    daemon.sh(&format!("kill -KILL {}", pid.trim()));
+    daemon.wait_log("the port forwarder was ended by SIGKILL", 1);
+    daemon.sh(&format!("{plain} version"));
+    daemon.docker(&["stop"]).exited(0);
+    assert_eq!(daemon.inspect("{{.State.ExitCode}}"), "0");
+}
+
 /// The variables of a CI job reach its service container and change nothing there; in a
 /// shell they do not keep docker from working.
 #[test]

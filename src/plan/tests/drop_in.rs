@@ -189,9 +189,16 @@ fn tls_follows_the_table() -> Result<(), Fault> {
             &["dind"],
             &[CERTIFICATES, ("PORT", "4444")],
             Stdin::Null,
-            "0.0.0.0:4444",
+            "0.0.0.0:2376 (TLS) 0.0.0.0:4444",
         ),
         (&["dind"], &[("PORT", "2376")], Stdin::Null, "0.0.0.0:2376"),
+        (&["dind"], &[("PORT", "4444")], Stdin::Null, "0.0.0.0:4444"),
+        (
+            &["wrapdocker"],
+            &[CERTIFICATES, ("PORT", "4444")],
+            Stdin::Null,
+            "0.0.0.0:4444",
+        ),
         (
             &["wrapdocker"],
             &[CERTIFICATES, ("PORT", "2376")],
@@ -200,7 +207,7 @@ fn tls_follows_the_table() -> Result<(), Fault> {
         ),
         (
             &["dockerd-entrypoint.sh"],
-            &[CERTIFICATES],
+            &[CERTIFICATES, ("PORT", "4444")],
             Stdin::Null,
             "0.0.0.0:2376 (TLS)",
         ),
@@ -213,17 +220,63 @@ fn tls_follows_the_table() -> Result<(), Fault> {
             stdin,
             ..DAEMON
         };
-        let tcp = listeners(&start)?.into_iter().nth(1).unwrap_or_default();
-        assert_eq!(
-            tcp.trim_start_matches("tcp://"),
-            expected,
-            "{arguments:?} {variables:?}"
-        );
+        let tcp = listeners(&start)?.into_iter().skip(1);
+        let tcp: Vec<String> = tcp.map(|address| address.replace("tcp://", "")).collect();
+        assert_eq!(tcp.join(" "), expected, "{arguments:?} {variables:?}");
         let plan = start.plan(&bare_v1())?;
-        let has_tls = expected.ends_with("(TLS)");
+        let has_tls = expected.contains("(TLS)");
         assert_eq!(certificates(&plan).is_some(), has_tls, "{plan}");
         assert_eq!(arguments_have(&start, "--tlsverify")?, has_tls, "{plan}");
     }
+    Ok(())
+}
+
+/// `PORT` may have been meant for another program, and then clients look for the port with TLS.
+#[test]
+fn port_is_served_beside_tls_and_not_by_dockerd() -> Result<(), Fault> {
+    let start = Start {
+        variables: &[
+            CERTIFICATES,
+            ("PORT", "3000"),
+            ("DOCKER_HOST", "unix:///x.sock"),
+        ],
+        ..DAEMON
+    };
+    let engine = start.engine(&bare_v1())?;
+    let forwarded = engine.forwarded.as_ref().map(ToString::to_string);
+    assert_eq!(
+        forwarded.as_deref(),
+        Some("connections to tcp://0.0.0.0:3000 go to unix:///x.sock")
+    );
+    // With the host's network another daemon may have 2376, and `PORT` is what was asked for.
+    let required: Vec<bool> = engine
+        .listeners
+        .iter()
+        .filter_map(|listener| match listener {
+            Listener::Tcp { required, .. } => Some(*required),
+            Listener::Unix { .. } => None,
+        })
+        .collect();
+    assert_eq!(required, [false, true]);
+    let plan = start.plan(&bare_v1())?;
+    let warnings: Vec<String> = plan.warnings.iter().map(ToString::to_string).collect();
+    assert!(
+        warnings.iter().any(
+            |warning| warning.starts_with("tcp://0.0.0.0:3000 has no TLS")
+                && warning.contains("WHOEVER REACHES THIS PORT IS ROOT ON THE HOST; unset PORT")
+        ),
+        "{warnings:?}"
+    );
+    assert!(
+        plan.to_string()
+            .contains("\nforward: connections to tcp://0.0.0.0:3000 go to")
+    );
+    // The user's own TLS is dockerd's on every port.
+    let json = r#"{"tlsverify": true, "tlscacert": "/a", "tlscert": "/b", "tlskey": "/c"}"#;
+    let own = Start { json, ..start };
+    let ports = ["tcp://0.0.0.0:2376 (TLS)", "tcp://0.0.0.0:3000 (TLS)"];
+    assert_eq!(listeners(&own)?.split_off(1), ports);
+    assert_eq!(own.engine(&bare_v1())?.forwarded, None);
     Ok(())
 }
 

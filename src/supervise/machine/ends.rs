@@ -63,7 +63,7 @@ impl Machine {
                 self.provisioned(process, end, now, effects);
             }
             (_, Process::Command) => self.stop(end.status(), now, effects),
-            (_, Process::Forwarder | Process::Grower) => {
+            (_, Process::Forwarder | Process::PortForwarder | Process::Grower) => {
                 self.companion_ended(process, end, now, effects);
             }
             (Phase::Starting | Phase::Provisioning, Process::Dockerd) => {
@@ -193,31 +193,35 @@ impl Machine {
         now: Duration,
         effects: &mut Vec<Effect>,
     ) {
-        let name = process.name();
         let (started, lost) = match process {
             Process::Grower => (
-                self.grown,
+                &mut self.grown,
                 "the data root gets no more room than it has now",
             ),
+            Process::PortForwarder => (&mut self.port_forwarded, "PORT is no longer served"),
             _ => (
-                self.forwarded,
+                &mut self.forwarded,
                 "inner containers can no longer resolve names",
             ),
         };
-        let (level, text) = match Restart::after(end, started, now) {
-            Restart::Over => return,
-            Restart::Again => (Level::Warn, format!("{name} {end}; restarting it")),
-            Restart::GivenUp => (
+        let name = process.name();
+        let restart = Restart::after(end, *started, now);
+        let log = match restart {
+            Restart::Over => None,
+            Restart::Again => Some((Level::Warn, format!("{name} {end}; restarting it"))),
+            Restart::GivenUp => Some((
                 Level::Error,
                 format!("{name} {end}: {lost}; restart the container"),
-            ),
+            )),
         };
-        let message = Message::about(level, process, Some(end), text);
-        effects.push(Effect::Log(message));
-        match process {
-            _ if level != Level::Warn => {}
-            Process::Grower => self.grow(now, effects),
-            _ => self.forward(now, effects),
+        effects.extend(
+            log.map(|(level, text)| Effect::Log(Message::about(level, process, Some(end), text))),
+        );
+        if restart == Restart::Again {
+            *started = now;
+            effects.push(Effect::Fork(process));
+        } else if process == Process::PortForwarder {
+            effects.push(Effect::ClosePort);
         }
     }
 }

@@ -33,6 +33,8 @@ pub enum Process {
     Forwarder,
     /// Makes the ext4 image larger as it fills, as long as the daemons run.
     Grower,
+    /// Passes connections to a TCP socket without TLS on to dockerd's Unix socket.
+    PortForwarder,
     /// Converts the lines of daemons and hooks to JSON.
     Relay,
     /// Shows the last lines of the daemons' log after a failed start.
@@ -59,6 +61,7 @@ impl Process {
             Self::Sweeper => "the data-root sweeper",
             Self::Forwarder => "the DNS forwarder",
             Self::Grower => "the data-root grower",
+            Self::PortForwarder => "the port forwarder",
             Self::Relay => "the log relay",
             Self::LogReader => "the log reader",
             Self::Diagnosis => "the diagnosis",
@@ -154,6 +157,8 @@ pub enum Effect {
     Restart(Process),
     /// Close the sockets that are kept for the next dockerd, because there will be none.
     CloseSockets,
+    /// Close the socket of the port forwarder, because there will be none.
+    ClosePort,
     /// Log that docker is ready, and send `READY=1` to `NOTIFY_SOCKET`.
     AnnounceReady,
     /// Start the command in the foreground.

@@ -97,7 +97,7 @@ impl RelayLife {
     }
 }
 
-/// Whether a DNS forwarder or a grower that has ended is restarted.
+/// Whether a helper that is to run as long as the daemons do, and has ended, is restarted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Restart {
     /// No: it exited, and where that was too early, it logged the reason. A restart would not help.

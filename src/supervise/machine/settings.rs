@@ -35,6 +35,8 @@ pub struct Settings {
     pub pre_stop: bool,
     /// Whether there is a DNS forwarder.
     pub forwarder: bool,
+    /// Whether there is a port forwarder.
+    pub port_forwarder: bool,
     /// Whether there is a log relay, which converts the lines of daemons and hooks to JSON.
     pub relay: bool,
     /// Whether the daemons log to a file.

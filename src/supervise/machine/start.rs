@@ -41,21 +41,17 @@ impl Machine {
         effects.push(Effect::StartDaemons);
         self.start_relay(now, effects);
         if self.settings.forwarder {
-            self.forward(now, effects);
+            self.forwarded = now;
+            effects.push(Effect::Fork(Process::Forwarder));
+        }
+        if self.settings.port_forwarder {
+            self.port_forwarded = now;
+            effects.push(Effect::Fork(Process::PortForwarder));
         }
         if self.settings.grower {
-            self.grow(now, effects);
+            self.grown = now;
+            effects.push(Effect::Fork(Process::Grower));
         }
-    }
-
-    pub(super) fn grow(&mut self, now: Duration, effects: &mut Vec<Effect>) {
-        self.grown = now;
-        effects.push(Effect::Fork(Process::Grower));
-    }
-
-    pub(super) fn forward(&mut self, now: Duration, effects: &mut Vec<Effect>) {
-        self.forwarded = now;
-        effects.push(Effect::Fork(Process::Forwarder));
     }
 
     /// Handles the end of a helper that prepares the start. A helper that fails logs the reason.

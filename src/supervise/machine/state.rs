@@ -76,6 +76,8 @@ pub struct Machine {
     pub(super) forwarded: Duration,
     /// When the grower of the ext4 image was last started.
     pub(super) grown: Duration,
+    /// When the port forwarder was last started.
+    pub(super) port_forwarded: Duration,
     /// The command and the helpers that run and whose end is waited for.
     pub(super) running: Vec<Process>,
     /// The helpers that have still to run, once each.
@@ -115,6 +117,7 @@ impl Machine {
             relay: RelayLife::default(),
             forwarded: Duration::ZERO,
             grown: Duration::ZERO,
+            port_forwarded: Duration::ZERO,
             running: Vec::new(),
             due: due.map(|(process, _)| process).collect(),
             ready_by: Duration::ZERO,
@@ -189,7 +192,7 @@ impl Machine {
         }
     }
 
-    /// Whether a child runs. This is not recorded for the DNS forwarder and the grower.
+    /// Whether a child runs. This is not recorded for the forwarders and the grower.
     pub(super) fn runs(&self, process: Process) -> bool {
         match process {
             Process::Containerd => self.containerd.runs,

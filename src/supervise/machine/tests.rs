@@ -48,6 +48,7 @@ const SERVE: Settings = Settings {
     pre_stop: false,
     forwarder: false,
     grower: false,
+    port_forwarder: false,
     restarts: 0,
     ready_timeout: Duration::from_secs(60),
     stop: NINE,
@@ -823,6 +824,26 @@ fn a_start_that_goes_on_without_an_image_has_no_grower() {
         effects.retain(|effect| !matches!(effect, Effect::Log(_)));
         assert_eq!(effects, expected);
     }
+}
+
+#[test]
+fn a_port_forwarder_that_is_not_restarted_leaves_no_open_port() {
+    const FORWARDING: Settings = Settings {
+        port_forwarder: true,
+        ..SERVE
+    };
+    let fork = Effect::Fork(Process::PortForwarder);
+    let ended_at = |now, event| {
+        let mut machine = Machine::new(FORWARDING);
+        let effects = machine.step(Event::Begin, SECOND);
+        assert_eq!(effects, [Effect::StartDaemons, fork.clone()]);
+        machine.step(event, now)
+    };
+    let killed = killed(Process::PortForwarder, SIGKILL);
+    assert_eq!(ended_at(SECOND * 3, killed).last(), Some(&fork));
+    assert_eq!(ended_at(SECOND, killed).last(), Some(&Effect::ClosePort));
+    let exited = exited(Process::PortForwarder, 1);
+    assert_eq!(ended_at(SECOND * 3, exited), [Effect::ClosePort]);
 }
 
 const PROVISIONED: Settings = Settings {

@@ -1,0 +1,95 @@
+//! One direction of a connection that a helper passes on, without blocking.
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::os::unix::net::UnixStream;
+
+use nix::poll::PollFlags;
+
+use crate::sys::nonblocking::is_later;
+
+/// A stream socket that can be closed in one direction: shutdown(2).
+pub trait Stream {
+    /// Sends the end of what is written. The error is that of shutdown(2).
+    fn end(&self) -> io::Result<()>;
+}
+
+impl Stream for TcpStream {
+    fn end(&self) -> io::Result<()> {
+        self.shutdown(Shutdown::Write)
+    }
+}
+
+impl Stream for UnixStream {
+    fn end(&self) -> io::Result<()> {
+        self.shutdown(Shutdown::Write)
+    }
+}
+
+/// One direction of a connection.
+#[derive(Debug, Default)]
+pub struct Flow {
+    /// Bytes that were read and are not yet written.
+    held: Vec<u8>,
+    /// Whether the sender has sent its end, and the receiver's socket is shut down for writing.
+    ended: bool,
+}
+
+impl Flow {
+    /// The events to poll for on the sender's socket and on the receiver's.
+    pub fn interests(&self) -> (PollFlags, PollFlags) {
+        match (self.held.is_empty(), self.ended) {
+            (false, _) => (PollFlags::empty(), PollFlags::POLLOUT),
+            (true, false) => (PollFlags::POLLIN, PollFlags::empty()),
+            (true, true) => (PollFlags::empty(), PollFlags::empty()),
+        }
+    }
+
+    /// Whether everything up to the sender's end has been passed on.
+    pub fn is_done(&self) -> bool {
+        self.ended && self.held.is_empty()
+    }
+
+    /// Copies at most one buffer, without blocking. Returns whether anything moved.
+    pub fn copy<'a, From, To>(
+        &mut self,
+        mut from: &'a From,
+        to: &'a To,
+        buffer: &mut [u8],
+    ) -> io::Result<bool>
+    where
+        &'a From: Read,
+        &'a To: Write,
+        To: Stream,
+    {
+        let mut moved = false;
+        if self.held.is_empty() && !self.ended {
+            match from.read(buffer) {
+                Ok(0) => {
+                    self.ended = true;
+                    moved = true;
+                    to.end()?;
+                }
+                Ok(count) => {
+                    self.held
+                        .extend_from_slice(buffer.get(..count).unwrap_or_default());
+                    moved = true;
+                }
+                Err(error) if is_later(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if !self.held.is_empty() {
+            let mut writer = to;
+            match writer.write(&self.held) {
+                Ok(count) => {
+                    self.held.drain(..count.min(self.held.len()));
+                    moved = true;
+                }
+                Err(error) if is_later(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(moved)
+    }
+}

@@ -1,0 +1,217 @@
+//! The port forwarder: a child of PID 1 that passes connections to a TCP socket without TLS on to
+//! dockerd's Unix socket, where `plan::listener` has such a socket. It copies bytes and does not
+//! parse them.
+//!
+//! PID 1 keeps the listening socket, so clients wait while a forwarder that was killed is started
+//! again; and the Unix socket, so they wait for a dockerd that starts.
+
+use std::io;
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, poll};
+use nix::sys::socket::{setsockopt, sockopt};
+use tracing::debug;
+
+use super::flow::Flow;
+use crate::plan::listener::Forwarded;
+use crate::sys::memory;
+use crate::sys::nonblocking::{connect, is_later};
+use crate::sys::wait;
+
+/// The bytes that are copied at a time. Layers and archives of images pass here.
+const BUFFER: usize = 64 << 10;
+
+/// The most connections that are accepted in one turn, so that a flood of them delays no other.
+const TAKEN_A_TURN: usize = 64;
+
+/// How long no connection is accepted after accept(2) failed, as it does without descriptors.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// How long a client may take to close a connection that dockerd has ended. Until then its bytes
+/// are read: closing a socket with unread bytes destroys the answer on its way (RFC 2525, 2.17).
+const LINGER: Duration = Duration::from_secs(5);
+
+/// After how many silent seconds, and how often then, it is found out whether a client still
+/// exists, as Go's servers do (`defaultTCPKeepAliveIdle` in its net). A connection may be idle
+/// without end: `docker events`.
+const KEEP_ALIVE: u32 = 15;
+
+/// A client's connection and the one to dockerd.
+struct Connection {
+    client: TcpStream,
+    daemon: UnixStream,
+    request: Flow,
+    answer: Flow,
+    /// When it is dropped, once dockerd has ended it.
+    end: Option<Instant>,
+}
+
+impl Connection {
+    /// The descriptors to poll, with their events. One without events is left out, as poll(2)
+    /// would return at once where the peer has closed it.
+    fn awaited(&self) -> impl Iterator<Item = (BorrowedFd<'_>, PollFlags)> {
+        let (client_in, daemon_out) = self.request.interests();
+        let (daemon_in, client_out) = self.answer.interests();
+        [
+            (self.client.as_fd(), client_in | client_out),
+            (self.daemon.as_fd(), daemon_in | daemon_out),
+        ]
+        .into_iter()
+        .filter(|(_, flags)| !flags.is_empty())
+    }
+
+    /// Copies in both directions. Returns whether the connection goes on.
+    fn advance(&mut self, now: Instant, buffer: &mut [u8]) -> bool {
+        let Self {
+            client,
+            daemon,
+            request,
+            answer,
+            ..
+        } = self;
+        // The answer comes first: dockerd may refuse a request before it has read all of it.
+        let copied = answer
+            .copy(daemon, client, buffer)
+            .and_then(|_| request.copy(client, daemon, buffer));
+        if let Err(error) = copied {
+            debug!(error = %error, "a connection ended: {error}");
+            return false;
+        }
+        if self.answer.is_done() && self.end.is_none() {
+            self.end = Some(now + LINGER);
+        }
+        !(self.request.is_done() && self.answer.is_done())
+    }
+}
+
+/// The listening socket and the connections in progress.
+struct Forwarding<'a> {
+    socket: &'a Path,
+    listener: TcpListener,
+    connections: Vec<Connection>,
+    /// When connections are accepted again, after a failure.
+    accept_from: Option<Instant>,
+    buffer: Vec<u8>,
+}
+
+/// Forwards connections of `listener` until an error that is not one of a single connection.
+pub fn run(listener: BorrowedFd<'_>, forwarded: &Forwarded) -> Result<std::convert::Infallible> {
+    let listener = listener.try_clone_to_owned().map(TcpListener::from);
+    let listener = listener
+        .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
+        .with_context(|| {
+            format!(
+                "cannot serve tcp://{}; raise the limit of open files",
+                forwarded.from
+            )
+        })?;
+    let mut forwarding = Forwarding {
+        socket: &forwarded.to,
+        listener,
+        connections: Vec::new(),
+        accept_from: None,
+        buffer: vec![0; BUFFER],
+    };
+    if let Err(errno) = memory::unmap_code() {
+        debug!(error = errno.desc(), "madvise: {}, ignoring", errno.desc());
+    }
+    loop {
+        forwarding.turn()?;
+    }
+}
+
+impl Forwarding<'_> {
+    /// Waits for events, and handles them.
+    fn turn(&mut self) -> Result<()> {
+        let (ready, accepts) = self.wait()?;
+        let now = Instant::now();
+        let mut ready = ready.into_iter();
+        let buffer = &mut self.buffer;
+        self.connections.retain_mut(|connection| {
+            let is_ready = ready.next().unwrap_or(false);
+            (!is_ready || connection.advance(now, buffer))
+                && connection.end.is_none_or(|end| now < end)
+        });
+        if accepts {
+            self.take_connections(now);
+        }
+        Ok(())
+    }
+
+    /// Returns which connections have something to copy, and whether there are new ones.
+    fn wait(&mut self) -> Result<(Vec<bool>, bool)> {
+        let now = Instant::now();
+        self.accept_from = self.accept_from.filter(|from| now < *from);
+        let ends = self.connections.iter().filter_map(|found| found.end);
+        let left = ends
+            .chain(self.accept_from)
+            .min()
+            .map(|end| end.saturating_duration_since(now));
+        let mut owners = Vec::new();
+        let mut descriptors = Vec::new();
+        for (owner, connection) in self.connections.iter().enumerate() {
+            for (descriptor, flags) in connection.awaited() {
+                owners.push(owner);
+                descriptors.push(PollFd::new(descriptor, flags));
+            }
+        }
+        if self.accept_from.is_none() {
+            descriptors.push(PollFd::new(self.listener.as_fd(), PollFlags::POLLIN));
+        }
+        match poll(&mut descriptors, wait::timeout(left)) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno).context("cannot wait for connections; see poll(2)"),
+        }
+        let mut happened = descriptors
+            .iter()
+            .map(|descriptor| descriptor.any().unwrap_or(true));
+        let mut ready = vec![false; self.connections.len()];
+        for owner in owners {
+            if let (Some(ready), Some(true)) = (ready.get_mut(owner), happened.next()) {
+                *ready = true;
+            }
+        }
+        Ok((ready, happened.next().unwrap_or(false)))
+    }
+
+    fn take_connections(&mut self, now: Instant) {
+        for _ in 0..TAKEN_A_TURN {
+            let client = match self.listener.accept() {
+                Ok((client, _)) => client,
+                Err(error) if is_later(&error) => return,
+                Err(error) => {
+                    debug!(error = %error, "cannot accept a connection: {error}");
+                    self.accept_from = Some(now + PAUSE);
+                    return;
+                }
+            };
+            match open(client, self.socket) {
+                Ok(connection) => self.connections.push(connection),
+                // The client sees that its connection ends.
+                Err(error) => debug!(error = %error, "cannot reach dockerd: {error}"),
+            }
+        }
+    }
+}
+
+/// Joins a client's connection to a new one to dockerd.
+fn open(client: TcpStream, socket: &Path) -> io::Result<Connection> {
+    client.set_nonblocking(true)?;
+    client.set_nodelay(true)?;
+    setsockopt(&client, sockopt::KeepAlive, &true)?;
+    setsockopt(&client, sockopt::TcpKeepIdle, &KEEP_ALIVE)?;
+    setsockopt(&client, sockopt::TcpKeepInterval, &KEEP_ALIVE)?;
+    Ok(Connection {
+        client,
+        daemon: connect(socket)?,
+        request: Flow::default(),
+        answer: Flow::default(),
+        end: None,
+    })
+}
