@@ -23,8 +23,6 @@ const CONTAINER_MARKS: [&str; 2] = ["/.dockerenv", "/run/.containerenv"];
 pub struct Host {
     /// Whether this process is in a container.
     pub in_container: bool,
-    /// The effective user id.
-    pub user: u32,
     /// The fields of `/proc/self/status` that a finding depends on.
     pub status: Status,
     /// The security module that confines this process.
@@ -130,7 +128,6 @@ impl Host {
                 CONTAINER_MARKS.into_iter().any(exists),
                 &container.mounts,
             ),
-            user: nix::unistd::geteuid().as_raw(),
             status: Status::parse(&text("/proc/self/status")),
             confinement: Confinement::read(),
             user_namespace: is_user_namespace(&text("/proc/self/uid_map")),

@@ -22,13 +22,30 @@ pub fn text(path: &str) -> Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// The effective capabilities of this process, one bit for each: capabilities(7). Fails where
-/// `/proc/self/status` cannot be read or has no `CapEff`.
-pub fn effective_capabilities() -> Result<u64> {
+/// Sets of capabilities of this process, one bit for each: capabilities(7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capabilities {
+    /// Those that the kernel checks.
+    pub effective: u64,
+    /// Those that this process or its children can gain. A process of root gains all of them when
+    /// it executes a program.
+    pub bounding: u64,
+}
+
+/// The capabilities of this process. Fails where `/proc/self/status` cannot be read or lacks them.
+pub fn capabilities() -> Result<Capabilities> {
     let status = text("/proc/self/status")?;
-    status
-        .lines()
-        .find_map(|line| line.strip_prefix("CapEff:"))
-        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
-        .context("no CapEff in /proc/self/status; the container needs its own /proc")
+    let set = |name: &str| {
+        status
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+            .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
+            .with_context(|| {
+                format!("no {name} in /proc/self/status; the container needs its own /proc")
+            })
+    };
+    Ok(Capabilities {
+        effective: set("CapEff")?,
+        bounding: set("CapBnd")?,
+    })
 }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-use super::proc::effective_capabilities;
+use super::proc::capabilities;
 use crate::sys::search::search;
 
 /// CAP_MAC_ADMIN in linux/capability.h.
@@ -70,7 +70,7 @@ pub fn has_bash(search_path: &OsStr) -> bool {
 pub fn may_load_profiles() -> Result<bool> {
     let is_on = fs::read("/sys/module/apparmor/parameters/enabled")
         .is_ok_and(|enabled| enabled.starts_with(b"Y"));
-    Ok(is_on && effective_capabilities()? & (1 << CAP_MAC_ADMIN) != 0)
+    Ok(is_on && capabilities()?.effective & (1 << CAP_MAC_ADMIN) != 0)
 }
 
 /// Whether the kernel has registered the device mapper's control device.

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use nix::errno::Errno;
 use nix::sys::stat::{major, minor};
+use nix::unistd::geteuid;
 
 use super::paths::resolve;
-use super::proc::effective_capabilities;
+use super::proc::capabilities;
 use crate::facts::mountinfo::MountTable;
 use crate::sys::nonblocking::connect;
 
@@ -53,6 +54,10 @@ pub struct Surroundings {
     pub stdin: Stdin,
     /// Whether this process has CAP_SYS_ADMIN, which every mount needs.
     pub cap_sys_admin: bool,
+    /// Whether a process of root would have it in this container.
+    pub root_has_cap_sys_admin: bool,
+    /// The effective user id.
+    pub user: u32,
     /// The path of the socket that dockerd would listen on.
     pub socket: PathBuf,
     /// What is at that path now.
@@ -62,9 +67,12 @@ pub struct Surroundings {
 /// Reads the facts. `socket` is the path that dockerd would listen on; `mounts` are the mounts of
 /// this process. Fails where `/proc/self/status` cannot be read.
 pub fn read(socket: PathBuf, mounts: &MountTable) -> Result<Surroundings> {
+    let capabilities = capabilities()?;
     Ok(Surroundings {
         stdin: stdin(),
-        cap_sys_admin: effective_capabilities()? & (1 << CAP_SYS_ADMIN) != 0,
+        cap_sys_admin: capabilities.effective & (1 << CAP_SYS_ADMIN) != 0,
+        root_has_cap_sys_admin: capabilities.bounding & (1 << CAP_SYS_ADMIN) != 0,
+        user: geteuid().as_raw(),
         socket_state: socket_state(&socket, mounts),
         socket,
     })

@@ -84,15 +84,43 @@ pub fn decide(start: &Start, config: &Config, surroundings: &Surroundings) -> Re
     }
 }
 
+/// Whether CAP_SYS_ADMIN is missing only because this process is not root's, as with
+/// `--privileged --user`: execve(2) gives such a process none of the bounding set
+/// (capabilities(7)).
+pub fn lacks_root_only(surroundings: &Surroundings) -> bool {
+    !surroundings.cap_sys_admin && surroundings.root_has_cap_sys_admin && surroundings.user != 0
+}
+
 /// Returns the fault of a container without `CAP_SYS_ADMIN`, which can only be a client.
 pub fn unprivileged(contract: Contract, surroundings: &Surroundings) -> Option<Fault> {
-    (!surroundings.cap_sys_admin).then(|| match contract {
-        // Users search logs for this message of the old script.
-        Contract::Wrapdocker => {
-            Fault::failure("Could not make a tmpfs mount. Did you use --privileged?")
+    const AS_ROOT: &str = "start it without --user, or with --user 0 if the image names a user";
+    if surroundings.cap_sys_admin {
+        return None;
+    }
+    let lacks_root_only = lacks_root_only(surroundings);
+    // Users search logs for this message of the old script.
+    let wrapdockers = "Could not make a tmpfs mount. Did you use --privileged?";
+    let (message, remedy) = match surroundings.user {
+        user if lacks_root_only => (
+            format!(
+                "this process is user {user}, not root, so no daemon can run in this container"
+            ),
+            AS_ROOT.to_owned(),
+        ),
+        user => (
+            "this container has no CAP_SYS_ADMIN, so no daemon can run in it".to_owned(),
+            match user {
+                0 => "start it with --privileged".to_owned(),
+                _ => format!("start it with --privileged, and as root: {AS_ROOT}"),
+            },
+        ),
+    };
+    Some(match contract {
+        Contract::Wrapdocker if lacks_root_only => {
+            Fault::failure(wrapdockers).remedy(format!("{message}: {remedy}"))
         }
-        _ => Fault::failure("this container has no CAP_SYS_ADMIN, so no daemon can run in it")
-            .remedy("start it with --privileged"),
+        Contract::Wrapdocker => Fault::failure(wrapdockers),
+        _ => Fault::failure(message).remedy(remedy),
     })
 }
 

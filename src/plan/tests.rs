@@ -264,6 +264,8 @@ impl Start<'_> {
         Surroundings {
             stdin: self.stdin,
             cap_sys_admin,
+            root_has_cap_sys_admin: cap_sys_admin,
+            user: 0,
             socket: config.socket_path(start.contract),
             socket_state,
         }
@@ -1379,6 +1381,70 @@ fn without_privileges_the_fault_says_how_to_get_them() {
             "Could not make a tmpfs mount. Did you use --privileged?"
         ))
     );
+}
+
+#[test]
+fn the_fault_names_the_user_where_only_that_is_in_the_way() -> Result<(), Fault> {
+    for (arguments, root_has_it, user, parts) in [
+        (
+            &["dind"][..],
+            true,
+            1000,
+            &["this process is user 1000", "--user 0"][..],
+        ),
+        (
+            &["hack-dind", "x"],
+            true,
+            1000,
+            &["this process is user 1000", "--user 0"],
+        ),
+        (
+            &["dind"],
+            false,
+            1000,
+            &["CAP_SYS_ADMIN", "--privileged, and as root", "--user 0"],
+        ),
+        (
+            &["dind"],
+            true,
+            0,
+            &["CAP_SYS_ADMIN", "start it with --privileged"],
+        ),
+        (
+            &["wrapdocker"],
+            true,
+            1000,
+            &[
+                "Did you use --privileged?; this process is user 1000",
+                "--user 0",
+            ],
+        ),
+    ] {
+        let start = Start {
+            arguments,
+            ..DAEMON
+        };
+        let (config, start) = start.read()?;
+        let surroundings = Surroundings {
+            stdin: Stdin::Null,
+            cap_sys_admin: false,
+            root_has_cap_sys_admin: root_has_it,
+            user,
+            socket: config.socket_path(start.contract),
+            socket_state: SocketState::Free,
+        };
+        let fault = role::decide(&start, &config, &surroundings).err();
+        let text = fault.map(|fault| fault.to_string()).unwrap_or_default();
+        for part in parts {
+            assert!(text.contains(part), "{part:?} is not in {text:?}");
+        }
+        assert_eq!(
+            text.contains("this process is user"),
+            root_has_it && user != 0,
+            "{text}"
+        );
+    }
+    Ok(())
 }
 
 #[test]

@@ -125,14 +125,23 @@ fn without_privileges_the_flag_is_the_remedy() {
         last.starts_with("1 error, ") && last.contains("will not work"),
         "{last}"
     );
-    for spec in [unprivileged(), dind()] {
-        let output = spec.flags(["--user", "1000"]).run(&["doctor"]).exited(1);
-        finds(
-            &output,
-            "error",
-            &["user 1000", "--privileged, and without --user"],
-        );
-    }
+    let output = unprivileged().flags(["--user", "1000"]);
+    let output = output.run(&["doctor"]).exited(1);
+    finds(
+        &output,
+        "error",
+        &["--privileged, and as root", "without --user"],
+    );
+    // Only the user is in the way.
+    let output = dind().flags(["--user", "1000"]).run(&["doctor"]).exited(1);
+    finds(
+        &output,
+        "error",
+        &["this process is user 1000", "start it without --user"],
+    );
+    let output = dind().flags(["--user", "1000"]);
+    let output = output.run(&["doctor", "--json"]).exited(1);
+    assert!(codes(&json(&output).0).contains(&"not-root"));
     let output = unprivileged().run(&["doctor", "--json"]).exited(1);
     let (findings, errors) = json(&output);
     assert_eq!(errors, 1);

@@ -28,6 +28,33 @@ fn without_privileges_the_flag_is_named() {
     assert!(only_line(&output).contains("--privileged"));
 }
 
+/// Privileged, with a user who is not root: the user is named, and not the flag that is there.
+#[test]
+fn a_user_who_is_not_root_is_named() {
+    for command in [&[][..], &["--debug"], &["dockerd"], &["hack-dind", "true"]] {
+        let output = dind().flags(["--user", "1000"]).run(command).exited(1);
+        let line = only_line(&output);
+        assert!(
+            line.starts_with("dind: error: this process is user 1000, not root"),
+            "{line}"
+        );
+        assert!(
+            line.ends_with("--user 0 if the image names a user"),
+            "{line}"
+        );
+        assert!(!line.contains("--privileged"), "{line}");
+    }
+    let output = dind()
+        .flags(["--user", "1000"])
+        .run(&["wrapdocker"])
+        .exited(1);
+    let line = only_line(&output);
+    assert!(
+        line.contains("Did you use --privileged?; this process is user 1000"),
+        "{line}"
+    );
+}
+
 /// In wrapdocker's place it dies with wrapdocker's words, which others grep for.
 #[test]
 fn wrapdocker_without_privileges_dies_with_its_old_words() {

@@ -2,30 +2,24 @@
 
 use super::case::Case;
 use crate::facts::host::Confinement;
+use crate::input::contract::Contract;
 use crate::messages::finding::{Finding, Severity};
-use crate::plan::inputs::Inputs;
 use crate::plan::role;
 
 const PRIVILEGED: &str = "https://docs.docker.com/engine/containers/run/";
 
 /// CAP_SYS_ADMIN and the user namespace: capabilities(7), user_namespaces(7).
 pub fn privileges(case: Case<'_>) -> Vec<Finding> {
-    let Inputs {
-        contract,
-        surroundings,
-        ..
-    } = case.inputs;
-    let user = case.host.user;
+    let surroundings = case.inputs.surroundings;
     let mut found = Vec::new();
-    let fault = role::unprivileged(contract, surroundings);
-    if let Some(fault) = fault {
-        let finding = Finding::fault("privileges", fault, PRIVILEGED);
-        found.push(match (case.host.in_container, user) {
-            (true, 0) => finding.remedy("start it with --privileged"),
-            (true, _) => finding.remedy(format!(
-                "this process is user {user}: start the container with --privileged, and without --user"
-            )),
-            (false, _) => Finding::note(
+    // In the words of dind's own contract: those of wrapdocker's have no remedy.
+    if let Some(fault) = role::unprivileged(Contract::Dind, surroundings) {
+        found.push(match case.host.in_container {
+            true if role::lacks_root_only(surroundings) => {
+                Finding::fault("not-root", fault, PRIVILEGED)
+            }
+            true => Finding::fault("privileges", fault, PRIVILEGED),
+            false => Finding::note(
                 "privileges",
                 "this process has no CAP_SYS_ADMIN, so some checks were not possible",
                 PRIVILEGED,

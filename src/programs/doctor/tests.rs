@@ -25,6 +25,8 @@ struct Machine {
     facts: Facts,
     host: Host,
     cap_sys_admin: bool,
+    root_has_cap_sys_admin: bool,
+    user: u32,
     socket_state: SocketState,
     variables: Vec<(&'static str, &'static str)>,
     arguments: &'static str,
@@ -120,7 +122,6 @@ fn machine(layout: &str, name: &str) -> Machine {
         facts,
         host: Host {
             in_container: true,
-            user: 0,
             status: Status::parse(&text("/proc/self/status")),
             confinement: Confinement::parse(&text("/proc/self/attr/current")),
             user_namespace: false,
@@ -150,6 +151,8 @@ fn machine(layout: &str, name: &str) -> Machine {
             versions: Vec::new(),
         },
         cap_sys_admin: true,
+        root_has_cap_sys_admin: false,
+        user: 0,
         socket_state: SocketState::Free,
         variables: Vec::new(),
         arguments: "",
@@ -170,6 +173,8 @@ impl Machine {
         let surroundings = Surroundings {
             stdin: Stdin::Null,
             cap_sys_admin: self.cap_sys_admin,
+            root_has_cap_sys_admin: self.root_has_cap_sys_admin,
+            user: self.user,
             socket: config.socket_path(Contract::Dind),
             socket_state: self.socket_state,
         };
@@ -288,13 +293,14 @@ fn without_privileges_nothing_works_and_the_flag_is_named() -> Result<(), Fault>
     );
     // Privileges cure it too.
     assert_eq!(machine.coded("seccomp")?, []);
-    machine.host.user = 1000;
-    says(
-        &machine,
-        "privileges",
-        Severity::Error,
-        &["user 1000", "without --user"],
-    );
+    machine.user = 1000;
+    let parts = &["--privileged", "without --user"];
+    says(&machine, "privileges", Severity::Error, parts);
+    // Privileged, and only the user is in the way.
+    machine.root_has_cap_sys_admin = true;
+    let parts = &["this process is user 1000", "without --user"];
+    says(&machine, "not-root", Severity::Error, parts);
+    assert_eq!(machine.coded("privileges")?, []);
     machine.host.in_container = false;
     says(&machine, "privileges", Severity::Note, &["as root"]);
     Ok(())

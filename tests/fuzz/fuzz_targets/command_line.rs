@@ -47,6 +47,8 @@ fuzz_target!(|data: &[u8]| {
                 let surroundings = Surroundings {
                     stdin,
                     cap_sys_admin,
+                    root_has_cap_sys_admin: true,
+                    user: 1000,
                     socket: config.socket_path(start.contract),
                     socket_state,
                 };

@@ -51,6 +51,8 @@ fuzz_target!(|text: &str| {
     let surroundings = Surroundings {
         stdin: Stdin::Null,
         cap_sys_admin: true,
+        root_has_cap_sys_admin: true,
+        user: 0,
         socket: config.socket_path(start.contract),
         socket_state: SocketState::Free,
     };
