@@ -16,6 +16,7 @@ use dind::facts::{self, Facts, daemon_json, proc};
 use dind::helpers::probe;
 use dind::input::cli;
 use dind::input::config::{self, Config};
+use dind::input::contract::Contract;
 use dind::input::dockerd_arguments::DockerdArguments;
 use dind::input::request::{self, Request, Start};
 use dind::messages::fault::Fault;
@@ -53,7 +54,7 @@ fn run(
     started: Instant,
     inherited: Inherited,
 ) -> Result<u8, Fault> {
-    let config = Config::read(std::env::args_os(), environment)?;
+    let config = Config::read(std::env::args_os(), environment);
     let request = request::request(&config)?;
     if !matches!(request, Request::Start(_) | Request::Nest(_)) {
         inherited
@@ -78,6 +79,8 @@ fn run(
         }
         Request::Health(how) => Ok(health::check(&config, how).map_or_else(answer, |()| 0)),
         Request::Nest(nest) => {
+            // The variables reach the next level, a start like any other.
+            config.check(|variable| variable.is_refused_by(Contract::Dind))?;
             nest::run(&nest, &config, Signals::catch(inherited)?).map(|never| match never {})
         }
         Request::Start(start) => {

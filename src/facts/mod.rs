@@ -166,7 +166,7 @@ mod tests {
     #[test]
     fn reads_the_facts_of_this_system() -> Result<()> {
         let options = DockerdArguments::default().options(None)?;
-        let facts = Facts::read(proc::mounts()?, &options, &Config::read([], [])?)?;
+        let facts = Facts::read(proc::mounts()?, &options, &Config::read([], []))?;
         assert!(facts.addresses.contains(&Ipv4Addr::LOCALHOST.into()));
         assert!(facts.container.mounts.at(Path::new("/")).is_some());
         assert!(!facts.container.cgroup.memberships.is_empty());

@@ -1,7 +1,9 @@
 //! The environment and the command line, read once and validated.
 //!
-//! No other module reads the environment. An invalid value becomes a [`Fault`] with status 2
-//! before anything is changed.
+//! No other module reads the environment. An invalid value counts as not set and is remembered.
+//! [`Config::check`] makes it a [`Fault`] with status 2 once it is known who reads it, before
+//! anything is changed: CI systems give the variables of a job to all of its services, whose
+//! roles use few of them.
 
 use std::ffi::{OsStr, OsString};
 use std::num::NonZeroU16;
@@ -14,6 +16,7 @@ use crate::input::contract::Contract;
 use crate::input::san::Name;
 use crate::input::variables::{self, Values, Variable};
 use crate::messages::fault::Fault;
+use crate::messages::finding::Finding;
 use crate::messages::logging::{LogFormat, Logs};
 use crate::messages::secrets;
 
@@ -169,55 +172,69 @@ pub struct Config {
     pub search_path: OsString,
     /// The whole environment, for child processes.
     pub environment: Vec<(OsString, OsString)>,
+    /// The values that are not valid, in the order of the fields above.
+    invalid: Vec<Invalid>,
+}
+
+/// A variable with a value that is not valid, and the fault that it is where it is read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Invalid {
+    /// The variable.
+    pub variable: Variable,
+    /// Names the variable, its value and what is allowed. Its status is 2.
+    pub fault: Fault,
 }
 
 impl Config {
-    /// Validates `arguments` (argv\[0\] first) and `environment`. An empty variable counts as not
-    /// set, as in the scripts. The fault has status 2 and names the variable, its value and what
-    /// is allowed.
+    /// Parses `arguments` (argv\[0\] first) and `environment`. An empty variable counts as not
+    /// set, as in the scripts, and so does one with an invalid value: see [`Config::check`].
     pub fn read(
         arguments: impl IntoIterator<Item = OsString>,
         environment: impl IntoIterator<Item = (OsString, OsString)>,
-    ) -> Result<Self, Fault> {
+    ) -> Self {
         let mut arguments = arguments.into_iter();
         let environment: Vec<_> = environment.into_iter().collect();
         let values = Values::new(&environment);
-        // The log has started with the default by then. An invalid value is reported here.
-        values.log_level()?;
-        Ok(Self {
+        let mut read = Reader {
+            values,
+            invalid: Vec::new(),
+        };
+        // The log has started with the default where it is not valid.
+        read.log_level();
+        Self {
             program: arguments
                 .next()
                 .map_or_else(|| PathBuf::from("dind"), PathBuf::from),
             arguments: arguments.collect(),
-            contract: values.parse(
+            contract: read.parse(
                 variables::DIND_CONTRACT,
                 Contract::NAMES,
                 Contract::from_name,
-            )?,
-            port: values.parse(variables::PORT, "a TCP port, 1 to 65535", |text| {
+            ),
+            port: read.parse(variables::PORT, "a TCP port, 1 to 65535", |text| {
                 text.parse().ok()
-            })?,
-            log: values
+            }),
+            log: read
                 .parse(variables::LOG, "file, stdio", |text| match text {
                     "file" => Some(Log::File),
                     "stdio" => Some(Log::Stdio),
                     _ => None,
-                })?
+                })
                 .unwrap_or(Log::Auto),
-            log_format: values.log_format()?,
-            daemon_arguments: values
+            log_format: read.log_format(),
+            daemon_arguments: read
                 .parse(
                     variables::DOCKER_DAEMON_ARGS,
                     "words with balanced quotes",
                     shlex::split,
-                )?
+                )
                 .unwrap_or_default()
                 .into_iter()
                 .map(OsString::from)
                 .collect(),
-            tmpfs: values.switch(variables::DIND_TMPFS)?,
-            dns: values.switch(variables::DIND_DNS)?,
-            mtu: values
+            tmpfs: read.switch(variables::DIND_TMPFS),
+            dns: read.switch(variables::DIND_DNS),
+            mtu: read
                 .parse(
                     variables::DIND_MTU,
                     "off, or bytes, 68 to 65535",
@@ -228,49 +245,41 @@ impl Config {
                             bytes.map(Mtu::Bytes)
                         }
                     },
-                )?
+                )
                 .unwrap_or(Mtu::Auto),
-            hook_timeout: values.seconds(variables::DIND_HOOK_TIMEOUT, DEFAULT_HOOK_TIMEOUT)?,
-            ephemeral: values.flag(variables::DIND_EPHEMERAL)?,
-            restarts: values
+            hook_timeout: read.seconds(variables::DIND_HOOK_TIMEOUT, DEFAULT_HOOK_TIMEOUT),
+            ephemeral: read.flag(variables::DIND_EPHEMERAL),
+            restarts: read
                 .parse(
                     variables::DIND_RESTART,
                     "no, on-failure, on-failure:N",
                     restarts,
-                )?
+                )
                 .unwrap_or(0),
-            storage: values
+            storage: read
                 .parse(
                     variables::DIND_STORAGE,
                     "auto, loop, tmpfs, fuse-overlayfs, vfs, none",
                     |text| Storage::ALL.into_iter().find(|known| known.name() == text),
-                )?
+                )
                 .unwrap_or(Storage::Auto),
-            storage_size: values.parse(variables::DIND_STORAGE_SIZE, SIZE, size)?,
-            images: values.parse(
+            storage_size: read.parse(variables::DIND_STORAGE_SIZE, SIZE, size),
+            images: read.parse(
                 variables::DIND_IMAGES,
                 "an absolute path of a directory",
                 |text| Some(PathBuf::from(text)).filter(|path| path.is_absolute()),
-            )?,
-            images_strict: values.flag(variables::DIND_IMAGES_STRICT)?,
-            docker_driver: values.parse(variables::DOCKER_DRIVER, "a storage driver", |text| {
+            ),
+            images_strict: read.flag(variables::DIND_IMAGES_STRICT),
+            docker_driver: read.parse(variables::DOCKER_DRIVER, "a storage driver", |text| {
                 Some(text.to_owned())
-            })?,
-            stop_timeout: values.seconds(variables::DIND_STOP_TIMEOUT, DEFAULT_STOP_TIMEOUT)?,
-            ready_timeout: values.seconds(variables::DIND_READY_TIMEOUT, DEFAULT_READY_TIMEOUT)?,
-            docker_host: values.parse(variables::DOCKER_HOST, "an address", |text| {
+            }),
+            stop_timeout: read.seconds(variables::DIND_STOP_TIMEOUT, DEFAULT_STOP_TIMEOUT),
+            ready_timeout: read.seconds(variables::DIND_READY_TIMEOUT, DEFAULT_READY_TIMEOUT),
+            docker_host: read.parse(variables::DOCKER_HOST, "an address", |text| {
                 Some(text.to_owned())
-            })?,
+            }),
             tls_directory: values.get(variables::DOCKER_TLS_CERTDIR).map(PathBuf::from),
-            tls_names: match values.get(variables::DOCKER_TLS_SAN) {
-                Some(names) => {
-                    Name::parse_list(&names.to_string_lossy()).map_err(|fault| Fault {
-                        message: format!("DOCKER_TLS_SAN: {}", fault.message),
-                        ..fault
-                    })?
-                }
-                None => Vec::new(),
-            },
+            tls_names: read.names(),
             certificate_path: values.get(variables::DOCKER_CERT_PATH).map(PathBuf::from),
             docker_config: values
                 .get(variables::DOCKER_CONFIG)
@@ -284,7 +293,35 @@ impl Config {
                 .get(variables::PATH)
                 .unwrap_or(OsStr::new(DEFAULT_PATH))
                 .to_owned(),
+            invalid: read.invalid,
             environment,
+        }
+    }
+
+    /// Returns the fault of the first invalid value in a variable that `reads` selects: those
+    /// that have an effect on what is about to be done.
+    pub fn check(&self, reads: impl Fn(Variable) -> bool) -> Result<(), Fault> {
+        let invalid = self.invalid.iter().find(|found| reads(found.variable));
+        invalid.map_or(Ok(()), |found| Err(found.fault.clone()))
+    }
+
+    /// The invalid values in variables that `contract` reads and refuses.
+    pub fn refused(&self, contract: Contract) -> impl Iterator<Item = &Invalid> {
+        let refused = move |found: &&Invalid| found.variable.is_refused_by(contract);
+        self.invalid.iter().filter(refused)
+    }
+
+    /// The warnings about invalid values in variables that `contract` reads and does not refuse.
+    pub fn ignored(&self, contract: Contract) -> impl Iterator<Item = Finding> {
+        let ignored = move |found: &&Invalid| {
+            found.variable.is_read_by(contract) && !found.variable.is_refused_by(contract)
+        };
+        self.invalid.iter().filter(ignored).map(|found| {
+            let seen = format!("{} and counts as not set", found.fault.message);
+            Finding {
+                remedy: found.fault.remedy.clone(),
+                ..Finding::warning("variable-ignored", seen, "README.md#variables")
+            }
         })
     }
 
@@ -357,41 +394,69 @@ fn size(text: &str) -> Option<u64> {
     (LEAST..=MOST).contains(&bytes).then_some(bytes)
 }
 
-/// The settings of dind's own log in `environment`. An invalid value counts as not set here, so
-/// that the error about it, which [`Config::read`] returns, can be logged.
+/// The settings of dind's own log in `environment`. An invalid value counts as not set, so that
+/// the error about it, which [`Config::check`] returns, can be logged.
 pub fn logs(environment: &[(OsString, OsString)]) -> Logs {
     let values = Values::new(environment);
+    let mut read = Reader {
+        values,
+        invalid: Vec::new(),
+    };
     Logs {
-        level: values.log_level().unwrap_or(DEFAULT_LOG_LEVEL),
-        format: values.log_format().unwrap_or(LogFormat::Text),
+        level: read.log_level(),
+        format: read.log_format(),
         colours: values.get(variables::NO_COLOR).is_none()
             && values.get(variables::TERM) != Some(OsStr::new("dumb")),
     }
 }
 
-impl Values<'_> {
+/// Parses values, and collects those that are not valid.
+struct Reader<'a> {
+    values: Values<'a>,
+    invalid: Vec<Invalid>,
+}
+
+impl Reader<'_> {
     fn parse<T>(
-        &self,
+        &mut self,
         variable: Variable,
         allowed: &str,
         parse: impl FnOnce(&str) -> Option<T>,
-    ) -> Result<Option<T>, Fault> {
-        let Some(value) = self.get(variable) else {
-            return Ok(None);
-        };
-        match value.to_str().and_then(parse) {
-            Some(parsed) => Ok(Some(parsed)),
-            None => Err(Fault::usage(format!(
+    ) -> Option<T> {
+        let value = self.values.get(variable)?;
+        let parsed = value.to_str().and_then(parse);
+        if parsed.is_none() {
+            let fault = Fault::usage(format!(
                 "{}={:?} is not valid",
                 variable.name(),
                 secrets::hide_in_word(&value.to_string_lossy())
-            ))
-            .remedy(format!("allowed: {allowed}"))),
+            ));
+            self.invalid.push(Invalid {
+                variable,
+                fault: fault.remedy(format!("allowed: {allowed}")),
+            });
         }
+        parsed
     }
 
-    fn log_level(&self) -> Result<Level, Fault> {
-        let level = self.parse(
+    /// Parses `DOCKER_TLS_SAN`.
+    fn names(&mut self) -> Vec<Name> {
+        let variable = variables::DOCKER_TLS_SAN;
+        let Some(names) = self.values.get(variable) else {
+            return Vec::new();
+        };
+        Name::parse_list(&names.to_string_lossy()).unwrap_or_else(|fault| {
+            let message = format!("{}: {}", variable.name(), fault.message);
+            self.invalid.push(Invalid {
+                variable,
+                fault: Fault { message, ..fault },
+            });
+            Vec::new()
+        })
+    }
+
+    fn log_level(&mut self) -> Level {
+        self.parse(
             variables::DIND_LOG,
             "error, warn, info, debug, trace",
             |text| {
@@ -404,12 +469,12 @@ impl Values<'_> {
                     _ => return None,
                 })
             },
-        )?;
-        Ok(level.unwrap_or(DEFAULT_LOG_LEVEL))
+        )
+        .unwrap_or(DEFAULT_LOG_LEVEL)
     }
 
-    fn log_format(&self) -> Result<LogFormat, Fault> {
-        let format = self.parse(
+    fn log_format(&mut self) -> LogFormat {
+        self.parse(
             variables::DIND_LOG_FORMAT,
             "text, json",
             |text| match text {
@@ -417,32 +482,32 @@ impl Values<'_> {
                 "json" => Some(LogFormat::Json),
                 _ => None,
             },
-        )?;
-        Ok(format.unwrap_or(LogFormat::Text))
+        )
+        .unwrap_or(LogFormat::Text)
     }
 
     /// Parses `on` or `off`. The default is on.
-    fn switch(&self, variable: Variable) -> Result<bool, Fault> {
+    fn switch(&mut self, variable: Variable) -> bool {
         let on = self.parse(variable, "on, off", |text| match text {
             "on" => Some(true),
             "off" => Some(false),
             _ => None,
-        })?;
-        Ok(on.unwrap_or(true))
+        });
+        on.unwrap_or(true)
     }
 
     /// Parses `1` or `0`. The default is 0.
-    fn flag(&self, variable: Variable) -> Result<bool, Fault> {
+    fn flag(&mut self, variable: Variable) -> bool {
         let on = self.parse(variable, "1, 0", |text| match text {
             "1" => Some(true),
             "0" => Some(false),
             _ => None,
-        })?;
-        Ok(on.unwrap_or(false))
+        });
+        on.unwrap_or(false)
     }
 
-    fn seconds(&self, variable: Variable, default: Duration) -> Result<Duration, Fault> {
-        Ok(self.parse(variable, SECONDS, seconds)?.unwrap_or(default))
+    fn seconds(&mut self, variable: Variable, default: Duration) -> Duration {
+        self.parse(variable, SECONDS, seconds).unwrap_or(default)
     }
 }
 
@@ -451,7 +516,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn read(variables: &[(&str, &str)]) -> Result<Config, Fault> {
+    fn read(variables: &[(&str, &str)]) -> Config {
         Config::read(
             [OsString::from("dind")],
             variables
@@ -461,10 +526,18 @@ mod tests {
     }
 
     fn fault(name: &str, value: &str) -> Fault {
-        match read(&[(name, value)]) {
-            Err(fault) => fault,
-            Ok(config) => panic!("{name}={value:?} was accepted: {config:?}"),
-        }
+        let config = read(&[(name, value)]);
+        let found = config.check(|variable| variable.name() == name);
+        assert_eq!(config.check(|variable| variable.name() != name), Ok(()));
+        let without = Config {
+            environment: Vec::new(),
+            invalid: Vec::new(),
+            ..config
+        };
+        assert_eq!(without, read(&[]), "{name} counts as not set");
+        found
+            .err()
+            .unwrap_or_else(|| panic!("{name}={value:?} was accepted"))
     }
 
     #[test]
@@ -506,6 +579,7 @@ mod tests {
             ("DIND_STORAGE_SIZE", "20GB", "a number with"),
             ("DIND_STORAGE_SIZE", "99999999999T", "256M to"),
             ("DIND_STORAGE_SIZE", "+1G", "a number with"),
+            ("DOCKER_TLS_SAN", "docker", "allowed: "),
         ] {
             let fault = fault(name, value);
             assert_eq!(fault.status, 2, "{name}={value}");
@@ -519,7 +593,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_variable_counts_as_not_set() -> Result<(), Fault> {
+    fn an_empty_variable_counts_as_not_set() {
         let empty = [
             ("PORT", ""),
             ("LOG", ""),
@@ -546,10 +620,38 @@ mod tests {
         ];
         let with = Config {
             environment: Vec::new(),
-            ..read(&empty)?
+            ..read(&empty)
         };
-        assert_eq!(with, read(&[])?);
-        Ok(())
+        assert_eq!(with, read(&[]));
+    }
+
+    /// A job's variables reach each of its services, whatever it is.
+    #[test]
+    fn a_value_is_refused_only_where_it_is_read() {
+        let leaked = read(&[("PORT", "auto"), ("LOG", "debug"), ("DIND_MTU", "x")]);
+        let names = |contract| -> (Vec<&str>, Vec<String>) {
+            let refused = leaked.refused(contract).map(|found| found.variable.name());
+            let ignored = leaked.ignored(contract).map(|found| found.to_string());
+            (refused.collect(), ignored.collect())
+        };
+        let port =
+            "PORT=\"auto\" is not valid and counts as not set; allowed: a TCP port, 1 to 65535"
+                .to_owned();
+        let log =
+            "LOG=\"debug\" is not valid and counts as not set; allowed: file, stdio".to_owned();
+        let none: (Vec<&str>, Vec<String>) = (vec![], vec![]);
+        for (contract, expected) in [
+            (Contract::Dind, (vec!["DIND_MTU"], vec![port, log.clone()])),
+            (
+                Contract::Wrapdocker,
+                (vec!["PORT", "DIND_MTU"], vec![log.clone()]),
+            ),
+            (Contract::DockerdEntrypoint, (vec!["DIND_MTU"], vec![log])),
+            (Contract::DockerEntrypoint, none.clone()),
+            (Contract::HackDind, none),
+        ] {
+            assert_eq!(names(contract), expected, "{}", contract.name());
+        }
     }
 
     #[test]
@@ -625,16 +727,15 @@ mod tests {
     }
 
     #[test]
-    fn daemon_arguments_are_split_as_a_shell_splits_words() -> Result<(), Fault> {
+    fn daemon_arguments_are_split_as_a_shell_splits_words() {
         let config = read(&[(
             "DOCKER_DAEMON_ARGS",
             r#"--label "a=b c" --label='d e' $HOME"#,
-        )])?;
+        )]);
         assert_eq!(
             config.daemon_arguments,
             ["--label", "a=b c", "--label=d e", "$HOME"]
         );
-        Ok(())
     }
 
     proptest! {

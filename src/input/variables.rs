@@ -15,8 +15,8 @@ pub struct Variable {
     unset: Unset,
     /// One line for the help.
     meaning: &'static str,
-    /// The contracts in which its value has an effect. A value that is not valid is an error in
-    /// every contract.
+    /// The contracts in which its value has an effect. In others a value that is not valid is
+    /// none of dind's business.
     readers: &'static [Contract],
 }
 
@@ -46,6 +46,11 @@ const DAEMONS: &[Contract] = &[Dind, DockerdEntrypoint, Wrapdocker];
 const TLS: &[Contract] = &[Dind, DockerdEntrypoint, DockerEntrypoint];
 /// The contracts that run a docker CLI, beside a daemon or as a client.
 const CLIENTS: &[Contract] = &[Dind, DockerdEntrypoint, DockerEntrypoint, Wrapdocker];
+
+/// The variables whose names others use too, as a CI job does for its own programs, and the
+/// contracts in which a value that is not valid is warned of and counts as not set. What
+/// `docker:dind` does not read must not keep a daemon in its place from starting.
+const COMMON_NAMES: &[(Variable, &[Contract])] = &[(PORT, &[Dind]), (LOG, DAEMONS)];
 
 /// Makes a constant of each row, and the table of all of them.
 macro_rules! table {
@@ -137,6 +142,19 @@ impl Variable {
     pub fn name(self) -> &'static str {
         self.name
     }
+
+    /// Whether its value has an effect in a contract.
+    pub fn is_read_by(self, contract: Contract) -> bool {
+        self.readers.contains(&contract)
+    }
+
+    /// Whether a value that is not valid ends a start in a contract.
+    pub fn is_refused_by(self, contract: Contract) -> bool {
+        let is_ignored = COMMON_NAMES
+            .iter()
+            .any(|(common, contracts)| *common == self && contracts.contains(&contract));
+        self.is_read_by(contract) && !is_ignored
+    }
 }
 
 /// The values of variables in an environment, and of nothing else in it.
@@ -207,7 +225,7 @@ pub fn help() -> String {
 fn read_by(contract: Contract) -> String {
     let (read, not): (Vec<&Variable>, Vec<&Variable>) = TABLE
         .iter()
-        .partition(|variable| variable.readers.contains(&contract));
+        .partition(|variable| variable.is_read_by(contract));
     let list = |variables: &[&Variable]| {
         let names: Vec<&str> = variables.iter().map(|variable| variable.name).collect();
         names.join(", ")
@@ -226,7 +244,6 @@ fn read_by(contract: Contract) -> String {
 pub mod tests {
     use super::*;
     use crate::input::config::{Config, IMAGES, logs};
-    use crate::messages::fault::Fault;
 
     const README: &str = include_str!("../../README.md");
 
@@ -321,7 +338,7 @@ pub mod tests {
 
     /// The default in the table has the same effect as a variable that is not set.
     #[test]
-    fn a_default_is_what_an_unset_variable_means() -> Result<(), Fault> {
+    fn a_default_is_what_an_unset_variable_means() {
         let mut checked = 0;
         for variable in TABLE {
             let Value(default) = variable.unset else {
@@ -334,14 +351,11 @@ pub mod tests {
             }
             let set = vec![(OsString::from(variable.name), OsString::from(default))];
             assert_eq!(logs(&set), logs(&[]), "{}", variable.name);
-            let set = Config {
-                environment: Vec::new(),
-                ..Config::read([], set)?
-            };
-            assert_eq!(set, Config::read([], [])?, "{}", variable.name);
+            let mut set = Config::read([], set);
+            set.environment.clear();
+            assert_eq!(set, Config::read([], []), "{}", variable.name);
             checked += 1;
         }
         assert!(checked > 8, "only {checked} defaults");
-        Ok(())
     }
 }

@@ -187,7 +187,6 @@ fn set(environment: &mut Vec<(OsString, OsString)>, name: &str, value: &OsStr) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::messages::fault::Fault;
 
     fn facts(plugins: &[&str]) -> ClientFacts {
         ClientFacts {
@@ -205,22 +204,21 @@ mod tests {
     }
 
     /// `DOCKER_HOST`, `DOCKER_TLS_VERIFY` and `DOCKER_CERT_PATH`.
-    fn variables(given: &[(&str, &str)], facts: &ClientFacts) -> Result<[String; 3], Fault> {
+    fn variables(given: &[(&str, &str)], facts: &ClientFacts) -> [String; 3] {
         let given = given
             .iter()
             .map(|(name, value)| (OsString::from(name), OsString::from(value)));
-        let config = Config::read([OsString::from("docker-entrypoint.sh")], given)?;
+        let config = Config::read([OsString::from("docker-entrypoint.sh")], given);
         let environment = environment(&config, facts);
-        Ok(
-            ["DOCKER_HOST", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH"].map(|name| {
-                let mut values = environment.iter().filter(|(key, _)| key == name);
-                let value = values
-                    .next()
-                    .map(|(_, value)| value.to_string_lossy().into_owned());
-                assert!(values.next().is_none(), "{name} is there twice");
-                value.unwrap_or_default()
-            }),
-        )
+
+        ["DOCKER_HOST", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH"].map(|name| {
+            let mut values = environment.iter().filter(|(key, _)| key == name);
+            let value = values
+                .next()
+                .map(|(_, value)| value.to_string_lossy().into_owned());
+            assert!(values.next().is_none(), "{name} is there twice");
+            value.unwrap_or_default()
+        })
     }
 
     #[test]
@@ -252,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn unreadable_certificates_cause_a_warning_if_they_are_needed() -> Result<(), Fault> {
+    fn unreadable_certificates_cause_a_warning_if_they_are_needed() {
         let hidden = ClientFacts {
             certificates_hidden: true,
             ..facts(&[])
@@ -274,15 +272,14 @@ mod tests {
             let variables = given
                 .iter()
                 .map(|(name, value)| (OsString::from(name), OsString::from(value)));
-            let config = Config::read([OsString::from("docker-entrypoint.sh")], variables)?;
+            let config = Config::read([OsString::from("docker-entrypoint.sh")], variables);
             let warning = warning(&config, facts);
             assert_eq!(warning.is_some(), expected, "{given:?}: {warning:?}");
         }
-        Ok(())
     }
 
     #[test]
-    fn the_daemon_is_found_as_the_script_found_it() -> Result<(), Fault> {
+    fn the_daemon_is_found_as_the_script_found_it() {
         let nothing = facts(&[]);
         let socket = ClientFacts {
             socket: true,
@@ -327,8 +324,7 @@ mod tests {
                 ours,
             ),
         ] {
-            assert_eq!(variables(given, facts)?, expected, "{given:?} {facts:?}");
+            assert_eq!(variables(given, facts), expected, "{given:?} {facts:?}");
         }
-        Ok(())
     }
 }

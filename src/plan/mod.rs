@@ -78,14 +78,15 @@ pub fn session(
     engine(None, arguments, foreground, levels_below, inputs)
 }
 
-/// Returns the warnings about a daemon in this container: its sockets, its data root and the
-/// host's cgroups. `serve` is `None` where a command runs beside it. `dind doctor` reports the
-/// same.
+/// Returns the warnings about a daemon in this container: variables that are ignored, its sockets,
+/// its data root and the host's cgroups. `serve` is `None` where a command runs beside it. `dind
+/// doctor` reports the same.
 pub fn warnings(serve: Option<&Serve>, inputs: Inputs<'_>) -> Vec<Finding> {
     let (listeners, _) = daemons::listeners(serve, inputs);
     let daemons = daemons::warnings(serve, inputs, &listeners);
-    daemons
-        .into_iter()
+    let ignored = inputs.config.ignored(inputs.contract);
+    ignored
+        .chain(daemons)
         .chain(storage::warnings(inputs))
         .chain(iptables::warning(inputs.options, &inputs.facts.netfilter))
         .chain(network::warning(inputs))

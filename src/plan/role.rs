@@ -9,6 +9,7 @@ use crate::input::contract::Contract;
 use crate::input::dockerd_arguments::DockerdArguments;
 use crate::input::nest::Nest;
 use crate::input::request::Start;
+use crate::input::variables::{self, Variable};
 use crate::messages::fault::Fault;
 
 /// The role of this container.
@@ -65,15 +66,16 @@ pub fn decide(start: &Start, config: &Config, surroundings: &Surroundings) -> Re
             command: start.arguments.clone(),
         },
     };
-    if let Role::Client { .. } = role {
-        return Ok(role);
-    }
     let role = match role {
         Role::Serve(Serve { arguments, .. }) if arguments.informational() => {
-            return Ok(Role::Inform { arguments });
+            Role::Inform { arguments }
         }
         role => role,
     };
+    config.check(|variable| is_refused(variable, start.contract, &role))?;
+    if let Role::Client { .. } | Role::Inform { .. } = role {
+        return Ok(role);
+    }
     if let Some(fault) = unprivileged(start.contract, surroundings) {
         return Err(fault);
     }
@@ -81,6 +83,19 @@ pub fn decide(start: &Start, config: &Config, surroundings: &Surroundings) -> Re
     match socket_taken(config, surroundings) {
         Some(fault) if starts_daemon => Err(fault),
         Some(_) | None => Ok(role),
+    }
+}
+
+/// Whether an invalid value of a variable ends a start in this role. Whatever the contract, a
+/// client reads what `docker-entrypoint.sh` does.
+fn is_refused(variable: Variable, contract: Contract, role: &Role) -> bool {
+    let is_clients = variable.is_refused_by(Contract::DockerEntrypoint);
+    match role {
+        Role::Client { .. } => is_clients,
+        Role::Inform { .. } => is_clients || variable == variables::DOCKER_DAEMON_ARGS,
+        Role::Serve(_) | Role::Session { .. } | Role::Prepare { .. } => {
+            variable.is_refused_by(contract)
+        }
     }
 }
 

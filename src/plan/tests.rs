@@ -241,7 +241,7 @@ impl Start<'_> {
             self.variables
                 .iter()
                 .map(|(name, value)| (name.into(), value.into())),
-        )?;
+        );
         match request::request(&config)? {
             Request::Start(start) | Request::Plan(start) => Ok((config, start)),
             Request::Help(_)

@@ -19,6 +19,7 @@ use crate::input::config::Config;
 use crate::input::contract::Contract;
 use crate::input::dockerd_arguments::{DockerdArguments, DockerdOptions};
 use crate::input::request::Health;
+use crate::input::variables;
 use crate::messages::fault::Fault;
 use crate::sys::wait;
 
@@ -74,6 +75,8 @@ pub fn options(config: &Config) -> Result<DockerdOptions, Fault> {
 
 /// The Unix sockets on which the daemon may listen, the most likely first.
 fn sockets(config: &Config) -> Result<Vec<PathBuf>, Fault> {
+    let read = [variables::DOCKER_DAEMON_ARGS, variables::DOCKER_HOST];
+    config.check(|variable| read.contains(&variable))?;
     let options = options(config)?;
     let named = options.addresses().filter_map(|address| {
         let path = address.strip_prefix("unix://")?;

@@ -1,7 +1,7 @@
 //! Bad input: one line with the name, the value and what is allowed, status 2, and
 //! a container in which nothing has changed.
 
-use crate::docker::{Container, dind};
+use crate::docker::{Container, Spec, dind, line_with, unprivileged};
 
 /// A container of the image in which dind is yet to be started.
 fn bystander() -> Container {
@@ -44,13 +44,6 @@ fn bad_variables_are_named_with_what_is_allowed() {
     let container = bystander();
     let longest = "9".repeat(40);
     for (name, value, allowed) in [
-        ("PORT", "abc", "1 to 65535"),
-        ("PORT", "0", "1 to 65535"),
-        ("PORT", "70000", "1 to 65535"),
-        ("PORT", "-1", "1 to 65535"),
-        ("PORT", "4444/tcp", "1 to 65535"),
-        ("PORT", " 4444", "1 to 65535"),
-        ("PORT", &longest, "1 to 65535"),
         ("DOCKER_DAEMON_ARGS", "--label \"a=b", "balanced quotes"),
         ("DOCKER_DAEMON_ARGS", "--label 'a=b", "balanced quotes"),
         ("DOCKER_DAEMON_ARGS", "--label a\\", "balanced quotes"),
@@ -59,8 +52,6 @@ fn bad_variables_are_named_with_what_is_allowed() {
         ("DIND_STORAGE_SIZE", "1M", "256M"),
         ("DIND_RESTART", "always", "on-failure:N"),
         ("DIND_RESTART", "on-failure:x", "on-failure:N"),
-        ("LOG", "somewhere", "file"),
-        ("LOG", "FILE", "file"),
         ("DIND_LOG", "warning", "error, warn, info"),
         ("DIND_LOG_FORMAT", "logfmt", "text, json"),
         ("DIND_STOP_TIMEOUT", "soon", "seconds"),
@@ -78,6 +69,55 @@ fn bad_variables_are_named_with_what_is_allowed() {
         is_refused(&container, &[(name, value)], &[], &[&shown, allowed]);
         is_refused(&container, &[(name, value)], &["true"], &[&shown, allowed]);
     }
+    for value in ["abc", "0", "70000", "-1", "4444/tcp", " 4444", &longest] {
+        let shown = format!("PORT={value:?}");
+        for words in [&["wrapdocker"][..], &["wrapdocker", "true"]] {
+            is_refused(
+                &container,
+                &[("PORT", value)],
+                words,
+                &[&shown, "1 to 65535"],
+            );
+        }
+    }
+}
+
+/// The variables that GitLab gives from a job to its services: what does not read them says
+/// nothing of them, and a daemon ignores what cannot be meant for it.
+#[test]
+fn values_for_other_programs_stop_nobody() {
+    let leaked = |spec: Spec| spec.env("LOG", "debug").env("PORT", "auto");
+    for words in [
+        &["docker-entrypoint.sh", "echo", "hi"][..],
+        &["dockerd-entrypoint.sh", "echo", "hi"],
+        &["echo", "hi"],
+    ] {
+        let output = leaked(unprivileged()).env("DIND_MTU", "big").run(words);
+        assert_eq!(output.stderr, "", "{words:?}");
+        assert_eq!(output.text(), "hi");
+    }
+    let output = leaked(dind()).run(&["hack-dind", "echo", "hi"]);
+    assert_eq!(output.stderr, "");
+    assert_eq!(output.text(), "hi");
+    let container = leaked(dind()).ready(&[]);
+    for value in ["LOG=\"debug\"", "PORT=\"auto\""] {
+        container.logged(&["dind: warning: ", value, "counts as not set; allowed: "]);
+    }
+    container.logged(&["docker is ready", "tcp://0.0.0.0:2376 (TLS)"]);
+    container.exec(&["dind", "health"]).exited(0);
+    let doctor = container.exec_call(&["-e", "DIND_MTU=big"], &["dind", "doctor"]);
+    let doctor = doctor.finish().exited(1).stdout;
+    for parts in [
+        ["error: DIND_MTU=\"big\" is not valid", "68 to 65535"],
+        ["warning: PORT=\"auto\" is not valid", "counts as not set"],
+        ["warning: LOG=\"debug\" is not valid", "counts as not set"],
+    ] {
+        assert!(line_with(&doctor, &parts).is_some(), "{parts:?}: {doctor}");
+    }
+    let output = leaked(dind().env("DOCKER_TLS_CERTDIR", ""))
+        .run(&["wrapdocker", "true"])
+        .exited(2);
+    output.says(&["dind: error: PORT=\"auto\" is not valid"]);
 }
 
 /// A value with a line break in it does not make two lines of the message.
@@ -85,9 +125,9 @@ fn bad_variables_are_named_with_what_is_allowed() {
 fn a_line_break_in_a_value_stays_on_the_line() {
     is_refused(
         &bystander(),
-        &[("PORT", "44\n44")],
+        &[("DIND_MTU", "44\n44")],
         &[],
-        &["PORT=", "44\\n44"],
+        &["DIND_MTU=", "44\\n44"],
     );
 }
 
@@ -96,7 +136,7 @@ fn a_line_break_in_a_value_stays_on_the_line() {
 fn no_value_forges_a_line_or_drives_a_terminal() {
     let forged = "1\ndind: error: forged\r\u{1b}[2J\u{9b}31m";
     for (name, value) in [
-        ("PORT", forged),
+        ("DIND_MTU", forged),
         ("DOCKER_HOST", &format!("unix:///proc/{forged}")),
         ("DOCKER_TLS_CERTDIR", &format!("/proc/{forged}")),
         ("DOCKER_DAEMON_ARGS", &format!("--config-file '/{forged}'")),
@@ -110,6 +150,12 @@ fn no_value_forges_a_line_or_drives_a_terminal() {
             assert!(!line.contains(char::is_control), "{name}: {line:?}");
         }
     }
+    let output = dind().env("PORT", forged).run(&["true"]).exited(0);
+    let output = output.says(&["dind: warning: PORT=", r"1\ndind: error: forged\r\"]);
+    assert!(
+        !output.stderr.contains("\ndind: error: forged"),
+        "{output:?}"
+    );
     let plan = dind().env("DOCKER_HOST", &format!("unix:///{forged}"));
     let plan = plan.run(&["plan", "--data-root", forged]).text();
     assert!(
@@ -149,7 +195,8 @@ fn no_secret_is_shown() {
         refused,
         secrets.run(&["plan", mirror]),
         secrets.run(&["plan", "sh", "-c", "curl https://me:hunter2@host"]),
-        secrets.clone().env("PORT", key).run(&[]),
+        secrets.clone().env("DIND_STORAGE", key).run(&[]),
+        secrets.clone().env("PORT", key).run(&["true"]),
         secrets.clone().env("DOCKER_TLS_SAN", key).run(&[]),
         secrets.clone().env("DOCKER_DAEMON_ARGS", &open).run(&[]),
         secrets
@@ -178,12 +225,15 @@ fn bad_input_is_the_containers_end() {
         &["true"],
         &["wrapdocker", "true"],
         &["hack-dind", "true"],
+        &["docker-entrypoint.sh", "true"],
     ] {
-        let output = dind().env("PORT", "abc").run(command).exited(2);
+        let output = dind().env("DIND_LOG", "loud").run(command).exited(2);
         assert_eq!(output.stdout, "");
         assert_eq!(
             output.stderr.lines().collect::<Vec<_>>(),
-            ["dind: error: PORT=\"abc\" is not valid; allowed: a TCP port, 1 to 65535"]
+            [
+                "dind: error: DIND_LOG=\"loud\" is not valid; allowed: error, warn, info, debug, trace"
+            ]
         );
     }
 }

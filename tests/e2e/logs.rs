@@ -82,7 +82,7 @@ fn all_lines_of_a_daemon_are_json() {
 /// What a message names is a field too, and a number is one.
 #[test]
 fn messages_have_fields() {
-    let output = json().env("PORT", "abc").run(&[]).exited(2);
+    let output = json().env("DIND_MTU", "abc").run(&[]).exited(2);
     let entries = entries(&output.stderr);
     let [error] = entries.as_slice() else {
         panic!("{entries:?}");
@@ -194,7 +194,7 @@ fn the_last_words_of_dockerd_are_there() {
 /// wrong with that one, in text.
 #[test]
 fn a_bad_variable_is_an_entry() {
-    for (name, value) in [("PORT", "abc"), ("DIND_LOG", "loud")] {
+    for (name, value) in [("DIND_MTU", "abc"), ("DIND_LOG", "loud")] {
         let output = json().env(name, value).run(&[]).exited(2);
         let lines = entries(&output.stderr);
         assert_eq!(lines.len(), 1, "{}", output.stderr);
@@ -257,7 +257,7 @@ fn the_level_says_how_much_there_is() {
 /// On a terminal, where nobody minds, and nowhere else.
 #[test]
 fn a_terminal_shows_errors_in_red() {
-    let bad = || dind().env("PORT", "abc");
+    let bad = || dind().env("DIND_MTU", "abc");
     for (spec, shown) in [
         (bad(), "dind: \x1b[1;31merror\x1b[0m: "),
         (bad().env("NO_COLOR", ""), "dind: \x1b[1;31merror\x1b[0m: "),
@@ -265,7 +265,7 @@ fn a_terminal_shows_errors_in_red() {
         (bad().env("TERM", "dumb"), "dind: error: "),
     ] {
         let mut pty = Pty::run(&spec, &[]);
-        assert_eq!(pty.expect("PORT="), shown);
+        assert_eq!(pty.expect("DIND_MTU="), shown);
         assert_eq!(pty.wait(), 2);
     }
     let output = bad().env("TERM", "xterm").run(&[]).exited(2);

@@ -280,6 +280,81 @@ fn port_is_served_beside_tls_and_not_by_dockerd() -> Result<(), Fault> {
     Ok(())
 }
 
+/// GitLab gives the variables of a job to its services.
+#[test]
+fn a_jobs_variables_stop_nothing_that_does_not_read_them() -> Result<(), Fault> {
+    let variables: &[(&str, &str)] = &[
+        ("LOG", "debug"),
+        ("PORT", "auto"),
+        ("DOCKER_DAEMON_ARGS", "'"),
+        ("DIND_MTU", "big"),
+    ];
+    for arguments in [
+        &["docker-entrypoint.sh", "ps"][..],
+        &["dockerd-entrypoint.sh", "ps"],
+        &["hack-dind", "true"],
+    ] {
+        let start = Start {
+            arguments,
+            variables,
+            ..DAEMON
+        };
+        assert_eq!(start.plan(&bare_v1())?.warnings, [], "{arguments:?}");
+    }
+    let client = Start {
+        arguments: &["dind", "ps"],
+        variables,
+        ..DAEMON
+    };
+    assert_eq!(role(&client, true, SocketState::Live)?, "client");
+    let log = "LOG=\"debug\" is not valid and counts as not set; allowed: file, stdio";
+    let port = "PORT=\"auto\" is not valid and counts as not set; allowed: a TCP port, 1 to 65535";
+    for (arguments, expected) in [
+        (&["dind"][..], &[port, log][..]),
+        (&["dind", "true"], &[port, log]),
+        (&["dockerd-entrypoint.sh"], &[log]),
+        (&["wrapdocker", "true"], &[log]),
+    ] {
+        let leaked = &variables[..if arguments[0] == "wrapdocker" { 1 } else { 2 }];
+        let start = Start {
+            arguments,
+            variables: leaked,
+            ..DAEMON
+        };
+        let warnings = start.plan(&bare_v1())?.warnings;
+        let warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
+        for warning in expected {
+            assert!(
+                warnings.iter().any(|found| found == warning),
+                "{warnings:?}"
+            );
+        }
+        let engine = start.engine(&bare_v1())?;
+        assert!(engine.log_file.is_none());
+    }
+    for (arguments, variable) in [
+        (&["wrapdocker"][..], ("PORT", "auto")),
+        (&["wrapdocker", "true"], ("DIND_MTU", "big")),
+        (&["dind"], ("DOCKER_DAEMON_ARGS", "'")),
+        (
+            &["dind", "dockerd", "--version"],
+            ("DOCKER_DAEMON_ARGS", "'"),
+        ),
+        (&["docker-entrypoint.sh"], ("DIND_LOG", "loud")),
+        (&["hack-dind", "true"], ("DIND_TMPFS", "no")),
+    ] {
+        let start = Start {
+            arguments,
+            variables: &[variable],
+            ..DAEMON
+        };
+        let fault = start.fault(&bare_v1());
+        assert_eq!(fault.status, 2, "{fault:?}");
+        assert!(fault.message.starts_with(variable.0), "{fault:?}");
+    }
+    Ok(())
+}
+
 fn arguments_have(start: &Start<'_>, word: &str) -> Result<bool, Fault> {
     Ok(arguments(start)?.split(' ').any(|found| found == word))
 }
@@ -648,7 +723,7 @@ fn client_variables_break_neither_the_daemon_nor_the_commands_docker() -> Result
             "DOCKER_DRIVER=overlay2"
         ]
     );
-    let path = Config::read([], [])?.search_path;
+    let path = Config::read([], []).search_path;
     let path = format!("PATH={}", path.display());
     assert_eq!(
         daemon,
@@ -760,7 +835,7 @@ fn subcommands_are_dinds_whatever_contract_the_container_has() -> Result<(), Fau
             OsString::from("DIND_CONTRACT"),
             OsString::from("wrapdocker"),
         );
-        request::request(&Config::read(words, [contract])?)
+        request::request(&Config::read(words, [contract]))
     };
     assert!(matches!(request(&["dind", "health"])?, Request::Health(_)));
     assert!(matches!(

@@ -39,6 +39,7 @@ const TABLE: &[Row] = &[
     security::privileges,
     socket,
     engine,
+    invalid_variables,
     leaked_variables,
     security::confinement,
     kernel::cgroups,
@@ -244,6 +245,22 @@ fn engine(case: Case<'_>) -> Vec<Finding> {
         found.push(Finding::warning("engine-version", seen, RELEASES).remedy(remedy));
     }
     found
+}
+
+/// Variables with values that end a start. Those that a start ignores are among the warnings that
+/// it would log.
+fn invalid_variables(case: Case<'_>) -> Vec<Finding> {
+    let Inputs {
+        contract, config, ..
+    } = case.inputs;
+    let refused = config.refused(contract).map(|invalid| {
+        Finding::fault(
+            "variable-invalid",
+            invalid.fault.clone(),
+            "README.md#variables",
+        )
+    });
+    refused.collect()
 }
 
 /// Variables for Docker clients, which CI systems also set for their services. Only names are

@@ -167,7 +167,7 @@ impl Machine {
     fn findings(&self) -> Result<Vec<Finding>, Fault> {
         let variables = self.variables.iter();
         let variables = variables.map(|(name, value)| (name.into(), value.into()));
-        let config = Config::read([OsString::from("dind")], variables)?;
+        let config = Config::read([OsString::from("dind")], variables);
         let arguments: Vec<OsString> = self.arguments.split_whitespace().map(Into::into).collect();
         let options = DockerdArguments::new(&arguments, &[]).options(None)?;
         let surroundings = Surroundings {
@@ -818,6 +818,25 @@ fn the_report_has_counts_and_the_status_of_the_worst_finding() -> Result<(), Fau
     assert_eq!(json["summary"]["errors"], 1);
     assert_eq!(json["findings"][0]["code"], "privileges");
     assert_eq!(json["findings"][0]["severity"], "error");
+    Ok(())
+}
+
+/// What ends a start is an error, and what is ignored a warning; neither ends the doctor.
+#[test]
+fn invalid_variables_are_found() -> Result<(), Fault> {
+    let mut machine = sound();
+    machine.variables = vec![("PORT", "auto"), ("LOG", "debug"), ("DIND_MTU", "big")];
+    let parts = &["DIND_MTU=\"big\" is not valid", "68 to 65535"];
+    says(&machine, "variable-invalid", Severity::Error, parts);
+    let ignored = machine.coded("variable-ignored")?;
+    let ignored: Vec<String> = ignored.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        ignored,
+        [
+            "PORT=\"auto\" is not valid and counts as not set; allowed: a TCP port, 1 to 65535",
+            "LOG=\"debug\" is not valid and counts as not set; allowed: file, stdio",
+        ]
+    );
     Ok(())
 }
 

@@ -20,9 +20,7 @@ fuzz_target!(|data: &[u8]| {
         None => (data, &[][..]),
     };
     let arguments = words(arguments);
-    let Ok(config) = Config::read(arguments.clone(), environment(variables)) else {
-        return;
-    };
+    let config = Config::read(arguments.clone(), environment(variables));
     let start = match request::request(&config) {
         Ok(Request::Start(start) | Request::Plan(start)) => start,
         Ok(
