@@ -6,6 +6,9 @@ use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
+use nix::unistd::geteuid;
+use ring::digest::{SHA256, digest};
+
 use crate::input::config::{Config, DOCKER_SOCKET};
 use crate::sys::search::search;
 
@@ -18,6 +21,11 @@ pub struct ClientFacts {
     pub plugins: BTreeSet<String>,
     /// Whether `/var/run/docker.sock` is a socket.
     pub socket: bool,
+    /// The path of `docker.sock` in `XDG_RUNTIME_DIR`, if it is a socket: that of a rootless daemon
+    /// of this user.
+    pub rootless_socket: Option<PathBuf>,
+    /// Whether the docker CLI has the context that `DOCKER_CONTEXT` names.
+    pub context: bool,
     /// Whether `ca.pem`, `cert.pem` and `key.pem` in `DOCKER_TLS_CERTDIR/client` exist and
     /// are not empty.
     pub certificates: bool,
@@ -41,17 +49,43 @@ impl ClientFacts {
             fs::metadata(directory.join("ca.pem"))
                 .is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
         };
+        let is_socket =
+            |path: &Path| fs::metadata(path).is_ok_and(|found| found.file_type().is_socket());
         let ours = config.client_certificates();
         let own = config.certificate_path.as_deref();
         Self {
             docker: search("docker", &config.search_path).is_some(),
             plugins: plugins(config),
-            socket: fs::metadata(DOCKER_SOCKET).is_ok_and(|found| found.file_type().is_socket()),
+            socket: is_socket(Path::new(DOCKER_SOCKET)),
+            rootless_socket: Some(runtime_directory(config).join("docker.sock"))
+                .filter(|path| is_socket(path)),
+            context: context(config).is_some_and(|path| path.is_file()),
             certificates: ours.as_deref().is_some_and(has_all),
             certificates_hidden: ours.as_deref().is_some_and(is_hidden),
             own_certificates: own.or(config.docker_config.as_deref()).is_some_and(has_all),
         }
     }
+}
+
+/// The directory for a user's sockets: `XDG_RUNTIME_DIR`, or the default of docker-library's
+/// `docker-entrypoint.sh`.
+fn runtime_directory(config: &Config) -> PathBuf {
+    let usual = || PathBuf::from(format!("/run/user/{}", geteuid()));
+    config.runtime_directory.clone().unwrap_or_else(usual)
+}
+
+/// The file of the docker CLI's context that `DOCKER_CONTEXT` names: its directory has the SHA-256
+/// of the name (`contextdirOf` in docker/cli's cli/context/store).
+fn context(config: &Config) -> Option<PathBuf> {
+    let name = config.docker_context.as_ref()?;
+    let contexts = config.docker_config.as_ref()?.join("contexts/meta");
+    let hash = digest(&SHA256, name.as_encoded_bytes());
+    let hex: String = hash
+        .as_ref()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    Some(contexts.join(hex).join("meta.json"))
 }
 
 /// The docker CLI's plugins in the directories that it searches (docker/cli,
@@ -78,4 +112,52 @@ fn plugins(config: &Config) -> BTreeSet<String> {
             name.strip_prefix("docker-").map(str::to_owned)
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    fn config(variables: &[(&str, &Path)]) -> Config {
+        let variables = variables.iter();
+        let variables = variables.map(|(name, value)| (OsString::from(name), (*value).into()));
+        Config::read([], variables)
+    }
+
+    #[test]
+    fn a_rootless_socket_and_a_context_are_found_where_the_cli_has_them() -> io::Result<()> {
+        let scratch = std::env::temp_dir().join(format!("dind-client-{}", std::process::id()));
+        // `docker context create remote` makes this directory.
+        let context = "b71199ebd070b36beab7317920c2c2f1d777df8d05e5527d8458fda57cb17a7a";
+        let meta = scratch.join("contexts/meta").join(context);
+        fs::create_dir_all(&meta)?;
+        fs::write(meta.join("meta.json"), "{}")?;
+        let socket = scratch.join("docker.sock");
+        let listener = UnixListener::bind(&socket)?;
+        let found = ClientFacts::read(&config(&[
+            ("XDG_RUNTIME_DIR", &scratch),
+            ("DOCKER_CONFIG", &scratch),
+            ("DOCKER_CONTEXT", Path::new("remote")),
+        ]));
+        let other = ClientFacts::read(&config(&[
+            ("DOCKER_CONFIG", &scratch),
+            ("DOCKER_CONTEXT", Path::new("other")),
+        ]));
+        drop(listener);
+        fs::remove_dir_all(&scratch)?;
+        assert_eq!(found.rootless_socket, Some(socket));
+        assert!(found.context && !other.context);
+        Ok(())
+    }
+
+    #[test]
+    fn the_directory_of_a_rootless_socket_has_a_default() {
+        let usual = PathBuf::from(format!("/run/user/{}", geteuid()));
+        assert_eq!(runtime_directory(&config(&[])), usual);
+        let own = config(&[("XDG_RUNTIME_DIR", Path::new("/own"))]);
+        assert_eq!(runtime_directory(&own), Path::new("/own"));
+    }
 }

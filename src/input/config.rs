@@ -97,6 +97,9 @@ pub const LOG_FILE: &str = "/var/log/docker.log";
 /// The directory of images to load where `DIND_IMAGES` is not set.
 pub const IMAGES: &str = "/var/lib/dind/images";
 
+/// The docker CLI's context that stands for `DOCKER_HOST` and the default socket.
+const DEFAULT_CONTEXT: &str = "default";
+
 /// The default socket of the docker CLI and of other clients.
 pub const DOCKER_SOCKET: &str = "/var/run/docker.sock";
 
@@ -153,9 +156,12 @@ pub struct Config {
     pub stop_timeout: Duration,
     /// `DIND_READY_TIMEOUT`: how long the API may take.
     pub ready_timeout: Duration,
-    /// `DOCKER_HOST`, when it is not empty.
+    /// `DOCKER_HOST`, when it is not blank, without the blanks around it, as the docker CLI reads
+    /// it (`ParseHost` in docker/cli's opts/hosts.go).
     pub docker_host: Option<String>,
-    /// `DOCKER_TLS_CERTDIR`, when it is not empty.
+    /// `DOCKER_CONTEXT`: the docker CLI's context, unless that is `default`.
+    pub docker_context: Option<OsString>,
+    /// `DOCKER_TLS_CERTDIR`, when it is not blank, without the blanks around it.
     pub tls_directory: Option<PathBuf>,
     /// `DOCKER_TLS_SAN`: further names for the server's certificate.
     pub tls_names: Vec<Name>,
@@ -163,6 +169,8 @@ pub struct Config {
     pub certificate_path: Option<PathBuf>,
     /// `DOCKER_CONFIG`, else `.docker` in `HOME`: the docker CLI's own directory.
     pub docker_config: Option<PathBuf>,
+    /// `XDG_RUNTIME_DIR`: where a rootless daemon of this user has its socket.
+    pub runtime_directory: Option<PathBuf>,
     /// `DOCKER_IPTABLES_LEGACY`: whether the user wants the legacy backend. As in
     /// docker-library's script, a variable that is set and empty means no.
     pub iptables_legacy: Option<bool>,
@@ -275,16 +283,27 @@ impl Config {
             }),
             stop_timeout: read.seconds(variables::DIND_STOP_TIMEOUT, DEFAULT_STOP_TIMEOUT),
             ready_timeout: read.seconds(variables::DIND_READY_TIMEOUT, DEFAULT_READY_TIMEOUT),
-            docker_host: read.parse(variables::DOCKER_HOST, "an address", |text| {
-                Some(text.to_owned())
-            }),
-            tls_directory: values.get(variables::DOCKER_TLS_CERTDIR).map(PathBuf::from),
+            docker_host: read
+                .parse(variables::DOCKER_HOST, "an address", |text| {
+                    Some(text.trim().to_owned())
+                })
+                .filter(|host| !host.is_empty()),
+            docker_context: values
+                .get(variables::DOCKER_CONTEXT)
+                .filter(|name| *name != DEFAULT_CONTEXT)
+                .map(OsStr::to_owned),
+            tls_directory: values
+                .get(variables::DOCKER_TLS_CERTDIR)
+                .map(trimmed)
+                .filter(|directory| !directory.is_empty())
+                .map(PathBuf::from),
             tls_names: read.names(),
             certificate_path: values.get(variables::DOCKER_CERT_PATH).map(PathBuf::from),
             docker_config: values
                 .get(variables::DOCKER_CONFIG)
                 .map(PathBuf::from)
                 .or_else(|| Some(Path::new(values.get(variables::HOME)?).join(".docker"))),
+            runtime_directory: values.get(variables::XDG_RUNTIME_DIR).map(PathBuf::from),
             iptables_legacy: values
                 .get_even_empty(variables::DOCKER_IPTABLES_LEGACY)
                 .map(|value| !value.is_empty()),
@@ -408,6 +427,12 @@ pub fn logs(environment: &[(OsString, OsString)]) -> Logs {
         colours: values.get(variables::NO_COLOR).is_none()
             && values.get(variables::TERM) != Some(OsStr::new("dumb")),
     }
+}
+
+/// A value without the blanks around it, where it is UTF-8.
+fn trimmed(value: &OsStr) -> OsString {
+    let text = value.to_str().map(|text| text.trim().into());
+    text.unwrap_or_else(|| value.to_owned())
 }
 
 /// Parses values, and collects those that are not valid.
@@ -615,7 +640,9 @@ mod tests {
             ("DIND_STOP_TIMEOUT", ""),
             ("DIND_READY_TIMEOUT", ""),
             ("DOCKER_HOST", ""),
+            ("DOCKER_CONTEXT", ""),
             ("DOCKER_TLS_CERTDIR", ""),
+            ("XDG_RUNTIME_DIR", ""),
             ("PATH", ""),
         ];
         let with = Config {
@@ -623,6 +650,22 @@ mod tests {
             ..read(&empty)
         };
         assert_eq!(with, read(&[]));
+    }
+
+    /// As where a value comes from a file or a block of YAML, with the line's end.
+    #[test]
+    fn blanks_around_an_address_or_a_directory_are_not_part_of_it() {
+        for blank in [" ", "\n", "\t "] {
+            let value = |text: &str| format!("{blank}{text}{blank}");
+            let config = read(&[
+                ("DOCKER_HOST", &value("unix:///a b.sock")),
+                ("DOCKER_TLS_CERTDIR", &value("/certs")),
+            ]);
+            assert_eq!(config.docker_host.as_deref(), Some("unix:///a b.sock"));
+            assert_eq!(config.tls_directory.as_deref(), Some(Path::new("/certs")));
+            let config = read(&[("DOCKER_HOST", blank), ("DOCKER_TLS_CERTDIR", blank)]);
+            assert_eq!((config.docker_host, config.tls_directory), (None, None));
+        }
     }
 
     /// A job's variables reach each of its services, whatever it is.

@@ -119,6 +119,8 @@ table! {
         "dockerd's storage driver";
     DOCKER_HOST: Nothing, TLS,
         "unix://PATH: listen there; another address: a client of that daemon";
+    DOCKER_CONTEXT: Nothing, CLIENTS,
+        "the docker CLI's context, for a client without DOCKER_HOST";
     DOCKER_TLS_VERIFY: Nothing, CLIENTS,
         "not empty: a client verifies its daemon's certificate";
     DOCKER_TLS: Nothing, &[Dind, Wrapdocker],
@@ -129,6 +131,8 @@ table! {
         "the docker CLI's directory, with its plugins";
     HOME: Nothing, CLIENTS,
         "where .docker is, without DOCKER_CONFIG";
+    XDG_RUNTIME_DIR: Words("/run/user/UID"), TLS,
+        "a client looks for a rootless docker.sock there";
     PATH: Words("the usual directories"), ALL,
         "where dockerd and commands are looked for";
     NO_COLOR: Nothing, ALL,

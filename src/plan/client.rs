@@ -2,13 +2,16 @@
 //! `docker:cli` image would execute.
 
 use std::ffi::{OsStr, OsString};
+use std::path::Path;
 
 use super::outcome::Plan;
+use super::words::with_value;
 use crate::facts::client::ClientFacts;
-use crate::input::config::Config;
+use crate::input::config::{Config, DOCKER_SOCKET};
 use crate::input::contract::Contract;
 use crate::input::variables;
 use crate::messages::finding::Finding;
+use crate::messages::secrets;
 
 /// The subcommands of the docker CLI from 20.10 to 28.5, by `docker help`. The script
 /// asked `docker help WORD` itself, at every start; an end-to-end test asks it now.
@@ -91,6 +94,7 @@ pub fn plan(
     let is_dockerd = command.first().is_some_and(|first| first == "dockerd");
     let mut plan = Plan::becoming(contract, command, environment(config, facts));
     plan.warnings.extend(warning(config, facts));
+    plan.warnings.extend(context_warning(config, facts));
     if is_dockerd {
         let seen = "docker-entrypoint.sh does not prepare the container for dockerd";
         let finding = Finding::warning("dockerd-unprepared", seen, "README.md#contracts");
@@ -134,20 +138,28 @@ pub fn command(words: &[OsString], facts: &ClientFacts) -> Vec<OsString> {
 }
 
 /// Returns the environment in which the docker CLI finds its daemon: the one that `DOCKER_HOST`
-/// names, else the one on the default socket, else the one on the host `docker`, the usual name
-/// of a linked container or a CI service.
+/// names, else that of the context `DOCKER_CONTEXT`, else the one on the default socket, else a
+/// rootless one of this user, else the one on the host `docker`, the usual name of a linked
+/// container or a CI service.
+///
+/// The order is that of docker-library's `docker-entrypoint.sh`, which sets `DOCKER_HOST` in every
+/// case, and of the CLI itself, for which `DOCKER_HOST` comes before a context
+/// (`resolveContextName` in docker/cli's cli/command/cli.go).
 pub fn environment(config: &Config, facts: &ClientFacts) -> Vec<(OsString, OsString)> {
     let mut environment = config.environment.clone();
-    let host = match &config.docker_host {
-        Some(host) => host.clone(),
-        None if facts.socket => return environment,
-        None if facts.certificates || config.is_set(variables::DOCKER_TLS_VERIFY) => {
+    let unix = |path: &Path| with_value("unix://", path);
+    let host = match (&config.docker_host, &facts.rootless_socket) {
+        (Some(host), _) => host.into(),
+        (None, _) if facts.context => return environment,
+        (None, _) if facts.socket => unix(Path::new(DOCKER_SOCKET)),
+        (None, Some(path)) => unix(path),
+        (None, None) if facts.certificates || config.is_set(variables::DOCKER_TLS_VERIFY) => {
             "tcp://docker:2376".into()
         }
-        None => "tcp://docker:2375".into(),
+        (None, None) => "tcp://docker:2375".into(),
     };
-    let is_tcp = host.starts_with("tcp:");
-    set(&mut environment, "DOCKER_HOST", host.as_ref());
+    let is_tcp = host.as_encoded_bytes().starts_with(b"tcp:");
+    set(&mut environment, "DOCKER_HOST", &host);
     if let Some(directory) = config.client_certificates()
         && is_tcp
         && facts.certificates
@@ -176,6 +188,21 @@ fn warning(config: &Config, facts: &ClientFacts) -> Option<Finding> {
             format!("this user cannot read the certificates in {directory}, so they are not used");
         Finding::warning("client-certificates", seen, "README.md#certificates")
             .remedy("give that directory mode 755, or use another --user")
+    })
+}
+
+/// The warning that the docker CLI has no such context, so that another daemon is used. The CLI
+/// itself would stop.
+fn context_warning(config: &Config, facts: &ClientFacts) -> Option<Finding> {
+    let name = config.docker_context.as_ref()?;
+    let is_missed = config.docker_host.is_none() && !facts.context;
+    is_missed.then(|| {
+        let seen = format!(
+            "DOCKER_CONTEXT={:?} counts as not set, since the docker CLI has no such context here",
+            secrets::hide_in_word(&name.to_string_lossy())
+        );
+        Finding::warning("client-context", seen, "README.md#variables")
+            .remedy("mount the directory DOCKER_CONFIG with that context, or set DOCKER_HOST")
     })
 }
 
@@ -210,7 +237,6 @@ mod tests {
             .map(|(name, value)| (OsString::from(name), OsString::from(value)));
         let config = Config::read([OsString::from("docker-entrypoint.sh")], given);
         let environment = environment(&config, facts);
-
         ["DOCKER_HOST", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH"].map(|name| {
             let mut values = environment.iter().filter(|(key, _)| key == name);
             let value = values
@@ -279,6 +305,47 @@ mod tests {
     }
 
     #[test]
+    fn a_context_is_used_where_the_cli_has_it_and_nothing_comes_before_it() {
+        let has = ClientFacts {
+            context: true,
+            socket: true,
+            ..facts(&[])
+        };
+        let lacks = ClientFacts {
+            context: false,
+            ..has.clone()
+        };
+        let remote = ("DOCKER_CONTEXT", "remote");
+        let usual = "unix:///var/run/docker.sock";
+        for (given, facts, host, warns) in [
+            (&[remote][..], &has, "", false),
+            (&[remote], &lacks, usual, true),
+            (&[("DOCKER_CONTEXT", "default")], &lacks, usual, false),
+            (
+                &[remote, ("DOCKER_HOST", "tcp://a:1")],
+                &has,
+                "tcp://a:1",
+                false,
+            ),
+            (
+                &[remote, ("DOCKER_HOST", "tcp://a:1")],
+                &lacks,
+                "tcp://a:1",
+                false,
+            ),
+            (&[remote, ("DOCKER_HOST", " ")], &lacks, usual, true),
+        ] {
+            assert_eq!(variables(given, facts)[0], host, "{given:?}");
+            let given = given
+                .iter()
+                .map(|(name, value)| (OsString::from(name), OsString::from(value)));
+            let config = Config::read([OsString::from("docker-entrypoint.sh")], given);
+            let warning = context_warning(&config, facts);
+            assert_eq!(warning.is_some(), warns, "{warning:?}");
+        }
+    }
+
+    #[test]
     fn the_daemon_is_found_as_the_script_found_it() {
         let nothing = facts(&[]);
         let socket = ClientFacts {
@@ -289,11 +356,35 @@ mod tests {
             certificates: true,
             ..facts(&[])
         };
+        let rootless = ClientFacts {
+            rootless_socket: Some("/run/user/1000/docker.sock".into()),
+            ..certificates.clone()
+        };
+        let both = ClientFacts {
+            socket: true,
+            ..rootless.clone()
+        };
         let directory = ("DOCKER_TLS_CERTDIR", "/certs");
         let elsewhere = ("DOCKER_HOST", "tcp://elsewhere:1");
         let ours = ["tcp://docker:2376", "1", "/certs/client"];
         for (given, facts, expected) in [
-            (&[][..], &socket, ["", "", ""]),
+            (&[][..], &socket, ["unix:///var/run/docker.sock", "", ""]),
+            (&[directory], &both, ["unix:///var/run/docker.sock", "", ""]),
+            (
+                &[directory],
+                &rootless,
+                ["unix:///run/user/1000/docker.sock", "", ""],
+            ),
+            (
+                &[elsewhere, ("DOCKER_TLS_CERTDIR", "")],
+                &nothing,
+                ["tcp://elsewhere:1", "", ""],
+            ),
+            (
+                &[("DOCKER_HOST", " tcp://b:1\n")],
+                &nothing,
+                ["tcp://b:1", "", ""],
+            ),
             (&[], &nothing, ["tcp://docker:2375", "", ""]),
             (&[directory], &nothing, ["tcp://docker:2375", "", ""]),
             (&[directory], &certificates, ours),

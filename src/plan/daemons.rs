@@ -44,10 +44,11 @@ const DISABLED_PLUGINS: &[&str] = &[
     "io.containerd.snapshotter.v1.devmapper",
 ];
 
-/// Variables for the docker CLI that dockerd also reads, and fails on (cmd/dockerd/options.go in
-/// moby). They are not passed to the daemons.
+/// Variables for the docker CLI. dockerd also reads most of them, and fails on some
+/// (cmd/dockerd/options.go in moby). They are not passed to the daemons.
 pub const CLIENT_VARIABLES: &[&str] = &[
     "DOCKER_HOST",
+    "DOCKER_CONTEXT",
     "DOCKER_TLS",
     "DOCKER_TLS_VERIFY",
     "DOCKER_CERT_PATH",
@@ -358,12 +359,12 @@ pub fn environment(
 }
 
 /// Returns the environment of the command beside dockerd, in which the docker CLI finds that
-/// daemon, and a warning that names the variables that were removed for it. The other client
+/// daemon, and warnings that name the variables that were removed for it. The other client
 /// variables are kept.
 pub fn session_environment(
     inputs: Inputs<'_>,
     listeners: &[Listener],
-) -> (Vec<(OsString, OsString)>, Option<Finding>) {
+) -> (Vec<(OsString, OsString)>, Vec<Finding>) {
     let bound = listeners.iter().find_map(Listener::unix_path);
     let bound = bound.map(|path| format!("unix://{}", path.display()));
     let default = format!("unix://{DOCKER_SOCKET}");
@@ -386,16 +387,24 @@ pub fn session_environment(
         .filter(|(_, value)| !value.is_empty())
         .map(|(name, _)| name.to_string_lossy().into_owned())
         .collect();
-    let warning = (!gone.is_empty()).then(|| {
+    let removed =
+        |seen: String| Finding::warning("client-variables-removed", seen, README_VARIABLES);
+    let mut warnings = Vec::new();
+    if !gone.is_empty() {
         let seen = format!(
             "not passed to the command, since the docker CLI would fail without certificates: {}",
             gone.join(", ")
         );
-        Finding::warning("client-variables-removed", seen, README_VARIABLES).remedy(
+        warnings.push(removed(seen).remedy(
             "put certificates in the directory DOCKER_CERT_PATH, or set DOCKER_HOST to use another daemon",
-        )
-    });
-    (environment, warning)
+        ));
+    }
+    if inputs.config.docker_context.is_some() {
+        environment.retain(|(name, _)| name != "DOCKER_CONTEXT");
+        let seen = "not passed to the command, whose docker uses the daemon of this container: DOCKER_CONTEXT";
+        warnings.push(removed(seen.to_owned()).remedy("set DOCKER_HOST to use another daemon"));
+    }
+    (environment, warnings)
 }
 
 /// A TOML basic string: toml.io, String. JSON's escapes are a subset of TOML's.

@@ -212,8 +212,11 @@ fn engine(
     let mut environment = daemons::environment(config, facts.apparmor, path);
     environment.retain(|(name, _)| !(storage.drops_variable && name == "DOCKER_DRIVER"));
     let (session, more) = daemons::session_environment(inputs, &listeners);
-    // The warning is about the command's environment.
-    let more = more.filter(|_| matches!(foreground, Foreground::Command(_)));
+    // The warnings are about the command's environment.
+    let more = match foreground {
+        Foreground::Command(_) => more,
+        Foreground::Daemon => Vec::new(),
+    };
     let warnings = warnings
         .into_iter()
         .chain(images::warning(inputs, &listeners))

@@ -104,6 +104,77 @@ fn docker_host_elsewhere_is_used() {
     }
 }
 
+/// The CLI's context is used where the CLI has it, and else nothing fails that did without.
+#[test]
+fn a_context_is_used_where_it_exists() {
+    let daemon = dind()
+        .env("DOCKER_TLS_CERTDIR", "")
+        .flags(["--hostname", "behind-a-context"])
+        .ready(&[]);
+    let link = ["--link".to_owned(), format!("{}:other", daemon.name)];
+    let script = "docker context create mine --docker host=tcp://other:2375 >/dev/null 2>&1
+        unset DOCKER_HOST
+        DOCKER_CONTEXT=mine exec dind docker-entrypoint.sh info --format '{{.Name}}'";
+    let output = unprivileged().flags(link).run(&["sh", "-c", script]);
+    assert_eq!(silent(output), "behind-a-context");
+    let link = ["--link".to_owned(), format!("{}:docker", daemon.name)];
+    let output = unprivileged().flags(link).env("DOCKER_CONTEXT", "remote");
+    let output = output.run(&["info", "--format", "{{.Name}}"]);
+    let output = output.says(&["dind: warning: DOCKER_CONTEXT=\"remote\" counts as not set"]);
+    assert_eq!(output.text(), "behind-a-context");
+    // Beside a daemon of one's own that one is meant.
+    let output = dind().env("DOCKER_CONTEXT", "remote");
+    let output = output.run(&["info", "--format", "{{.ServerVersion}}"]);
+    let output = output.says(&["dind: warning: not passed to the command", "DOCKER_CONTEXT"]);
+    assert!(!output.text().is_empty());
+}
+
+/// A rootless daemon of this user is found by its socket, as docker:cli finds it.
+#[test]
+fn a_rootless_socket_is_found() {
+    for (path, directory) in [("/run/user/0", ""), ("/run/own", "/run/own")] {
+        let daemon = dind()
+            .env("DOCKER_HOST", &format!("unix://{path}/docker.sock"))
+            .flags(["--hostname", "by-its-socket"])
+            .ready(&[]);
+        let directory = format!("XDG_RUNTIME_DIR={directory}");
+        let flags = ["-e", "DOCKER_HOST=", "-e", &directory];
+        let words = [
+            "dind",
+            "docker-entrypoint.sh",
+            "info",
+            "--format",
+            "{{.Name}}",
+        ];
+        let output = daemon.exec_call(&flags, &words).finish();
+        assert_eq!(silent(output), "by-its-socket");
+    }
+}
+
+/// A line's end from a file, or from a block of YAML, is no part of an address.
+#[test]
+fn blanks_around_an_address_are_not_part_of_it() {
+    let daemon = dind()
+        .env("DOCKER_HOST", " unix:///run/own.sock\n")
+        .env("DOCKER_TLS_CERTDIR", " ")
+        .flags(["--hostname", "without-blanks"])
+        .ready(&[]);
+    daemon.logged(&[
+        "docker is ready",
+        "on unix:///run/own.sock and tcp://0.0.0.0:2375",
+    ]);
+    let link = ["--link".to_owned(), format!("{}:docker", daemon.name)];
+    let client = unprivileged()
+        .flags(link)
+        .env("DOCKER_HOST", "tcp://docker:2375\n");
+    let name = client.run(&[
+        "sh",
+        "-c",
+        "docker info --format '{{.Name}}'; echo \"$DOCKER_HOST\"",
+    ]);
+    assert_eq!(silent(name), "without-blanks\ntcp://docker:2375");
+}
+
 /// The official recipe without TLS: a network, the alias `docker`, and nothing else, or
 /// `DOCKER_HOST`; whoever the client's user is.
 #[test]

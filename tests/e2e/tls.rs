@@ -388,6 +388,7 @@ fn a_jobs_variables_change_nothing() {
             .env("DOCKER_TLS_VERIFY", "1")
             .env("DOCKER_CERT_PATH", "/nowhere")
             .env("DOCKER_CONFIG", "/nowhere/else")
+            .env("DOCKER_CONTEXT", "remote")
     };
     let summary = |container: &Container| {
         let arguments = container.sh("tr '\\0' ' ' </proc/$(pgrep -x dockerd)/cmdline");
@@ -402,7 +403,8 @@ fn a_jobs_variables_change_nothing() {
     let shell = dind()
         .env("DOCKER_TLS_VERIFY", "1")
         .env("DOCKER_CERT_PATH", "/nowhere")
-        .env("DOCKER_CONFIG", "/nowhere/else");
+        .env("DOCKER_CONFIG", "/nowhere/else")
+        .env("DOCKER_CONTEXT", "remote");
     let output = shell.run(&[
         "sh",
         "-c",

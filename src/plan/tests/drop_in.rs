@@ -714,6 +714,33 @@ fn client_variables_break_neither_the_daemon_nor_the_commands_docker() -> Result
         variables: leaked,
         ..SHELL
     };
+    // A context comes before the default socket, and after DOCKER_HOST.
+    for host in ["", "unix:///x.sock"] {
+        let with = Start {
+            variables: &[("DOCKER_CONTEXT", "remote"), ("DOCKER_HOST", host)],
+            ..SHELL
+        };
+        for environment in environments(&with)? {
+            let context = environment
+                .iter()
+                .find(|word| word.starts_with("DOCKER_CONTEXT"));
+            assert_eq!(context, None);
+        }
+        let warnings = with.plan(&bare_v1())?.warnings;
+        let said = "the daemon of this container: DOCKER_CONTEXT;";
+        assert!(
+            warnings
+                .iter()
+                .any(|warning| warning.to_string().contains(said)),
+            "{warnings:?}"
+        );
+    }
+    let default = Start {
+        variables: &[("DOCKER_CONTEXT", "default")],
+        ..SHELL
+    };
+    let [command, _] = environments(&default)?;
+    assert_eq!(command, ["DOCKER_CONTEXT=default"]);
     let [command, daemon] = environments(&start)?;
     assert_eq!(
         command,

@@ -28,6 +28,7 @@ const SAMPLES: &[(&str, &str)] = &[
     ("DIND_STORAGE_SIZE", "1G"),
     ("DOCKER_DRIVER", "vfs"),
     ("DOCKER_HOST", "unix:///other.sock"),
+    ("DOCKER_CONTEXT", "remote"),
     ("DOCKER_TLS_VERIFY", "1"),
     ("DOCKER_TLS", "1"),
 ];
@@ -41,6 +42,7 @@ const READ_BEFORE: &[&str] = &[
     "DOCKER_CERT_PATH",
     "DOCKER_CONFIG",
     "HOME",
+    "XDG_RUNTIME_DIR",
     "PATH",
     "NO_COLOR",
     "TERM",
