@@ -10,7 +10,7 @@ use nix::sys::statfs::{self, FsType};
 use nix::unistd::{AccessFlags, access};
 
 use super::paths::{existing, resolve};
-use super::proc::effective_capabilities;
+use super::proc::capabilities;
 use super::space::Space;
 use crate::facts::mountinfo::MountTable;
 use crate::input::config::{Config, Storage};
@@ -177,8 +177,7 @@ impl Means {
             taken: fs::symlink_metadata(&data_file)
                 .map_or(0, |found| found.blocks().saturating_mul(STAT_BLOCK)),
             grows: data_file == Path::new(IN_CONTAINER)
-                && effective_capabilities()
-                    .is_ok_and(|effective| effective & (1 << CAP_SYS_RESOURCE) != 0),
+                && capabilities().is_ok_and(|found| found.effective & (1 << CAP_SYS_RESOURCE) != 0),
             data_file,
             mkfs: search("mkfs.ext4", search_path),
             loop_devices: may_open(LOOP_CONTROL) || fs::symlink_metadata(LOOP_CONTROL).is_err(),

@@ -2,7 +2,8 @@
 //! Debian's. `tests/lab` pulls docker:dind, or makes a stand-in with that layout.
 
 use crate::docker::{
-    Call, Container, Image, Output, Scratch, Spec, Volume, dind, docker, lab, unique_name, unprivileged,
+    Call, Container, Image, Output, Scratch, Spec, Volume, dind, docker, lab, unique_name,
+    unprivileged,
 };
 use crate::image;
 use crate::pty::Pty;
