@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use nix::sys::statfs;
@@ -87,6 +87,59 @@ fn is_name(name: &str) -> bool {
         && name
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte))
+}
+
+/// A cgroup of this process, as a directory below [`CGROUP_ROOT`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mounted {
+    /// The mount point of its hierarchy.
+    pub top: PathBuf,
+    /// The directory of the cgroup.
+    pub own: PathBuf,
+}
+
+impl Mounted {
+    /// The cgroup and those above it, as far as the mount shows them, its own first.
+    pub fn upwards(&self) -> impl Iterator<Item = &Path> {
+        let ancestors = self.own.ancestors();
+        ancestors.take_while(|ancestor| ancestor.starts_with(&self.top))
+    }
+}
+
+/// The cgroups of a process that `controller` may apply to: that of its version 1 hierarchy, and
+/// that of version 2. Hierarchies that are not mounted have none.
+pub fn mounted(memberships: &[Membership], mounts: &MountTable, controller: &str) -> Vec<Mounted> {
+    let counts = |membership: &&Membership| match &membership.hierarchy {
+        Hierarchy::Controllers(names) => names.iter().any(|name| name == controller),
+        Hierarchy::Named(_) => false,
+        Hierarchy::Unified => true,
+    };
+    let mounted = memberships.iter().filter(counts).filter_map(|membership| {
+        let mount = mounts.mounts.iter().find(|mount| {
+            mount.target.starts_with(CGROUP_ROOT)
+                && match membership.hierarchy {
+                    Hierarchy::Unified => mount.fstype == "cgroup2",
+                    _ => mount
+                        .super_options
+                        .iter()
+                        .any(|option| option == controller),
+                }
+        })?;
+        // Without a private cgroup namespace the path starts at the host's root, and the mount
+        // shows the part of it below the mount's root.
+        let path = Path::new(&membership.path);
+        let below = path.strip_prefix(&mount.root);
+        let below = below.or_else(|_| path.strip_prefix("/")).ok()?;
+        let own = match below.as_os_str() {
+            same if same.is_empty() => mount.target.clone(),
+            _ => mount.target.join(below),
+        };
+        Some(Mounted {
+            top: mount.target.clone(),
+            own,
+        })
+    });
+    mounted.collect()
 }
 
 /// What is mounted on [`CGROUP_ROOT`], by the magic number of its file system: statfs(2).

@@ -5,8 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::cgroup::{CGROUP_ROOT, Hierarchy};
+use super::cgroup::{Mounted, mounted};
 use super::container::ContainerFacts;
+use super::memory::{self, Memory};
 use super::space::Space;
 use crate::facts::mountinfo::MountTable;
 use crate::input::config::Config;
@@ -37,6 +38,8 @@ pub struct Host {
     pub quotas: Quotas,
     /// The lowest limit on processes that applies to this process. `None` where there is none.
     pub processes: Option<Processes>,
+    /// The lowest limit on memory that applies to this process. `None` where there is none.
+    pub memory: Option<memory::Limit>,
     /// Which parts of the kernel are present.
     pub modules: Modules,
     /// The time now, and the time of the build.
@@ -138,6 +141,7 @@ impl Host {
                 keys: number("/proc/sys/kernel/keys/maxkeys"),
             },
             processes: processes(container),
+            memory: Memory::of(container).limit,
             modules: Modules {
                 overlay: filesystems.split_whitespace().any(|name| name == "overlay"),
                 bridge_filter: exists("/proc/sys/net/bridge"),
@@ -224,49 +228,14 @@ fn is_user_namespace(uid_map: &str) -> bool {
 
 /// The lowest `pids.max` between this process's cgroup and the root of the mounted hierarchy.
 fn processes(container: &ContainerFacts) -> Option<Processes> {
-    let ContainerFacts { mounts, cgroup, .. } = container;
-    let counts = |hierarchy: &Hierarchy| match hierarchy {
-        Hierarchy::Controllers(names) => names.iter().any(|name| name == "pids"),
-        Hierarchy::Named(_) => false,
-        Hierarchy::Unified => true,
-    };
-    let directories = cgroup
-        .memberships
-        .iter()
-        .filter(|membership| counts(&membership.hierarchy))
-        .filter_map(|membership| {
-            let mount = mounts.mounts.iter().find(|mount| {
-                mount.target.starts_with(CGROUP_ROOT)
-                    && match membership.hierarchy {
-                        Hierarchy::Unified => mount.fstype == "cgroup2",
-                        _ => mount.super_options.iter().any(|option| option == "pids"),
-                    }
-            })?;
-            // Without a private cgroup namespace the path starts at the host's root, and the
-            // mount shows the part of it below the mount's root.
-            let path = Path::new(&membership.path);
-            let below = path.strip_prefix(&mount.root);
-            let below = below.or_else(|_| path.strip_prefix("/")).ok()?;
-            let directory = match below.as_os_str() {
-                same if same.is_empty() => mount.target.clone(),
-                _ => mount.target.join(below),
-            };
-            Some((mount.target.clone(), directory))
-        });
+    let cgroups = mounted(&container.cgroup.memberships, &container.mounts, "pids");
+    let directories = cgroups.iter().flat_map(Mounted::upwards);
     directories
-        .flat_map(|(top, directory)| {
-            let all: Vec<PathBuf> = directory
-                .ancestors()
-                .take_while(|ancestor| ancestor.starts_with(&top))
-                .map(Path::to_owned)
-                .collect();
-            all
-        })
         .filter_map(|directory| {
             let limit = fs::read_to_string(directory.join("pids.max")).ok()?;
             Some(Processes {
                 limit: limit.trim().parse().ok()?,
-                cgroup: directory,
+                cgroup: directory.to_owned(),
             })
         })
         .min_by_key(|found| found.limit)
@@ -337,7 +306,6 @@ mod tests {
             assert_eq!(found, expected, "{namespace:?} {marked} {mounts:?}");
         }
     }
-
     #[test]
     fn a_part_of_the_user_ids_is_a_user_namespace() {
         assert!(!is_user_namespace("         0          0 4294967295\n"));

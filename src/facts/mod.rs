@@ -10,6 +10,7 @@ mod groups;
 pub mod hooks;
 pub mod host;
 pub mod leftovers;
+pub mod memory;
 pub mod mountinfo;
 mod names;
 mod neighbours;
@@ -37,6 +38,7 @@ use container::ContainerFacts;
 use engine::{ConfigVersion, ImageStores};
 use exec_root::ExecRoot;
 use hooks::HookFiles;
+use memory::Kills;
 use mountinfo::MountTable;
 use netfilter::Netfilter;
 use network::Networks;
@@ -61,6 +63,8 @@ pub struct Facts {
     pub log_directory_own: bool,
     /// Whether the default directory of images to load exists.
     pub images: bool,
+    /// The processes of this cgroup that the kernel has killed for want of memory so far.
+    pub kills: Option<Kills>,
     /// Files that an earlier start left behind.
     pub stale: Vec<PathBuf>,
     /// A daemon that already runs in this pid namespace: its pid file and its pid.
@@ -95,13 +99,14 @@ impl Facts {
         let programs = Programs::read(&config.search_path);
         let exec_root = ExecRoot::read(options);
         let data_root = DataRoot::read(&options.data_root, &mounts, config);
+        let container = ContainerFacts::read(mounts)?;
         // The ports of its own containers are no other engine's.
         let neighbour =
             neighbours::listens() || (!exec_root.alive && neighbours::has_bridge_in_use());
         Ok(Self {
             pid1: std::process::id() == 1,
-            log_directory_own: storage::is_own(&log_directory(), &mounts),
-            container: ContainerFacts::read(mounts)?,
+            log_directory_own: storage::is_own(&log_directory(), &container.mounts),
+            kills: memory::kills_of(&container),
             images: Path::new(config::IMAGES).is_dir(),
             apparmor: programs::may_load_profiles()?,
             stale,
@@ -125,6 +130,7 @@ impl Facts {
             netfilter: Netfilter::read(options.nftables),
             hooks: HookFiles::read(),
             client: ClientFacts::read(config),
+            container,
         })
     }
 

@@ -14,6 +14,7 @@ use super::listener::{Forwarded, Listener};
 use super::own_network::OwnNetwork;
 use super::resolver::Forwarder;
 use super::stop_budget::StopBudget;
+use crate::facts::memory::Kills;
 use crate::input::san::Name;
 
 /// A program to start, as execve(2) takes it.
@@ -144,6 +145,8 @@ pub struct Engine {
     pub restarts: u32,
     /// The data root that the sweeper empties at the end, if any.
     pub emptied: Option<Emptied>,
+    /// The processes that the kernel had killed for want of memory before the start.
+    pub kills: Option<Kills>,
 }
 
 /// A data root that is emptied at the end: `DIND_EPHEMERAL`.

@@ -17,6 +17,7 @@ pub mod inform;
 pub mod inputs;
 mod iptables;
 pub mod listener;
+pub mod memory;
 mod mounts;
 mod network;
 pub mod outcome;
@@ -278,6 +279,7 @@ fn engine(
         stop,
         restarts: config.restarts,
         emptied: storage.emptied,
+        kills: facts.kills.clone(),
     };
     Ok(Plan {
         contract,

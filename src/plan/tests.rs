@@ -78,6 +78,7 @@ fn facts(mountinfo: &str, memberships: &str, root: RootMount) -> Facts {
             path: "/run/docker".into(),
             ..ExecRoot::default()
         },
+        kills: None,
         stale: Vec::new(),
         running: None,
         programs: Programs {

@@ -13,7 +13,8 @@
 //! - one attempt to delegate cgroup controllers, some 100 µs: a child makes the others;
 //! - connecting to dockerd's socket, sending to it and to `NOTIFY_SOCKET`: none of these blocks;
 //! - writing a log line, which is bounded only by the reader of standard error;
-//! - fork(2), kill(2), and reading /proc for the processes of inner containers.
+//! - fork(2), kill(2), and reading /proc for the processes of inner containers;
+//! - after a SIGKILL from elsewhere, reading /proc and cgroupfs for the limit on memory.
 
 mod children;
 mod fork;
@@ -145,6 +146,7 @@ pub fn run(
         ping: None,
         answered: false,
         children: Children::default(),
+        kills: engine.kills.clone(),
         provisioning: None,
         machine,
         terminal,

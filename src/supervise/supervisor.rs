@@ -21,9 +21,11 @@ use crate::api::ping::{Ping, Progress};
 use crate::api::readiness::Provisioning;
 use crate::apply::delegate::Unfinished;
 use crate::apply::sockets::Bound;
+use crate::facts::memory::{Kills, Memory};
 use crate::facts::processes;
 use crate::input::config::Config;
 use crate::messages::fault::Fault;
+use crate::plan;
 use crate::plan::engine::{Engine, Readiness};
 use crate::sys::end::End;
 use crate::sys::signals::Signals;
@@ -77,6 +79,8 @@ pub struct Supervisor<'a> {
     /// Whether the API has answered since dockerd was last started.
     pub(super) answered: bool,
     pub(super) children: Children,
+    /// The processes that the kernel had killed for want of memory at the last look.
+    pub(super) kills: Option<Kills>,
     /// The lock that makes `dind health` wait until images are loaded and post-start hooks have
     /// run.
     pub(super) provisioning: Option<Provisioning>,
@@ -267,6 +271,7 @@ impl Supervisor<'_> {
     fn perform(&mut self, effect: Effect, events: &mut VecDeque<Event>) {
         match effect {
             Effect::Log(message) => log(&message),
+            Effect::ExplainKill(level) => self.explain_kill(level),
             Effect::AnnounceReady => self.announce_ready(),
             Effect::GoWithoutDataFile => self.without_data_file = true,
             Effect::StartDaemons => {
@@ -297,6 +302,26 @@ impl Supervisor<'_> {
             Effect::Fork(process) => self.fork(process, events),
             Effect::Exit(status) => self.leave(status),
         }
+    }
+
+    /// Logs whether the kernel has killed for want of memory since the last look.
+    fn explain_kill(&mut self, level: Level) {
+        let memory = match Memory::now() {
+            Ok(memory) => memory,
+            Err(error) => {
+                debug!("{error:#}, ignoring");
+                return;
+            }
+        };
+        if let Some(finding) = plan::memory::killed(self.kills.as_ref(), &memory) {
+            let (code, link) = (finding.code, finding.link);
+            match level {
+                Level::Info => info!(code, link, "{finding}"),
+                Level::Warn => warn!(code, link, "{finding}"),
+                Level::Error => error!(code, link, "{finding}"),
+            }
+        }
+        self.kills = memory.kills;
     }
 
     fn send(&self, process: Process, signal: i32) {

@@ -44,6 +44,7 @@ mod limits;
 mod links;
 mod load;
 mod logs;
+mod memory;
 mod mtu;
 mod neighbours;
 mod nest;

@@ -7,6 +7,7 @@ use crate::facts::netfilter::{LegacyPrograms, NfTables};
 use crate::facts::network::USUAL_MTU;
 use crate::messages::finding::Finding;
 use crate::plan;
+use crate::plan::memory::size;
 
 /// The controllers that enforce the limits of containers.
 const CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
@@ -24,6 +25,13 @@ const FEW_PROCESSES: u64 = 1_000;
 /// The first major version of dockerd that calls cgroup v1 deprecated (`fillPlatformInfo` in moby's
 /// daemon/info_unix.go).
 const WITHOUT_V1: u32 = 29;
+
+/// The memory that dockerd and containerd use when they have just started, without that of their
+/// programs' files, 110 MiB, which the kernel can read again: 40 to 45 MiB with 20.10, 26.1 and 28.5.
+/// The shim of each container takes four more.
+const DAEMONS_MEMORY: u64 = 50 << 20;
+/// With 64 MiB the kernel kills dockerd at the first container or image, with 96 MiB it does not.
+const LITTLE_MEMORY: u64 = 128 << 20;
 
 /// Seconds since 1970 at 2025-01-01 in UTC, before this program was built.
 const EARLIEST: u64 = 1_735_689_600;
@@ -284,6 +292,26 @@ pub fn processes(case: Case<'_>) -> Vec<Finding> {
     })
     .into_iter()
     .collect()
+}
+
+/// The limit on memory: memory.max or memory.limit_in_bytes.
+pub fn memory(case: Case<'_>) -> Vec<Finding> {
+    const LINK: &str = "https://docs.docker.com/engine/containers/resource_constraints/";
+    let limit = case.host.memory.as_ref();
+    let little = limit.filter(|limit| limit.bytes < LITTLE_MEMORY);
+    little
+        .map(|limit| {
+            let seen = format!(
+                "{} has a limit of {} of memory, and the daemons alone use about {}",
+                limit.cgroup.display(),
+                size(limit.bytes),
+                size(DAEMONS_MEMORY)
+            );
+            Finding::warning("memory-limit", seen, LINK)
+                .remedy("start the container with a higher --memory, or the kernel may kill them")
+        })
+        .into_iter()
+        .collect()
 }
 
 /// A clock that is behind, by which certificates are not valid yet.

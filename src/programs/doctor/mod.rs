@@ -51,6 +51,7 @@ const TABLE: &[Row] = &[
     kernel::networks,
     kernel::quotas,
     kernel::processes,
+    kernel::memory,
     kernel::clock,
 ];
 

@@ -12,6 +12,7 @@ use crate::facts::engine::{ConfigVersion, ImageStores};
 use crate::facts::exec_root::ExecRoot;
 use crate::facts::hooks::HookFiles;
 use crate::facts::host::{Clock, Confinement, Modules, Processes, Quotas, Status};
+use crate::facts::memory;
 use crate::facts::mountinfo::MountTable;
 use crate::facts::netfilter::{Forwarding, LegacyPrograms, Netfilter, NfTables};
 use crate::facts::network::{Network, Networks, Route};
@@ -94,6 +95,7 @@ fn machine(layout: &str, name: &str) -> Machine {
             means: None,
         },
         exec_root: ExecRoot::default(),
+        kills: None,
         stale: Vec::new(),
         running: None,
         programs: Programs {
@@ -136,6 +138,7 @@ fn machine(layout: &str, name: &str) -> Machine {
                 keys: Some(2000),
             },
             processes: None,
+            memory: None,
             modules: Modules {
                 overlay: true,
                 bridge_filter: true,
@@ -672,6 +675,21 @@ fn limits_and_quotas_are_named_with_what_to_set() -> Result<(), Fault> {
     );
     machine.host.processes = Some(processes(1_000));
     assert_eq!(machine.coded("pids-limit")?, []);
+    let memory = |mib: u64| {
+        let mut machine = sound();
+        machine.host.memory = Some(memory::Limit {
+            bytes: mib << 20,
+            cgroup: "/sys/fs/cgroup".into(),
+        });
+        machine
+    };
+    says(
+        &memory(127),
+        "memory-limit",
+        Severity::Warning,
+        &["/sys/fs/cgroup has a limit of 127 MiB", "--memory"],
+    );
+    assert_eq!(memory(128).coded("memory-limit")?, []);
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::event::{Effect, Level, Message, Process};
+use super::event::{Effect, Level, Process, log_end};
 use super::restart::Restart;
 use super::start::log_killed;
 use super::state::{Machine, Phase, Reached, Then};
@@ -100,8 +100,7 @@ impl Machine {
             ),
             false => format!("dockerd {end}; the container ends"),
         };
-        let message = Message::about(Level::Error, Process::Dockerd, Some(end), text);
-        effects.push(Effect::Log(message));
+        log_end(Level::Error, Process::Dockerd, end, text, effects);
         if !self.settings.command {
             self.stop(end.status(), now, effects);
         }
@@ -125,8 +124,7 @@ impl Machine {
                 format!("containerd {end}, and dockerd cannot run without it; the container ends")
             }
         };
-        let message = Message::about(Level::Error, Process::Containerd, Some(end), text);
-        effects.push(Effect::Log(message));
+        log_end(Level::Error, Process::Containerd, end, text, effects);
         if !goes_on {
             self.stop(FAILURE, now, effects);
         }
@@ -171,15 +169,13 @@ impl Machine {
             process.name(),
             pause.as_secs_f64()
         );
-        let message = Message::about(Level::Warn, process, Some(end), text);
-        effects.push(Effect::Log(message));
+        log_end(Level::Warn, process, end, text, effects);
         true
     }
 
     fn relay_ended(&mut self, end: End, now: Duration, effects: &mut Vec<Effect>) {
         let text = format!("{} {end}; restarting it", Process::Relay.name());
-        let message = Message::about(Level::Warn, Process::Relay, Some(end), text);
-        effects.push(Effect::Log(message));
+        log_end(Level::Warn, Process::Relay, end, text, effects);
         if self.relay.end(now) {
             self.start_relay(now, effects);
         }
@@ -214,9 +210,9 @@ impl Machine {
                 format!("{name} {end}: {lost}; restart the container"),
             )),
         };
-        effects.extend(
-            log.map(|(level, text)| Effect::Log(Message::about(level, process, Some(end), text))),
-        );
+        if let Some((level, text)) = log {
+            log_end(level, process, end, text, effects);
+        }
         if restart == Restart::Again {
             *started = now;
             effects.push(Effect::Fork(process));

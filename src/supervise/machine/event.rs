@@ -1,5 +1,7 @@
 //! The machine's input, events, and its output, effects.
 
+use nix::libc;
+
 use crate::sys::end::End;
 
 /// The children that the machine knows. Any other child is an orphan that PID 1 has adopted.
@@ -142,11 +144,29 @@ impl Message {
     }
 }
 
+/// Logs the end of a child that this process has not killed.
+pub fn log_end(
+    level: Level,
+    process: Process,
+    end: End,
+    text: impl Into<String>,
+    effects: &mut Vec<Effect>,
+) {
+    let message = Message::about(level, process, Some(end), text);
+    effects.push(Effect::Log(message));
+    if end == End::Signaled(libc::SIGKILL) {
+        effects.push(Effect::ExplainKill(level));
+    }
+}
+
 /// What the loop is to carry out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
     /// Log this message.
     Log(Message),
+    /// Log, with this severity, whether the kernel has killed for want of memory: a SIGKILL that
+    /// this process did not send has ended a child.
+    ExplainKill(Level),
     /// Fork a helper.
     Fork(Process),
     /// Give dockerd the storage driver for a data root that has no ext4 image.

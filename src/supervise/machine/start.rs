@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::event::{Effect, Level, Message, Process};
+use super::event::{Effect, Level, Message, Process, log_end};
 use super::settings::Need;
 use super::state::{Machine, Phase, Reached, Then};
 use crate::messages::fault::FAILURE;
@@ -66,12 +66,8 @@ impl Machine {
         match process {
             Process::Mounter if failed && self.settings.data_file == Need::Wanted => {
                 self.settings.grower = false;
-                effects.push(Effect::Log(Message::about(
-                    Level::Warn,
-                    process,
-                    Some(end),
-                    "the data root has no ext4 image; going on without it, so dockerd takes a slower storage driver",
-                )));
+                let text = "the data root has no ext4 image; going on without it, so dockerd takes a slower storage driver";
+                log_end(Level::Warn, process, end, text, effects);
                 effects.push(Effect::GoWithoutDataFile);
                 self.prepare(now, effects);
             }
@@ -189,14 +185,10 @@ impl Machine {
     }
 
     pub(super) fn dead_before_ready(&mut self, end: End, now: Duration, effects: &mut Vec<Effect>) {
-        effects.push(Effect::Log(Message::about(
-            Level::Error,
-            Process::Dockerd,
-            Some(end),
-            format!(
-                "dockerd {end} before it was ready; see its last lines for the reason, and 'dind plan' for its arguments"
-            ),
-        )));
+        let text = format!(
+            "dockerd {end} before it was ready; see its last lines for the reason, and 'dind plan' for its arguments"
+        );
+        log_end(Level::Error, Process::Dockerd, end, text, effects);
         let then = match self.settings.command && self.settings.terminal {
             true => Then::Run,
             false => Then::Stop(end.status().max(FAILURE)),
@@ -243,7 +235,6 @@ pub fn log_killed(process: Process, end: End, effects: &mut Vec<Effect>) {
             "{} {end}; check the container's memory limit, and what sends signals in it",
             process.name()
         );
-        let message = Message::about(Level::Error, process, Some(end), text);
-        effects.push(Effect::Log(message));
+        log_end(Level::Error, process, end, text, effects);
     }
 }

@@ -89,7 +89,7 @@ fn life(settings: Settings, events: &[Event]) -> Vec<Effect> {
     events
         .iter()
         .flat_map(|event| machine.step(*event, SECOND))
-        .filter(|effect| !matches!(effect, Effect::Log(_)))
+        .filter(|effect| !matches!(effect, Effect::Log(_) | Effect::ExplainKill(_)))
         .collect()
 }
 
@@ -351,7 +351,7 @@ fn containerds_end_ends_serve_and_is_logged_beside_a_command() {
     machine.step(Event::Ready, SECOND);
     let effects = machine.step(killed(Containerd, SIGKILL), SECOND);
     assert!(
-        matches!(effects.as_slice(), [Effect::Log(Message { level: Level::Error, text, .. })] if text.contains("containerd"))
+        matches!(effects.as_slice(), [Effect::Log(Message { level: Level::Error, text, .. }), Effect::ExplainKill(_)] if text.contains("containerd"))
     );
 }
 
@@ -624,6 +624,7 @@ fn the_daemons_wait_for_the_image() {
                     level: Level::Warn,
                     ..
                 }),
+                Effect::ExplainKill(_),
                 Effect::GoWithoutDataFile,
                 Effect::StartDaemons
             ]
@@ -665,6 +666,70 @@ fn a_data_root_mounter_that_hangs_is_ended_at_the_time_out() {
     assert_eq!(effects, [Effect::Exit(FAILURE)]);
 }
 
+/// What else sends SIGKILL than the kernel, which does it for want of memory, does not hide it.
+#[test]
+fn a_sigkill_from_elsewhere_is_explained_behind_the_message() {
+    let ready = &[Event::Ready][..];
+    let stopping = &[Event::Ready, Event::Signal(SIGTERM)];
+    for (settings, before, event, expected) in [
+        (SERVE, &[][..], killed(Dockerd, SIGKILL), Some(Level::Error)),
+        (SERVE, ready, killed(Dockerd, SIGKILL), Some(Level::Error)),
+        (
+            SERVE,
+            ready,
+            killed(Containerd, SIGKILL),
+            Some(Level::Error),
+        ),
+        (COMMAND, ready, killed(Dockerd, SIGKILL), Some(Level::Error)),
+        (
+            COMMAND,
+            ready,
+            killed(Containerd, SIGKILL),
+            Some(Level::Error),
+        ),
+        (
+            RESTARTED,
+            ready,
+            killed(Dockerd, SIGKILL),
+            Some(Level::Warn),
+        ),
+        (
+            RESTARTED,
+            ready,
+            killed(Containerd, SIGKILL),
+            Some(Level::Warn),
+        ),
+        (
+            SERVE,
+            ready,
+            killed(Process::Forwarder, SIGKILL),
+            Some(Level::Error),
+        ),
+        (SERVE, ready, killed(Dockerd, SIGTERM), None),
+        (SERVE, ready, exited(Dockerd, 137), None),
+        (COMMAND, ready, killed(Command, SIGKILL), None),
+        // It may be this process's own.
+        (SERVE, stopping, killed(Dockerd, SIGKILL), None),
+    ] {
+        let mut machine = begun(settings);
+        for event in before {
+            machine.step(*event, SECOND);
+        }
+        let effects = machine.step(event, SECOND);
+        let place = effects
+            .iter()
+            .position(|effect| matches!(effect, Effect::ExplainKill(_)));
+        let found = place.map(|place| &effects[..=place]);
+        match (found, expected) {
+            (None, None) => {}
+            (Some([Effect::Log(message), Effect::ExplainKill(level)]), Some(expected)) => {
+                assert_eq!((*level, message.level), (expected, expected), "{event:?}");
+            }
+            _ => panic!("{event:?}: {effects:?}"),
+        }
+    }
+}
+
 const RESTARTED: Settings = Settings {
     restarts: 2,
     ..SERVE
@@ -677,7 +742,7 @@ fn a_daemon_that_fails_is_restarted_after_a_pause() {
         machine.step(Event::Ready, SECOND);
         let effects = machine.step(killed(process, SIGKILL), SECOND);
         assert!(
-            matches!(&effects[..], [Effect::Log(Message { level: Level::Warn, text, .. })] if text.contains("restarting it in 0.1 s")),
+            matches!(&effects[..], [Effect::Log(Message { level: Level::Warn, text, .. }), Effect::ExplainKill(_)] if text.contains("restarting it in 0.1 s")),
             "{effects:?}"
         );
         let due = machine.deadline().expect("a deadline");
@@ -788,10 +853,13 @@ fn a_companion_that_is_killed_is_restarted_unless_that_is_at_once() {
         assert!(
             matches!(
                 &effects[..],
-                [Effect::Log(Message {
-                    level: Level::Error,
-                    ..
-                })]
+                [
+                    Effect::Log(Message {
+                        level: Level::Error,
+                        ..
+                    }),
+                    Effect::ExplainKill(_)
+                ]
             ),
             "{effects:?}"
         );

@@ -105,6 +105,7 @@ fuzz_target!(|text: &str| {
             contents: Contents::default(),
             means: None,
         },
+        kills: None,
         stale: Vec::new(),
         running: None,
         programs: Programs {
