@@ -8,6 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::cgroup::{Mounted, mounted};
 use super::container::ContainerFacts;
 use super::memory::{self, Memory};
+use super::proc;
 use super::space::Space;
 use crate::facts::mountinfo::MountTable;
 use crate::input::config::Config;
@@ -133,7 +134,7 @@ impl Host {
             ),
             status: Status::parse(&text("/proc/self/status")),
             confinement: Confinement::read(),
-            user_namespace: is_user_namespace(&text("/proc/self/uid_map")),
+            user_namespace: proc::user_namespace(),
             space: Space::read(data_root),
             quotas: Quotas {
                 inotify_instances: number("/proc/sys/fs/inotify/max_user_instances"),
@@ -218,14 +219,6 @@ impl Confinement {
     }
 }
 
-/// Whether the text of a `uid_map` is not the identity map of all user ids:
-/// user_namespaces(7).
-fn is_user_namespace(uid_map: &str) -> bool {
-    let mut words = uid_map.split_whitespace();
-    let first: Vec<&str> = words.by_ref().take(3).collect();
-    !first.is_empty() && first != ["0", "0", "4294967295"]
-}
-
 /// The lowest `pids.max` between this process's cgroup and the root of the mounted hierarchy.
 fn processes(container: &ContainerFacts) -> Option<Processes> {
     let cgroups = mounted(&container.cgroup.memberships, &container.mounts, "pids");
@@ -305,12 +298,5 @@ mod tests {
             let found = is_container(namespace, marked, mounts);
             assert_eq!(found, expected, "{namespace:?} {marked} {mounts:?}");
         }
-    }
-    #[test]
-    fn a_part_of_the_user_ids_is_a_user_namespace() {
-        assert!(!is_user_namespace("         0          0 4294967295\n"));
-        assert!(is_user_namespace("0 100000 65536\n"));
-        assert!(is_user_namespace("0 1000 1\n1 100000 65536\n"));
-        assert!(!is_user_namespace(""));
     }
 }

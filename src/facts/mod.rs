@@ -10,6 +10,7 @@ mod groups;
 pub mod hooks;
 pub mod host;
 pub mod leftovers;
+pub mod limits;
 pub mod memory;
 pub mod mountinfo;
 mod names;
@@ -38,6 +39,7 @@ use container::ContainerFacts;
 use engine::{ConfigVersion, ImageStores};
 use exec_root::ExecRoot;
 use hooks::HookFiles;
+use limits::Limits;
 use memory::Kills;
 use mountinfo::MountTable;
 use netfilter::Netfilter;
@@ -63,6 +65,8 @@ pub struct Facts {
     pub log_directory_own: bool,
     /// Whether the default directory of images to load exists.
     pub images: bool,
+    /// The resource limits of this process.
+    pub limits: Limits,
     /// The processes of this cgroup that the kernel has killed for want of memory so far.
     pub kills: Option<Kills>,
     /// Files that an earlier start left behind.
@@ -106,6 +110,7 @@ impl Facts {
         Ok(Self {
             pid1: std::process::id() == 1,
             log_directory_own: storage::is_own(&log_directory(), &container.mounts),
+            limits: Limits::read(),
             kills: memory::kills_of(&container),
             images: Path::new(config::IMAGES).is_dir(),
             apparmor: programs::may_load_profiles()?,

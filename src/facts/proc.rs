@@ -49,3 +49,30 @@ pub fn capabilities() -> Result<Capabilities> {
         bounding: set("CapBnd")?,
     })
 }
+
+/// Whether this process is in a user namespace that maps a part of the user ids:
+/// user_namespaces(7).
+pub fn user_namespace() -> bool {
+    is_user_namespace(&fs::read_to_string("/proc/self/uid_map").unwrap_or_default())
+}
+
+/// Whether the text of a `uid_map` is not the identity map of all user ids:
+/// user_namespaces(7).
+fn is_user_namespace(uid_map: &str) -> bool {
+    let mut words = uid_map.split_whitespace();
+    let first: Vec<&str> = words.by_ref().take(3).collect();
+    !first.is_empty() && first != ["0", "0", "4294967295"]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_of_the_user_ids_is_a_user_namespace() {
+        assert!(!is_user_namespace("         0          0 4294967295\n"));
+        assert!(is_user_namespace("0 100000 65536\n"));
+        assert!(is_user_namespace("0 1000 1\n1 100000 65536\n"));
+        assert!(!is_user_namespace(""));
+    }
+}

@@ -14,6 +14,8 @@ use crate::sys::nonblocking::connect;
 
 /// CAP_SYS_ADMIN in linux/capability.h.
 const CAP_SYS_ADMIN: u32 = 21;
+/// CAP_SYS_RESOURCE in linux/capability.h.
+const CAP_SYS_RESOURCE: u32 = 24;
 
 /// The kind of standard input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +60,8 @@ pub struct Surroundings {
     pub root_has_cap_sys_admin: bool,
     /// The effective user id.
     pub user: u32,
+    /// Whether this process has CAP_SYS_RESOURCE, which raises hard limits: setrlimit(2).
+    pub cap_sys_resource: bool,
     /// The path of the socket that dockerd would listen on.
     pub socket: PathBuf,
     /// What is at that path now.
@@ -73,6 +77,7 @@ pub fn read(socket: PathBuf, mounts: &MountTable) -> Result<Surroundings> {
         cap_sys_admin: capabilities.effective & (1 << CAP_SYS_ADMIN) != 0,
         root_has_cap_sys_admin: capabilities.bounding & (1 << CAP_SYS_ADMIN) != 0,
         user: geteuid().as_raw(),
+        cap_sys_resource: capabilities.effective & (1 << CAP_SYS_RESOURCE) != 0,
         socket_state: socket_state(&socket, mounts),
         socket,
     })

@@ -114,6 +114,7 @@ impl Runner<'_> {
             session: Session::Own,
             dies_with_parent: true,
             oom_score_adj: None,
+            limits: &[],
             inherited: self.signals.inherited(),
             umask: Some(self.umask),
         })

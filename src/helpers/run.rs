@@ -34,6 +34,7 @@ pub fn run(
         session: Session::Own,
         dies_with_parent: true,
         oom_score_adj: None,
+        limits: &[],
         inherited,
         umask: None,
     })

@@ -16,6 +16,7 @@ use super::resolver::Forwarder;
 use super::stop_budget::StopBudget;
 use crate::facts::memory::Kills;
 use crate::input::san::Name;
+use crate::sys::limits::{Limit, Resource};
 
 /// A program to start, as execve(2) takes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -145,6 +146,8 @@ pub struct Engine {
     pub restarts: u32,
     /// The data root that the sweeper empties at the end, if any.
     pub emptied: Option<Emptied>,
+    /// The resource limits that the daemons get instead of those of this process.
+    pub limits: Vec<(Resource, Limit)>,
     /// The processes that the kernel had killed for want of memory before the start.
     pub kills: Option<Kills>,
 }

@@ -16,6 +16,7 @@ pub mod images;
 pub mod inform;
 pub mod inputs;
 mod iptables;
+mod limits;
 pub mod listener;
 pub mod memory;
 mod mounts;
@@ -91,6 +92,7 @@ pub fn warnings(serve: Option<&Serve>, inputs: Inputs<'_>) -> Vec<Finding> {
         .chain(storage::warnings(inputs))
         .chain(iptables::warning(inputs.options, &inputs.facts.netfilter))
         .chain(network::warning(inputs))
+        .chain(limits::warnings(inputs))
         .chain(host_warnings(inputs.facts))
         .collect()
 }
@@ -279,6 +281,7 @@ fn engine(
         stop,
         restarts: config.restarts,
         emptied: storage.emptied,
+        limits: limits::plan(inputs),
         kills: facts.kills.clone(),
     };
     Ok(Plan {
@@ -289,6 +292,7 @@ fn engine(
             .into_iter()
             .chain([iptables.note])
             .chain(resolver.note)
+            .chain(limits::notes(inputs))
             .collect(),
         steps,
         outcome: Outcome::Supervise(Box::new(engine)),

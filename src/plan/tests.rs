@@ -22,6 +22,7 @@ use crate::facts::container::ContainerFacts;
 use crate::facts::engine::{ConfigVersion, ImageStores};
 use crate::facts::exec_root::ExecRoot;
 use crate::facts::hooks::HookFiles;
+use crate::facts::limits::Limits;
 use crate::facts::mountinfo::{Mount, MountTable};
 use crate::facts::netfilter::{Forwarding, LegacyPrograms, Netfilter, NfTables};
 use crate::facts::network::Networks;
@@ -78,6 +79,7 @@ fn facts(mountinfo: &str, memberships: &str, root: RootMount) -> Facts {
             path: "/run/docker".into(),
             ..ExecRoot::default()
         },
+        limits: Limits::default(),
         kills: None,
         stale: Vec::new(),
         running: None,
@@ -267,6 +269,7 @@ impl Start<'_> {
             cap_sys_admin,
             root_has_cap_sys_admin: cap_sys_admin,
             user: 0,
+            cap_sys_resource: true,
             socket: config.socket_path(start.contract),
             socket_state,
         }

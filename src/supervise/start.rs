@@ -16,6 +16,7 @@ use crate::api::readiness::Provisioning;
 use crate::apply;
 use crate::messages::fault::Fault;
 use crate::plan::engine::{Engine, Foreground, Program};
+use crate::sys::limits::{Limit, Resource};
 use crate::sys::search;
 use crate::sys::signals::Inherited;
 use crate::sys::spawn::{self, Begun, Child, Session};
@@ -48,7 +49,7 @@ impl Supervisor<'_> {
             let null = null()?;
             let silent = [null.as_fd(); 3];
             let inherited = self.signals.inherited();
-            if let Err(fault) = begin_daemon(program, silent, &[], None, inherited) {
+            if let Err(fault) = begin_daemon(program, silent, &[], None, &[], inherited) {
                 warn!("{fault}; going on without it");
             }
         }
@@ -99,12 +100,14 @@ impl Supervisor<'_> {
         );
         let stdio = [null.as_fd(), stdout, stderr];
         let inherited = self.signals.inherited();
+        let limits = &self.engine.limits;
         let begun = match process {
             Process::Dockerd => {
                 let sockets: Vec<BorrowedFd<'_>> = self.bound.iter().map(AsFd::as_fd).collect();
-                begin_daemon(program, stdio, &sockets, Some(&self.notify), inherited)
+                let notify = Some(&self.notify);
+                begin_daemon(program, stdio, &sockets, notify, limits, inherited)
             }
-            _ => begin_daemon(program, stdio, &[], None, inherited),
+            _ => begin_daemon(program, stdio, &[], None, limits, inherited),
         }?;
         self.children.begin(process, begun, program.path.clone());
         Ok(())
@@ -125,6 +128,7 @@ impl Supervisor<'_> {
             session: Session::Foreground(self.terminal),
             dies_with_parent: false,
             oom_score_adj: None,
+            limits: &[],
             inherited: self.signals.inherited(),
             umask: Some(self.umask),
         })
@@ -140,12 +144,14 @@ pub fn null() -> Result<File> {
 }
 
 /// Starts `program` in a session of its own, with `stdio` as descriptors 0 to 2 and `descriptors`
-/// from 3 on (sd_listen_fds(3)). `notify` sets its `NOTIFY_SOCKET` (sd_notify(3)).
+/// from 3 on (sd_listen_fds(3)). `notify` sets its `NOTIFY_SOCKET` (sd_notify(3)). `limits` are those
+/// that differ from this process's.
 fn begin_daemon(
     program: &Program,
     stdio: [BorrowedFd<'_>; 3],
     descriptors: &[BorrowedFd<'_>],
     notify: Option<&Notify>,
+    limits: &[(Resource, Limit)],
     inherited: &Inherited,
 ) -> Result<Begun, Fault> {
     let mut environment = program.environment.clone();
@@ -161,6 +167,7 @@ fn begin_daemon(
         session: Session::Own,
         dies_with_parent: false,
         oom_score_adj: Some(program.oom_score_adj),
+        limits,
         inherited,
         umask: None,
     })

@@ -4,6 +4,7 @@ pub mod bridge;
 pub mod descriptors;
 pub mod end;
 pub mod filesystem;
+pub mod limits;
 pub mod lock;
 pub mod loop_device;
 pub mod memory;

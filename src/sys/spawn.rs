@@ -20,6 +20,7 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::{ForkResult, Pid};
 
 use crate::messages::fault::{FAILURE, Fault, NOT_EXECUTABLE, NOT_FOUND};
+use crate::sys::limits::{self, Limit, Resource};
 use crate::sys::signals::Inherited;
 use crate::sys::terminal::{self, Terminal};
 use crate::sys::{descriptors, process, wait};
@@ -61,6 +62,9 @@ pub struct Child<'a> {
     /// Its `oom_score_adj`, -1000 to 1000: proc_pid_oom_score_adj(5). A failure to set it is
     /// ignored, since lowering it takes CAP_SYS_RESOURCE.
     pub oom_score_adj: Option<i16>,
+    /// The resource limits that it gets instead of those of this process, as far as the kernel
+    /// allows them.
+    pub limits: &'a [(Resource, Limit)],
     /// Its signal mask and dispositions: those that this process was started with.
     pub inherited: &'a Inherited,
     /// Its file mode creation mask, umask(2); `None` for that of this process.
@@ -311,6 +315,10 @@ fn become_child(child: &Child<'_>, mut program: Execution, above: RawFd) -> Spaw
         if let Some(score) = child.oom_score_adj {
             // Without CAP_SYS_RESOURCE it fails, and the program runs all the same.
             let _ = std::fs::write("/proc/self/oom_score_adj", score.to_string());
+        }
+        for (resource, limit) in child.limits {
+            // The program runs all the same.
+            let _ = limits::raise(*resource, *limit);
         }
         place_descriptors(child, above).map_err(prepare)?;
         if !child.descriptors.is_empty() {

@@ -1,9 +1,10 @@
-//! Limits of containers inside, which need the cgroup controllers there.
+//! Limits of containers inside, which need the cgroup controllers there; and the resource limits of
+//! the daemons, which containers inside inherit.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 
-use crate::docker::{Container, dind};
+use crate::docker::{Container, dind, line_with};
 
 /// The files that hold the limits, on version 2 and on version 1 of cgroups.
 const READ_LIMITS: &str = "
@@ -112,4 +113,61 @@ fn a_storm_of_exec_does_no_harm() {
     });
     assert!(succeeded.into_inner() > 0, "some of the storm was inside");
     limits_hold(&container);
+}
+
+/// What prints the soft and the hard limit of open files of both daemons, of a shim, of a container
+/// inside, and of the command; then whether hard limits can be raised here.
+const OPEN_FILES: &str = r#"
+    docker load --quiet >/dev/null </busybox.tar
+    docker run --detach dind-lab/busybox sleep 1000 >/dev/null
+    for name in dockerd containerd containerd-shim; do
+        pid=$(pgrep -o "^$name")
+        echo $name $(awk '/^Max open files/ { print $5 }' /proc/$pid/limits)
+    done
+    inner=$(docker run --rm dind-lab/busybox sh -c 'echo $(ulimit -Sn):$(ulimit -Hn)')
+    echo inner $inner
+    echo command $(ulimit -Sn):$(ulimit -Hn)
+    setpriv --dump | grep -q '^Capability bounding set:.*sys_resource' && echo raises || :
+"#;
+
+#[track_caller]
+fn open_files(limit: &str) -> (String, String) {
+    let spec = dind().flags(["--ulimit".to_owned(), format!("nofile={limit}")]);
+    let spec = spec.flags(["-v".to_owned(), {
+        format!("{}:/busybox.tar:ro", crate::docker::lab("DIND_LAB_BUSYBOX"))
+    }]);
+    let output = spec.run(&["sh", "-c", OPEN_FILES]).exited(0);
+    (output.stdout, output.stderr)
+}
+
+/// With a low limit of open files, the daemons and containers inside get what is allowed, and the
+/// command has its own. That is a note.
+#[test]
+fn a_low_limit_of_open_files_is_raised_where_that_is_allowed() {
+    let (said, log) = open_files("256:4096");
+    let (soft, hard) = match said.contains("raises") {
+        true => ("1048576", "1048576:1048576"),
+        false => ("4096", "4096:4096"),
+    };
+    for name in ["dockerd", "containerd", "containerd-shim"] {
+        assert!(said.contains(&format!("{name} {soft}\n")), "{said}");
+    }
+    assert!(said.contains(&format!("inner {hard}\n")), "{said}");
+    assert!(said.contains("command 256:4096\n"), "{said}");
+    let note = ["dind: limits: open files", hard, "256:4096"];
+    assert!(line_with(&log, &note).is_some(), "{log}");
+}
+
+/// A limit that cannot be raised is warned of, and by `dind doctor`, too.
+#[test]
+fn a_low_limit_of_open_files_that_stays_is_warned_of() {
+    let (said, log) = open_files("256");
+    let warning = ["dind: warning: the limit of open files is 256", "--ulimit"];
+    let is_warned_of = line_with(&log, &warning).is_some();
+    assert_ne!(is_warned_of, said.contains("raises"), "{said}{log}");
+    let doctor = dind().flags(["--ulimit", "nofile=256"]).run(&["doctor"]);
+    assert_eq!(
+        line_with(&doctor.stdout, &["warning: ", "open files is 256"]).is_some(),
+        is_warned_of
+    );
 }

@@ -517,6 +517,7 @@ fn spawned(script: &str, descriptors: usize, oom_score_adj: Option<i16>) -> Stri
         session: Session::Own,
         dies_with_parent: false,
         oom_score_adj,
+        limits: &[],
         inherited: &Inherited::read().unwrap(),
         umask: None,
     })
@@ -687,6 +688,7 @@ fn a_program_that_cannot_run_has_the_shells_status() {
                 session: Session::Own,
                 dies_with_parent: false,
                 oom_score_adj: None,
+                limits: &[],
                 inherited: &Inherited::read().unwrap(),
                 umask: None,
             })

@@ -12,6 +12,7 @@ use crate::facts::engine::{ConfigVersion, ImageStores};
 use crate::facts::exec_root::ExecRoot;
 use crate::facts::hooks::HookFiles;
 use crate::facts::host::{Clock, Confinement, Modules, Processes, Quotas, Status};
+use crate::facts::limits::Limits;
 use crate::facts::memory;
 use crate::facts::mountinfo::MountTable;
 use crate::facts::netfilter::{Forwarding, LegacyPrograms, Netfilter, NfTables};
@@ -20,6 +21,7 @@ use crate::facts::programs::Programs;
 use crate::facts::space::Space;
 use crate::facts::storage::{Contents, DataRoot, Filesystem, Means};
 use crate::facts::surroundings::{Stdin, Surroundings};
+use crate::sys::limits::Limit;
 
 /// A container and its host.
 struct Machine {
@@ -28,6 +30,7 @@ struct Machine {
     cap_sys_admin: bool,
     root_has_cap_sys_admin: bool,
     user: u32,
+    cap_sys_resource: bool,
     socket_state: SocketState,
     variables: Vec<(&'static str, &'static str)>,
     arguments: &'static str,
@@ -95,6 +98,7 @@ fn machine(layout: &str, name: &str) -> Machine {
             means: None,
         },
         exec_root: ExecRoot::default(),
+        limits: Limits::default(),
         kills: None,
         stale: Vec::new(),
         running: None,
@@ -156,6 +160,7 @@ fn machine(layout: &str, name: &str) -> Machine {
         cap_sys_admin: true,
         root_has_cap_sys_admin: false,
         user: 0,
+        cap_sys_resource: true,
         socket_state: SocketState::Free,
         variables: Vec::new(),
         arguments: "",
@@ -178,6 +183,7 @@ impl Machine {
             cap_sys_admin: self.cap_sys_admin,
             root_has_cap_sys_admin: self.root_has_cap_sys_admin,
             user: self.user,
+            cap_sys_resource: self.cap_sys_resource,
             socket: config.socket_path(Contract::Dind),
             socket_state: self.socket_state,
         };
@@ -690,6 +696,31 @@ fn limits_and_quotas_are_named_with_what_to_set() -> Result<(), Fault> {
         &["/sys/fs/cgroup has a limit of 127 MiB", "--memory"],
     );
     assert_eq!(memory(128).coded("memory-limit")?, []);
+    Ok(())
+}
+
+#[test]
+fn limits_of_open_files_and_processes_are_reported_where_they_stay_low() -> Result<(), Fault> {
+    let with = |soft, hard, cap_sys_resource| {
+        let mut machine = sound();
+        machine.cap_sys_resource = cap_sys_resource;
+        let limit = Some(Limit { soft, hard });
+        machine.facts.limits.open_files = limit;
+        machine.facts.limits.processes = limit;
+        machine
+    };
+    let low = with(64, 256, false).coded("limit-low")?;
+    let said: Vec<String> = low.iter().map(ToString::to_string).collect();
+    let [files, processes] = said.as_slice() else {
+        panic!("two, got {said:?}");
+    };
+    assert!(files.contains("open files is 256") && files.contains("--ulimit nofile="));
+    assert!(processes.contains("of a user is 256") && processes.contains("--ulimit nproc="));
+    assert_eq!(with(64, 256, true).coded("limit-low")?, []);
+    assert_eq!(with(64, 1024, false).coded("limit-low")?, []);
+    let mut remapped = with(64, 256, true);
+    remapped.facts.limits.user_namespace = true;
+    assert_eq!(remapped.coded("limit-low")?.len(), 2);
     Ok(())
 }
 

@@ -89,6 +89,7 @@ fn output(program: &Path, config: &Config) -> Option<String> {
         session: Session::Own,
         dies_with_parent: false,
         oom_score_adj: None,
+        limits: &[],
         inherited: &Inherited::read().ok()?,
         umask: None,
     })

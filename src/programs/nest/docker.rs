@@ -136,6 +136,7 @@ impl<'a> Docker<'a> {
             session: Session::Own,
             dies_with_parent: false,
             oom_score_adj: None,
+            limits: &[],
             inherited: self.signals.inherited(),
             umask: None,
         })

@@ -47,6 +47,7 @@ fuzz_target!(|data: &[u8]| {
                     cap_sys_admin,
                     root_has_cap_sys_admin: true,
                     user: 1000,
+                    cap_sys_resource: true,
                     socket: config.socket_path(start.contract),
                     socket_state,
                 };

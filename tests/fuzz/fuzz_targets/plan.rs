@@ -14,6 +14,7 @@ use dind::facts::client::ClientFacts;
 use dind::facts::container::ContainerFacts;
 use dind::facts::engine::ConfigVersion;
 use dind::facts::hooks::HookFiles;
+use dind::facts::limits::Limits;
 use dind::facts::mountinfo::MountTable;
 use dind::facts::netfilter::{Forwarding, LegacyPrograms, Netfilter, NfTables};
 use dind::facts::network::{Networks, resolver_words, resolvers, routes};
@@ -51,6 +52,7 @@ fuzz_target!(|text: &str| {
         cap_sys_admin: true,
         root_has_cap_sys_admin: true,
         user: 0,
+        cap_sys_resource: true,
         socket: config.socket_path(start.contract),
         socket_state: SocketState::Free,
     };
@@ -105,6 +107,7 @@ fuzz_target!(|text: &str| {
             contents: Contents::default(),
             means: None,
         },
+        limits: Limits::default(),
         kills: None,
         stale: Vec::new(),
         running: None,
