@@ -22,6 +22,7 @@ pub mod proc;
 pub mod processes;
 mod program_text;
 pub mod programs;
+pub mod read_only;
 pub mod space;
 pub mod storage;
 pub mod surroundings;
@@ -45,6 +46,7 @@ use mountinfo::MountTable;
 use netfilter::Netfilter;
 use network::Networks;
 use programs::Programs;
+use read_only::ReadOnly;
 use storage::DataRoot;
 
 /// The facts that a start with daemons depends on. Other starts read a part of them.
@@ -65,6 +67,8 @@ pub struct Facts {
     pub log_directory_own: bool,
     /// Whether the default directory of images to load exists.
     pub images: bool,
+    /// Directories that a start may write to, on file systems that are mounted read-only.
+    pub read_only: Vec<ReadOnly>,
     /// The resource limits of this process.
     pub limits: Limits,
     /// The processes of this cgroup that the kernel has killed for want of memory so far.
@@ -110,6 +114,13 @@ impl Facts {
         Ok(Self {
             pid1: std::process::id() == 1,
             log_directory_own: storage::is_own(&log_directory(), &container.mounts),
+            read_only: read_only::find(
+                options,
+                config,
+                log_directory(),
+                programs.dockerd.as_deref(),
+                &container.mounts,
+            ),
             limits: Limits::read(),
             kills: memory::kills_of(&container),
             images: Path::new(config::IMAGES).is_dir(),

@@ -25,6 +25,7 @@ pub mod outcome;
 pub mod own_network;
 pub mod prepare;
 mod print;
+mod read_only;
 pub mod resolver;
 pub mod role;
 pub mod stop_budget;
@@ -120,6 +121,14 @@ pub fn cgroup_mounts(facts: &Facts) -> (Vec<PathBuf>, Vec<PathBuf>) {
     (made, writable)
 }
 
+/// Returns the fault that ends a start because it cannot write where it must, as with
+/// `docker run --read-only`.
+pub fn read_only(inputs: Inputs<'_>) -> Option<Fault> {
+    let (listeners, tls) = daemons::listeners(None, inputs);
+    let log_file = inputs.config.log == Log::File;
+    read_only::fault(inputs, &listeners, tls.certificates.as_ref(), log_file)
+}
+
 /// Returns how many copies of a Docker image are stored when one container is created from it,
 /// by the storage driver that a start would use.
 pub fn image_copies(inputs: Inputs<'_>) -> u64 {
@@ -181,6 +190,11 @@ fn engine(
         return Err(fault);
     }
     let (listeners, tls) = daemons::listeners(serve, inputs);
+    let log_file = logs_to_file(&foreground, inputs);
+    let certificates = tls.certificates.as_ref();
+    if let Some(fault) = read_only::fault(inputs, &listeners, certificates, log_file) {
+        return Err(fault);
+    }
     let storage = storage::plan(inputs)?;
     let iptables = iptables::plan(config, options, &facts.netfilter);
     let resolver = resolver::plan(inputs);
@@ -270,7 +284,7 @@ fn engine(
         readiness: readiness(&listeners),
         hooks,
         listeners,
-        log_file: logs_to_file(&foreground, inputs).then(|| LogPath {
+        log_file: log_file.then(|| LogPath {
             path: PathBuf::from(LOG_FILE),
             follow: facts.log_directory_own,
         }),

@@ -27,6 +27,7 @@ use crate::facts::mountinfo::{Mount, MountTable};
 use crate::facts::netfilter::{Forwarding, LegacyPrograms, Netfilter, NfTables};
 use crate::facts::network::Networks;
 use crate::facts::programs::{InformFacts, Programs};
+use crate::facts::read_only::ReadOnly;
 use crate::facts::storage::{Contents, DataRoot, Filesystem, Means};
 use crate::facts::surroundings::{SocketState, Surroundings};
 use crate::input::config::Config;
@@ -79,6 +80,7 @@ fn facts(mountinfo: &str, memberships: &str, root: RootMount) -> Facts {
             path: "/run/docker".into(),
             ..ExecRoot::default()
         },
+        read_only: Vec::new(),
         limits: Limits::default(),
         kills: None,
         stale: Vec::new(),
@@ -134,6 +136,85 @@ fn unified(memberships: &str) -> Facts {
         .collect();
     facts.container.cgroup.entries.insert("cgroup.procs".into());
     facts
+}
+
+/// The facts of a container whose file system is read-only at these directories, each as it is named
+/// and as it is with links resolved.
+fn read_only(directories: &[(&str, &str)]) -> Facts {
+    let found = directories.iter().map(|(directory, real)| ReadOnly {
+        directory: directory.into(),
+        real: real.into(),
+    });
+    Facts {
+        read_only: found.collect(),
+        ..bare_v1()
+    }
+}
+
+/// `docker run --read-only`: one message has every flag that the start needs, and no other.
+#[test]
+fn every_directory_that_must_be_writable_is_named_at_once() {
+    let all = [
+        ("/run", "/run"),
+        ("/var/run/docker", "/run/docker"),
+        ("/var/lib/docker", "/var/lib/docker"),
+        ("/var/log", "/var/log"),
+        ("/var/run", "/run"),
+        ("/certs", "/certs"),
+        ("/etc/docker", "/etc/docker"),
+    ];
+    let with = |variables| Start { variables, ..SHELL };
+    let tls = with(&[("DOCKER_TLS_CERTDIR", "/certs")]);
+    let quiet = with(&[("LOG", "stdio")]);
+    let tmpfs = with(&[("LOG", "stdio"), ("DIND_STORAGE", "tmpfs")]);
+    let elsewhere = Start {
+        arguments: &["dind", "--exec-root=/exec", "--pidfile=/pids/docker.pid"],
+        ..DAEMON
+    };
+    let more = [
+        ("/exec", "/mnt/exec"),
+        ("/pids", "/pids"),
+        ("/var/log", "/var/log"),
+    ];
+    for (start, directories, flags) in [
+        (
+            tls,
+            &all[..],
+            "--tmpfs /run -v /etc/docker -v /var/lib/docker -v /certs --tmpfs /var/log",
+        ),
+        (
+            quiet,
+            &all,
+            "--tmpfs /run -v /etc/docker -v /var/lib/docker",
+        ),
+        (tmpfs, &all, "--tmpfs /run -v /etc/docker"),
+        (DAEMON, &all[1..3], "--tmpfs /run/docker -v /var/lib/docker"),
+        (elsewhere, &more, "--tmpfs /mnt/exec --tmpfs /pids"),
+    ] {
+        let fault = start.fault(&read_only(directories));
+        let remedy = format!("mount it writable: docker run {flags}");
+        assert_eq!(fault.remedy.as_deref(), Some(remedy.as_str()), "{fault}");
+    }
+}
+
+/// Without a log file the daemons go on, a role without daemons writes nothing.
+#[test]
+fn what_is_not_needed_may_be_read_only() -> Result<(), Fault> {
+    SHELL.engine(&read_only(&[
+        ("/var/log", "/var/log"),
+        ("/certs", "/certs"),
+    ]))?;
+    for arguments in [
+        &["hack-dind", "true"][..],
+        &["docker-entrypoint.sh", "docker"],
+    ] {
+        let start = Start {
+            arguments,
+            ..DAEMON
+        };
+        start.plan(&read_only(&[("/run", "/run")]))?;
+    }
+    Ok(())
 }
 
 /// Images are loaded if the default directory exists or `DIND_IMAGES` names one, over any Unix
@@ -1432,6 +1513,7 @@ fn the_fault_names_the_user_where_only_that_is_in_the_way() -> Result<(), Fault>
         let surroundings = Surroundings {
             stdin: Stdin::Null,
             cap_sys_admin: false,
+            cap_sys_resource: false,
             root_has_cap_sys_admin: root_has_it,
             user,
             socket: config.socket_path(start.contract),

@@ -51,6 +51,7 @@ mod nest;
 mod nesting;
 mod orphans;
 mod plan;
+mod read_only;
 mod reads;
 mod recipes;
 mod refusals;

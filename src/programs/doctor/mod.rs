@@ -44,6 +44,7 @@ const TABLE: &[Row] = &[
     security::confinement,
     kernel::cgroups,
     planned,
+    storage::read_only,
     storage::space,
     leftovers,
     kernel::netfilter,

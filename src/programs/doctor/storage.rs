@@ -1,7 +1,9 @@
-//! Free space on the data root. The planner reports on the type of its file system.
+//! Where a start writes: whether it can, and the free space on the data root. The planner reports
+//! on the type of its file system.
 
 use super::case::Case;
 use crate::messages::finding::Finding;
+use crate::plan;
 
 /// With less than this, not even the daemons' databases can grow.
 const LEAST_BYTES: u64 = 64 << 20;
@@ -11,7 +13,15 @@ const FEW_BYTES: u64 = 1 << 30;
 const LEAST_INODES: u64 = 1_000;
 const FEW_INODES: u64 = 50_000;
 
-/// Free bytes and inodes on the data root's file system, and whether it is read-only: statfs(2).
+/// Directories that a start writes to, on file systems that are mounted read-only.
+pub fn read_only(case: Case<'_>) -> Vec<Finding> {
+    const LINK: &str = "https://docs.docker.com/reference/cli/docker/container/run/#read-only";
+    let fault = plan::read_only(case.inputs).filter(|_| case.host.in_container);
+    let finding = fault.map(|fault| Finding::fault("read-only", fault, LINK));
+    finding.into_iter().collect()
+}
+
+/// Free bytes and inodes on the data root's file system: statfs(2).
 pub fn space(case: Case<'_>) -> Vec<Finding> {
     const LINK: &str = "https://docs.docker.com/engine/manage-resources/pruning/";
     const REMEDY: &str = "free space: docker system prune, and docker volume prune for volumes that \
@@ -21,11 +31,8 @@ pub fn space(case: Case<'_>) -> Vec<Finding> {
         return Vec::new();
     };
     if space.read_only {
-        let seen = format!("{path} is on a file system that is mounted read-only");
-        return vec![
-            Finding::error("data-root-read-only", seen, LINK)
-                .remedy("mount it writable: dockerd writes there at once"),
-        ];
+        // Nothing of it can be used, whatever is left.
+        return Vec::new();
     }
     let mib = space.bytes >> 20;
     let bytes = format!("{path} has {mib} MiB left");

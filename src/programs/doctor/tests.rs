@@ -18,6 +18,7 @@ use crate::facts::mountinfo::MountTable;
 use crate::facts::netfilter::{Forwarding, LegacyPrograms, Netfilter, NfTables};
 use crate::facts::network::{Network, Networks, Route};
 use crate::facts::programs::Programs;
+use crate::facts::read_only::ReadOnly;
 use crate::facts::space::Space;
 use crate::facts::storage::{Contents, DataRoot, Filesystem, Means};
 use crate::facts::surroundings::{Stdin, Surroundings};
@@ -98,6 +99,7 @@ fn machine(layout: &str, name: &str) -> Machine {
             means: None,
         },
         exec_root: ExecRoot::default(),
+        read_only: Vec::new(),
         limits: Limits::default(),
         kills: None,
         stale: Vec::new(),
@@ -400,11 +402,19 @@ fn the_data_root_is_judged_by_its_free_space_and_its_file_system() -> Result<(),
         inodes: None,
         read_only: true,
     });
-    says(
-        &read_only,
-        "data-root-read-only",
-        Severity::Error,
-        &["mount it writable"],
+    assert_eq!(read_only.coded("space")?, []);
+    read_only.facts.read_only = ["/run", "/var/lib/docker", "/var/log"]
+        .map(|path| ReadOnly {
+            directory: path.into(),
+            real: path.into(),
+        })
+        .into();
+    let flags = "docker run --tmpfs /run -v /var/lib/docker";
+    says(&read_only, "read-only", Severity::Error, &[flags]);
+    let said = read_only.coded("read-only")?;
+    assert!(
+        said.iter()
+            .all(|finding| !finding.to_string().contains("/var/log"))
     );
     let mut overlay = sound();
     overlay.facts.data_root.filesystem = Filesystem::Unsuitable("overlay");

@@ -107,6 +107,7 @@ fuzz_target!(|text: &str| {
             contents: Contents::default(),
             means: None,
         },
+        read_only: Vec::new(),
         limits: Limits::default(),
         kills: None,
         stale: Vec::new(),
