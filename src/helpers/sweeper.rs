@@ -38,7 +38,7 @@ pub fn empty(emptied: &Emptied) {
                     warn!(
                         path = %mount.display(),
                         error = errno.desc(),
-                        "cannot unmount {}: {}",
+                        "cannot unmount {}: {}; what is in it stays, so remove the volume",
                         mount.display(),
                         errno.desc()
                     );
@@ -57,7 +57,7 @@ pub fn empty(emptied: &Emptied) {
                 path = %path,
                 files = left.len(),
                 error = errno.desc(),
-                "{path} is empty except for {} files that cannot be removed, among them {}: {}",
+                "{path} is empty except for {} files that cannot be removed, among them {}: {}; remove the volume",
                 left.len(),
                 name.to_string_lossy(),
                 errno.desc()
