@@ -138,6 +138,11 @@ fn nest(image: &str, busybox: &str, depth: usize) -> Result<Vec<Level>> {
         let line = line?;
         if line.contains("docker is ready after") {
             let now = (Instant::now(), memory(name)?, disk(name)?);
+            if before.is_none() {
+                let engine = "--format={{.ServerVersion}}, {{.Driver}}";
+                let engine = docker(&["exec", name, "docker", "info", engine])?;
+                println!("the engine of every level: {}", engine.trim());
+            }
             if let Some(before) = before {
                 levels.push(Level {
                     seconds: (now.0 - before.0).as_secs_f64(),
@@ -195,13 +200,19 @@ fn disk(name: &str) -> Result<f64> {
 fn row(what: &str, levels: &[Level], figure: fn(&Level) -> f64) -> Result<()> {
     let figures: Vec<f64> = levels.iter().map(figure).collect();
     let second = figures.first().ok_or("no level was made")?;
-    let mut last: Vec<f64> = figures.iter().rev().take(LAST).copied().collect();
-    last.sort_by(f64::total_cmp);
-    let last = last.get(last.len() / 2).ok_or("no level was made")?;
+    let last = median(figures.iter().rev().take(LAST))?;
     let ratio = last / second;
     let verdict = if ratio <= FLAT { "reached" } else { "MISSED" };
     println!(
-        "{what:<8} of the last {LAST} levels (median) against the second {ratio:>6.2}  must reach {FLAT}  {verdict}"
+        "{what:<8} of the last {LAST} levels (median) against the second {ratio:>6.2}  must reach {FLAT}  {verdict}; median of all {:.1}",
+        median(figures.iter())?
     );
     Ok(())
+}
+
+fn median<'a>(figures: impl Iterator<Item = &'a f64>) -> Result<f64> {
+    let mut figures: Vec<f64> = figures.copied().collect();
+    figures.sort_by(f64::total_cmp);
+    let middle = figures.get(figures.len() / 2);
+    Ok(*middle.ok_or("no level was made")?)
 }
