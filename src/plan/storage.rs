@@ -125,15 +125,15 @@ fn driver_flag(driver: &str) -> OsString {
     format!("--storage-driver={driver}").into()
 }
 
-/// Whether the plan for the data root depends on which image stores dockerd has, and these have
-/// not been read.
+/// Whether the plan for the data root, or a warning about it, depends on which image stores
+/// dockerd has, and these have not been read.
 pub fn stores_question(inputs: Inputs<'_>) -> bool {
     let [first, second, third] = ImageStores::ALL.map(|stores| choose(inputs, stores));
     let differ = first != second || second != third;
-    // A dockerd before 24.0 ignores the feature, and hides nothing.
-    let may_hide = inputs.options.containerd_store == Some(true)
-        && inputs.facts.data_root.contents.graph_images.is_some();
-    inputs.facts.image_stores.is_none() && (differ || may_hide)
+    let contents = &inputs.facts.data_root.contents;
+    let has_images = contents.graph_images.is_some() || contents.containerd_images.is_some();
+    let may_hide = || has_images && store(inputs).is_none();
+    inputs.facts.image_stores.is_none() && (differ || may_hide())
 }
 
 /// Where they have not been read, the plan does not depend on them: [`stores_question`].

@@ -132,7 +132,8 @@ fn dockerd_is_searched_only_where_the_plan_depends_on_it() -> Result<(), Fault> 
     for (facts, variables, json, asks) in [
         (bare_v1(), &[][..], "", false),
         (bare_v1(), &[], ON, false),
-        (used_by_containerd(bare_v1()), &[], "", false),
+        (used_by_containerd(bare_v1()), &[], "", true),
+        (used_by_containerd(bare_v1()), &[], OFF, false),
         (used_by_graph_driver(bare_v1()), &[], "", false),
         (used_by_graph_driver(bare_v1()), &[], ON, true),
         (bare_v1(), &[("DOCKER_DRIVER", "overlay2")], "", false),
@@ -341,7 +342,7 @@ fn images_in_the_other_store_are_named() -> Result<(), Fault> {
     for (json, facts, expected) in [
         ("", bare_v1(), None),
         ("", used_by_graph_driver(bare_v1()), None),
-        // Whether a newer dockerd shows them is not known, and not asked.
+        // Before dockerd is searched it is not known.
         ("", used_by_containerd(bare_v1()), None),
         (OFF, used_by_containerd(bare_v1()), Some(containerd)),
         (
