@@ -1,9 +1,9 @@
 //! What the engine's programs can do, by the texts in them: a program that prints its version
-//! takes ten times as long, and a version tells less about an engine with patches.
+//! takes ten times as long or more, and a version tells less about an engine with patches.
 
 use std::path::Path;
 
-use super::program_text;
+use super::{build_info, program_text};
 
 /// Which image stores a dockerd has: those of graph drivers, and that of containerd.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,18 +49,33 @@ pub enum ConfigVersion {
 }
 
 impl ConfigVersion {
-    /// Searches the program `containerd` for the names of two plugins, which 2.0 and 2.3 brought
-    /// together with those versions, up to a message about plugins that every version has.
+    /// Reads it from the import path and the version in what Go's linker has written into
+    /// `containerd` about its build.
     pub fn read(containerd: &Path) -> Self {
-        let texts: [&[u8]; 2] = [
-            b"io.containerd.cri.v1.images",
-            b"io.containerd.server.v1.grpc",
+        build_info::read(containerd).map_or(Self::Two, |lines| Self::of(&lines))
+    }
+
+    /// The version for a containerd with these lines about its build. One whose minor version is
+    /// not in them, as Debian's, is taken for 2.0 to 2.2; a later one then only warns.
+    fn of(lines: &str) -> Self {
+        const MODULE: &str = "github.com/containerd/containerd/v2";
+        if !lines.contains(&format!("path\t{MODULE}/")) {
+            return Self::Two;
+        }
+        // The module's own version, and the one that containerd's Makefile sets.
+        let marks = [
+            format!("mod\t{MODULE}\tv2."),
+            format!("{MODULE}/version.Version=v2."),
+            format!("{MODULE}/version.Version=2."),
         ];
-        let end = b"invalid disabled plugin URI %q expect io.containerd.x.vx";
-        match program_text::has_before(containerd, texts, Some(end)) {
-            [_, true] => Self::Four,
-            [true, false] => Self::Three,
-            [false, false] => Self::Two,
+        let minor = marks.iter().find_map(|mark| {
+            let (_, rest) = lines.split_once(mark)?;
+            let end = rest.find(|letter: char| !letter.is_ascii_digit());
+            rest.get(..end.unwrap_or(rest.len()))?.parse::<u32>().ok()
+        });
+        match minor {
+            Some(3..) => Self::Four,
+            Some(_) | None => Self::Three,
         }
     }
 
@@ -70,6 +85,44 @@ impl ConfigVersion {
             Self::Two => 2,
             Self::Three => 3,
             Self::Four => 4,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_of_the_configuration_is_that_of_containerds_build() {
+        for (lines, expected) in [
+            (
+                "path\tgithub.com/containerd/containerd/cmd/containerd\n",
+                ConfigVersion::Two,
+            ),
+            (
+                "path\tgithub.com/containerd/containerd/cmd/containerd\nmod\tgithub.com/containerd/containerd\tv1.7.28\n",
+                ConfigVersion::Two,
+            ),
+            (
+                "path\tgithub.com/containerd/containerd/v2/cmd/containerd\n",
+                ConfigVersion::Three,
+            ),
+            (
+                "path\tgithub.com/containerd/containerd/v2/cmd/containerd\nmod\tgithub.com/containerd/containerd/v2\tv2.2.1+dirty\n",
+                ConfigVersion::Three,
+            ),
+            (
+                "path\tgithub.com/containerd/containerd/v2/cmd/containerd\nmod\tgithub.com/containerd/containerd/v2\tv2.3.0\n",
+                ConfigVersion::Four,
+            ),
+            (
+                "path\tgithub.com/containerd/containerd/v2/cmd/containerd\nmod\tgithub.com/containerd/containerd/v2\t(devel)\nbuild\t-ldflags=\"-X github.com/containerd/containerd/v2/version.Version=v2.10.0-rc.1\"\n",
+                ConfigVersion::Four,
+            ),
+            ("", ConfigVersion::Two),
+        ] {
+            assert_eq!(ConfigVersion::of(lines), expected, "{lines}");
         }
     }
 }

@@ -12,17 +12,6 @@ const PART: usize = 1 << 18;
 /// Whether a file, or the constants of a program, contain each of the `wanted` texts. A file that
 /// cannot be read contains none.
 pub fn has<const N: usize>(path: &Path, wanted: [&[u8]; N]) -> [bool; N] {
-    has_before(path, wanted, None)
-}
-
-/// The same, but nothing is read behind the text `end`, where it is there. Go's linker sorts
-/// texts by their length (`dodataSect` in its cmd/link), and a longer one of the same package
-/// saves most of a program in which a wanted one is missing.
-pub fn has_before<const N: usize>(
-    path: &Path,
-    wanted: [&[u8]; N],
-    end: Option<&[u8]>,
-) -> [bool; N] {
     let mut found = [false; N];
     let Ok(mut file) = File::open(path) else {
         return found;
@@ -32,10 +21,8 @@ pub fn has_before<const N: usize>(
         return found;
     }
     let mut file = file.take(length);
-    let texts = wanted.iter().copied().chain(end);
-    let overlap = texts.map(<[u8]>::len).max().unwrap_or(0);
+    let overlap = wanted.iter().map(|text| text.len()).max().unwrap_or(0);
     let finders = wanted.map(Finder::new);
-    let end = end.map(Finder::new);
     let mut window: Vec<u8> = Vec::with_capacity(PART + overlap);
     let mut part = vec![0; PART];
     while found.contains(&false) {
@@ -45,9 +32,6 @@ pub fn has_before<const N: usize>(
         }
         for (finder, found) in finders.iter().zip(&mut found) {
             *found = *found || finder.find(&window).is_some();
-        }
-        if end.as_ref().is_some_and(|end| end.find(&window).is_some()) {
-            break;
         }
         // Keep the end, which may be the beginning of a match.
         window.drain(..window.len().saturating_sub(overlap));
@@ -99,10 +83,8 @@ mod tests {
         content.extend(b"needle");
         std::fs::write(&path, content)?;
         let found = has(&path, [b"needle", b"noodle", b"xneedle"]);
-        let before = has_before(&path, [b"xxx", b"needle"], Some(b"xxxx"));
         std::fs::remove_file(&path)?;
         assert_eq!(found, [true, false, true]);
-        assert_eq!(before, [true, false]);
         assert_eq!(has(&path, [b"needle"]), [false]);
         // A program is searched in its constants; this text is one of the test's own.
         let program = std::env::current_exe()?;

@@ -883,7 +883,7 @@ fn a_start_that_goes_on_without_an_image_has_no_grower() {
             0,
             &[Effect::StartDaemons, Effect::Fork(Process::Grower)][..],
         ),
-        (1, &[Effect::StartDaemons]),
+        (1, &[Effect::GoWithoutDataFile, Effect::StartDaemons]),
     ] {
         let mut machine = Machine::new(GROWING);
         let effects = machine.step(Event::Begin, SECOND);
