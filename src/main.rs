@@ -185,7 +185,9 @@ fn plan_daemons(
         options: &options,
         facts: &facts,
     };
-    let more = plan::stores_question(inputs).then(|| facts.with_image_stores());
+    // A nest counts what the image store keeps.
+    let counts = start.nest.as_ref().is_some_and(|nest| nest.level == 1);
+    let more = (counts || plan::stores_question(inputs)).then(|| facts.with_image_stores());
     let inputs = Inputs {
         facts: more.as_ref().unwrap_or(&facts),
         ..inputs
@@ -193,7 +195,14 @@ fn plan_daemons(
     let facts = inputs.facts;
     let starts = matches!(intent, Intent::Start(_));
     let note = match &start.nest {
-        Some(nest) => nest::check(nest, config, facts, plan::image_copies(inputs), starts)?,
+        Some(nest) => nest::check(
+            nest,
+            config,
+            facts,
+            plan::image_copies(inputs),
+            plan::image_archives(inputs),
+            starts,
+        )?,
         None => None,
     };
     let mut planned = plan(inputs)?;

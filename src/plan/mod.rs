@@ -135,6 +135,16 @@ pub fn image_copies(inputs: Inputs<'_>) -> u64 {
     storage::copies(inputs)
 }
 
+/// Returns how many archives of a Docker image are stored beside its copies: containerd's image
+/// store keeps each layer as it came, and a graph driver keeps none. Where the store is not known,
+/// it counts as containerd's.
+pub fn image_archives(inputs: Inputs<'_>) -> u64 {
+    match storage::store(inputs) {
+        Some(Store::GraphDriver) => 0,
+        Some(Store::Containerd) | None => 1,
+    }
+}
+
 /// Returns the image store that dockerd would use, as far as it is known: see
 /// [`stores_question`].
 pub fn store(inputs: Inputs<'_>) -> Option<Store> {

@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use crate::docker::{BUSYBOX, Container, Output, Scratch, dind, lab, line_with, nestable};
+use crate::docker::{
+    BUSYBOX, Container, Output, Scratch, dind, lab, line_with, nestable, unprivileged,
+};
 use crate::pty::{INTERRUPT, Pty, SIZE};
 
 const DEPTH: usize = 5;
@@ -44,6 +46,15 @@ impl Levels {
     fn text(&self, level: usize, command: &[&str]) -> String {
         self.exec(level, command).exited(0).text()
     }
+}
+
+/// Whether the engine under test has containerd's image store, which came with 24.0.
+fn has_containerd_store() -> bool {
+    let said = unprivileged().shell("dockerd --version").run(&[]).text();
+    let major = said
+        .split_whitespace()
+        .find_map(|word| word.split('.').next()?.parse().ok());
+    major.is_some_and(|major: u32| major >= 24)
 }
 
 /// A container that runs the nest and has the small image in its root file system, and so
@@ -235,21 +246,14 @@ fn an_image_store_keeps_the_layer_as_it_comes() {
     container.unpack(&file);
     container.docker(&["start"]).exited(0);
     let levels = Levels::of(container, 3, "all levels are there");
-    let version = levels.text(1, &["docker", "version", "--format={{.Server.Version}}"]);
-    let major: u32 = version
-        .split('.')
-        .next()
-        .and_then(|major| major.parse().ok())
-        .expect("a version");
-    // The feature is there from 24.0 on.
-    let expected = if major >= 24 {
+    let expected = if has_containerd_store() {
         "image.layer.v1.tar+zstd\nio.containerd.snapshotter.v1"
     } else {
         ""
     };
     for level in 1..=2 {
         let shown = levels.exec(level, &["sh", "-c", show]).stdout;
-        assert_eq!(shown.trim_end(), expected, "level {level} of {version}");
+        assert_eq!(shown.trim_end(), expected, "level {level}");
     }
     levels.text(3, &["touch", "/end"]);
     assert_eq!(levels.container.wait(), 0);
@@ -280,6 +284,24 @@ fn what_will_run_out_is_named_at_once() {
         line_with(&plan, &["would stop: ", "pid namespaces"]).is_some(),
         "{plan}"
     );
+}
+
+/// containerd's image store keeps what it got beside the files, so a level takes twice the room.
+#[test]
+fn the_archive_of_a_level_is_counted() {
+    let refusal = |feature: bool| {
+        let json = format!(r#"{{"features": {{"containerd-snapshotter": {feature}}}}}"#);
+        let plan = dind()
+            .flags(["--tmpfs=/var/lib/docker:size=1g"])
+            .prelude(&format!(
+                "mkdir -p /etc/docker; echo '{json}' >/etc/docker/daemon.json"
+            ))
+            .run(&["plan", "nest", "2"])
+            .text();
+        line_with(&plan, &["would stop: ", "disk space of the data root: "]).is_some()
+    };
+    assert!(!refusal(false));
+    assert_eq!(refusal(true), has_containerd_store());
 }
 
 /// Bad words are bad input: a status of 2, and what is right.

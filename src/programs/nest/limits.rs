@@ -71,9 +71,11 @@ pub struct Image {
     pub bytes: u64,
     /// The number of its files.
     pub files: u64,
-    /// How many times it is stored: as a layer, and once more for each copy that a container of
-    /// a storage driver without shared layers has.
+    /// How many times its files are stored: as a layer, and once more for each copy that a
+    /// container of a storage driver without shared layers has.
     pub copies: u64,
+    /// How many times its archive is stored beside them: it is as large, and one file.
+    pub archives: u64,
 }
 
 /// Checks whether `room` is enough for `depth` levels, of which the first exists already. The
@@ -97,7 +99,7 @@ pub fn check(depth: u32, image: Image, room: Room) -> Result<(), Fault> {
     let mb = |bytes: u64| format!("{} MB", bytes / 1_000_000);
     let stored = image
         .bytes
-        .saturating_mul(image.copies)
+        .saturating_mul(image.copies.saturating_add(image.archives))
         .saturating_mul(STORED_PERCENT)
         / 100;
     for (what, there, level, shown, way_out) in [
@@ -294,6 +296,7 @@ mod tests {
         bytes: 500_000_000,
         files: 10_000,
         copies: 1,
+        archives: 0,
     };
 
     const PLENTY: Room = Room {
@@ -378,6 +381,41 @@ mod tests {
             assert_eq!(fault.status, 1);
             assert!(fault.message.contains(expected), "{}", fault.message);
             assert_eq!(check(1, IMAGE, room), Ok(()));
+        }
+    }
+
+    /// An archive takes space, and no inodes to speak of; a copy takes both.
+    #[test]
+    fn copies_and_archives_are_counted() {
+        for (copies, archives, bytes, files) in [
+            (1, 0, 575_000_000, 10_000),
+            (1, 1, 1_150_000_000, 10_000),
+            (3, 0, 1_725_000_000, 30_000),
+            (3, 1, 2_300_000_000, 30_000),
+        ] {
+            let image = Image {
+                copies,
+                archives,
+                ..IMAGE
+            };
+            let room = Room {
+                disk: bytes,
+                files: Some(files),
+                ..PLENTY
+            };
+            assert_eq!(check(2, image, room), Ok(()));
+            for less in [
+                Room {
+                    disk: bytes - 1,
+                    ..room
+                },
+                Room {
+                    files: Some(files - 1),
+                    ..room
+                },
+            ] {
+                assert!(check(2, image, less).is_err(), "{image:?} in {less:?}");
+            }
         }
     }
 

@@ -16,14 +16,16 @@ use crate::sys::signals::Signals;
 use crate::sys::spawn;
 
 /// Checks, in the outermost level and before anything is started, whether there are enough
-/// resources for all levels. An image is stored `copies` times for a container. With `probe`, pid
-/// namespaces are created to count how many can be nested; without, nothing is changed, and a note
-/// is returned that says so. The fault names every resource that will run out.
+/// resources for all levels. An image is stored `copies` times for a container, and `archives`
+/// times as it came. With `probe`, pid namespaces are created to count how many can be nested;
+/// without, nothing is changed, and a note is returned that says so. The fault names every
+/// resource that will run out.
 pub fn check(
     nest: &Nest,
     config: &Config,
     facts: &Facts,
     copies: u64,
+    archives: u64,
     probe: bool,
 ) -> Result<Option<Finding>, Fault> {
     if nest.level > 1 {
@@ -35,6 +37,7 @@ pub fn check(
         bytes: tree.bytes(),
         files: tree.files(),
         copies,
+        archives,
     };
     let mut room = Room::read(data_root)?;
     if probe {
