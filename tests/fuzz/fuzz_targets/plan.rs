@@ -13,6 +13,7 @@ use dind::facts::cgroup::{CGROUP_ROOT, CgroupFacts, Membership, RootMount, Unifi
 use dind::facts::client::ClientFacts;
 use dind::facts::container::ContainerFacts;
 use dind::facts::engine::ConfigVersion;
+use dind::facts::exec_root::ExecRoot;
 use dind::facts::hooks::HookFiles;
 use dind::facts::limits::Limits;
 use dind::facts::mountinfo::MountTable;
@@ -107,6 +108,10 @@ fuzz_target!(|text: &str| {
             contents: Contents::default(),
             means: None,
         },
+        exec_root: ExecRoot {
+            path: options.exec_root.clone(),
+            ..ExecRoot::default()
+        },
         read_only: Vec::new(),
         limits: Limits::default(),
         kills: None,
@@ -130,6 +135,8 @@ fuzz_target!(|text: &str| {
             search_domains: resolver_words(section("/etc/resolv.conf"), "search"),
             mtu: section("/sys/class/net/eth0/mtu").trim().parse().ok(),
             default_network_opt: true,
+            neighbour: observed.contains("link docker0"),
+            own_bridge: "dind-00000000".into(),
         },
         netfilter: Netfilter {
             legacy_in_use: !section("/proc/net/ip_tables_names").is_empty(),
@@ -197,7 +204,10 @@ fn stays_in_place(plan: &Plan, inputs: Inputs<'_>) {
         let fine = match &step.action {
             Action::Mount { target, fstype, .. } => match fstype.as_str() {
                 "cgroup" | "cgroup2" => is_below(target, CGROUP_ROOT),
-                "tmpfs" => target == Path::new(CGROUP_ROOT) || target == Path::new("/tmp"),
+                "tmpfs" => {
+                    [Path::new(CGROUP_ROOT), Path::new("/tmp")].contains(&target.as_path())
+                        || *target == inputs.facts.exec_root.path
+                }
                 _ => target == Path::new("/sys/kernel/security"),
             },
             Action::RemountWritable { target, .. } => {
@@ -218,6 +228,7 @@ fn stays_in_place(plan: &Plan, inputs: Inputs<'_>) {
             Action::Write { path, .. } => path.starts_with(&inputs.options.exec_root),
             Action::Lock { path } => *path == inputs.facts.data_root.path,
             Action::Remove { path } => inputs.facts.stale.contains(path),
+            Action::RemoveTree { path } => inputs.facts.exec_root.stale.contains(path),
             Action::LoadModule { .. } => true,
         };
         assert!(fine, "{step:?}");
