@@ -60,7 +60,9 @@ lab_run() {
 }
 
 # The end-to-end tests of what depends on where the engine keeps images.
-STORE_TESTS=(crash:: data_root:: images:: nest:: nesting:: restart:: soak:: stop:: storage::)
+STORE_TESTS=(
+    commit:: crash:: data_root:: images:: nest:: nesting:: restart:: soak:: stop:: storage:: stores::
+)
 
 lab_test() {
     local suite=
