@@ -339,7 +339,8 @@ macro_rules! system_calls {
 
 system_calls! {
     bind chdir chmod chown clone close_range connect dup2 fchdir fchmod fcntl flock fstat getdents64
-    getsockname ioctl listen lseek mkdir mount munmap newfstatat openat pipe2 ppoll prctl prlimit64
+    getsockname ioctl listen lseek mkdir mount munmap newfstatat openat pipe2 ppoll prctl pread64
+    prlimit64
     read readlink recvfrom recvmsg rename renameat rmdir rt_sigaction rt_sigprocmask sendto
     setns setsid setsockopt socket socketpair statfs statx symlink uname unlink
     unlinkat unshare write

@@ -101,7 +101,7 @@ fn a_start_after_a_crash_is_as_any_other() {
         assert_eq!(container.wait(), 137);
         for path in [
             "/run/docker.pid",
-            "/run/docker/containerd/containerd.pid",
+            "/run/containerd.pid",
             "/run/DOCKER-old.pid",
         ] {
             container.copy_in(&pid_file, path);

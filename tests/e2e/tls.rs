@@ -292,7 +292,7 @@ fn ones_own_certificates_are_used_or_named() {
 #[test]
 fn a_read_only_directory_is_named() {
     let output = dind().flags(["--tmpfs", "/certs:ro"]).run(&[]).exited(1);
-    output.says(&["dind: error:", "/certs", "Read-only"]);
+    output.says(&["dind: error: /certs is on a file system that is mounted read-only"]);
 }
 
 /// What does not parse is bad input, before anything is done.
