@@ -699,7 +699,8 @@ impl Image {
 
 impl Drop for Image {
     fn drop(&mut self) {
-        let removed = docker(["image", "rm", "--force", &self.0]);
+        // With its parents would go the build cache, where a stage is its parent.
+        let removed = docker(["image", "rm", "--force", "--no-prune", &self.0]);
         if removed.status != 0 {
             eprintln!("{} is left behind: {}", self.0, removed.stderr);
         }
