@@ -22,6 +22,7 @@ use dind::input::request::{self, Request, Start};
 use dind::messages::fault::Fault;
 use dind::messages::line::one_line;
 use dind::messages::logging;
+use dind::messages::remedy::Remedy;
 use dind::plan::engine::Engine;
 use dind::plan::inputs::Inputs;
 use dind::plan::outcome::{Outcome, Plan};
@@ -59,7 +60,8 @@ fn run(
     if !matches!(request, Request::Start(_) | Request::Nest(_)) {
         inherited
             .unblock()
-            .context("cannot unblock signals; see sigprocmask(2)")?;
+            .context("cannot unblock signals")
+            .remedy("see sigprocmask(2)")?;
     }
     match request {
         Request::Help(text) => print(&text),
@@ -235,7 +237,9 @@ fn carry_out(
             if let Some(unfinished) = apply::apply(&plan.steps)? {
                 match delegate::finish(&unfinished) {
                     Ok(done) => done.log(),
-                    Err(error) => warn!("{error:#}; going on without it"),
+                    Err(error) => {
+                        warn!("{}", Fault::from(error).consequence("going on without it"));
+                    }
                 }
             }
             let inherited = signals.inherited();

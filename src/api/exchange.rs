@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use nix::poll::PollFlags;
 
 use super::answer::Answer;
+use crate::messages::fault::Fault;
 use crate::sys::nonblocking::{connect, is_later};
 
 /// The most bytes of a body that are read at once.
@@ -41,7 +42,7 @@ impl fmt::Display for ExchangeError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Closed => formatter.write_str("the daemon closed the connection"),
-            Self::Failed(error) => write!(formatter, "{error:#}"),
+            Self::Failed(error) => write!(formatter, "{}", Fault::from(error)),
         }
     }
 }

@@ -11,16 +11,20 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow};
 use nix::errno::Errno;
 use tracing::{info, warn};
 
 use crate::facts::processes;
+use crate::messages::remedy::Remedy;
 
 /// How long attempts are repeated. An attempt takes some 100 µs. It fails when a process entered
 /// the root meanwhile, or cannot be moved because it is in another pid namespace, such as a health
 /// probe, which exits after some milliseconds. The kernel has no event for that.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What the user can do about a cgroup that cannot be read or changed.
+const PRIVILEGED: &str = "start the container with --privileged";
 
 /// The result of a delegation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,12 +73,9 @@ pub fn attempt(root: &Path, leaf: &str) -> Result<Attempt> {
     };
     match fs::create_dir(&unfinished.leaf) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-            return Err(error).with_context(|| {
-                format!(
-                    "cannot create the cgroup {}; start the container with --privileged",
-                    unfinished.leaf.display()
-                )
-            });
+            return Err(error)
+                .with_context(|| format!("cannot create the cgroup {}", unfinished.leaf.display()))
+                .remedy(PRIVILEGED);
         }
         Ok(()) | Err(_) => {}
     }
@@ -114,13 +115,14 @@ pub fn finish(unfinished: &Unfinished) -> Result<Delegation> {
             return Ok(delegation);
         }
     }
-    bail!(
+    Err(anyhow!(
         "{} still has processes after {attempts} attempts in {} s: {}; some limits of inner \
-         containers are missing; end the program that keeps starting them, and restart the container",
+         containers are missing",
         unfinished.root.display(),
         PATIENCE.as_secs(),
         named(&processes(&unfinished.root)?)
     )
+    .remedy("end the program that keeps starting them, and restart the container"))
 }
 
 impl Delegation {
@@ -152,6 +154,7 @@ impl Delegation {
 fn processes(root: &Path) -> Result<Vec<i32>> {
     processes::in_cgroup(root)
         .with_context(|| format!("cannot read {}/cgroup.procs", root.display()))
+        .remedy(PRIVILEGED)
 }
 
 /// Moves every process of `root` that is visible in this pid namespace into `leaf`. Skips a
@@ -162,13 +165,15 @@ fn evacuate(root: &Path, leaf: &Path) -> Result<()> {
     for pid in processes.iter().filter(|pid| **pid != 0) {
         match fs::write(&target, pid.to_string()) {
             Err(error) if error.raw_os_error() != Some(Errno::ESRCH as i32) => {
-                return Err(error).with_context(|| {
-                    format!(
-                        "cannot move process {pid} ({}) to {}; start the container with --privileged",
-                        processes::name(*pid),
-                        leaf.display()
-                    )
-                });
+                return Err(error)
+                    .with_context(|| {
+                        format!(
+                            "cannot move process {pid} ({}) to {}",
+                            processes::name(*pid),
+                            leaf.display()
+                        )
+                    })
+                    .remedy(PRIVILEGED);
             }
             Ok(()) | Err(_) => {}
         }
@@ -196,8 +201,9 @@ enum Busy {
 fn enable(root: &Path, busy: Busy) -> Result<Option<Vec<(String, String)>>> {
     let control = root.join("cgroup.subtree_control");
     let words = |path: &Path| -> Result<BTreeSet<String>> {
-        let text =
-            fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let text = fs::read_to_string(path)
+            .with_context(|| format!("cannot read {}", path.display()))
+            .remedy(PRIVILEGED)?;
         Ok(text.split_whitespace().map(str::to_owned).collect())
     };
     let missing: Vec<String> = words(&root.join("cgroup.controllers"))?
@@ -232,7 +238,8 @@ fn keep_cpu_max(root: &Path, leaf: &Path) -> Result<()> {
     let target = leaf.join("cpu.max");
     match fs::read_to_string(root.join("cpu.max")) {
         Ok(limit) if target.exists() => fs::write(&target, limit.trim_end())
-            .with_context(|| format!("cannot write {}", target.display())),
+            .with_context(|| format!("cannot write {}", target.display()))
+            .remedy(PRIVILEGED),
         Ok(_) | Err(_) => Ok(()),
     }
 }

@@ -10,7 +10,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
@@ -18,6 +18,7 @@ use tracing::{debug, warn};
 
 use crate::facts::host::Confinement;
 use crate::messages::fault::Fault;
+use crate::messages::remedy::Remedy;
 use crate::plan::action::{Action, OnFailure, Step};
 use crate::sys::write;
 use delegate::{Attempt, Unfinished};
@@ -33,19 +34,22 @@ pub fn apply(steps: &[Step]) -> Result<Option<Unfinished>, Fault> {
         match (carry_out(&step.action), step.on_failure) {
             (Ok(None), _) => done.push(step.action.to_string()),
             (Ok(busy), _) => unfinished = busy,
-            (Err(error), OnFailure::Fatal(words)) => {
-                let left = if done.is_empty() {
-                    String::new()
+            (Err(error), OnFailure::Fatal { lost, remedy }) => {
+                let fault = Fault::from(error.context(lost).remedy(remedy));
+                return Err(if done.is_empty() {
+                    fault
                 } else {
-                    format!("; already done and not undone: {}", done.join("; "))
-                };
-                return Err(Fault::failure(format!("{words} ({error:#}{left})")));
+                    let done = done.join(", ");
+                    fault.consequence(&format!("already done and not undone: {done}"))
+                });
             }
             (Err(error), OnFailure::Warn) => {
-                warn!(step = %step.action, "{error:#}; going on without it");
+                let fault = Fault::from(error).consequence("going on without it");
+                warn!(step = %step.action, "{fault}");
             }
             (Err(error), OnFailure::Ignore) => {
-                debug!(step = %step.action, "{error:#}, ignoring");
+                let message = Fault::from(error).message;
+                debug!(step = %step.action, "{message}, ignoring");
             }
         }
     }
@@ -138,30 +142,33 @@ const BESIDE: &str = "/run/dind/cgroup";
 /// new namespace, which shows this container's cgroups only. Where the hierarchy cannot be
 /// mounted, returns to the old namespace and fails.
 fn own_cgroup_namespace(root: &Path, flags: MsFlags) -> Result<()> {
-    const REFUSED: &str = "this container is in the cgroup namespace of its host and cannot \
-        create its own, so inner containers are outside its limits; start it with \
-        --cgroupns=private or --privileged";
     let none = None::<&str>;
     let beside = Path::new(BESIDE);
-    directory(beside, 0o700).context(REFUSED)?;
-    let before = File::open("/proc/self/ns/cgroup").context(REFUSED)?;
-    unshare(CloneFlags::CLONE_NEWCGROUP).context(REFUSED)?;
-    if let Err(errno) = mount(Some("cgroup"), beside, Some("cgroup2"), flags, none) {
-        setns(before, CloneFlags::CLONE_NEWCGROUP).context(REFUSED)?;
-        return Err(errno).context(REFUSED);
-    }
+    let enter = || -> Result<()> {
+        directory(beside, 0o700)?;
+        let before = File::open("/proc/self/ns/cgroup")?;
+        unshare(CloneFlags::CLONE_NEWCGROUP)?;
+        if let Err(errno) = mount(Some("cgroup"), beside, Some("cgroup2"), flags, none) {
+            setns(before, CloneFlags::CLONE_NEWCGROUP)?;
+            return Err(errno.into());
+        }
+        Ok(())
+    };
+    enter()
+        .context(
+            "this container is in the cgroup namespace of its host and cannot create its own, so \
+             inner containers are outside its limits",
+        )
+        .remedy("start it with --cgroupns=private or --privileged")?;
     // A hierarchy that cannot be unmounted is covered by the next mount.
     let _ = umount2(root, MntFlags::MNT_DETACH);
     let moved = mount(Some(beside), root, none, MsFlags::MS_BIND, none);
     // A failure is harmless: the mount point and the directory would only remain.
     let _ = umount2(beside, MntFlags::MNT_DETACH);
     let _ = fs::remove_dir(beside);
-    moved.with_context(|| {
-        format!(
-            "cannot mount the cgroup hierarchy on {}; see mount(2)",
-            root.display()
-        )
-    })
+    moved
+        .with_context(|| format!("cannot mount the cgroup hierarchy on {}", root.display()))
+        .remedy("see mount(2)")
 }
 
 /// Runs `mount` in a new cgroup namespace and returns to the old one. In the host's cgroup
@@ -196,7 +203,7 @@ fn explained(action: &Action, errno: Errno) -> anyhow::Error {
         }
         _ => "see mount(2)",
     };
-    anyhow::anyhow!("{action}: {}; {hint}", errno.desc())
+    anyhow!("{action}: {}", errno.desc()).remedy(hint)
 }
 
 fn directory(path: &Path, mode: u32) -> io::Result<()> {

@@ -17,6 +17,8 @@ use nix::sys::stat::Mode;
 use nix::unistd::{chdir, fchdir};
 use tracing::warn;
 
+use crate::messages::fault::Fault;
+use crate::messages::remedy::Remedy;
 use crate::plan::listener::{Listener, Protection};
 
 /// Owner and group only: a user who can connect has the rights of root.
@@ -54,7 +56,10 @@ pub fn bind_all(listeners: &[Listener]) -> Result<Vec<Bound>> {
                     required: false,
                     ..
                 },
-            ) => warn!(address = %address, "{error:#}; going on without it"),
+            ) => {
+                let fault = Fault::from(error).consequence("going on without it");
+                warn!(address = %address, "{fault}");
+            }
             (Err(error), _) => return Err(error),
         }
     }
@@ -63,12 +68,9 @@ pub fn bind_all(listeners: &[Listener]) -> Result<Vec<Bound>> {
 
 fn bind(listener: &Listener) -> Result<Bound> {
     match listener {
-        Listener::Unix { path, group } => unix(path, *group).with_context(|| {
-            format!(
-                "cannot listen on unix://{}; check that path",
-                path.display()
-            )
-        }),
+        Listener::Unix { path, group } => unix(path, *group)
+            .with_context(|| format!("cannot listen on unix://{}", path.display()))
+            .remedy("check that path"),
         Listener::Tcp {
             address,
             protection,
@@ -83,15 +85,15 @@ fn bind(listener: &Listener) -> Result<Bound> {
                 listen(&socket)?;
                 Ok(socket)
             };
-            let socket = listening().with_context(|| {
-                let hint = match protection {
-                    Protection::None => "free the port, or use another",
-                    Protection::Encrypted | Protection::Mutual => {
-                        "set DOCKER_TLS_CERTDIR= to disable TLS, or free the port"
-                    }
-                };
-                format!("cannot listen on {listener}; {hint}")
-            })?;
+            let remedy = match protection {
+                Protection::None => "free the port, or use another",
+                Protection::Encrypted | Protection::Mutual => {
+                    "set DOCKER_TLS_CERTDIR= to disable TLS, or free the port"
+                }
+            };
+            let socket = listening()
+                .with_context(|| format!("cannot listen on {listener}"))
+                .remedy(remedy)?;
             Ok(Bound {
                 socket,
                 address: listener.to_string(),

@@ -5,6 +5,7 @@ use std::fs;
 use anyhow::{Context, Result};
 
 use super::mountinfo::MountTable;
+use crate::messages::remedy::Remedy;
 
 /// The mounts of this process, from `/proc/self/mountinfo`. Fails where that cannot be read.
 ///
@@ -18,7 +19,8 @@ pub fn mounts() -> Result<MountTable> {
 /// The text of a file of `/proc`; invalid UTF-8 is replaced. Fails where it cannot be read.
 pub fn text(path: &str) -> Result<String> {
     let bytes = fs::read(path)
-        .with_context(|| format!("cannot read {path}; the container needs its own /proc"))?;
+        .with_context(|| format!("cannot read {path}"))
+        .remedy("the container needs its own /proc")?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
@@ -40,9 +42,8 @@ pub fn capabilities() -> Result<Capabilities> {
             .lines()
             .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
             .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
-            .with_context(|| {
-                format!("no {name} in /proc/self/status; the container needs its own /proc")
-            })
+            .with_context(|| format!("no {name} in /proc/self/status"))
+            .remedy("the container needs its own /proc")
     };
     Ok(Capabilities {
         effective: set("CapEff")?,

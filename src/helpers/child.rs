@@ -8,6 +8,7 @@ use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::unistd::setsid;
 
+use crate::messages::remedy::Remedy;
 use crate::plan::DOCKERD_OOM_SCORE;
 use crate::sys::descriptors;
 use crate::sys::signals::Inherited;
@@ -16,12 +17,12 @@ use crate::sys::signals::Inherited;
 /// when the parent ends (prctl(2), PR_SET_PDEATHSIG) and a session of its own, which the
 /// terminal's signals do not reach (setsid(2)). The errors are those of the two calls.
 pub fn leave_terminal() -> Result<()> {
-    prctl::set_pdeathsig(Signal::SIGKILL).context(
-        "a child cannot be tied to PID 1; check whether a seccomp profile forbids prctl(2)",
-    )?;
-    setsid().context(
-        "a child cannot get a session of its own; check whether a seccomp profile forbids setsid(2)",
-    )?;
+    prctl::set_pdeathsig(Signal::SIGKILL)
+        .context("a child cannot be tied to PID 1")
+        .remedy("check whether a seccomp profile forbids prctl(2)")?;
+    setsid()
+        .context("a child cannot get a session of its own")
+        .remedy("check whether a seccomp profile forbids setsid(2)")?;
     Ok(())
 }
 
@@ -30,11 +31,13 @@ pub fn leave_terminal() -> Result<()> {
 /// parent, such as the daemons' sockets, but 0, 1, 2 and `kept`. The errors are those of the
 /// system calls.
 pub fn become_helper(inherited: &Inherited, kept: &[BorrowedFd<'_>]) -> Result<()> {
-    inherited.restore_for_helper().context(
-        "a child cannot restore its signals; check whether a seccomp profile forbids sigaction(2) or sigprocmask(2)",
-    )?;
+    inherited
+        .restore_for_helper()
+        .context("a child cannot restore its signals")
+        .remedy("check whether a seccomp profile forbids sigaction(2) or sigprocmask(2)")?;
     descriptors::close_other_descriptors(kept)
-        .context("a child cannot close its parent's descriptors; mount /proc")?;
+        .context("a child cannot close its parent's descriptors")
+        .remedy("mount /proc")?;
     // This may need CAP_SYS_RESOURCE (proc(5)). The helper runs without it, too.
     let _ = fs::write("/proc/self/oom_score_adj", DOCKERD_OOM_SCORE.to_string());
     Ok(())

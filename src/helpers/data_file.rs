@@ -7,7 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow, bail};
 use nix::errno::Errno;
 use nix::libc;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -17,6 +17,7 @@ use tracing::{info, warn};
 
 use super::run::run;
 use crate::facts::storage::{LOOP_CONTROL, new_name};
+use crate::messages::remedy::Remedy;
 use crate::plan::engine::{DataFile, NewDataFile};
 use crate::sys::signals::Inherited;
 use crate::sys::{lock, loop_device};
@@ -33,6 +34,13 @@ const BLOCK: u64 = 4096;
 /// How many times another process may take the loop device that the kernel has just returned
 /// as free.
 const ATTEMPTS: u32 = 64;
+
+/// What the user can do about a directory that cannot be changed.
+const WRITABLE: &str = "mount its directory writable";
+
+/// What the user can do where there is no loop device.
+const NO_LOOP_DEVICE: &str =
+    "start the container with --privileged, or give the data root a volume";
 
 /// The limit of the wait for a lock: longer than PID 1 waits for this child.
 const FOR_EVER: Duration = Duration::from_secs(3600);
@@ -57,18 +65,25 @@ pub fn put_in_place(data_file: &DataFile, inherited: &Inherited) -> Result<()> {
     )
     .with_context(|| {
         format!(
-            "cannot mount {} on {}; the kernel's log has the reason: repair the image with fsck.ext4, or move it away to get a new one",
+            "cannot mount {} on {}",
             data_file.path.display(),
             data_file.target.display()
         )
     })
+    .remedy(
+        "the kernel's log has the reason: repair the image with fsck.ext4, or move it away to get \
+         a new one",
+    )
 }
 
 /// Unmounts the data root `target` and removes its ext4 image. The error names the path.
 pub fn remove(data_file: &Path, target: &Path) -> Result<()> {
     umount2(target, MntFlags::MNT_DETACH)
-        .with_context(|| format!("cannot unmount {}", target.display()))?;
-    fs::remove_file(data_file).with_context(|| format!("cannot remove {}", data_file.display()))
+        .with_context(|| format!("cannot unmount {}", target.display()))
+        .remedy("remove the ext4 image")?;
+    fs::remove_file(data_file)
+        .with_context(|| format!("cannot remove {}", data_file.display()))
+        .remedy("remove the ext4 image")
 }
 
 /// Opens an ext4 image and locks it. The lock belongs to the open file (flock(2)), which the loop
@@ -83,11 +98,13 @@ fn open(path: &Path, create: bool) -> Result<File> {
         .mode(0o600)
         .custom_flags(libc::O_NOFOLLOW)
         .open(path)
-        .with_context(|| format!("cannot open {shown}; mount its directory writable"))?;
+        .with_context(|| format!("cannot open {shown}"))
+        .remedy(WRITABLE)?;
     lock::lock_or_wait(&file, libc::LOCK_EX, FOR_EVER, || {
         info!(path = %shown, "waiting for {shown}, which another container has mounted");
     })
-    .with_context(|| format!("cannot lock {shown}"))?;
+    .with_context(|| format!("cannot lock {shown}"))
+    .remedy("put it on a file system that has locks")?;
     Ok(file)
 }
 
@@ -101,17 +118,22 @@ fn make(path: &Path, new: &NewDataFile, inherited: &Inherited) -> Result<File> {
             .recursive(true)
             .mode(0o700)
             .create(directory)
-            .with_context(|| format!("cannot make {}", directory.display()))?;
+            .with_context(|| format!("cannot make {}", directory.display()))
+            .remedy(WRITABLE)?;
     }
     let file = open(&beside, true)?;
     // Truncation to 0 drops the content of a failed attempt. After it the image is sparse.
     file.set_len(0)
         .and_then(|()| file.set_len(new.size))
-        .with_context(|| format!("cannot set the size of {shown} to {} bytes", new.size))?;
+        .with_context(|| format!("cannot set the size of {shown} to {} bytes", new.size))
+        .remedy("set a smaller DIND_STORAGE_SIZE")?;
     format(&beside, new, inherited)?;
     file.sync_all()
-        .with_context(|| format!("cannot write {shown}"))?;
-    fs::rename(&beside, path).with_context(|| format!("cannot rename {shown}"))?;
+        .with_context(|| format!("cannot write {shown}"))
+        .remedy("free space on its file system")?;
+    fs::rename(&beside, path)
+        .with_context(|| format!("cannot rename {shown}"))
+        .remedy(WRITABLE)?;
     Ok(file)
 }
 
@@ -140,17 +162,19 @@ fn format(path: &Path, new: &NewDataFile, inherited: &Inherited) -> Result<()> {
     }
     match end {
         WaitStatus::Exited(_, 0) => Ok(()),
-        WaitStatus::Exited(_, status) => anyhow::bail!(
-            "{} {} failed with status {status}; its output has the reason",
+        WaitStatus::Exited(_, status) => Err(anyhow!(
+            "{} {} failed with status {status}",
             mkfs.display(),
             path.display()
-        ),
-        WaitStatus::Signaled(_, signal, _) => anyhow::bail!(
-            "{} {} failed, ended by {signal}; start again",
+        )
+        .remedy("its output has the reason")),
+        WaitStatus::Signaled(_, signal, _) => Err(anyhow!(
+            "{} {} failed, ended by {signal}",
             mkfs.display(),
             path.display()
-        ),
-        end => anyhow::bail!("{} {} failed: {end:?}", mkfs.display(), path.display()),
+        )
+        .remedy("start again")),
+        end => bail!("{} {} failed: {end:?}", mkfs.display(), path.display()),
     }
 }
 
@@ -163,21 +187,33 @@ fn attach(data_file: &File) -> Result<(String, File)> {
         let mode = Mode::from_bits_truncate(0o600);
         match mknod(path, kind, mode, makedev(major, minor)) {
             Ok(()) | Err(Errno::EEXIST) => Ok(()),
-            Err(errno) => Err(errno).with_context(|| format!("cannot make {path}")),
+            Err(errno) => Err(errno)
+                .with_context(|| format!("cannot make {path}"))
+                .remedy(NO_LOOP_DEVICE),
         }
     };
     make(LOOP_CONTROL, SFlag::S_IFCHR, MISC_MAJOR, LOOP_CONTROL_MINOR)?;
-    let control = writable(LOOP_CONTROL).with_context(|| format!("cannot open {LOOP_CONTROL}"))?;
+    let control = writable(LOOP_CONTROL)
+        .with_context(|| format!("cannot open {LOOP_CONTROL}"))
+        .remedy(NO_LOOP_DEVICE)?;
     for _ in 0..ATTEMPTS {
-        let number = loop_device::free_loop_device(&control).context("no loop device is free")?;
+        let number = loop_device::free_loop_device(&control)
+            .context("no loop device is free")
+            .remedy(NO_LOOP_DEVICE)?;
         let path = format!("/dev/loop{number}");
         make(&path, SFlag::S_IFBLK, LOOP_MAJOR, u64::from(number))?;
-        let device = writable(&path).with_context(|| format!("cannot open {path}"))?;
+        let device = writable(&path)
+            .with_context(|| format!("cannot open {path}"))
+            .remedy(NO_LOOP_DEVICE)?;
         match loop_device::attach_loop_device(&device, data_file) {
             Ok(()) => return Ok((path, device)),
             Err(Errno::EBUSY) => {}
-            Err(errno) => return Err(errno).with_context(|| format!("cannot use {path}")),
+            Err(errno) => {
+                return Err(errno)
+                    .with_context(|| format!("cannot use {path}"))
+                    .remedy(NO_LOOP_DEVICE);
+            }
         }
     }
-    anyhow::bail!("other processes took {ATTEMPTS} loop devices in a row")
+    Err(anyhow!("other processes took {ATTEMPTS} loop devices in a row").remedy("start again"))
 }

@@ -24,6 +24,7 @@ use nix::sys::socket::{
 use tracing::debug;
 
 use super::flow::Flow;
+use crate::messages::remedy::Remedy;
 use crate::plan::resolver::Forwarder;
 use crate::sys::memory;
 use crate::sys::nonblocking::is_later;
@@ -151,11 +152,9 @@ pub fn run(forwarder: &Forwarder) -> Result<std::convert::Infallible> {
         socket::listen(&stream, Backlog::MAXCONN)?;
         Ok((datagrams.into(), stream.into()))
     };
-    let (datagrams, listener) = sockets().with_context(|| {
-        format!(
-            "cannot answer DNS queries of inner containers on {address}; free that address, or set DIND_DNS=off"
-        )
-    })?;
+    let (datagrams, listener) = sockets()
+        .with_context(|| format!("cannot answer DNS queries of inner containers on {address}"))
+        .remedy("free that address, or set DIND_DNS=off")?;
     let mut forwarding = Forwarding {
         upstreams: &forwarder.upstreams,
         datagrams,
@@ -276,7 +275,11 @@ impl Forwarding<'_> {
         descriptors.extend(connections.map(|(descriptor, flags)| PollFd::new(descriptor, flags)));
         match poll(&mut descriptors, wait::timeout(left)) {
             Ok(_) | Err(Errno::EINTR) => {}
-            Err(errno) => return Err(errno).context("cannot wait for DNS queries; see poll(2)"),
+            Err(errno) => {
+                return Err(errno)
+                    .context("cannot wait for DNS queries")
+                    .remedy("see poll(2)");
+            }
         }
         let mut happened = descriptors
             .iter()

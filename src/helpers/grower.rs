@@ -16,6 +16,7 @@ use nix::sys::statvfs::statvfs;
 use tracing::{debug, info};
 
 use super::data_file::LOOP_MAJOR;
+use crate::messages::remedy::Remedy;
 use crate::plan::engine::DataFile;
 use crate::plan::growth::Growth;
 use crate::sys::{filesystem, loop_device, memory, wait};
@@ -27,6 +28,7 @@ pub fn run(data_file: &DataFile, growth: Growth) -> Result<()> {
         debug!(error = errno.desc(), "madvise: {}, ignoring", errno.desc());
     }
     let (path, target) = (data_file.path.display(), data_file.target.display());
+    let volume = format!("give {target} a volume");
     // Where a grower was killed, the file may be larger than its file system.
     let mut unfinished = true;
     loop {
@@ -34,9 +36,11 @@ pub fn run(data_file: &DataFile, growth: Growth) -> Result<()> {
             return Ok(());
         };
         let found = statvfs(&data_file.target)
-            .with_context(|| format!("cannot read the space of {target}"))?;
+            .with_context(|| format!("cannot read the space of {target}"))
+            .remedy(&volume)?;
         let size = fs::metadata(&data_file.path)
-            .with_context(|| format!("cannot read the size of {path}"))?
+            .with_context(|| format!("cannot read the size of {path}"))
+            .remedy(&volume)?
             .len();
         let block = found.fragment_size();
         let free = found.blocks_free().saturating_mul(block);
@@ -50,13 +54,15 @@ pub fn run(data_file: &DataFile, growth: Growth) -> Result<()> {
                 continue;
             }
         };
-        grow(data_file, &device, wanted, wanted / block.max(1)).with_context(|| {
-            format!(
-                "cannot grow {path} from {} to {} MiB; give {target} a volume",
-                size >> 20,
-                wanted >> 20
-            )
-        })?;
+        grow(data_file, &device, wanted, wanted / block.max(1))
+            .with_context(|| {
+                format!(
+                    "cannot grow {path} from {} to {} MiB",
+                    size >> 20,
+                    wanted >> 20
+                )
+            })
+            .remedy(&volume)?;
         unfinished = false;
         if wanted > size {
             info!(path = %path, bytes = wanted, "{path} has grown to {} MiB", wanted >> 20);

@@ -7,6 +7,8 @@ use nix::sys::wait::WaitStatus;
 use tracing::warn;
 
 use super::run::run;
+use crate::messages::fault::Fault;
+use crate::messages::remedy::Remedy;
 use crate::plan::own_network::OwnNetwork;
 use crate::sys::bridge;
 use crate::sys::search::search;
@@ -29,16 +31,19 @@ pub fn join(network: &OwnNetwork, inherited: &Inherited) -> Result<()> {
         }
         bridge::configure(&control, bridge, *address, *prefix)
     };
-    made().with_context(|| {
-        format!("cannot make the bridge {bridge}; give this container a network of its own")
-    })?;
+    made()
+        .with_context(|| format!("cannot make the bridge {bridge}"))
+        .remedy("give this container a network of its own")?;
     for rule in network.rules() {
         if let Err(error) = add(network, &rule, inherited) {
             let program = "iptables";
-            warn!(
-                program,
-                "cannot add a rule ({error:#}), so inner containers may not reach what is outside; give this container a network of its own"
-            );
+            let fault = Fault::from(
+                error
+                    .context("cannot add a rule")
+                    .remedy("give this container a network of its own"),
+            )
+            .consequence("inner containers may not reach what is outside");
+            warn!(program, "{fault}");
         }
     }
     Ok(())

@@ -19,6 +19,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use tracing::debug;
 
 use super::flow::Flow;
+use crate::messages::remedy::Remedy;
 use crate::plan::listener::Forwarded;
 use crate::sys::memory;
 use crate::sys::nonblocking::{connect, is_later};
@@ -105,12 +106,8 @@ pub fn run(listener: BorrowedFd<'_>, forwarded: &Forwarded) -> Result<std::conve
     let listener = listener.try_clone_to_owned().map(TcpListener::from);
     let listener = listener
         .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
-        .with_context(|| {
-            format!(
-                "cannot serve tcp://{}; raise the limit of open files",
-                forwarded.from
-            )
-        })?;
+        .with_context(|| format!("cannot serve tcp://{}", forwarded.from))
+        .remedy("raise the limit of open files")?;
     let mut forwarding = Forwarding {
         socket: &forwarded.to,
         listener,
@@ -166,7 +163,11 @@ impl Forwarding<'_> {
         }
         match poll(&mut descriptors, wait::timeout(left)) {
             Ok(_) | Err(Errno::EINTR) => {}
-            Err(errno) => return Err(errno).context("cannot wait for connections; see poll(2)"),
+            Err(errno) => {
+                return Err(errno)
+                    .context("cannot wait for connections")
+                    .remedy("see poll(2)");
+            }
         }
         let mut happened = descriptors
             .iter()

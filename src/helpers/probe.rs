@@ -22,6 +22,7 @@ use tracing::info;
 use super::child::{become_helper, leave_terminal};
 use crate::facts::mountinfo::MountTable;
 use crate::messages::fault::Fault;
+use crate::messages::remedy::Remedy;
 use crate::sys::end::End;
 use crate::sys::process;
 use crate::sys::signals::{Signals, asks_to_end};
@@ -67,8 +68,11 @@ pub fn answer<'a>(
         return Ok(());
     }
     let (reader, writer) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)
-        .context("cannot make a pipe; raise the limit of open files")?;
-    let fork = process::fork().context("cannot fork; raise the container's pids limit")?;
+        .context("cannot make a pipe")
+        .remedy("raise the limit of open files")?;
+    let fork = process::fork()
+        .context("cannot fork")
+        .remedy("raise the container's pids limit")?;
     let child = match fork {
         ForkResult::Parent { child } => child,
         ForkResult::Child => {
@@ -178,10 +182,11 @@ fn wait(
         let waited = began.elapsed();
         if waited >= patience {
             break Err(Fault::failure(format!(
-                "{} is on {fstype} and has not answered for {} s; check its server, or do not mount it",
+                "{} is on {fstype} and has not answered for {} s",
                 path.display(),
                 patience.as_secs_f64()
-            )));
+            ))
+            .remedy("check its server, or do not mount it"));
         }
         if waited >= SILENT && !logged {
             info!(path = %path.display(), "waiting for {}, which is on {fstype}", path.display());

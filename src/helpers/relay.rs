@@ -16,6 +16,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd;
 
 use crate::messages::json_log::{self, Defaults};
+use crate::messages::remedy::Remedy;
 
 /// The most bytes of one read: a pipe's capacity with pages of 4 KiB, pipe(7).
 const READ: usize = 64 * 1024;
@@ -103,7 +104,11 @@ fn wait(streams: &[Stream<'_>], control: &UnixStream) -> Result<Ready> {
     descriptors.extend(streams.iter().map(|stream| read(stream.pipe)));
     match poll(&mut descriptors, PollTimeout::NONE) {
         Ok(_) | Err(Errno::EINTR) => {}
-        Err(errno) => return Err(errno).context("cannot wait for the daemons' lines; see poll(2)"),
+        Err(errno) => {
+            return Err(errno)
+                .context("cannot wait for the daemons' lines")
+                .remedy("see poll(2)");
+        }
     }
     let mut happened = descriptors
         .iter()

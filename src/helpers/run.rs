@@ -11,6 +11,7 @@ use nix::fcntl::OFlag;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::pipe2;
 
+use crate::messages::remedy::Remedy;
 use crate::sys::signals::Inherited;
 use crate::sys::spawn::{self, Child, Session};
 
@@ -22,8 +23,12 @@ pub fn run(
     inherited: &Inherited,
 ) -> Result<(WaitStatus, String)> {
     let shown = path.display();
-    let null = File::open("/dev/null").context("cannot open /dev/null")?;
-    let (reader, writer) = pipe2(OFlag::O_CLOEXEC).context("cannot make a pipe")?;
+    let null = File::open("/dev/null")
+        .context("cannot open /dev/null")
+        .remedy("check the container's /dev")?;
+    let (reader, writer) = pipe2(OFlag::O_CLOEXEC)
+        .context("cannot make a pipe")
+        .remedy("raise the limit of open files")?;
     let words = arguments.iter().map(AsRef::as_ref);
     let pid = spawn::spawn(&Child {
         path,

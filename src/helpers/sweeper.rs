@@ -4,7 +4,7 @@ use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use nix::dir::{Dir, Type};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
@@ -15,6 +15,8 @@ use tracing::{info, warn};
 
 use super::data_file;
 use crate::facts::proc;
+use crate::messages::fault::Fault;
+use crate::messages::remedy::Remedy;
 use crate::plan::engine::Emptied;
 
 /// Empties the data root as far as possible, and logs the result. The user's mounts below it
@@ -25,7 +27,7 @@ pub fn empty(emptied: &Emptied) {
     if let Some(data_file) = &emptied.data_file
         && let Err(error) = data_file::remove(data_file, &emptied.path)
     {
-        warn!(path = %path, "cannot empty {path}: {error:#}; remove the ext4 image");
+        cannot_empty(emptied, error);
         return;
     }
     match proc::mounts() {
@@ -45,10 +47,7 @@ pub fn empty(emptied: &Emptied) {
                 }
             }
         }
-        Err(error) => {
-            warn!(path = %path, "cannot empty {path}: {error:#}; remove the volume");
-            return;
-        }
+        Err(error) => return cannot_empty(emptied, error),
     }
     match remove_content(&emptied.path) {
         Ok(left) => match left.first() {
@@ -63,8 +62,15 @@ pub fn empty(emptied: &Emptied) {
                 errno.desc()
             ),
         },
-        Err(error) => warn!(path = %path, "cannot empty {path}: {error:#}; remove the volume"),
+        Err(error) => cannot_empty(emptied, error),
     }
+}
+
+fn cannot_empty(emptied: &Emptied, error: anyhow::Error) {
+    let path = emptied.path.display();
+    let error = error.context(format!("cannot empty {path}"));
+    let fault = Fault::from(error.remedy("remove the volume"));
+    warn!(path = %path, "{fault}");
 }
 
 /// A directory whose content is being removed, in a depth-first descent.
@@ -140,7 +146,7 @@ fn remove_content(path: &Path) -> Result<Vec<(CString, Errno)>> {
                 );
             }
             Err(Errno::ENOSYS) => {
-                anyhow::bail!("this kernel has no openat2(2), which needs Linux 5.6")
+                bail!("this kernel has no openat2(2), which needs Linux 5.6")
             }
             Err(errno) => left.push((name, errno)),
         }

@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use super::remedy::Remedied;
+
 /// Exit status of a fault that has no better one, and of `dockerd` on errors.
 pub const FAILURE: u8 = 1;
 /// Exit status for bad input: a variable or a flag that cannot be right.
@@ -14,7 +16,7 @@ pub const NOT_EXECUTABLE: u8 = 126;
 /// Exit status when a program does not exist, as in POSIX `sh`.
 pub const NOT_FOUND: u8 = 127;
 
-/// An error that ends the process. Its [`Display`](fmt::Display) is the whole line: the message,
+/// An error that ends the process, or the message of one that does not. Its [`Display`](fmt::Display) is the whole line: the message,
 /// and after `; ` the remedy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
@@ -22,8 +24,7 @@ pub struct Fault {
     pub status: u8,
     /// What is wrong: without prefix, without remedy, and without a newline at its end.
     pub message: String,
-    /// What the user can do. `None` where nothing can be done, and for errors of `anyhow`,
-    /// which have it in their text.
+    /// What the user can do. `None` where nothing can be done.
     pub remedy: Option<String>,
 }
 
@@ -60,6 +61,15 @@ impl Fault {
             ..self
         }
     }
+
+    /// The same fault with what follows from it, as a clause before the remedy.
+    #[must_use]
+    pub fn consequence(self, consequence: &str) -> Self {
+        Self {
+            message: format!("{}; {consequence}", self.message),
+            ..self
+        }
+    }
 }
 
 impl fmt::Display for Fault {
@@ -74,19 +84,47 @@ impl fmt::Display for Fault {
 
 impl std::error::Error for Fault {}
 
+impl From<&anyhow::Error> for Fault {
+    /// A failure with the whole chain of the error as its message, outermost first, and the remedy
+    /// of the innermost error that has one.
+    fn from(error: &anyhow::Error) -> Self {
+        let mut remedy = None;
+        let texts: Vec<String> = error
+            .chain()
+            .map(|mut cause| {
+                while let Some(remedied) = cause.downcast_ref::<Remedied>() {
+                    remedy = Some(remedied.remedy().to_owned());
+                    cause = remedied.wrapped();
+                }
+                match cause.downcast_ref::<Self>() {
+                    Some(fault) => {
+                        remedy = fault.remedy.clone().or(remedy.take());
+                        fault.message.clone()
+                    }
+                    None => cause.to_string(),
+                }
+            })
+            .collect();
+        Self {
+            remedy,
+            ..Self::failure(texts.join(": "))
+        }
+    }
+}
+
 impl From<anyhow::Error> for Fault {
-    /// A failure with the whole chain of the error as its message, outermost first. The text of
-    /// such a chain is not split: it has no remedy.
     fn from(error: anyhow::Error) -> Self {
-        Self::failure(format!("{error:#}"))
+        Self::from(&error)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use anyhow::anyhow;
+    use anyhow::{Context, anyhow};
+    use nix::errno::Errno;
 
     use super::*;
+    use crate::messages::remedy::Remedy;
 
     #[test]
     fn a_remedy_stands_behind_a_semicolon() {
@@ -101,9 +139,72 @@ mod tests {
     }
 
     #[test]
-    fn other_errors_become_failures() {
-        let chain = anyhow!("no such file").context("cannot read /a; mount it");
-        let message = "cannot read /a; mount it: no such file";
-        assert_eq!(Fault::from(chain), Fault::failure(message));
+    fn a_consequence_stands_before_the_remedy() {
+        let fault = Fault::failure("no port").remedy("free it");
+        let fault = fault.consequence("going on without it");
+        assert_eq!(fault.to_string(), "no port; going on without it; free it");
+    }
+
+    #[test]
+    fn errors_are_what_then_cause_then_remedy() {
+        type Failed = anyhow::Result<()>;
+        let read = || -> Failed { Err(Errno::ENOENT).context("cannot read /a") };
+        let empty = || -> Failed { Err(anyhow!("it is empty").remedy("fill it")) };
+        let started =
+            |result: Failed| -> Failed { result.context("cannot start").remedy("see the log") };
+        let fault = || Fault::not_found("no dockerd");
+        let chains: [(Failed, &str); 10] = [
+            (Err(anyhow!("it failed")), "it failed"),
+            (
+                Err(Errno::ENOENT).remedy("mount it"),
+                "ENOENT: No such file or directory; mount it",
+            ),
+            (
+                read().remedy("mount it"),
+                "cannot read /a: ENOENT: No such file or directory; mount it",
+            ),
+            (
+                started(read()),
+                "cannot start: cannot read /a: ENOENT: No such file or directory; see the log",
+            ),
+            (
+                empty().context("cannot read /a"),
+                "cannot read /a: it is empty; fill it",
+            ),
+            // Of two the inner one stands.
+            (
+                started(read().remedy("mount it")),
+                "cannot start: cannot read /a: ENOENT: No such file or directory; mount it",
+            ),
+            (
+                empty().remedy("remove it").context("cannot read /a"),
+                "cannot read /a: it is empty; fill it",
+            ),
+            (
+                started(Err(fault().remedy("install it").into())),
+                "cannot start: no dockerd; install it",
+            ),
+            (
+                Err(fault().remedy("install it")).remedy("see the log"),
+                "no dockerd; install it",
+            ),
+            (
+                started(Err(fault().into())),
+                "cannot start: no dockerd; see the log",
+            ),
+        ];
+        for (failed, expected) in chains {
+            let failed = failed
+                .map_err(Fault::from)
+                .map_err(|fault| fault.to_string());
+            assert_eq!(failed, Err(expected.to_owned()));
+        }
+    }
+
+    #[test]
+    fn a_chain_is_a_failure_with_its_remedy_apart() {
+        let chain = anyhow!("no such file").context("cannot read /a");
+        let expected = Fault::failure("cannot read /a: no such file").remedy("mount it");
+        assert_eq!(Fault::from(chain.remedy("mount it")), expected);
     }
 }

@@ -9,4 +9,5 @@ pub mod json_log;
 pub mod line;
 pub mod logging;
 pub mod progress;
+pub mod remedy;
 pub mod secrets;

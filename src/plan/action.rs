@@ -102,8 +102,13 @@ pub enum Action {
 /// What follows when an action fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnFailure {
-    /// The start ends with this message, and the error behind it in parentheses.
-    Fatal(&'static str),
+    /// The start ends.
+    Fatal {
+        /// What there cannot be: it stands before the error.
+        lost: &'static str,
+        /// What the user can do where the error does not say it.
+        remedy: &'static str,
+    },
     /// The error is logged as a warning, and the start continues.
     Warn,
     /// The error is logged at level debug, and the start continues.

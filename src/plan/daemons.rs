@@ -293,7 +293,10 @@ pub fn containerd(inputs: Inputs<'_>) -> Option<(Program, [Step; 2])> {
                 path: directory,
                 mode: 0o711,
             },
-            on_failure: OnFailure::Fatal("containerd needs this directory; check --exec-root"),
+            on_failure: OnFailure::Fatal {
+                lost: "containerd needs this directory",
+                remedy: "check --exec-root",
+            },
             why: why.into(),
         },
         Step {
@@ -301,7 +304,10 @@ pub fn containerd(inputs: Inputs<'_>) -> Option<(Program, [Step; 2])> {
                 path: file.clone(),
                 content,
             },
-            on_failure: OnFailure::Fatal("containerd needs this file; check --exec-root"),
+            on_failure: OnFailure::Fatal {
+                lost: "containerd needs this file",
+                remedy: "check --exec-root",
+            },
             why: why.into(),
         },
     ];

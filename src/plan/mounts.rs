@@ -41,7 +41,10 @@ const TABLE: &[Row] = &[
         when: |facts| {
             facts.cgroup.root == RootMount::Nothing && facts.cgroup.layout() != Layout::Unified
         },
-        on_failure: OnFailure::Fatal(NO_TMPFS),
+        on_failure: OnFailure::Fatal {
+            lost: NO_TMPFS,
+            remedy: "start the container with --privileged",
+        },
         why: "the v1 hierarchies need a writable file system for their mount points: cgroups(7)",
     },
     Row {
@@ -53,9 +56,10 @@ const TABLE: &[Row] = &[
         when: |facts| {
             facts.cgroup.root == RootMount::Nothing && facts.cgroup.layout() == Layout::Unified
         },
-        on_failure: OnFailure::Fatal(
-            "containers need cgroups; start the container with --privileged",
-        ),
+        on_failure: OnFailure::Fatal {
+            lost: "containers need cgroups",
+            remedy: "start the container with --privileged",
+        },
         why: "the parent has cgroup v2 and nothing is mounted here: cgroups(7)",
     },
     Row {

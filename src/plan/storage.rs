@@ -231,9 +231,10 @@ fn steps(facts: &Facts) -> Vec<Step> {
                 path: root.path.clone(),
                 mode: DATA_ROOT_MODE,
             },
-            on_failure: OnFailure::Fatal(
-                "dockerd needs its data root; mount a writable volume there",
-            ),
+            on_failure: OnFailure::Fatal {
+                lost: "dockerd needs its data root",
+                remedy: "mount a writable volume there",
+            },
             why: "dockerd's data root".into(),
         });
     }
@@ -241,10 +242,10 @@ fn steps(facts: &Facts) -> Vec<Step> {
         action: Action::Lock {
             path: root.path.clone(),
         },
-        on_failure: OnFailure::Fatal(
-            "the data root is in use, and two daemons would destroy it; stop the other container, \
-             or use another volume",
-        ),
+        on_failure: OnFailure::Fatal {
+            lost: "the data root is in use, and two daemons would destroy it",
+            remedy: "stop the other container, or use another volume",
+        },
         why: "dockerd does not detect another dockerd on its data root".into(),
     });
     steps.extend(facts.stale.iter().map(|path| {
@@ -268,10 +269,10 @@ fn tmpfs(root: &DataRoot, size: Option<u64>) -> Step {
             flags: MsFlags::empty(),
             data: format!("mode={DATA_ROOT_MODE:04o}{size}"),
         },
-        on_failure: OnFailure::Fatal(
-            "DIND_STORAGE=tmpfs needs a tmpfs on the data root; start the container with \
-             --privileged",
-        ),
+        on_failure: OnFailure::Fatal {
+            lost: "DIND_STORAGE=tmpfs needs a tmpfs on the data root",
+            remedy: "start the container with --privileged",
+        },
         why: "DIND_STORAGE=tmpfs: the data is in memory and is lost when the container stops"
             .into(),
     }

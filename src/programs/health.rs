@@ -21,6 +21,7 @@ use crate::input::dockerd_arguments::{DockerdArguments, DockerdOptions};
 use crate::input::request::Health;
 use crate::input::variables;
 use crate::messages::fault::Fault;
+use crate::messages::remedy::Remedy;
 use crate::sys::wait;
 
 /// How long an answer may take without `--wait`.
@@ -149,7 +150,8 @@ fn answered(sockets: &[PathBuf], deadline: Instant) -> Result<(), String> {
 /// not exist yet, the nearest one above it that does.
 fn watch(sockets: &[PathBuf]) -> Result<Inotify> {
     let watch = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)
-        .context("cannot watch for the socket; raise fs.inotify.max_user_instances")?;
+        .context("cannot watch for the socket")
+        .remedy("raise fs.inotify.max_user_instances")?;
     for socket in sockets {
         let directory = socket
             .ancestors()
@@ -157,12 +159,10 @@ fn watch(sockets: &[PathBuf]) -> Result<Inotify> {
             .find(|directory| directory.is_dir());
         let made = AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO;
         if let Some(directory) = directory {
-            watch.add_watch(directory, made).with_context(|| {
-                format!(
-                    "cannot watch {}; raise fs.inotify.max_user_watches",
-                    directory.display()
-                )
-            })?;
+            watch
+                .add_watch(directory, made)
+                .with_context(|| format!("cannot watch {}", directory.display()))
+                .remedy("raise fs.inotify.max_user_watches")?;
         }
     }
     Ok(watch)

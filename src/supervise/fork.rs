@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use nix::unistd::ForkResult;
 use std::os::fd::AsFd;
 use tracing::{error, warn};
@@ -21,10 +21,11 @@ use crate::helpers::{
     certificates, data_file, forwarder, grower, joiner, loader, port_forwarder, sweeper,
 };
 use crate::input::config::Config;
-use crate::messages::fault::FAILURE;
+use crate::messages::fault::{FAILURE, Fault};
 use crate::messages::finding::Severity;
 use crate::messages::logging::LogFormat;
 use crate::messages::progress::ProgressLine;
+use crate::messages::remedy::Remedy;
 use crate::programs::doctor;
 use crate::sys::{descriptors, process};
 
@@ -36,7 +37,8 @@ impl Supervisor<'_> {
             Some(relay) if process == Process::Relay => match relay.connect() {
                 Ok(control) => Some(control),
                 Err(error) => {
-                    warn!("cannot start {}: {error:#}", process.name());
+                    let error = error.context(format!("cannot start {}", process.name()));
+                    warn!("{}", Fault::from(error));
                     events.push_back(Event::NotStarted(process, FAILURE));
                     return;
                 }
@@ -48,15 +50,16 @@ impl Supervisor<'_> {
             Ok(ForkResult::Child) => {
                 let done = leave_terminal().and_then(|()| self.help(process, control));
                 let status = done.unwrap_or_else(|error| {
+                    let fault = Fault::from(error);
                     match process {
                         Process::Forwarder
                         | Process::Grower
                         | Process::PortForwarder
                         | Process::Relay
                         | Process::Delegation => {
-                            warn!("{error:#}");
+                            warn!("{fault}");
                         }
-                        _ => error!("{error:#}"),
+                        _ => error!("{fault}"),
                     }
                     FAILURE
                 });
@@ -158,7 +161,9 @@ impl Supervisor<'_> {
             process,
         );
         let [wait, wake] = self.signals.descriptors();
-        descriptors::close_other_descriptors(&[wait, wake, stdout, stderr])?;
+        descriptors::close_other_descriptors(&[wait, wake, stdout, stderr])
+            .context("the hook runner cannot close its parent's descriptors")
+            .remedy("mount /proc")?;
         let null = null()?;
         let mut runner = Runner {
             timeout: self.engine.hooks.timeout,

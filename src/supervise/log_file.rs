@@ -54,12 +54,7 @@ impl LogFile {
                 start,
             })
         };
-        open().with_context(|| {
-            format!(
-                "cannot write {}; the daemons' log goes to standard error",
-                path.display()
-            )
-        })
+        open().with_context(|| format!("cannot write {}", path.display()))
     }
 
     /// The path that the file was opened by.

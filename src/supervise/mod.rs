@@ -89,7 +89,13 @@ pub fn run(
     }
     let log = engine.log_file.as_ref().and_then(|path| {
         LogFile::open(path)
-            .inspect_err(|error| warn!("{error:#}"))
+            .map_err(|error| {
+                let fault = Fault::from(error);
+                warn!(
+                    "{}",
+                    fault.consequence("the daemons' log goes to standard error")
+                );
+            })
             .ok()
     });
     let standard = (io::stdout(), io::stderr());

@@ -12,6 +12,8 @@ use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::sys::socket::{self, AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, getsockname};
 
+use crate::messages::remedy::Remedy;
+
 /// Sends `READY=1` to the socket at `address`, the value of `NOTIFY_SOCKET`: a path, or
 /// an abstract name after `@`. Never blocks: a full socket is an error.
 pub fn tell_ready(address: &OsStr) -> nix::Result<()> {
@@ -50,7 +52,8 @@ impl Notify {
             Ok((socket, address))
         };
         let (socket, address) = bind()
-            .context("cannot make the socket for READY=1; allow AF_UNIX in the seccomp profile")?;
+            .context("cannot make the socket for READY=1")
+            .remedy("allow AF_UNIX in the seccomp profile")?;
         let name = address.as_abstract().unwrap_or_default();
         let mut written = vec![b'@'];
         written.extend_from_slice(name);

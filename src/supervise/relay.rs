@@ -12,6 +12,7 @@ use nix::unistd::pipe2;
 use super::machine::Process;
 use crate::helpers::child::become_helper;
 use crate::helpers::relay::{self, Stream};
+use crate::messages::remedy::Remedy;
 use crate::sys::signals::Inherited;
 
 /// The last request: the relay is to write everything in the pipes, incomplete lines too, because
@@ -62,7 +63,9 @@ impl Relay {
                 open: None,
             })
         };
-        make().context("cannot make the log relay's pipes; raise the limit of open files")
+        make()
+            .context("cannot make the log relay's pipes")
+            .remedy("raise the limit of open files")
     }
 
     /// The write ends of the pipes for standard output and standard error of a daemon, or of hooks.
@@ -78,7 +81,9 @@ impl Relay {
     /// Makes the socket pair for a relay that is about to be forked, and returns the relay's end. A
     /// request that its predecessor has not answered is repeated. Fails as socketpair(2) does.
     pub fn connect(&mut self) -> Result<UnixStream> {
-        let (control, theirs) = UnixStream::pair().context("socketpair")?;
+        let (control, theirs) = UnixStream::pair()
+            .context("socketpair")
+            .remedy("raise the limit of open files")?;
         control.set_nonblocking(true)?;
         theirs.set_nonblocking(true)?;
         self.control = Some(control);

@@ -15,6 +15,7 @@ use super::supervisor::Supervisor;
 use crate::api::readiness::Provisioning;
 use crate::apply;
 use crate::messages::fault::Fault;
+use crate::messages::remedy::Remedy;
 use crate::plan::engine::{Engine, Foreground, Program};
 use crate::sys::limits::{Limit, Resource};
 use crate::sys::search;
@@ -28,8 +29,12 @@ impl Supervisor<'_> {
         let engine = self.engine;
         if engine.images.is_some() || !engine.hooks.post_start.is_empty() {
             self.provisioning = Provisioning::begin()
-                .inspect_err(|error| {
-                    warn!("{error:#}; 'dind health' waits only for the API");
+                .map_err(|error| {
+                    let fault = Fault::from(error);
+                    warn!(
+                        "{}",
+                        fault.consequence("'dind health' waits only for the API")
+                    );
                 })
                 .ok();
         }
@@ -140,7 +145,9 @@ impl Supervisor<'_> {
 
 /// Opens `/dev/null` for reading: the standard input of daemons and hooks.
 pub fn null() -> Result<File> {
-    File::open("/dev/null").context("cannot open /dev/null; check the container's /dev")
+    File::open("/dev/null")
+        .context("cannot open /dev/null")
+        .remedy("check the container's /dev")
 }
 
 /// Starts `program` in a session of its own, with `stdio` as descriptors 0 to 2 and `descriptors`

@@ -309,7 +309,7 @@ impl Supervisor<'_> {
         let memory = match Memory::now() {
             Ok(memory) => memory,
             Err(error) => {
-                debug!("{error:#}, ignoring");
+                debug!("{}, ignoring", Fault::from(error).message);
                 return;
             }
         };

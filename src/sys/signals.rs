@@ -19,6 +19,8 @@ use nix::sys::time::TimeSpec;
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::SignalOnly;
 
+use crate::messages::remedy::Remedy;
+
 /// The highest signal number of Linux: `_NSIG` in asm/signal.h.
 const LAST: i32 = 64;
 
@@ -67,7 +69,9 @@ impl Inherited {
     /// Reads the current ones, in a process that has not changed them yet. The error is that of
     /// pthread_sigmask(3).
     pub fn read() -> Result<Self> {
-        let mask = SigSet::thread_get_mask().context("cannot read the signal mask")?;
+        let mask = SigSet::thread_get_mask()
+            .context("cannot read the signal mask")
+            .remedy("see sigprocmask(2)")?;
         // Rust's runtime ignores SIGPIPE, whatever its disposition was before. Programs expect
         // the default.
         let ignored = caught().filter(|signal| *signal != libc::SIGPIPE && is_ignored(*signal));
@@ -152,7 +156,8 @@ pub fn block() -> Result<Inherited> {
         }
     }
     sigprocmask(SigmaskHow::SIG_BLOCK, Some(&blocked), None)
-        .context("cannot block signals; see sigprocmask(2)")?;
+        .context("cannot block signals")
+        .remedy("see sigprocmask(2)")?;
     Ok(inherited)
 }
 
@@ -227,11 +232,12 @@ impl Signals {
 /// Installs handlers that write to a new pair of sockets. Returns the signals that have arrived,
 /// which own the pair, and the number of its write end.
 fn deliver() -> Result<(SignalDelivery<UnixStream, SignalOnly>, RawFd)> {
-    const CANNOT: &str = "cannot catch signals; check whether a seccomp profile forbids socketpair(2) or sigaction(2)";
-    let (read, write) = UnixStream::pair().context(CANNOT)?;
+    const CANNOT: &str = "cannot catch signals";
+    const REMEDY: &str = "check whether a seccomp profile forbids socketpair(2) or sigaction(2)";
+    let (read, write) = UnixStream::pair().context(CANNOT).remedy(REMEDY)?;
     let wakes = write.as_raw_fd();
     let delivery = SignalDelivery::with_pipe(read, write, SignalOnly, caught());
-    Ok((delivery.context(CANNOT)?, wakes))
+    Ok((delivery.context(CANNOT).remedy(REMEDY)?, wakes))
 }
 
 impl AsFd for Signals {

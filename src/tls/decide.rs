@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow};
 use rcgen::KeyPair;
 
 use super::certificate::Certificate;
@@ -13,6 +13,7 @@ use super::key;
 use super::purpose::Purpose;
 use super::verify::{self, Verdict};
 use crate::input::san::Name;
+use crate::messages::remedy::Remedy;
 
 /// A certificate that expires within this time is issued again: a container may run that long.
 pub const LEAST: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -109,11 +110,11 @@ pub fn decide(
             ("key.pem", &files.server.key),
         ];
         let missing = missing.iter().find(|(_, content)| content.is_none());
-        bail!(
-            "server/{} is missing, and ca/cert.pem has no ca/key.pem to sign it with; \
-             add either, or remove ca/cert.pem",
+        return Err(anyhow!(
+            "server/{} is missing, and ca/cert.pem has no ca/key.pem to sign it with",
             missing.map_or("cert.pem", |(name, _)| *name)
-        );
+        )
+        .remedy("add either, or remove ca/cert.pem"));
     }
     let ca_key = read_key(&files.ca, "ca")?;
     let dates = Dates { now, left };
@@ -171,9 +172,9 @@ pub fn decide(
 
 fn read_key(contents: &Contents, directory: &str) -> Result<Option<KeyPair>> {
     let read = |pem: &Vec<u8>| {
-        key::read(pem).with_context(|| {
-            format!("{directory}/key.pem cannot be used; remove it, and a new one is made")
-        })
+        key::read(pem)
+            .with_context(|| format!("{directory}/key.pem cannot be used"))
+            .remedy("remove it, and a new one is made")
     };
     contents.key.as_ref().map(read).transpose()
 }
@@ -228,16 +229,21 @@ fn present(
 fn users(server: &Contents, now: Duration) -> Result<Vec<String>> {
     let read = |content: &Option<Vec<u8>>, name: &str| {
         Certificate::read_all(content.as_deref().unwrap_or_default())
-            .with_context(|| format!("server/{name} cannot be used; put a PEM certificate there"))
+            .with_context(|| format!("server/{name} cannot be used"))
+            .remedy("put a PEM certificate there")
     };
     let authorities = read(&server.ca, "ca.pem")?;
     let chain = read(&server.certificate, "cert.pem")?;
-    let (leaf, intermediates) = chain.split_first().context("server/cert.pem is empty")?;
+    let (leaf, intermediates) = chain
+        .split_first()
+        .context("server/cert.pem is empty")
+        .remedy("put a PEM certificate there")?;
     let mut warnings = Vec::new();
     match key::read(server.key.as_deref().unwrap_or_default()) {
-        Ok(key) if key::public(&key) != leaf.public_key => bail!(
-            "server/key.pem is not the key of server/cert.pem; put a matching pair there"
-        ),
+        Ok(key) if key::public(&key) != leaf.public_key => {
+            let error = anyhow!("server/key.pem is not the key of server/cert.pem");
+            return Err(error.remedy("put a matching pair there"));
+        }
         Ok(_) => {}
         Err(error) => warnings.push(format!(
             "server/key.pem cannot be verified here ({error}); dockerd's log shows whether it can use it"
@@ -248,15 +254,16 @@ fn users(server: &Contents, now: Duration) -> Result<Vec<String>> {
         .filter_map(|authority| verify::dates(authority, now))
         .collect();
     if let (true, Some(reason)) = (expired.len() == authorities.len(), expired.first()) {
-        return Err(anyhow!("server/ca.pem: {reason}; put a valid one there"));
+        return Err(anyhow!("server/ca.pem: {reason}").remedy("put a valid one there"));
     }
     let authorities: Vec<&Certificate> = authorities.iter().collect();
     match verify::chain(leaf, intermediates, &authorities, Purpose::Server, now) {
         Verdict::Good => {}
-        Verdict::Bad(reason) => bail!(
-            "server/cert.pem does not verify against server/ca.pem: {reason}; \
-             put matching certificates there"
-        ),
+        Verdict::Bad(reason) => {
+            let error =
+                anyhow!("server/cert.pem does not verify against server/ca.pem: {reason}");
+            return Err(error.remedy("put matching certificates there"));
+        }
         Verdict::Unknown(reason) => warnings.push(format!(
             "server/cert.pem cannot be verified here ({reason}); dockerd's log shows whether it can use it"
         )),

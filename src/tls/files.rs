@@ -5,19 +5,23 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
 use nix::libc;
 use nix::sys::stat::Mode;
 use tracing::info;
 
+use crate::messages::remedy::Remedy;
 use crate::sys::read::{self, Links};
 use crate::sys::{lock, write};
 
 /// How long another daemon may hold a lock. Certificates are made in milliseconds, unless the
 /// disk hangs.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What the user can do about a directory that cannot be changed.
+const WRITABLE: &str = "mount it writable, or put complete and valid certificates there";
 
 /// The mode of certificates, which contain no secret.
 pub const CERTIFICATE_MODE: u32 = 0o644;
@@ -110,7 +114,8 @@ impl Files {
 
 fn content(path: &Path) -> Result<Content> {
     let content = read::read(path, LARGEST, Links::Follow)
-        .with_context(|| format!("cannot read {}; repair it or remove it", path.display()))?;
+        .with_context(|| format!("cannot read {}", path.display()))
+        .remedy("repair it or remove it")?;
     Ok(content.filter(|content| !content.is_empty()))
 }
 
@@ -179,14 +184,17 @@ impl Locked {
                 .recursive(true)
                 .mode(0o755)
                 .create(&path)
-                .with_context(|| cannot("make", &path))?;
-            let opened = write::open_directory(&path).with_context(|| cannot("open", &path))?;
+                .with_context(|| cannot("make", &path))
+                .remedy(WRITABLE)?;
+            let opened = write::open_directory(&path)
+                .with_context(|| cannot("open", &path))
+                .remedy(WRITABLE)?;
             match lock(&opened, &path) {
                 Ok(()) => {}
-                Err(Errno::EINTR) => bail!(
-                    "{} is locked by another daemon that does not finish; stop that daemon",
-                    path.display()
-                ),
+                Err(Errno::EINTR) => {
+                    let by = "is locked by another daemon that does not finish";
+                    return Err(anyhow!("{} {by}", path.display()).remedy("stop that daemon"));
+                }
                 // As on NFS, and on file systems without locks.
                 Err(errno) => warnings.push(format!(
                     "cannot lock {}: {}; start only one daemon at a time with this directory",
@@ -221,10 +229,11 @@ impl Locked {
             Change::Write { mode, content, .. } => {
                 write::replace(opened, name.as_ref(), *mode, content)
                     .with_context(|| cannot("write", &path))
+                    .remedy(WRITABLE)
             }
-            Change::Remove { .. } => {
-                write::remove(opened, name.as_ref()).with_context(|| cannot("remove", &path))
-            }
+            Change::Remove { .. } => write::remove(opened, name.as_ref())
+                .with_context(|| cannot("remove", &path))
+                .remedy(WRITABLE),
         }
     }
 }
@@ -241,8 +250,5 @@ fn lock(directory: &File, path: &Path) -> nix::Result<()> {
 }
 
 fn cannot(what: &str, path: &Path) -> String {
-    format!(
-        "cannot {what} {}; mount it writable, or put complete and valid certificates there",
-        path.display()
-    )
+    format!("cannot {what} {}", path.display())
 }

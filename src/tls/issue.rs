@@ -18,6 +18,7 @@ use super::certificate::Certificate;
 use super::purpose::Purpose;
 use super::verify::{self, Verdict};
 use crate::input::san::Name;
+use crate::messages::remedy::Remedy;
 
 /// How long certificates are valid: the most that macOS accepts, according to that script.
 const VALIDITY: Duration = Duration::from_secs(825 * 24 * 3600);
@@ -158,7 +159,7 @@ fn params(common_name: &str, now: Duration) -> Result<CertificateParams> {
 /// may forbid.
 pub fn random(bytes: &mut [u8]) -> Result<()> {
     SystemRandom::new().fill(bytes).map_err(|_| {
-        anyhow!("cannot get random numbers; allow getrandom(2) in the seccomp profile")
+        anyhow!("cannot get random numbers").remedy("allow getrandom(2) in the seccomp profile")
     })
 }
 

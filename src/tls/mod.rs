@@ -17,10 +17,12 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use rcgen::KeyPair;
 
 use crate::input::san::Name;
+use crate::messages::fault::Fault;
+use crate::messages::remedy::Remedy;
 use decide::{Decision, LEAST, Managed, Pair, decide};
 use files::{CERTIFICATE_MODE, CLIENT_KEY_MODE, KEY_MODE};
 use files::{Change, Content, Directory, Files, Locked};
@@ -72,7 +74,8 @@ impl fmt::Display for Summary {
 pub fn prepare(directory: &Path, names: &BTreeSet<Name>, now: SystemTime) -> Result<Summary> {
     let now = now
         .duration_since(UNIX_EPOCH)
-        .context("the clock is before 1970; set it")?;
+        .context("the clock is before 1970")
+        .remedy("set it")?;
     let context = || format!("the certificates in {}", directory.display());
     // Without random numbers, rcgen panics when it parses a key.
     issue::random(&mut [0]).with_context(context)?;
@@ -103,8 +106,9 @@ pub fn prepare(directory: &Path, names: &BTreeSet<Name>, now: SystemTime) -> Res
             let nothing = BTreeSet::new();
             match look(&nothing, Duration::ZERO)? {
                 (files, Decision::Manage(managed)) if managed.is_complete(&files) => {
-                    let warning = format!("{error:#}; {}", managed.shortcomings(names, now));
-                    Ok((Made::Anew(Vec::new()), vec![warning]))
+                    let fault = Fault::from(error);
+                    let warning = fault.consequence(&managed.shortcomings(names, now));
+                    Ok((Made::Anew(Vec::new()), vec![warning.to_string()]))
                 }
                 _ => Err(error),
             }
@@ -133,7 +137,9 @@ fn changes(files: &Files, managed: Managed, now: Duration) -> Result<(Vec<Change
             };
             (authority, content)
         }
-        (Ok(_), None) => anyhow::bail!("ca/cert.pem was removed meanwhile; start again"),
+        (Ok(_), None) => {
+            return Err(anyhow!("ca/cert.pem was removed meanwhile").remedy("start again"));
+        }
         (Err(why), _) => {
             made.push(("ca", why));
             let authority = issue::authority(key, now)?;
@@ -166,7 +172,8 @@ fn changes(files: &Files, managed: Managed, now: Duration) -> Result<(Vec<Change
         if let Err(why) = pair.certificate {
             made.push((directory.name(), why));
             let pem = issue::leaf(purpose, names, &key, &authority, now)
-                .context("ca/cert.pem cannot be used; remove it, and a new one is made")?;
+                .context("ca/cert.pem cannot be used")
+                .remedy("remove it, and a new one is made")?;
             changes.push(write(
                 directory,
                 "cert.pem",

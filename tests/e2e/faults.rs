@@ -15,6 +15,14 @@ use crate::docker::{Container, all, dind, lab};
 /// what a full disk says, and what a signal does.
 const ERRORS: [&str; 4] = ["EPERM", "ENOENT", "ENOSPC", "EINTR"];
 
+/// What they are called in messages.
+const DESCRIPTIONS: [&str; 4] = [
+    "Operation not permitted",
+    "No such file or directory",
+    "No space left on device",
+    "Interrupted system call",
+];
+
 /// What is not called everywhere. For some layouts of cgroups: a hierarchy of v2 is mounted
 /// beside those of v1, and entered for that; a controller of v1 has several names. And by some
 /// versions of the C library: for fstat(3).
@@ -135,15 +143,19 @@ impl Start {
         })
     }
 
-    /// Whether every error ends with what the user can do, as all of dind's do.
+    /// Whether every error ends with what the user can do, as all of dind's do, and not with its
+    /// cause.
     fn has_hints(&self) -> bool {
         let mut errors = self
             .lines
             .iter()
             .filter(|line| line.starts_with("err: dind: error: "));
         errors.all(|error| {
-            let own = error.split("; already done and not undone: ").next();
-            own.is_some_and(|own| own.contains("; "))
+            let end = error.rsplit_once("; ").map(|(_, end)| end);
+            end.is_some_and(|end| {
+                !end.starts_with("already done and not undone: ")
+                    && !DESCRIPTIONS.iter().any(|cause| end.contains(cause))
+            })
         })
     }
 }

@@ -245,6 +245,61 @@ fn no_two_files_import_each_other() {
     assert_eq!(circles, Vec::<String>::new(), "these import each other");
 }
 
+/// The arguments of the calls in `code` that begin with `call`, such as `context(`: the text up to
+/// the parenthesis that closes it. Those in strings and characters do not count.
+fn arguments<'a>(code: &'a str, call: &str) -> Vec<&'a str> {
+    let begins = code.match_indices(call);
+    let rests = begins.filter_map(|(place, _)| code.get(place + call.len()..));
+    rests
+        .map(|rest| {
+            let (mut depth, mut quoted, mut escaped) = (0_u32, false, false);
+            let end = rest.find(|character| {
+                match character {
+                    _ if escaped => {
+                        escaped = false;
+                        return false;
+                    }
+                    '\\' => escaped = true,
+                    '"' => quoted = !quoted,
+                    '(' if !quoted => depth += 1,
+                    ')' if !quoted && depth == 0 => return true,
+                    ')' if !quoted => depth -= 1,
+                    _ => {}
+                }
+                false
+            });
+            rest.get(..end.expect("a closing parenthesis"))
+                .unwrap_or_default()
+        })
+        .collect()
+}
+
+/// The cause of an error stands behind its context, and the remedy behind the cause. So a context
+/// has no remedy of its own, and a chain is printed by `Fault`, which knows where the remedies go.
+#[test]
+fn a_remedy_stands_behind_the_cause() {
+    let mut checked = 0;
+    for file in files() {
+        let shown = file.path.display();
+        let code = file.code.as_str();
+        let contexts = ["context(", "bail!("]
+            .map(|call| arguments(code, call))
+            .concat();
+        for text in contexts {
+            checked += 1;
+            assert!(
+                !text.contains("; "),
+                "{shown}: give the remedy to `remedy` of src/messages/remedy.rs: {text}"
+            );
+        }
+        assert!(
+            !code.contains(":#}"),
+            "{shown}: print an error by `Fault::from`, which puts its remedy at the end"
+        );
+    }
+    assert!(checked > 60, "only {checked} contexts were found");
+}
+
 #[test]
 fn imports_are_found_in_every_form() {
     let file = File {

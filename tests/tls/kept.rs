@@ -147,7 +147,7 @@ fn a_directory_that_is_read_only_does_while_its_certificates_do() {
             nothing.sh(read_only);
             let error = nothing.refused();
             assert!(
-                error.contains("/ca;") && error.contains("mount it writable"),
+                error.contains("/ca: ") && error.contains("mount it writable"),
                 "{error}"
             );
             // The user's own, as Kubernetes mounts them.

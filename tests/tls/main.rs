@@ -24,6 +24,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime};
 
 use dind::input::san::Name;
+use dind::messages::fault::Fault;
 use dind::tls::{self, Summary};
 
 /// Every file that this program makes.
@@ -72,7 +73,7 @@ impl Certificates {
     /// As if so much later.
     fn prepare_in(&self, names: &str, later: Duration) -> Result<Summary, String> {
         tls::prepare(&self.0, &list(names), SystemTime::now() + later)
-            .map_err(|error| format!("{error:#}"))
+            .map_err(|error| Fault::from(error).to_string())
     }
 
     /// The error of a start that must fail.

@@ -12,11 +12,13 @@ use std::collections::VecDeque;
 use std::io;
 use std::path::Path;
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow};
 use tracing::{error, info, warn};
 
 use crate::api::exchange::ExchangeError;
+use crate::messages::fault::Fault;
 use crate::messages::progress::ProgressLine;
+use crate::messages::remedy::Remedy;
 use crate::plan::images::Images;
 use directory::{Archive, Listing};
 use inventory::Inventory;
@@ -53,10 +55,11 @@ pub fn load(images: &Images, progress: ProgressLine) -> Result<()> {
         // The default directory may be missing. It is looked for all the same, as a pre-start
         // hook may have made it.
         Err(error) if error.kind() == io::ErrorKind::NotFound && !images.asked => return Ok(()),
-        Err(error) => bail!(
-            "cannot read DIND_IMAGES={}: {error}; mount or make that directory",
-            directory.display()
-        ),
+        Err(error) => {
+            return Err(error)
+                .with_context(|| format!("cannot read DIND_IMAGES={}", directory.display()))
+                .remedy("mount or make that directory");
+        }
     };
     if !listing.others.is_empty() {
         let names = listing.others.iter().map(|name| name.to_string_lossy());
@@ -86,12 +89,13 @@ pub fn load(images: &Images, progress: ProgressLine) -> Result<()> {
         loader.load(listing.archives)?;
     }
     if loader.failed > 0 {
-        bail!(
-            "{} of {} archives in {} could not be loaded; see the errors above",
+        return Err(anyhow!(
+            "{} of {} archives in {} could not be loaded",
             loader.failed,
             loader.all,
             directory.display()
-        );
+        )
+        .remedy("see the errors above"));
     }
     Ok(())
 }
@@ -156,9 +160,10 @@ impl Loader<'_> {
         let inventory = match Inventory::ask(&images.socket) {
             Ok(inventory) => inventory,
             Err(ExchangeError::Closed) => return Ok(archives),
-            Err(ExchangeError::Failed(error)) => bail!(
-                "cannot list dockerd's images: {error:#}; no more are loaded, see dockerd's log"
-            ),
+            Err(ExchangeError::Failed(error)) => {
+                let error = error.context("cannot list dockerd's images");
+                return Err(error.remedy("no more are loaded, see dockerd's log"));
+            }
         };
         self.zstd = inventory
             .api_version
@@ -249,10 +254,8 @@ impl Loader<'_> {
         if self.recorded
             && let Err(error) = self.record.write(&self.images.record)
         {
-            warn!(
-                path = %self.images.record.display(),
-                "{error:#}; the next start loads these images again"
-            );
+            let fault = Fault::from(error).consequence("the next start loads these images again");
+            warn!(path = %self.images.record.display(), "{fault}");
             self.recorded = false;
         }
         Ok(())
@@ -267,11 +270,13 @@ impl Loader<'_> {
     /// Logs that an archive cannot be loaded. With `strict`, that is the error instead.
     fn fail(&mut self, path: &Path, reason: &anyhow::Error, remedy: &str) -> Result<()> {
         self.progress.clear();
-        let message = format!("cannot load {}: {reason:#}; {remedy}", path.display());
+        let reason = Fault::from(reason).message;
+        let fault = Fault::failure(format!("cannot load {}: {reason}", path.display()));
+        let fault = fault.remedy(remedy);
         if self.images.strict {
-            bail!(message);
+            return Err(fault.into());
         }
-        error!(archive = %path.display(), error = format!("{reason:#}"), "{message}");
+        error!(archive = %path.display(), error = reason, "{fault}");
         self.done = self.done.saturating_add(1);
         self.failed = self.failed.saturating_add(1);
         Ok(())

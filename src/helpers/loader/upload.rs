@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow};
 use nix::errno::Errno;
 use nix::poll::{PollFd, poll};
 
@@ -16,6 +16,7 @@ use super::directory::Archive;
 use super::record::Identity;
 use super::zstd;
 use crate::api::exchange::{Body, Exchange, ExchangeError};
+use crate::messages::remedy::Remedy;
 use crate::sys::read::{self, Links};
 use crate::sys::wait;
 
@@ -116,8 +117,9 @@ pub fn wait_for(uploads: &[Upload]) -> Result<Vec<bool>> {
     match poll(&mut descriptors, wait::timeout(Some(left))) {
         Ok(_) | Err(Errno::EINTR) => {}
         Err(errno) => {
-            let desc = errno.desc();
-            bail!("cannot wait for dockerd, so images are missing: {desc}; see poll(2)");
+            return Err(errno)
+                .context("cannot wait for dockerd, so images are missing")
+                .remedy("see poll(2)");
         }
     }
     let ready = descriptors

@@ -19,6 +19,7 @@ use crate::input::config::Config;
 use crate::messages::fault::Fault;
 use crate::messages::logging::LogFormat;
 use crate::messages::progress::ProgressLine;
+use crate::messages::remedy::Remedy;
 use crate::sys::end::End;
 use crate::sys::process;
 use crate::sys::search;
@@ -307,18 +308,20 @@ impl Write for Input<'_, '_> {
 
 fn null() -> Result<File, Fault> {
     let file = File::options().read(true).write(true).open("/dev/null");
-    Ok(file.context("cannot open /dev/null; check /dev")?)
+    Ok(file.context("cannot open /dev/null").remedy("check /dev")?)
 }
 
 fn pipe() -> Result<(OwnedFd, OwnedFd), Fault> {
     nix::unistd::pipe2(OFlag::O_CLOEXEC)
-        .context("cannot make a pipe; raise the limit of open files")
+        .context("cannot make a pipe")
+        .remedy("raise the limit of open files")
         .map_err(Fault::from)
 }
 
 fn nonblocking(file: &File) -> Result<(), Fault> {
     use nix::fcntl::{FcntlArg, fcntl};
     fcntl(file, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))
-        .context("cannot make a pipe non-blocking; try again")?;
+        .context("cannot make a pipe non-blocking")
+        .remedy("try again")?;
     Ok(())
 }

@@ -17,6 +17,7 @@ use nix::unistd::ForkResult;
 use crate::facts::cgroup::CGROUP_ROOT;
 use crate::facts::space::Space;
 use crate::messages::fault::Fault;
+use crate::messages::remedy::Remedy;
 use crate::sys::process;
 use crate::sys::wait;
 
@@ -172,12 +173,9 @@ impl Room {
     /// be. It changes nothing, so pid namespaces are `None`: see [`pid_namespaces`]. The error
     /// is that of statfs(2).
     pub fn read(data_root: &Path) -> Result<Self> {
-        let disk = Space::read(data_root).with_context(|| {
-            format!(
-                "cannot read the free space of {}; check its path",
-                data_root.display()
-            )
-        })?;
+        let disk = Space::read(data_root)
+            .with_context(|| format!("cannot read the free space of {}", data_root.display()))
+            .remedy("check its path")?;
         let root = Path::new(CGROUP_ROOT);
         let unified = |name: &str| number(&root.join(name));
         Ok(Self {
@@ -240,9 +238,13 @@ fn tasks(directory: &Path) -> Option<u64> {
 /// may not create one. The error is that of pipe2(2) or fork(2).
 pub fn pid_namespaces() -> Result<Option<u8>> {
     let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC)
-        .context("cannot make a pipe; raise the limit of open files")?;
+        .context("cannot make a pipe")
+        .remedy("raise the limit of open files")?;
     // The child is reaped with all other children.
-    match process::fork().context("cannot fork; raise the container's pids limit")? {
+    match process::fork()
+        .context("cannot fork")
+        .remedy("raise the container's pids limit")?
+    {
         ForkResult::Child => {
             let count = nest_pid_namespaces(MAX_PID_NAMESPACES);
             let _ = fs::File::from(writer).write_all(&[count.unwrap_or(u8::MAX)]);

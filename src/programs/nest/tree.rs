@@ -14,6 +14,7 @@ use nix::libc;
 use tar::{Builder, EntryType, Header};
 
 use crate::facts::mountinfo::MountTable;
+use crate::messages::remedy::Remedy;
 use crate::sys::filesystem;
 
 /// The name of the extended attribute in an archive. pax(1) defines none; dockerd reads and
@@ -132,7 +133,8 @@ impl Tree {
 fn sorted_names(directory: &Path) -> Result<Vec<std::ffi::OsString>> {
     let entries = fs::read_dir(directory)
         .and_then(Iterator::collect::<io::Result<Vec<_>>>)
-        .with_context(|| format!("cannot list {}; check its mode", directory.display()))?;
+        .with_context(|| format!("cannot list {}", directory.display()))
+        .remedy("check its mode")?;
     let mut names: Vec<_> = entries.iter().map(fs::DirEntry::file_name).collect();
     names.sort();
     Ok(names)
