@@ -349,8 +349,9 @@ fn images_outlive_a_dockerd_that_fails() {
         .flags(mounted(&images))
         .env("DIND_RESTART", "on-failure")
         .start(&[]);
+    // Where a graph driver unpacks an archive, and where containerd's image store takes a layer in.
     container.wait_until(
-        "ls -d /var/lib/docker/tmp/docker-import-* 2>/dev/null && pkill -KILL -x dockerd",
+        "cd /var/lib/docker && ls -d tmp/docker-import-* containerd/daemon/*.content/ingest/* 2>/dev/null | grep -q . && pkill -KILL -x dockerd",
     );
     container.wait_ready();
     assert_eq!(names(&container), ["big:1"]);
