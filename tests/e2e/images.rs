@@ -12,6 +12,10 @@ use ruzstd::encoding::{CompressionLevel, compress_to_vec};
 use crate::docker::{BUSYBOX, Container, Scratch, dind, lab, nestable};
 use crate::pty::Pty;
 
+/// Whether dockerd loads an archive: where a graph driver has it unpacked, and where containerd's
+/// image store takes a layer in.
+const LOADS: &str = "cd /var/lib/docker && ls -d tmp/docker-import-* containerd/daemon/*.content/ingest/* 2>/dev/null | grep -q .";
+
 const IMAGES: &str = "/var/lib/dind/images";
 
 /// The words that mount it, read-only.
@@ -321,7 +325,7 @@ fn a_stop_in_the_middle_of_a_load_is_in_order() {
     long(&images, 50);
     let container = dind().flags(mounted(&images)).start(&[]);
     container.wait_log("dind: loaded ", 1);
-    container.wait_until("ls -d /var/lib/docker/tmp/docker-import-*");
+    container.wait_until(LOADS);
     container.docker(&["stop", "--time", "60"]).exited(0);
     assert_eq!(container.inspect("{{.State.ExitCode}}"), "0");
     container.logged(&["Daemon shutdown complete"]);
@@ -349,10 +353,7 @@ fn images_outlive_a_dockerd_that_fails() {
         .flags(mounted(&images))
         .env("DIND_RESTART", "on-failure")
         .start(&[]);
-    // Where a graph driver unpacks an archive, and where containerd's image store takes a layer in.
-    container.wait_until(
-        "cd /var/lib/docker && ls -d tmp/docker-import-* containerd/daemon/*.content/ingest/* 2>/dev/null | grep -q . && pkill -KILL -x dockerd",
-    );
+    container.wait_until(&format!("{LOADS} && pkill -KILL -x dockerd"));
     container.wait_ready();
     assert_eq!(names(&container), ["big:1"]);
     container.logged(&["dind: dockerd ended while it loaded images"]);
