@@ -124,7 +124,7 @@ fn an_image_grows_as_it_fills() {
     );
     container.load_busybox();
     container.sh(KEEP);
-    let fill = ["dd", "if=/dev/zero", "of=/file", "bs=1M", "count=3000"];
+    let fill = ["dd", "if=/dev/zero", "of=/file", "bs=1M", "count=1500"];
     container.inner(&[], &fill);
     container.logged(&["dind: /var/lib/dind/data-root.ext4 has grown to"]);
     // In the middle of growing.
