@@ -3,6 +3,7 @@
 //! Only files are read here. A request to the kernel can make it load modules, so only a start
 //! makes one (`apply::netfilter`).
 
+use super::network::is_hosts;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -59,10 +60,6 @@ impl Forwarding {
         "/proc/sys/net/ipv6/conf/all/forwarding",
     ];
 
-    /// A setting that the kernel shows in its first network namespace alone
-    /// (`net_core_table` in net/core/sysctl_net_core.c).
-    const HOST_ONLY: &str = "/proc/sys/net/core/dev_weight";
-
     fn read() -> Self {
         let is_off = |path: &&str| fs::read_to_string(path).is_ok_and(|value| value.trim() == "0");
         Self {
@@ -71,7 +68,7 @@ impl Forwarding {
                 .filter(|path| is_off(path))
                 .map(PathBuf::from)
                 .collect(),
-            host: Path::new(Self::HOST_ONLY).exists(),
+            host: is_hosts(),
         }
     }
 }

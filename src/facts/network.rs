@@ -45,6 +45,8 @@ pub struct Networks {
     pub routes: Vec<Route>,
     /// Whether another Docker engine is in this network namespace.
     pub neighbour: bool,
+    /// Whether this is the network namespace that the host started with.
+    pub hosts: bool,
     /// The name of this engine's default bridge beside another engine.
     pub own_bridge: String,
     /// The name servers of `/etc/resolv.conf` in their order: resolv.conf(5).
@@ -59,6 +61,15 @@ pub struct Networks {
     /// Whether dockerd has `--default-network-opt`, which exists since 24.0. Checked only where
     /// an MTU is to be set.
     pub default_network_opt: bool,
+}
+
+/// A setting that the kernel shows in its first network namespace alone (`net_core_table` in
+/// net/core/sysctl_net_core.c).
+const HOST_ONLY: &str = "/proc/sys/net/core/dev_weight";
+
+/// Whether this is the network namespace that the host started with.
+pub fn is_hosts() -> bool {
+    Path::new(HOST_ONLY).exists()
 }
 
 /// The MTU of Ethernet in bytes, which is also dockerd's default.
@@ -79,6 +90,7 @@ impl Networks {
         Self {
             routes,
             neighbour: false,
+            hosts: is_hosts(),
             own_bridge: String::new(),
             resolvers: resolvers(&resolv_conf),
             resolver_options: resolver_words(&resolv_conf, "options"),

@@ -32,33 +32,30 @@ pub fn arguments(inputs: Inputs<'_>) -> Vec<OsString> {
     let networks = &inputs.facts.networks;
     let options = inputs.options;
     let mut arguments = Vec::new();
-    if !options.addresses_set
-        && let Some(block) = block(networks)
-    {
-        if networks.neighbour {
-            arguments.push(format!("--bridge={}", networks.own_bridge).into());
-            for (is_set, flag) in [
-                (options.iptables_set, "--iptables=false"),
-                (options.ip6tables_set, "--ip6tables=false"),
-            ] {
-                arguments.extend((!is_set).then(|| flag.into()));
-            }
-        } else {
-            let bridge = bridge_address(block);
-            arguments.push(format!("--bip={bridge}/{NETWORK_PREFIX}").into());
+    let block = block(networks).filter(|_| !options.addresses_set);
+    if networks.neighbour && !options.addresses_set {
+        // Without a bridge of its own, dockerd would take that of the other engine.
+        let bridge = block.map_or("none", |_| networks.own_bridge.as_str());
+        arguments.push(format!("--bridge={bridge}").into());
+        for (is_set, flag) in [
+            (options.iptables_set, "--iptables=false"),
+            (options.ip6tables_set, "--ip6tables=false"),
+        ] {
+            arguments.extend((!is_set).then(|| flag.into()));
         }
         // With a pool, dockerd removes the interface docker0 when it starts again, whatever its own
         // bridge is (`configureNetworking` in moby's daemon_unix.go). Without one, it takes addresses
         // that no route has.
-        if !networks.neighbour {
-            arguments.push(
-                format!(
-                    "--default-address-pool=base={}/{},size={NETWORK_PREFIX}",
-                    block.address, block.prefix
-                )
-                .into(),
-            );
-        }
+    } else if let Some(block) = block {
+        let bridge = bridge_address(block);
+        arguments.push(format!("--bip={bridge}/{NETWORK_PREFIX}").into());
+        arguments.push(
+            format!(
+                "--default-address-pool=base={}/{},size={NETWORK_PREFIX}",
+                block.address, block.prefix
+            )
+            .into(),
+        );
     }
     if let Some(mtu) = mtu(inputs) {
         arguments.push(format!("--mtu={mtu}").into());
@@ -93,6 +90,7 @@ pub fn own(inputs: Inputs<'_>, first: Option<&Path>) -> Option<OwnNetwork> {
         address: bridge_address(block),
         prefix: NETWORK_PREFIX,
         filters: !options.iptables_set,
+        filters_made: !networks.hosts,
         search_path,
     })
 }
@@ -107,16 +105,24 @@ pub fn warning(inputs: Inputs<'_>) -> Option<Finding> {
         Some(OwnNetwork {
             bridge,
             filters: true,
+            filters_made,
             ..
-        }) => format!(
-            "another Docker engine is in this network namespace, so one that starts here uses the bridge {bridge} and makes no iptables rules: docker-proxy serves published ports, and networks are not isolated from each other"
-        ),
+        }) => {
+            let made = match filters_made {
+                true => "networks are not isolated from each other",
+                false => "networks that you make have no way out",
+            };
+            format!(
+                "another Docker engine is in this network namespace, so one that starts here uses the bridge {bridge} and makes no iptables rules: docker-proxy serves published ports, and {made}"
+            )
+        }
         Some(OwnNetwork { bridge, .. }) if options.iptables_off => format!(
             "another Docker engine is in this network namespace, so one that starts here uses the bridge {bridge}"
         ),
         Some(OwnNetwork { bridge, .. }) => format!(
             "another Docker engine is in this network namespace, so one that starts here uses the bridge {bridge}; as you chose iptables, both use the same chains, and each empties them when it starts"
         ),
+        None if networks.neighbour && !options.addresses_set => "another Docker engine is in this network namespace, and a route leads to every block of addresses, so one that starts here has no default bridge and makes no iptables rules".to_owned(),
         None if options.iptables_off => return None,
         None => "another Docker engine is in this network namespace, and both use the same iptables chains, and each empties them when it starts".to_owned(),
     };
@@ -152,7 +158,10 @@ pub fn block(networks: &Networks) -> Option<Network> {
         // Without another engine here, these are bridges of an earlier start.
         .filter(|route| {
             networks.neighbour
-                || (route.interface != "docker0" && !route.interface.starts_with("br-"))
+                || (route.interface != "docker0"
+                    && !["br-", "dind-"]
+                        .iter()
+                        .any(|start| route.interface.starts_with(start)))
         })
         .map(|route| route.network)
         .collect();

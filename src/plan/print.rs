@@ -87,8 +87,10 @@ impl fmt::Display for OwnNetwork {
             formatter,
             "ip link add {bridge} type bridge; ip address add {address}/{prefix} dev {bridge}; ip link set {bridge} up"
         )?;
+        let made = self.rules_of_made();
         self.rules()
             .iter()
+            .chain(&made)
             .filter_map(|rule| rule.split_first())
             .try_for_each(|(table, rest)| {
                 write!(formatter, "; iptables -t {table} -A {}", rest.join(" "))

@@ -25,7 +25,7 @@ use crate::facts::hooks::HookFiles;
 use crate::facts::limits::Limits;
 use crate::facts::mountinfo::{Mount, MountTable};
 use crate::facts::netfilter::{Forwarding, LegacyPrograms, Netfilter, NfTables};
-use crate::facts::network::Networks;
+use crate::facts::network::{Network, Networks, Route};
 use crate::facts::programs::{InformFacts, Programs};
 use crate::facts::read_only::ReadOnly;
 use crate::facts::storage::{Contents, DataRoot, Filesystem, Means};
@@ -846,14 +846,27 @@ fn beside_another_engine_there_is_no_docker0_and_no_chain() -> Result<(), Fault>
     let mut beside = bare_v1();
     beside.networks.neighbour = true;
     beside.networks.own_bridge = "dind-01234567".into();
-    let read = |arguments: &[&str], json: &str| -> Result<(Vec<String>, usize, bool), Fault> {
+    let mut on_host = beside.clone();
+    on_host.networks.hosts = true;
+    let mut without_block = beside.clone();
+    for (address, prefix) in [([172, 16, 0, 0], 12), ([10, 0, 0, 0], 8)] {
+        without_block.networks.routes.push(Route {
+            interface: "eth0".into(),
+            network: Network {
+                address: address.into(),
+                prefix,
+            },
+        });
+    }
+    type Read = (Vec<String>, usize, bool);
+    let read = |facts: &Facts, arguments: &[&str], json: &str| -> Result<Read, Fault> {
         let start = Start {
             arguments,
             json,
             ..DAEMON
         };
-        let plan = start.plan(&beside)?;
-        let engine = start.engine(&beside)?;
+        let plan = start.plan(facts)?;
+        let engine = start.engine(facts)?;
         let words = engine.dockerd.arguments.iter();
         let words = words.map(|word| word.to_string_lossy().into_owned());
         let about = [
@@ -866,9 +879,9 @@ fn beside_another_engine_there_is_no_docker0_and_no_chain() -> Result<(), Fault>
         let words = words.filter(|word| about.iter().any(|about| word.starts_with(about)));
         Ok((
             words.collect(),
-            engine
-                .network
-                .map_or(0, |network| 1 + network.rules().len()),
+            engine.network.map_or(0, |network| {
+                1 + network.rules().len() + network.rules_of_made().len()
+            }),
             plan.warnings
                 .iter()
                 .any(|found| found.code == "engine-beside"),
@@ -913,7 +926,7 @@ fn beside_another_engine_there_is_no_docker0_and_no_chain() -> Result<(), Fault>
             false,
         ),
     ] {
-        let (words, network, warned) = read(arguments, json)?;
+        let (words, network, warned) = read(&beside, arguments, json)?;
         assert_eq!(
             (words.as_slice(), network, warned),
             (
@@ -924,6 +937,15 @@ fn beside_another_engine_there_is_no_docker0_and_no_chain() -> Result<(), Fault>
             "{arguments:?}"
         );
     }
+    let tables = ["--iptables=false", "--ip6tables=false"].map(str::to_owned);
+    // On the host's own network other bridges have names like those that docker makes.
+    let (words, network, warned) = read(&on_host, &["dind"], "")?;
+    assert_eq!(words, [&[bridge.to_owned()], &tables[..]].concat());
+    assert_eq!((network, warned), (4, true));
+    // Without addresses there is no bridge: that of the other engine is not taken.
+    let (words, network, warned) = read(&without_block, &["dind"], "")?;
+    assert_eq!(words, [&["--bridge=none".to_owned()], &tables[..]].concat());
+    assert_eq!((network, warned), (0, true));
     let alone = DAEMON.plan(&bare_v1())?.to_string();
     assert!(
         alone.contains("--bip=") && !alone.contains("tables="),

@@ -114,6 +114,9 @@ impl Supervisor<'_> {
                 delegate::finish(unfinished).map(|done| done.log())
             })?,
             Process::Sweeper => {
+                if let Some(network) = &engine.network {
+                    joiner::leave(network, inherited);
+                }
                 engine.emptied.as_ref().map(sweeper::empty);
             }
             Process::Forwarder => {

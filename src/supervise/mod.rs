@@ -127,7 +127,7 @@ pub fn run(
         ready_timeout: engine.ready_timeout,
         stop: engine.stop,
         restarts: engine.restarts,
-        ephemeral: engine.emptied.is_some(),
+        sweeps: engine.emptied.is_some() || engine.network.is_some(),
     });
     let sockets: Vec<PathBuf> = bound
         .iter()

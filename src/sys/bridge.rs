@@ -12,6 +12,9 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 /// `SIOCBRADDBR` of linux/sockios.h.
 const ADD_BRIDGE: libc::Ioctl = 0x89a0;
 
+/// `SIOCBRDELBR` of linux/sockios.h.
+const REMOVE_BRIDGE: libc::Ioctl = 0x89a1;
+
 /// A socket that carries the ioctls. The error is that of socket(2).
 pub fn control() -> nix::Result<OwnedFd> {
     socket(
@@ -25,10 +28,22 @@ pub fn control() -> nix::Result<OwnedFd> {
 /// Makes a bridge. The error is that of ioctl(2): EEXIST where there is an interface with that
 /// name.
 pub fn add(control: &OwnedFd, name: &str) -> nix::Result<()> {
+    by_name(control, ADD_BRIDGE, name)
+}
+
+/// Turns a bridge off and removes it, with its addresses and routes. The error is that of ioctl(2):
+/// ENODEV where there is none.
+pub fn remove(control: &OwnedFd, name: &str) -> nix::Result<()> {
+    set_up(control, name, false)?;
+    by_name(control, REMOVE_BRIDGE, name)
+}
+
+/// An ioctl that takes nothing but a name.
+fn by_name(control: &OwnedFd, number: libc::Ioctl, name: &str) -> nix::Result<()> {
     let request = request(name)?;
     // SAFETY: the kernel reads a name that ends with a NUL, within the array.
-    let added = unsafe { libc::ioctl(control.as_raw_fd(), ADD_BRIDGE, request.ifr_name.as_ptr()) };
-    Errno::result(added).map(drop)
+    let done = unsafe { libc::ioctl(control.as_raw_fd(), number, request.ifr_name.as_ptr()) };
+    Errno::result(done).map(drop)
 }
 
 /// Gives an interface its only IPv4 address and the length of its prefix, and turns it on. The
@@ -55,12 +70,17 @@ pub fn configure(control: &OwnedFd, name: &str, address: Ipv4Addr, prefix: u8) -
             unsafe { std::mem::transmute::<libc::sockaddr_in, libc::sockaddr>(address) };
         run(control, number, &mut request)?;
     }
+    set_up(control, name, true)
+}
+
+/// Turns an interface on or off.
+fn set_up(control: &OwnedFd, name: &str, up: bool) -> nix::Result<()> {
     let mut request = request(name)?;
     run(control, libc::SIOCGIFFLAGS, &mut request)?;
-    let up = libc::c_short::try_from(libc::IFF_UP).map_err(|_| Errno::EINVAL)?;
+    let bit = libc::c_short::try_from(libc::IFF_UP).map_err(|_| Errno::EINVAL)?;
     // SAFETY: the kernel has just written this member.
     let flags = unsafe { request.ifr_ifru.ifru_flags };
-    request.ifr_ifru.ifru_flags = flags | up;
+    request.ifr_ifru.ifru_flags = if up { flags | bit } else { flags & !bit };
     run(control, libc::SIOCSIFFLAGS, &mut request)
 }
 

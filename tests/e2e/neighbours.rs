@@ -104,12 +104,24 @@ fn a_second_engine_leaves_the_first_one_alone() {
     let found = second.text(&["dind", "doctor", "--json"]);
     assert!(found.contains("\"engine-beside\""), "{found}");
 
-    // At its next start it finds its own bridges, and those of the first one again.
+    // Killed, it leaves its bridge, and finds it again, with the same addresses.
     let bridge = "docker network inspect bridge --format '{{json .IPAM.Config}}'";
     let network = second.sh(bridge);
-    second.docker(&["restart"]).exited(0);
+    second.signal("KILL");
+    second.wait();
+    second.docker(&["start"]).exited(0);
     second.wait_ready_times(2);
     assert_eq!(second.sh(bridge), network);
     second.text(&["docker", "start", "web"]);
     works([&second, &first]);
+
+    // Stopped, it takes its bridge and its rules away.
+    let owns = |what: &str| {
+        first.sh(&format!(
+            "{{ ip -o link; iptables-save; }} | grep -c {what}; true"
+        ))
+    };
+    assert_ne!(owns("dind-"), "0");
+    second.docker(&["stop"]).exited(0);
+    assert_eq!(owns("dind-"), "0");
 }

@@ -60,7 +60,7 @@ impl Process {
             Self::Loader => "the image loader",
             Self::PostStart => "the post-start hook runner",
             Self::PreStop => "the pre-stop hook runner",
-            Self::Sweeper => "the data-root sweeper",
+            Self::Sweeper => "the sweeper",
             Self::Forwarder => "the DNS forwarder",
             Self::Grower => "the data-root grower",
             Self::PortForwarder => "the port forwarder",

@@ -48,8 +48,9 @@ pub struct Settings {
     pub ready_timeout: Duration,
     /// The deadlines of a stop.
     pub stop: StopBudget,
-    /// Whether the data root is emptied once everything has ended.
-    pub ephemeral: bool,
+    /// Whether something is taken away once everything has ended: the content of the data root, or
+    /// a bridge beside another engine.
+    pub sweeps: bool,
 }
 
 /// Whether a start has a certain part, and whether it fails without it.

@@ -106,7 +106,7 @@ impl Machine {
             (Process::Loader, settings.loader != Need::None),
             (Process::PostStart, settings.post_start),
             (Process::PreStop, settings.pre_stop),
-            (Process::Sweeper, settings.ephemeral),
+            (Process::Sweeper, settings.sweeps),
         ];
         let due = due.into_iter().filter(|(_, is_due)| *is_due);
         Self {

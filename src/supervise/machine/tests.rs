@@ -52,7 +52,7 @@ const SERVE: Settings = Settings {
     restarts: 0,
     ready_timeout: Duration::from_secs(60),
     stop: NINE,
-    ephemeral: false,
+    sweeps: false,
 };
 const COMMAND: Settings = Settings {
     command: true,
@@ -537,7 +537,7 @@ proptest! {
 }
 
 const EPHEMERAL: Settings = Settings {
-    ephemeral: true,
+    sweeps: true,
     ..COMMAND
 };
 
@@ -582,7 +582,7 @@ fn emptying_may_take_long_until_a_signal_asks_for_the_end() {
 #[test]
 fn a_stop_by_signal_gives_the_sweeper_no_more_than_the_stop_time_out() {
     let mut machine = begun(Settings {
-        ephemeral: true,
+        sweeps: true,
         ..SERVE
     });
     for event in [

@@ -136,6 +136,7 @@ fuzz_target!(|text: &str| {
             mtu: section("/sys/class/net/eth0/mtu").trim().parse().ok(),
             default_network_opt: true,
             neighbour: observed.contains("link docker0"),
+            hosts: false,
             own_bridge: "dind-00000000".into(),
         },
         netfilter: Netfilter {
