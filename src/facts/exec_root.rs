@@ -5,9 +5,12 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
+
 use super::paths::resolve;
 use super::processes;
 use crate::input::dockerd_arguments::DockerdOptions;
+use crate::sys::nonblocking;
 
 /// What dockerd puts into its exec root, beside the directories `runtime-NAME`.
 const OF_DOCKERD: &[&str] = &[
@@ -19,6 +22,10 @@ const OF_DOCKERD: &[&str] = &[
     "swarm",
 ];
 
+/// containerd's state in the exec root. What it keeps from boot to boot has the same name in the
+/// data root: `Start` in moby's libcontainerd/supervisor/remote_daemon.go.
+const OF_CONTAINERD: &str = "containerd/daemon";
+
 /// The facts of dockerd's exec root.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ExecRoot {
@@ -26,10 +33,11 @@ pub struct ExecRoot {
     pub path: PathBuf,
     /// Whether it has anything that is not dockerd's, such as the socket of a plugin.
     pub foreign: bool,
-    /// Whether containers of this exec root run.
+    /// Whether containers of this exec root run, or an engine that could start them. It may be in
+    /// another container, where the exec root is a volume.
     pub alive: bool,
-    /// The directories in which containerd and runc keep the state of running containers. None
-    /// where containers do run, or may run: the user has a containerd.
+    /// The directories in which containerd and runc keep the state of running containers, and that
+    /// may be removed. None where containers do run, or may run: the user has a containerd.
     pub stale: Vec<PathBuf>,
 }
 
@@ -42,13 +50,18 @@ impl ExecRoot {
             .iter()
             .filter(|name| is_runtime(name))
             .map(|name| path.join(name))
-            .chain([path.join("containerd/daemon")])
+            .chain([path.join(OF_CONTAINERD)])
             .filter(|path| fs::symlink_metadata(path).is_ok_and(|found| found.is_dir()))
             .collect();
-        let alive = !stale.is_empty() && processes::has_shim();
+        let alive = !stale.is_empty() && (processes::has_shim() || is_served(&path));
         if options.containerd || alive {
             stale.clear();
         }
+        let persistent = [
+            resolve(&options.data_root),
+            resolve(&options.data_root.join(OF_CONTAINERD)),
+        ];
+        stale.retain(|path| is_apart(path, &persistent));
         let plugins = path.join("plugins");
         let is_known = |name: &PathBuf| {
             is_runtime(name) || OF_DOCKERD.iter().any(|known| name == Path::new(known))
@@ -61,6 +74,24 @@ impl ExecRoot {
             path,
         }
     }
+}
+
+/// Whether a containerd listens on its socket in this exec root.
+fn is_served(path: &Path) -> bool {
+    let connected = nonblocking::connect(&path.join("containerd/containerd.sock"));
+    // EAGAIN: it listens, and many wait: connect(2).
+    matches!(connected, Ok(_) | Err(Errno::EAGAIN))
+}
+
+/// Whether no symbolic link leads to this directory, and none of the `persistent` directories is
+/// it, is in it or has it: the exec root and the data root may be one directory.
+fn is_apart(directory: &Path, persistent: &[PathBuf]) -> bool {
+    fs::canonicalize(directory).is_ok_and(|real| {
+        real == directory
+            && !persistent
+                .iter()
+                .any(|kept| real.starts_with(kept) || kept.starts_with(&real))
+    })
 }
 
 /// The names in a directory. None where it cannot be read.
@@ -84,6 +115,9 @@ fn is_id(name: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::symlink;
+    use std::os::unix::net::UnixListener;
+
     use super::*;
     use crate::input::dockerd_arguments::DockerdArguments;
     use crate::messages::fault::Fault;
@@ -126,6 +160,71 @@ mod tests {
         fs::remove_dir_all(&root)?;
         let missing = ExecRoot::read(&options(&root, "--debug")?);
         assert!(!missing.foreign && missing.stale.is_empty(), "{missing:?}");
+        Ok(())
+    }
+
+    #[test]
+    fn persistent_data_is_not_stale() -> Result<(), Box<dyn std::error::Error>> {
+        let root = std::env::temp_dir().join(format!("dind-apart-{}", std::process::id()));
+        fs::create_dir_all(root.join("data/containerd/daemon"))?;
+        fs::create_dir_all(root.join("run/containerd/daemon"))?;
+        fs::create_dir_all(root.join("linked"))?;
+        let root = fs::canonicalize(root)?;
+        symlink("../data/containerd", root.join("linked/containerd"))?;
+        symlink("../run/containerd", root.join("linked/other"))?;
+        let rows = [
+            // The directory, the data root, and whether the one may be removed.
+            ("run/containerd/daemon", "data", true),
+            ("run/containerd/daemon", "run", false),
+            ("run/containerd/daemon", "run/containerd/daemon", false),
+            ("run/containerd/daemon", "run/containerd/daemon/data", false),
+            ("run/containerd/daemon", "run/containerd/daemon-2", true),
+            ("linked/containerd/daemon", "data", false),
+            ("linked/containerd/daemon", "elsewhere", false),
+            ("linked/other/daemon", "data", false),
+            ("missing", "data", false),
+        ];
+        let seen = rows.map(|(directory, data, _)| {
+            let apart = is_apart(&root.join(directory), &[root.join(data)]);
+            (directory, data, apart)
+        });
+        let data_root = root.join("data");
+        let options = |exec_root: &str| -> Result<DockerdOptions, Fault> {
+            let words = [
+                format!("--data-root={}", data_root.display()).into(),
+                format!("--exec-root={}", root.join(exec_root).display()).into(),
+            ];
+            DockerdArguments::new(&[], &words).options(None)
+        };
+        let of_data =
+            ["data", "linked"].map(|exec_root| Some(ExecRoot::read(&options(exec_root).ok()?)));
+        // containerd's directory in the data root is elsewhere, and the exec root is there.
+        fs::rename(root.join("data/containerd"), root.join("containerd"))?;
+        symlink("../containerd", root.join("data/containerd"))?;
+        let above = ExecRoot::read(&options("")?);
+        fs::remove_dir_all(&root)?;
+        assert_eq!(seen, rows);
+        for found in of_data.into_iter().chain([Some(above)]) {
+            assert_eq!(found.map(|found| found.stale), Some(Vec::new()));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn what_an_engine_uses_is_not_stale() -> Result<(), Box<dyn std::error::Error>> {
+        let root = std::env::temp_dir().join(format!("dind-served-{}", std::process::id()));
+        fs::create_dir_all(root.join(OF_CONTAINERD))?;
+        assert!(!is_served(&root));
+        let listener = UnixListener::bind(root.join("containerd/containerd.sock"))?;
+        assert!(is_served(&root));
+        let word = format!("--exec-root={}", root.display());
+        let options = DockerdArguments::new(&[], &[word.into()]).options(None)?;
+        let found = ExecRoot::read(&options);
+        drop(listener);
+        let refused = is_served(&root);
+        fs::remove_dir_all(&root)?;
+        assert!(found.alive && found.stale.is_empty(), "{found:?}");
+        assert!(!refused);
         Ok(())
     }
 }
