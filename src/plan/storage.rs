@@ -88,8 +88,8 @@ pub struct StoragePlan {
     pub emptied: Option<Emptied>,
 }
 
-/// Returns the plan for the data root. A fault is a `DIND_STORAGE` that is not possible here, or a
-/// storage driver with which no container could run.
+/// Returns the plan for the data root. A fault is a `DIND_STORAGE` that is not possible here, a
+/// storage driver with which no container could run, or an ext4 image with data that cannot be used.
 pub fn plan(inputs: Inputs<'_>) -> Result<StoragePlan, Fault> {
     let Inputs { config, facts, .. } = inputs;
     let root = &facts.data_root;
@@ -405,7 +405,8 @@ impl Place<'_> {
         }
     }
 
-    /// The choice for `DIND_STORAGE=auto`, the default. The fault is that no container could run.
+    /// The choice for `DIND_STORAGE=auto`, the default. The fault is that no container could run,
+    /// or that the data of an earlier start would be lost from sight.
     fn automatic(self) -> Result<Choice, Fault> {
         let Self {
             inputs,
@@ -416,10 +417,15 @@ impl Place<'_> {
         let Inputs { options, facts, .. } = inputs;
         let root = &facts.data_root;
         let path = root.path.display();
-        if means.made
-            && !means.occupied
-            && let Ok(data_file) = self.data_file(true)
-        {
+        if means.made && !means.occupied {
+            // dockerd's own data beside the image would keep every later start from mounting it.
+            let data_file = self.data_file(true).map_err(|obstacle| {
+                Fault::failure(format!(
+                    "{} has the data of an earlier start and cannot be used: {obstacle}",
+                    means.data_file.display()
+                ))
+                .remedy("start the container with --privileged, or move it away to begin anew")
+            })?;
             return Ok(with_data_file(facts, data_file, "an earlier start made it"));
         }
         let Filesystem::Unsuitable(name) = root.filesystem else {

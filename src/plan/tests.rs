@@ -32,7 +32,7 @@ use crate::facts::storage::{Contents, DataRoot, Filesystem, Means};
 use crate::facts::surroundings::{SocketState, Surroundings};
 use crate::input::config::Config;
 use crate::input::request::{self, Request};
-use crate::messages::fault::NOT_FOUND;
+use crate::messages::fault::{FAILURE, NOT_FOUND};
 use crate::messages::finding::Severity;
 use crate::plan::images::Images;
 use crate::plan::role::{self, Role};
@@ -1017,6 +1017,34 @@ fn on_overlay(means: Means) -> Facts {
     facts.data_root.filesystem = Filesystem::Unsuitable("overlay");
     facts.data_root.means = Some(means);
     facts
+}
+
+#[test]
+fn an_ext4_image_with_data_is_used_or_the_start_fails() {
+    let made = |loop_devices, occupied| Means {
+        made: true,
+        loop_devices,
+        occupied,
+        ..MEANS()
+    };
+    let native = |means| {
+        let mut facts = on_overlay(means);
+        facts.data_root.filesystem = Filesystem::Other;
+        facts
+    };
+    for facts in [on_overlay(made(false, false)), native(made(false, false))] {
+        let fault = DAEMON.fault(&facts);
+        assert_eq!(fault.status, FAILURE);
+        assert_eq!(
+            fault.to_string(),
+            "/var/lib/dind/data-root.ext4 has the data of an earlier start and cannot be used: \
+             /dev/loop-control cannot be opened; \
+             start the container with --privileged, or move it away to begin anew"
+        );
+    }
+    for means in [made(true, false), made(false, true)] {
+        assert!(DAEMON.plan(&on_overlay(means)).is_ok());
+    }
 }
 
 #[test]
