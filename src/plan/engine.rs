@@ -162,3 +162,33 @@ pub struct Emptied {
     /// The ext4 image that is mounted on it, which is removed.
     pub data_file: Option<PathBuf>,
 }
+
+impl Emptied {
+    /// The same for an engine that went on without its ext4 image: then what is mounted on the
+    /// data root is the user's, and unmounting it would leave its content in place.
+    #[must_use]
+    pub fn as_found(&self, without_data_file: bool) -> Self {
+        Self {
+            data_file: self.data_file.clone().filter(|_| !without_data_file),
+            ..self.clone()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_data_root_without_its_ext4_image_keeps_its_mount() {
+        let emptied = Emptied {
+            path: "/var/lib/docker".into(),
+            mounts: vec!["/var/lib/docker/volumes".into()],
+            data_file: Some("/var/lib/docker/dind.ext4".into()),
+        };
+        assert_eq!(emptied.as_found(false), emptied);
+        let found = emptied.as_found(true);
+        assert_eq!(found.data_file, None);
+        assert_eq!((found.path, found.mounts), (emptied.path, emptied.mounts));
+    }
+}

@@ -117,7 +117,9 @@ impl Supervisor<'_> {
                 if let Some(network) = &engine.network {
                     joiner::leave(network, inherited);
                 }
-                engine.emptied.as_ref().map(sweeper::empty);
+                if let Some(emptied) = &engine.emptied {
+                    sweeper::empty(&emptied.as_found(self.without_data_file));
+                }
             }
             Process::Forwarder => {
                 if let Some(forwarder) = &engine.forwarder {
