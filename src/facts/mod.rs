@@ -166,10 +166,13 @@ impl Facts {
 pub fn directories(options: &DockerdOptions, config: &Config) -> Vec<PathBuf> {
     let mut directories = vec![
         options.data_root.clone(),
+        options.exec_root.clone(),
         config::IMAGES.into(),
         hooks::DIRECTORY.into(),
+        read_only::KEY.into(),
         log_directory(),
     ];
+    directories.extend(read_only::parents(options, config).map(Path::to_owned));
     directories.extend(config.tls_directory.clone());
     directories
 }
@@ -185,6 +188,18 @@ mod tests {
 
     use super::*;
     use crate::input::dockerd_arguments::DockerdArguments;
+
+    #[test]
+    fn names_what_it_looks_into() -> Result<()> {
+        let words = ["--exec-root=/nfs/exec", "--pidfile=/nfs/pid/docker.pid"].map(Into::into);
+        let options = DockerdArguments::new(&[], &words).options(None)?;
+        let host = ("DOCKER_HOST".into(), "unix:///nfs/socket/d.sock".into());
+        let found = directories(&options, &Config::read([], [host]));
+        for directory in ["/nfs/exec", "/nfs/pid", "/nfs/socket", "/etc/docker"] {
+            assert!(found.contains(&directory.into()), "{directory}: {found:?}");
+        }
+        Ok(())
+    }
 
     #[test]
     fn reads_the_facts_of_this_system() -> Result<()> {

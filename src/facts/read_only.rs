@@ -46,10 +46,6 @@ pub fn find(
     if !is_any {
         return Vec::new();
     }
-    let host = config.docker_host.as_deref();
-    let socket = host.and_then(|host| host.strip_prefix("unix://"));
-    let files = [socket.map(Path::new), Some(options.pid_file.as_path())];
-    let parents = files.into_iter().flatten().filter_map(Path::parent);
     let certificates = config.tls_directory.iter();
     let certificates = certificates.filter(|path| !path.join("server/cert.pem").exists());
     let directories = [
@@ -61,7 +57,7 @@ pub fn find(
     ];
     directories
         .into_iter()
-        .chain(parents)
+        .chain(parents(options, config))
         .chain(certificates.map(PathBuf::as_path))
         .filter_map(|directory| {
             let real = resolve(directory);
@@ -73,6 +69,17 @@ pub fn find(
         })
         .filter(|found| found.directory != Path::new(KEY) || needs_key(&found.real, dockerd))
         .collect()
+}
+
+/// The directories of the Unix socket in `DOCKER_HOST` and of dockerd's pid file.
+pub fn parents<'a>(
+    options: &'a DockerdOptions,
+    config: &'a Config,
+) -> impl Iterator<Item = &'a Path> {
+    let host = config.docker_host.as_deref();
+    let socket = host.and_then(|host| host.strip_prefix("unix://"));
+    let files = [socket.map(Path::new), Some(options.pid_file.as_path())];
+    files.into_iter().flatten().filter_map(Path::parent)
 }
 
 fn needs_key(directory: &Path, dockerd: Option<&Path>) -> bool {
