@@ -68,6 +68,8 @@ fn has_tmpfs(inputs: Inputs<'_>, listeners: &[Listener]) -> bool {
         |path: &Path| path.starts_with(&root.path) || path.starts_with(&inputs.options.exec_root);
     facts.pid1
         && !root.foreign
+        // It would hold the data.
+        && !facts.data_root.path.starts_with(&root.path)
         // Its socket may be below, and it may run already.
         && !inputs.options.containerd
         && mounts.mount_point(&root.path) == Some(Path::new("/"))

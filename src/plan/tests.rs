@@ -783,6 +783,15 @@ fn the_state_of_running_containers_ends_with_the_boot() -> Result<(), Fault> {
         exec_root_steps(&again, &dind)?,
         [&REMOVED[..], &[TMPFS]].concat()
     );
+    let around_the_data = Facts {
+        exec_root: ExecRoot {
+            path: "/var/lib".into(),
+            ..ExecRoot::default()
+        },
+        ..bare_v1()
+    };
+    let mounts = DAEMON.plan(&around_the_data)?.to_string();
+    assert!(!mounts.contains("tmpfs /var/lib"), "{mounts}");
     // Elsewhere what is stale goes, and nothing is hidden.
     let other = Facts {
         pid1: false,
