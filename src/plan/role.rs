@@ -80,7 +80,7 @@ pub fn decide(start: &Start, config: &Config, surroundings: &Surroundings) -> Re
         return Err(fault);
     }
     let starts_daemon = matches!(role, Role::Serve(_) | Role::Session { .. });
-    match socket_taken(config, surroundings) {
+    match socket_taken(surroundings) {
         Some(fault) if starts_daemon => Err(fault),
         Some(_) | None => Ok(role),
     }
@@ -141,20 +141,15 @@ pub fn unprivileged(contract: Contract, surroundings: &Surroundings) -> Option<F
 
 /// Returns the fault of a start with daemons whose Unix socket is mounted from outside or
 /// answered by another daemon.
-pub fn socket_taken(config: &Config, surroundings: &Surroundings) -> Option<Fault> {
+pub fn socket_taken(surroundings: &Surroundings) -> Option<Fault> {
     let path = surroundings.socket.display();
     match surroundings.socket_state {
         SocketState::Mounted { live } => {
-            let remedy = match (live, config.port) {
-                (false, _) => "drop that mount to run a daemon here",
-                (true, None) => {
-                    "drop that mount to run a daemon here, or give a command to use the daemon \
-                     behind it"
-                }
-                (true, Some(_)) => {
-                    "drop that mount to run a daemon here, or drop PORT and give a command to \
-                     use the daemon behind it"
-                }
+            let remedy = if live {
+                "drop that mount to run a daemon here, or give a command to use the daemon behind \
+                 it"
+            } else {
+                "drop that mount to run a daemon here"
             };
             let message = format!("{path} is mounted from outside and cannot be replaced");
             Some(Fault::failure(message).remedy(remedy))
@@ -181,8 +176,9 @@ fn dind(start: &Start, config: &Config, surroundings: &Surroundings) -> Result<R
             &[],
         )),
         Some(flag) if flag.starts_with('-') => Ok(serve(config, false, arguments, &[])),
-        _ if config.port.is_some() => Ok(serve(config, false, &[], arguments)),
-        None if surroundings.stdin == Stdin::Null => Ok(serve(config, false, &[], &[])),
+        None if config.port.is_some() || surroundings.stdin == Stdin::Null => {
+            Ok(serve(config, false, &[], &[]))
+        }
         _ => {
             let command = arguments.clone();
             let elsewhere = config
@@ -195,6 +191,10 @@ fn dind(start: &Start, config: &Config, surroundings: &Surroundings) -> Result<R
                 !surroundings.cap_sys_admin && !command.is_empty() && start.nest.is_none();
             if has_daemon || needs_none {
                 Ok(Role::Client { command })
+            } else if config.port.is_some() {
+                // After the client: `PORT` may be another program's, in a CI job whose own image
+                // is this one. Here it is `wrapdocker`'s.
+                Ok(serve(config, false, &[], &command))
             } else {
                 Ok(Role::Session {
                     command,

@@ -39,6 +39,9 @@ fn a_container_is_a_client_where_it_can_be_nothing_else() -> Result<(), Fault> {
     let outside = SocketState::Mounted { live: true };
     let tcp: &[(&str, &str)] = &[("DOCKER_HOST", "tcp://docker:2375")];
     let unix: &[(&str, &str)] = &[("DOCKER_HOST", "unix:///elsewhere.sock")];
+    // `PORT` may be another program's.
+    let port: &[(&str, &str)] = &[("PORT", "3000")];
+    let port_and_tcp: &[(&str, &str)] = &[port[0], tcp[0]];
     let echo: &[&str] = &["dind", "echo", "hi"];
     let none: &[&str] = &["dind"];
     for (arguments, variables, stdin, privileged, state, expected) in [
@@ -72,6 +75,42 @@ fn a_container_is_a_client_where_it_can_be_nothing_else() -> Result<(), Fault> {
             "client",
         ),
         (none, &[], Stdin::Terminal, false, outside, "client"),
+        (echo, port, Stdin::Null, true, outside, "client"),
+        (echo, port, Stdin::Null, true, SocketState::Live, "client"),
+        (echo, port, Stdin::Null, false, SocketState::Free, "client"),
+        (
+            echo,
+            port_and_tcp,
+            Stdin::Null,
+            true,
+            SocketState::Free,
+            "client",
+        ),
+        (echo, port, Stdin::Null, true, SocketState::Free, "serve"),
+        (
+            none,
+            port,
+            Stdin::Terminal,
+            true,
+            SocketState::Free,
+            "serve",
+        ),
+        (
+            none,
+            port_and_tcp,
+            Stdin::Terminal,
+            true,
+            SocketState::Free,
+            "serve",
+        ),
+        (
+            &["wrapdocker", "echo"],
+            port_and_tcp,
+            Stdin::Null,
+            true,
+            SocketState::Free,
+            "serve",
+        ),
         // A CI job passes its variables to its service containers too.
         (none, tcp, Stdin::Null, true, SocketState::Free, "serve"),
     ] {
@@ -92,6 +131,14 @@ fn a_container_is_a_client_where_it_can_be_nothing_else() -> Result<(), Fault> {
         (SHELL, true, SocketState::Mounted { live: false }),
         (DAEMON, true, outside),
         (DAEMON, false, SocketState::Free),
+        (
+            Start {
+                variables: port,
+                ..SHELL
+            },
+            true,
+            outside,
+        ),
     ] {
         assert!(start.role(privileged, state).is_err(), "{state:?}");
     }
@@ -307,6 +354,12 @@ fn a_jobs_variables_stop_nothing_that_does_not_read_them() -> Result<(), Fault> 
         ..DAEMON
     };
     assert_eq!(role(&client, true, SocketState::Live)?, "client");
+    let valid = Start {
+        variables: &[("PORT", "3000"), ("DOCKER_HOST", "tcp://docker:2376")],
+        ..client
+    };
+    assert_eq!(valid.plan(&bare_v1())?.warnings, []);
+    assert_eq!(role(&valid, true, SocketState::Free)?, "client");
     let log = "LOG=\"debug\" is not valid and counts as not set; allowed: file, stdio";
     let port = "PORT=\"auto\" is not valid and counts as not set; allowed: a TCP port, 1 to 65535";
     for (arguments, expected) in [

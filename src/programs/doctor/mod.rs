@@ -162,7 +162,6 @@ fn counted(count: usize, what: &str) -> String {
 fn socket(case: Case<'_>) -> Vec<Finding> {
     const LINK: &str = "https://docs.docker.com/engine/daemon/remote-access/";
     let Inputs {
-        config,
         surroundings,
         facts,
         ..
@@ -171,7 +170,7 @@ fn socket(case: Case<'_>) -> Vec<Finding> {
         return Vec::new();
     }
     let running = || plan::already_running(facts);
-    let fault = role::socket_taken(config, surroundings).or_else(running);
+    let fault = role::socket_taken(surroundings).or_else(running);
     let finding = fault.map(|fault| Finding::fault("daemon-running", fault, LINK));
     let finding = finding.map(|finding| match surroundings.socket_state {
         SocketState::Mounted { .. } => Finding {
