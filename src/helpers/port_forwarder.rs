@@ -16,11 +16,13 @@ use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::socket::{setsockopt, sockopt};
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::flow::Flow;
+use crate::messages::fault::Fault;
 use crate::messages::remedy::Remedy;
 use crate::plan::listener::Forwarded;
+use crate::sys::limits::{self, Limit, Resource};
 use crate::sys::memory;
 use crate::sys::nonblocking::{connect, is_later};
 use crate::sys::wait;
@@ -31,7 +33,9 @@ const BUFFER: usize = 64 << 10;
 /// The most connections that are accepted in one turn, so that a flood of them delays no other.
 const TAKEN_A_TURN: usize = 64;
 
-/// How long no connection is accepted after accept(2) failed, as it does without descriptors.
+/// How long no connection is accepted after one could not be accepted or passed on: without
+/// descriptors, or where dockerd accepts none. Else each one that waits would be accepted only to
+/// end.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// How long a client may take to close a connection that dockerd has ended. Until then its bytes
@@ -98,11 +102,14 @@ struct Forwarding<'a> {
     connections: Vec<Connection>,
     /// When connections are accepted again, after a failure.
     accept_from: Option<Instant>,
+    /// Whether the user was told of such a failure: under a load there is one each second.
+    warned: bool,
     buffer: Vec<u8>,
 }
 
 /// Forwards connections of `listener` until an error that is not one of a single connection.
 pub fn run(listener: BorrowedFd<'_>, forwarded: &Forwarded) -> Result<std::convert::Infallible> {
+    raise_open_files();
     let listener = listener.try_clone_to_owned().map(TcpListener::from);
     let listener = listener
         .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
@@ -113,6 +120,7 @@ pub fn run(listener: BorrowedFd<'_>, forwarded: &Forwarded) -> Result<std::conve
         listener,
         connections: Vec::new(),
         accept_from: None,
+        warned: false,
         buffer: vec![0; BUFFER],
     };
     if let Err(errno) = memory::unmap_code() {
@@ -120,6 +128,23 @@ pub fn run(listener: BorrowedFd<'_>, forwarded: &Forwarded) -> Result<std::conve
     }
     loop {
         forwarding.turn()?;
+    }
+}
+
+/// Raises the soft limit of open files to the hard one: a connection takes two, and the usual soft
+/// limit is 1024, for programs that use select(2).
+fn raise_open_files() {
+    let Some(limit) = limits::read(Resource::OpenFiles) else {
+        debug!("cannot read the limit of open files, ignoring");
+        return;
+    };
+    let soft = limit.hard;
+    if let Err(errno) = limits::raise(Resource::OpenFiles, Limit { soft, ..limit }) {
+        let error = errno.desc();
+        debug!(
+            error,
+            "cannot raise the limit of open files: {error}, ignoring"
+        );
     }
 }
 
@@ -186,17 +211,32 @@ impl Forwarding<'_> {
             let client = match self.listener.accept() {
                 Ok((client, _)) => client,
                 Err(error) if is_later(&error) => return,
-                Err(error) => {
-                    debug!(error = %error, "cannot accept a connection: {error}");
-                    self.accept_from = Some(now + PAUSE);
-                    return;
-                }
+                Err(error) => return self.pause(now, error),
             };
             match open(client, self.socket) {
                 Ok(connection) => self.connections.push(connection),
                 // The client sees that its connection ends.
-                Err(error) => debug!(error = %error, "cannot reach dockerd: {error}"),
+                Err(error) => return self.pause(now, error),
             }
+        }
+    }
+
+    /// Accepts no connection for a while. Those that wait stay in the backlog.
+    fn pause(&mut self, now: Instant, error: io::Error) {
+        self.accept_from = Some(now + PAUSE);
+        let path = self.socket.display();
+        let remedy = match error.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::EMFILE) => "start the container with a greater --ulimit nofile",
+            Some(Errno::ENFILE) => "raise fs.file-max of the host",
+            _ => "see in dockerd's log why it accepts none",
+        };
+        let what = format!("cannot pass a connection on to {path}");
+        let fault = Fault::from(anyhow::Error::from(error).context(what).remedy(remedy));
+        if self.warned {
+            debug!(path = %path, "{fault}");
+        } else {
+            self.warned = true;
+            warn!(path = %path, "{fault}");
         }
     }
 }
@@ -215,4 +255,62 @@ fn open(client: TcpStream, socket: &Path) -> io::Result<Connection> {
         answer: Flow::default(),
         end: None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use nix::sys::socket::{Backlog, listen};
+
+    use super::*;
+
+    #[test]
+    fn clients_wait_while_dockerd_accepts_none() -> Result<()> {
+        let socket = std::env::temp_dir().join(format!("dind-port-{}", std::process::id()));
+        let daemon = UnixListener::bind(&socket)?;
+        listen(&daemon, Backlog::new(1)?)?;
+        let mut waiting = Vec::new();
+        let full = loop {
+            match connect(&socket) {
+                Ok(stream) => waiting.push(stream),
+                Err(errno) => break errno,
+            }
+        };
+        assert_eq!(full, Errno::EAGAIN);
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        let mut forwarding = Forwarding {
+            socket: &socket,
+            listener,
+            connections: Vec::new(),
+            accept_from: None,
+            warned: false,
+            buffer: vec![0; BUFFER],
+        };
+        let _first = TcpStream::connect(address)?;
+        let second = TcpStream::connect(address)?;
+        let (_, accepts) = forwarding.wait()?;
+        assert!(accepts);
+        let now = Instant::now();
+        forwarding.take_connections(now);
+        assert_eq!(forwarding.accept_from, Some(now + PAUSE));
+        assert!(forwarding.warned && forwarding.connections.is_empty());
+        // dockerd accepts again, and after the pause so does the forwarder.
+        for _ in &waiting {
+            daemon.accept()?;
+        }
+        while forwarding.connections.is_empty() {
+            forwarding.turn()?;
+        }
+        let peers: io::Result<Vec<_>> = forwarding
+            .connections
+            .iter()
+            .map(|connection| connection.client.peer_addr())
+            .collect();
+        assert_eq!(peers?, [second.local_addr()?]);
+        std::fs::remove_file(&socket)?;
+        Ok(())
+    }
 }

@@ -329,7 +329,7 @@ fn port_is_served_beside_tls() {
     let daemon = dind()
         .env("PORT", "3000")
         .flags(certificates.on("/certs/client"))
-        .flags(["--hostname", "the-daemon"])
+        .flags(["--hostname", "the-daemon", "--ulimit", "nofile=1024:4096"])
         .ready(&[]);
     network.connect(&daemon, "docker");
     daemon.logged(&[
@@ -372,6 +372,12 @@ fn port_is_served_beside_tls() {
             [ $pid = 1 ] || ! ls -l /proc/$pid/fd | grep -qF "socket:[$socket]" || echo $pid
         done"#;
     let pid = daemon.sh(forwarder);
+    // A connection takes two files, and the soft limit would be reached by 500.
+    let limits = format!(
+        "awk '/^Max open files/ {{ print $4, $5 }}' /proc/{}/limits",
+        pid.trim()
+    );
+    assert_eq!(daemon.sh(&limits).trim(), "4096 4096");
     daemon.sh(&format!("kill -KILL {}", pid.trim()));
     daemon.wait_log("the port forwarder was ended by SIGKILL", 1);
     daemon.sh(&format!("{plain} version"));
