@@ -150,7 +150,11 @@ pub fn environment(config: &Config, facts: &ClientFacts) -> Vec<(OsString, OsStr
     let unix = |path: &Path| with_value("unix://", path);
     let host = match (&config.docker_host, &facts.rootless_socket) {
         (Some(host), _) => host.into(),
-        (None, _) if facts.context => return environment,
+        (None, _) if facts.context => {
+            // One of blanks counts as not set here, and in the CLI comes before a context.
+            environment.retain(|(key, _)| key != "DOCKER_HOST");
+            return environment;
+        }
         (None, _) if facts.socket => unix(Path::new(DOCKER_SOCKET)),
         (None, Some(path)) => unix(path),
         (None, None) if facts.certificates || config.is_set(variables::DOCKER_TLS_VERIFY) => {
@@ -334,6 +338,7 @@ mod tests {
                 false,
             ),
             (&[remote, ("DOCKER_HOST", " ")], &lacks, usual, true),
+            (&[remote, ("DOCKER_HOST", " ")], &has, "", false),
         ] {
             assert_eq!(variables(given, facts)[0], host, "{given:?}");
             let given = given
