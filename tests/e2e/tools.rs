@@ -38,13 +38,16 @@ const COMPOSES: &str = r#"
     }
 "#;
 
-/// BuildKit by docker itself. What is in a cache that is mounted is there in the next build;
-/// the legacy builder does not know the flag.
+/// BuildKit by docker itself: says whether what is in a cache that is mounted is there in a later
+/// build; the legacy builder does not know the flag. The very next build may get an empty cache:
+/// BuildKit still holds the one before (`getRefCacheDirNoCache` in its solver/llbsolver/mounts).
 const BUILDS: &str = "
     export DOCKER_BUILDKIT=1
-    docker build --quiet --tag built --build-arg NUMBER=1 /work >/dev/null
-    docker build --quiet --tag built --build-arg NUMBER=2 /work >/dev/null
-    docker run --rm built cat /builds";
+    for number in 1 2 3 4 5; do
+        docker build --quiet --tag built --build-arg NUMBER=$number /work >/dev/null
+        [ $(docker run --rm built cat /builds | wc -l) = 1 ] || break
+    done
+    [ $(docker run --rm built cat /builds | wc -l) = 2 ] && echo kept";
 
 /// By the plugins of the docker CLI.
 const PLUGINS: &str = "
@@ -72,7 +75,7 @@ fn has_plugins() -> bool {
 #[track_caller]
 pub fn all_work(plugins: bool, run: impl Fn(&str) -> Output) {
     let project = |script: &str| run(&format!("set -e\n{PROJECT}\n{COMPOSES}\n{script}")).text();
-    assert_eq!(project(BUILDS), "build 1\nbuild 2");
+    assert_eq!(project(BUILDS), "kept");
     assert_eq!(project(COMPOSE), "from a project");
     if plugins {
         let said = project(PLUGINS);
