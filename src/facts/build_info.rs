@@ -8,6 +8,8 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use super::elf::{self, number};
+
 /// How many bytes of the text are read. The lines about the program itself come first.
 const LIMIT: usize = 8 << 10;
 
@@ -33,7 +35,7 @@ const MARK: usize = 16;
 pub fn read(program: &Path) -> Option<String> {
     let file = File::open(program).ok()?;
     let head = part(&file, 0, 64);
-    if !head.starts_with(b"\x7fELF\x02\x01") {
+    if !elf::is_known(&head) {
         return None;
     }
     let table = number(&head, 40, 8)?;
@@ -81,13 +83,6 @@ fn part(file: &File, offset: u64, length: usize) -> Vec<u8> {
     let count = file.read_at(&mut bytes, offset).unwrap_or(0);
     bytes.truncate(count);
     bytes
-}
-
-/// The little-endian number of `length` bytes at `at`.
-fn number(bytes: &[u8], at: usize, length: usize) -> Option<u64> {
-    let bytes = bytes.get(at..at.checked_add(length)?)?;
-    let digits = bytes.iter().rev();
-    Some(digits.fold(0, |number, byte| number << 8 | u64::from(*byte)))
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ pub mod cgroup;
 pub mod client;
 pub mod container;
 pub mod daemon_json;
+mod elf;
 pub mod engine;
 pub mod exec_root;
 mod groups;

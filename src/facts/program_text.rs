@@ -6,6 +6,8 @@ use std::path::Path;
 
 use memchr::memmem::Finder;
 
+use super::elf;
+
 /// How many bytes are read at a time: dockerd has 100 MB.
 const PART: usize = 1 << 18;
 
@@ -49,11 +51,7 @@ fn constants(file: &mut File) -> (u64, u64) {
     let mut begin = [0; 4096];
     let count = file.read(&mut begin).unwrap_or(0);
     let begin = begin.get(..count).unwrap_or_default();
-    let number = |at: usize, length: usize| -> Option<u64> {
-        let bytes = begin.get(at..at.checked_add(length)?)?;
-        let digits = bytes.iter().rev();
-        Some(digits.fold(0, |number, byte| number << 8 | u64::from(*byte)))
-    };
+    let number = |at, length| elf::number(begin, at, length);
     let last = || {
         let table = usize::try_from(number(32, 8)?).ok()?;
         let headers = (0..number(56, 2)?).filter_map(|index| {
@@ -68,8 +66,10 @@ fn constants(file: &mut File) -> (u64, u64) {
         });
         headers.max()
     };
-    let is_elf = begin.starts_with(b"\x7fELF\x02\x01");
-    is_elf.then(last).flatten().unwrap_or((0, u64::MAX))
+    elf::is_known(begin)
+        .then(last)
+        .flatten()
+        .unwrap_or((0, u64::MAX))
 }
 
 #[cfg(test)]
