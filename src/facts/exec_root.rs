@@ -57,11 +57,13 @@ impl ExecRoot {
         if options.containerd || alive {
             stale.clear();
         }
-        let persistent = [
-            resolve(&options.data_root),
-            resolve(&options.data_root.join(OF_CONTAINERD)),
-        ];
-        stale.retain(|path| is_apart(path, &persistent));
+        if !stale.is_empty() {
+            let persistent = [
+                resolve(&options.data_root),
+                resolve(&options.data_root.join(OF_CONTAINERD)),
+            ];
+            stale.retain(|path| is_apart(path, &persistent));
+        }
         let plugins = path.join("plugins");
         let is_known = |name: &PathBuf| {
             is_runtime(name) || OF_DOCKERD.iter().any(|known| name == Path::new(known))

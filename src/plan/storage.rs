@@ -184,22 +184,20 @@ pub fn warnings(inputs: Inputs<'_>) -> Vec<Finding> {
 fn hidden_images(inputs: Inputs<'_>) -> Option<Finding> {
     const STORES: &str = "https://docs.docker.com/engine/storage/containerd/";
     let contents = &inputs.facts.data_root.contents;
-    let (hidden, remedy) = match store(inputs)? {
+    let (used, hidden, remedy) = match store(inputs)? {
         Store::Containerd => (
+            "containerd's image store",
             format!("the graph driver {}", contents.graph_images.as_deref()?),
             "turn the feature containerd-snapshotter off to use them",
         ),
         Store::GraphDriver => (
+            "graph drivers",
             format!(
                 "containerd's image store (snapshotter {})",
                 contents.containerd_images.as_deref()?
             ),
             "turn the feature containerd-snapshotter on to use them (24.0 or later)",
         ),
-    };
-    let used = match store(inputs)? {
-        Store::Containerd => "containerd's image store",
-        Store::GraphDriver => "graph drivers",
     };
     let path = inputs.facts.data_root.path.display();
     let seen = format!(
