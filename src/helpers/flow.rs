@@ -2,6 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 
 use nix::poll::PollFlags;
@@ -37,7 +38,7 @@ pub struct Flow {
 
 impl Flow {
     /// The events to poll for on the sender's socket and on the receiver's.
-    pub fn interests(&self) -> (PollFlags, PollFlags) {
+    fn interests(&self) -> (PollFlags, PollFlags) {
         match (self.held.is_empty(), self.ended) {
             (false, _) => (PollFlags::empty(), PollFlags::POLLOUT),
             (true, false) => (PollFlags::POLLIN, PollFlags::empty()),
@@ -92,4 +93,22 @@ impl Flow {
         }
         Ok(moved)
     }
+}
+
+/// The descriptors of a connection's two ends to poll, with their events: `there` is the flow from
+/// the first end to the second, `back` the other. One without events is left out, as poll(2) would
+/// return at once where the peer has closed it.
+pub fn awaited<'a>(
+    [first, second]: [BorrowedFd<'a>; 2],
+    there: &Flow,
+    back: &Flow,
+) -> impl Iterator<Item = (BorrowedFd<'a>, PollFlags)> + use<'a> {
+    let (first_in, second_out) = there.interests();
+    let (second_in, first_out) = back.interests();
+    [
+        (first, first_in | first_out),
+        (second, second_in | second_out),
+    ]
+    .into_iter()
+    .filter(|(_, flags)| !flags.is_empty())
 }

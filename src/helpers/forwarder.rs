@@ -23,7 +23,7 @@ use nix::sys::socket::{
 };
 use tracing::debug;
 
-use super::flow::Flow;
+use super::flow::{self, Flow};
 use crate::messages::remedy::Remedy;
 use crate::plan::resolver::Forwarder;
 use crate::sys::memory;
@@ -87,17 +87,10 @@ struct Connection {
 }
 
 impl Connection {
-    /// The descriptors to poll, with their events. One without events is left out, as poll(2)
-    /// would return at once where the peer has closed it.
+    /// The descriptors to poll, with their events.
     fn awaited(&self) -> impl Iterator<Item = (BorrowedFd<'_>, PollFlags)> {
-        let (client_in, upstream_out) = self.question.interests();
-        let (upstream_in, client_out) = self.answer.interests();
-        [
-            (self.client.as_fd(), client_in | client_out),
-            (self.upstream.as_fd(), upstream_in | upstream_out),
-        ]
-        .into_iter()
-        .filter(|(_, flags)| !flags.is_empty())
+        let ends = [self.client.as_fd(), self.upstream.as_fd()];
+        flow::awaited(ends, &self.question, &self.answer)
     }
 
     /// Copies in both directions. Returns whether the connection goes on.

@@ -18,7 +18,7 @@ use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::socket::{setsockopt, sockopt};
 use tracing::{debug, warn};
 
-use super::flow::Flow;
+use super::flow::{self, Flow};
 use crate::messages::fault::Fault;
 use crate::messages::remedy::Remedy;
 use crate::plan::listener::Forwarded;
@@ -58,17 +58,10 @@ struct Connection {
 }
 
 impl Connection {
-    /// The descriptors to poll, with their events. One without events is left out, as poll(2)
-    /// would return at once where the peer has closed it.
+    /// The descriptors to poll, with their events.
     fn awaited(&self) -> impl Iterator<Item = (BorrowedFd<'_>, PollFlags)> {
-        let (client_in, daemon_out) = self.request.interests();
-        let (daemon_in, client_out) = self.answer.interests();
-        [
-            (self.client.as_fd(), client_in | client_out),
-            (self.daemon.as_fd(), daemon_in | daemon_out),
-        ]
-        .into_iter()
-        .filter(|(_, flags)| !flags.is_empty())
+        let ends = [self.client.as_fd(), self.daemon.as_fd()];
+        flow::awaited(ends, &self.request, &self.answer)
     }
 
     /// Copies in both directions. Returns whether the connection goes on.
