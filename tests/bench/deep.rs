@@ -5,18 +5,11 @@
 //! seconds from one level's ready line to the next, anonymous memory of the outermost
 //! container's cgroup, and the space used below its data root.
 
-#![allow(
-    clippy::disallowed_methods,
-    reason = "a benchmark is no PID 1: it runs docker, reads its environment and may wait"
-)]
-
-mod docker;
-
 use std::io::{BufRead, BufReader};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use docker::{Result, docker};
+use crate::docker::{Result, docker};
 
 /// Deeper than any kernel nests pid namespaces: MAX_PID_NS_LEVEL is 32.
 const TOO_DEEP: usize = 40;
@@ -44,17 +37,7 @@ impl Drop for Outermost {
     }
 }
 
-fn main() -> ExitCode {
-    match bench() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("bench: {error}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn bench() -> Result<()> {
+pub fn bench() -> Result<()> {
     let variable = |name: &str| {
         std::env::var(name)
             .map_err(|_| format!("{name} is not set; run it by 'tests/lab bench --deep'"))

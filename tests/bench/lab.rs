@@ -1,4 +1,4 @@
-//! The figures of `tests/lab bench [SUITE]`: `dind` against dockerd alone, in the
+//! `tests/lab bench [SUITE]`, the figures of README.md: `dind` against dockerd alone, in the
 //! same image, turn by turn, so that a machine whose speed drifts does it to both.
 //!
 //! Every run is a fresh privileged container with a fresh volume. PID 1 begins as a
@@ -6,31 +6,15 @@
 //! of a bind-mounted socket notes when it is accepted and when it is answered: the
 //! clock is the host's on both sides.
 
-#![allow(
-    clippy::disallowed_methods,
-    reason = "a benchmark is no PID 1: it runs docker, reads its environment and may wait"
-)]
-
-mod docker;
-
 use std::fs;
-use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant, SystemTime};
 
-use docker::{Result, docker};
+use crate::docker::{Result, docker};
+use crate::harness::{Run, first_answer, median};
 
 /// Counted rounds; one more comes first and is thrown away.
 const ROUNDS: usize = 11;
-
-/// How long one run may take before it is given up. dockerd alone waits 16 s on a
-/// plain TCP address.
-const DEADLINE: Duration = Duration::from_secs(60);
-
-/// How often the client tries a socket that is not there yet.
-const RETRY: Duration = Duration::from_micros(500);
 
 /// Idle time before PID 1's memory is read.
 const IDLE: Duration = Duration::from_millis(500);
@@ -83,21 +67,7 @@ struct Figures {
     health: Duration,
 }
 
-fn main() -> ExitCode {
-    // `cargo bench` and `cargo test --benches` add flags of their own.
-    let suite = std::env::args()
-        .skip(1)
-        .find(|argument| !argument.starts_with('-'));
-    match bench(suite.as_deref().unwrap_or("trixie")) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("bench: {error}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn bench(suite: &str) -> Result<()> {
+pub fn bench(suite: &str) -> Result<()> {
     let image = std::env::var("DIND_LAB_IMAGE")
         .map_err(|_| "DIND_LAB_IMAGE is not set; run it by 'tests/lab bench'")?;
     // Only there does the wait on TCP take 16 s; elsewhere it says nothing new.
@@ -242,12 +212,6 @@ fn ratio(dind: &[Figures], other: &[Figures], figure: fn(&Figures) -> f64) -> f6
     )
 }
 
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
 fn spread(runs: &[Figures], figure: fn(&Figures) -> Duration) -> String {
     let seconds = || runs.iter().map(|run| figure(run).as_secs_f64());
     let least = seconds().fold(f64::INFINITY, f64::min);
@@ -255,29 +219,8 @@ fn spread(runs: &[Figures], figure: fn(&Figures) -> Duration) -> String {
     format!("{:.3} ({least:.3} to {most:.3})", median(seconds()))
 }
 
-/// A container of one run; removed with its volume whatever comes.
-struct Run {
-    name: String,
-    directory: PathBuf,
-}
-
-impl Drop for Run {
-    fn drop(&mut self) {
-        // Best effort: a failure here must not hide the one that led here.
-        let _ = docker(&["rm", "-f", "-v", &self.name]);
-        let _ = fs::remove_dir_all(&self.directory);
-    }
-}
-
 fn run(contestant: Contestant, image: &str) -> Result<Figures> {
-    let name = format!("dind-bench-{}", std::process::id());
-    let run = Run {
-        directory: std::env::temp_dir().join(&name),
-        name,
-    };
-    fs::create_dir_all(&run.directory)?;
-    // What the last run has left to be written is not this one's to wait for.
-    nix::unistd::sync();
+    let run = Run::new()?;
     let script = format!(
         "date +%s%N > /bench/start; read -r cpu rest < /proc/$$/schedstat; echo $cpu > /bench/cpu; {}",
         contestant.command()
@@ -336,7 +279,7 @@ fn run(contestant: Contestant, image: &str) -> Result<Figures> {
     Ok(Figures {
         accepted: accepted.saturating_sub(began),
         ready: ready.saturating_sub(began),
-        stop: stop(&run.name)?,
+        stop: run.stop()?,
         cpu: Duration::from_nanos(cpu.saturating_sub(cpu_before)),
         resident_kib: resident.parse()?,
         health,
@@ -352,40 +295,4 @@ fn health(name: &str) -> Result<Duration> {
     );
     let microseconds = docker(&["exec", name, "bash", "-c", &script])?;
     Ok(Duration::from_micros(microseconds.trim().parse()?) / TIMES)
-}
-
-/// When the socket accepted a connection, and when the API answered on one.
-fn first_answer(socket: &Path) -> Result<(Duration, Duration)> {
-    let patience = Instant::now() + DEADLINE;
-    let mut accepted = None;
-    while Instant::now() < patience {
-        if let Ok(mut stream) = UnixStream::connect(socket) {
-            accepted.get_or_insert(now()?);
-            stream.set_read_timeout(Some(DEADLINE))?;
-            stream.write_all(b"GET /_ping HTTP/1.0\r\n\r\n")?;
-            let mut answer = [0_u8; 12];
-            if stream.read_exact(&mut answer).is_ok() && answer.ends_with(b" 200") {
-                return Ok((accepted.unwrap_or_default(), now()?));
-            }
-        }
-        std::thread::sleep(RETRY);
-    }
-    Err("no answer in time".into())
-}
-
-/// From SIGTERM to PID 1 until the container has ended, by the engine's own clock.
-fn stop(name: &str) -> Result<Duration> {
-    let began = now()?;
-    docker(&["kill", "--signal=TERM", name])?;
-    docker(&["wait", name])?;
-    let ended = docker(&["inspect", "--format", "{{.State.FinishedAt}}", name])?;
-    let ended = Command::new("date")
-        .args(["-d", ended.trim(), "+%s%N"])
-        .output()?;
-    let ended: u64 = String::from_utf8(ended.stdout)?.trim().parse()?;
-    Ok(Duration::from_nanos(ended).saturating_sub(began))
-}
-
-fn now() -> Result<Duration> {
-    Ok(SystemTime::now().duration_since(UNIX_EPOCH)?)
 }

@@ -105,16 +105,34 @@ test_suite() {
 }
 
 lab_bench() {
-    local bench=lab suite
-    if [ "${1-}" = --deep ]; then
-        bench=deep
+    local subject=--figures suite peer=
+    case ${1-} in
+    --peer)
+        subject=$1 peer=${2-}
+        [ -n "$peer" ] || usage_error "bench: --peer needs an image, or stand-in"
+        shift 2
+        ;;
+    --deep | --timeline | --cold | --images | --scale)
+        subject=$1
         shift
-    fi
+        ;;
+    -*) usage_error "bench: no option '$1'; 'tests/lab help' lists them" ;;
+    esac
     suite=${1-trixie}
     [ $# -le 1 ] || usage_error "bench: takes one suite, not '$2' too"
     known_suite bench "$suite"
     lab_environment "$suite"
-    cargo bench --locked --bench "$bench" -- "$suite"
+    case $subject in
+    --peer)
+        peer_image "$peer" "$suite"
+        export DIND_LAB_PEER=$PEER_IMAGE
+        ;;
+    --timeline)
+        strace_image "$DIND_LAB_IMAGE" "$suite"
+        export DIND_LAB_STRACE=$STRACE_IMAGE
+        ;;
+    esac
+    cargo bench --locked --bench bench -- "$subject" "$suite"
 }
 
 lab_soak() {
