@@ -3,11 +3,16 @@
 use std::path::Path;
 
 use crate::docker::{
-    BUSYBOX, Container, Output, Scratch, dind, lab, line_with, nestable, unprivileged,
+    BUSYBOX, Container, Output, Scratch, all, dind, lab, line_with, nestable, unprivileged,
 };
 use crate::pty::{INTERRUPT, Pty, SIZE};
 
 const DEPTH: usize = 5;
+
+/// For what is the same at each level: `tests/lab test --all` takes the time for all of them.
+fn depth() -> usize {
+    if all() { DEPTH } else { 3 }
+}
 
 /// A nest with its levels, as `docker exec` in `docker exec` reaches them.
 struct Levels {
@@ -108,14 +113,15 @@ fn five_levels_reach_all_above() {
 /// A terminal goes all the way down: its keys, its size, Ctrl-C for what runs in the
 /// innermost alone. `exit` falls through level by level.
 #[test]
-fn a_terminal_reaches_the_innermost_of_five() {
-    let mut pty = Pty::run(&nestable(), &["nest", "5"]);
-    pty.expect("level 2 of 5: ");
+fn a_terminal_reaches_the_innermost() {
+    let depth = depth();
+    let mut pty = Pty::run(&nestable(), &["nest", &depth.to_string()]);
+    pty.expect(&format!("level 2 of {depth}: "));
     // Progress stands on one line, which is then gone.
     pty.expect(" MB\x1b[K\r");
-    pty.expect("level 5 of 5: imported an image of");
+    pty.expect(&format!("level {depth} of {depth}: imported an image of"));
     pty.expect("docker is ready after");
-    assert_eq!(pty.ask("hostname").0, "dind-5");
+    assert_eq!(pty.ask("hostname").0, format!("dind-{depth}"));
     assert_eq!(pty.ask("stty size").0, format!("{} {}", SIZE.0, SIZE.1));
     assert_eq!(pty.ask("docker info >/dev/null").1, 0);
     let (before, _) = pty.ask("pgrep -x 'dockerd|containerd' | xargs");
@@ -130,20 +136,21 @@ fn a_terminal_reaches_the_innermost_of_five() {
 }
 
 /// A stop from outside ends every level's daemon within its grace, although the innermost
-/// command does not care for it. A longer grace than usual: five levels share it, and this
-/// machine may be busy.
+/// command does not care for it. A longer grace than usual: the levels share it, and this machine
+/// may be busy.
 #[test]
 fn a_stop_ends_all_levels_in_order() {
     let script = "trap '' TERM; echo all levels are there; while :; do sleep 0.1; done";
+    let depth = depth();
     let container = nestable()
-        .env("DIND_STOP_TIMEOUT", "30")
-        .start(&["nest", "5", "--", "sh", "-c", script]);
+        .env("DIND_STOP_TIMEOUT", &(6 * depth).to_string())
+        .start(&["nest", &depth.to_string(), "--", "sh", "-c", script]);
     container.wait_log("all levels are there", 1);
     container.docker(&["stop", "--time=33"]).exited(0);
     container.logged(&["the command did not end in time and is killed"]);
     let logs = container.logs();
     let ends = logs.matches("Daemon shutdown complete").count();
-    assert_eq!(ends, DEPTH, "{logs}");
+    assert_eq!(ends, depth, "{logs}");
 }
 
 /// Without a terminal a signal goes from level to level, and its status comes back.

@@ -261,7 +261,8 @@ fn tasks_move_when_a_node_of_a_swarm_is_killed() {
     let project = Project::new(include_str!("../recipes/swarm.compose.yaml"));
     project.compose(&["up", "--detach", "--wait"]).exited(0);
     let nodes = ["node-1", "node-2", "node-3"].map(|name| project.service(name));
-    nodes[0].text(&["docker", "swarm", "init"]);
+    // A node that misses three heartbeats is down; they are 5 s apart unless this says otherwise.
+    nodes[0].text(&["docker", "swarm", "init", "--dispatcher-heartbeat=1s"]);
     let token = nodes[0].text(&["docker", "swarm", "join-token", "--quiet", "manager"]);
     for node in &nodes {
         load_busybox(node, SOCKET);

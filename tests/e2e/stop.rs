@@ -148,7 +148,11 @@ fn a_dockerd_that_hangs_does_not_hold_up_a_stop() {
 #[test]
 fn a_stop_in_the_middle_of_an_image_is_clean() {
     let container = dind().ready(&[]);
-    container.sh("setsid sh -c 'cat /dev/zero | docker import - endless' >/dev/null 2>&1 &");
+    // The header of a file of 8 GB, then bytes that no store can compress.
+    container.sh("truncate -s 8G /endless");
+    container.sh(
+        "setsid sh -c '{ tar -c /endless | head -c 512; cat /dev/urandom; } | docker import - endless' >/dev/null 2>&1 &",
+    );
     container.wait_until("[ $(du -sm /var/lib/docker | cut -f 1) -ge 50 ]");
     container.docker(&["stop"]).exited(0);
     assert_eq!(container.inspect("{{.State.ExitCode}}"), "0");
