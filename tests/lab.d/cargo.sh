@@ -94,7 +94,18 @@ lab_test() {
     test_suite "${suite:-trixie}" "$@"
     [ -z "$suite" ] && [ $# -eq 0 ] || return 0
     say "the tests of images, storage and restarts with containerd's image store"
+    store_tests_exist
     test_suite forky-containerd --test e2e -- "${STORE_TESTS[@]}"
+}
+
+# A name that no test has would leave one out, or run one for nothing.
+store_tests_exist() {
+    local word tests
+    tests=$(cargo test --quiet --locked --test e2e -- --list --format terse)
+    for word in "${STORE_TESTS[@]}"; do
+        [ "$word" = --skip ] || grep -q "^$word" <<<"$tests" ||
+            die "no end-to-end test is named $word...: correct STORE_TESTS in tests/lab.d/cargo.sh"
+    done
 }
 
 # test_suite SUITE [ARG...]: ARG... goes to cargo test.
