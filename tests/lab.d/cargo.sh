@@ -72,7 +72,6 @@ STORE_TESTS=(
     --skip nest::a_terminal_reaches_the_innermost
     --skip nest::bad_words_are_refused
     --skip nesting::a_stop_with_an_engine_inside_is_in_time
-    --skip restart::twenty_restarts_change_nothing
 )
 
 lab_test() {
