@@ -16,7 +16,7 @@ use tracing::{error, info, warn};
 
 use crate::messages::fault::Fault;
 use crate::sys::end::End;
-use crate::sys::process;
+use crate::sys::process::{self, Reaped};
 use crate::sys::signals::Signals;
 use crate::sys::spawn::{self, Child, Session};
 
@@ -144,10 +144,8 @@ impl Runner<'_> {
                     self.stopped = true;
                 }
             }
-            while let Some((ended, end)) = process::reap() {
-                if ended == pid {
-                    return Ok(Finish::Ended(end));
-                }
+            if let Some(end) = reap(pid) {
+                return Ok(Finish::Ended(end));
             }
             if until_stop && self.stopped {
                 return Ok(Finish::Stopped);
@@ -165,6 +163,18 @@ impl Runner<'_> {
                         .remedy("try again"),
                 );
             }
+        }
+    }
+}
+
+/// Reaps every child that has ended, and returns how the hook `pid` did.
+fn reap(pid: Pid) -> Option<End> {
+    loop {
+        match process::reap() {
+            Reaped::Child(ended, end) if ended == pid => return Some(end),
+            Reaped::Child(..) => {}
+            Reaped::Childless => return Some(End::Unseen),
+            Reaped::None => return None,
         }
     }
 }

@@ -41,6 +41,14 @@ impl Children {
         Some(self.known.swap_remove(place).0)
     }
 
+    /// Removes every child, and returns which they were, in the order of their start.
+    pub fn take_all(&mut self) -> Vec<Process> {
+        std::mem::take(&mut self.known)
+            .into_iter()
+            .map(|(process, _)| process)
+            .collect()
+    }
+
     /// Descriptors that become readable when a child has executed its program or has failed to.
     pub fn reports(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.begun.iter().map(|(_, begun, _)| begun.as_fd())

@@ -28,9 +28,10 @@ use crate::messages::fault::Fault;
 use crate::plan;
 use crate::plan::engine::{Engine, Readiness};
 use crate::sys::end::End;
+use crate::sys::memory;
+use crate::sys::process::{self, Reaped};
 use crate::sys::signals::Signals;
 use crate::sys::terminal::Terminal;
-use crate::sys::{memory, process};
 
 /// Children reaped in one turn of the loop, so that a flood of orphans cannot delay signals and
 /// deadlines.
@@ -170,8 +171,13 @@ impl Supervisor<'_> {
     /// standard signals do not queue (signal(7)).
     fn reap(&mut self, events: &mut VecDeque<Event>) -> bool {
         for _ in 0..REAPED_A_TURN {
-            let Some((pid, end)) = process::reap() else {
-                return false;
+            let (pid, end) = match process::reap() {
+                Reaped::Child(pid, end) => (pid, end),
+                Reaped::None => return false,
+                Reaped::Childless => {
+                    self.lose_children(events);
+                    return false;
+                }
             };
             // A child that cannot execute its program reports the error before it exits.
             self.take_failed(events);
@@ -181,6 +187,14 @@ impl Supervisor<'_> {
             }
         }
         true
+    }
+
+    /// Queues the end of every child that is still known, where the kernel has none any more.
+    fn lose_children(&mut self, events: &mut VecDeque<Event>) {
+        self.take_failed(events);
+        for process in self.children.take_all() {
+            self.ended(process, End::Unseen, events);
+        }
     }
 
     /// Logs and queues the children that could not execute their program.
@@ -422,7 +436,7 @@ fn log(message: &Message) {
     let (status, signal) = match message.end {
         Some(End::Exited(status)) => (Some(status), None),
         Some(End::Signaled(signal)) => (None, Some(signal)),
-        None => (None, None),
+        Some(End::Unseen) | None => (None, None),
     };
     match message.level {
         Level::Info => info!(process, status, signal, "{}", message.text),

@@ -4,6 +4,8 @@ use std::fmt;
 
 use nix::sys::signal::Signal;
 
+use crate::messages::fault::FAILURE;
+
 /// How a child process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
@@ -11,14 +13,18 @@ pub enum End {
     Exited(u8),
     /// The signal with this number ended it.
     Signaled(i32),
+    /// It is gone, and waitpid(2) did not tell how.
+    Unseen,
 }
 
 impl End {
-    /// The exit status that a shell reports for it: the status itself, or 128 + n for signal n.
+    /// The exit status that a shell reports for it: the status itself, or 128 + n for signal n. 1
+    /// where it is not known.
     pub fn status(self) -> u8 {
         match self {
             Self::Exited(status) => status,
             Self::Signaled(signal) => u8::try_from(signal).unwrap_or(127).saturating_add(128),
+            Self::Unseen => FAILURE,
         }
     }
 }
@@ -31,6 +37,7 @@ impl fmt::Display for End {
                 Ok(signal) => write!(formatter, "was ended by {signal}"),
                 Err(_) => write!(formatter, "was ended by signal {signal}"),
             },
+            Self::Unseen => formatter.write_str("ended unseen"),
         }
     }
 }

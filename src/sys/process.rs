@@ -17,23 +17,35 @@ pub fn fork() -> nix::Result<ForkResult> {
     unsafe { nix::unistd::fork() }
 }
 
-/// Reaps one child that has ended, and returns its pid and how it ended; `None` where there is
-/// none: waitpid(2) with WNOHANG. Decodes the raw status, since nix has no names for the
-/// real-time signals that may have ended it.
-pub fn reap() -> Option<(Pid, End)> {
+/// What waitpid(2) found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reaped {
+    /// A child that had ended, and how.
+    Child(Pid, End),
+    /// No child has ended.
+    None,
+    /// This process has no child.
+    Childless,
+}
+
+/// Reaps one child that has ended, of any: waitpid(2) with WNOHANG. Decodes the raw status, since
+/// nix has no names for the real-time signals that may have ended it.
+pub fn reap() -> Reaped {
     let mut status = 0;
     // SAFETY: the kernel writes one integer to `status`.
-    let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) };
-    if pid <= 0 {
-        return None;
+    match Errno::result(unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) }) {
+        Err(Errno::ECHILD) => Reaped::Childless,
+        Err(_) | Ok(0) => Reaped::None,
+        Ok(pid) => {
+            let end = if libc::WIFSIGNALED(status) {
+                End::Signaled(libc::WTERMSIG(status))
+            } else {
+                // Eight bits, by wait(2); without WUNTRACED there is no third case.
+                End::Exited((libc::WEXITSTATUS(status) & 0xff) as u8)
+            };
+            Reaped::Child(Pid::from_raw(pid), end)
+        }
     }
-    let end = if libc::WIFSIGNALED(status) {
-        End::Signaled(libc::WTERMSIG(status))
-    } else {
-        // Eight bits, by wait(2); without WUNTRACED there is no third case.
-        End::Exited((libc::WEXITSTATUS(status) & 0xff) as u8)
-    };
-    Some((Pid::from_raw(pid), end))
 }
 
 /// Sends a signal by its number, since nix has no names for the real-time signals: kill(2). A

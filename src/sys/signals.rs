@@ -69,16 +69,20 @@ impl Inherited {
     /// Reads the current ones, in a process that has not changed them yet. The error is that of
     /// pthread_sigmask(3).
     pub fn read() -> Result<Self> {
-        let mask = SigSet::thread_get_mask()
+        SigSet::thread_get_mask()
+            .map(Self::with)
             .context("cannot read the signal mask")
-            .remedy("see sigprocmask(2)")?;
+            .remedy("see sigprocmask(2)")
+    }
+
+    fn with(mask: SigSet) -> Self {
         // Rust's runtime ignores SIGPIPE, whatever its disposition was before. Programs expect
         // the default.
         let ignored = caught().filter(|signal| *signal != libc::SIGPIPE && is_ignored(*signal));
-        Ok(Self {
+        Self {
             mask,
             ignored: ignored.collect(),
-        })
+        }
     }
 
     /// Restores them in this process, which is about to execute a program or is a forked child.
@@ -145,19 +149,30 @@ pub struct Signals {
 
 /// Blocks every signal except those of this process's own faults, and returns the mask and the
 /// dispositions from before. Call it first: the kernel drops a signal to PID 1 that has its
-/// default action and is not blocked, and keeps one that is blocked (pid_namespaces(7)). The
-/// error is that of sigprocmask(2).
+/// default action and is not blocked, and keeps one that is blocked (pid_namespaces(7)). So the
+/// mask is set before anything is read.
+///
+/// SIGCHLD gets its default action. Where whoever executed this program has set it to SIG_IGN,
+/// the kernel reaps children itself, and waitpid(2) learns of none (waitpid(2), NOTES). The flag
+/// SA_NOCLDWAIT does the same, but no exec keeps it: `flush_signal_handlers` in the kernel's
+/// kernel/signal.c. The error is that of sigprocmask(2) or signal(2).
 pub fn block() -> Result<Inherited> {
-    let inherited = Inherited::read()?;
     let mut blocked = SigSet::all();
     for fault in LEFT_ALONE {
         if let Ok(signal) = Signal::try_from(fault) {
             blocked.remove(signal);
         }
     }
-    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&blocked), None)
+    let mut mask = SigSet::empty();
+    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&blocked), Some(&mut mask))
         .context("cannot block signals")
         .remedy("see sigprocmask(2)")?;
+    let inherited = Inherited::with(mask);
+    if inherited.ignored.contains(&libc::SIGCHLD) {
+        dispose(libc::SIGCHLD, libc::SIG_DFL)
+            .context("cannot set the action of SIGCHLD")
+            .remedy("check whether a seccomp profile forbids sigaction(2)")?;
+    }
     Ok(inherited)
 }
 

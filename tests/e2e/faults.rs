@@ -184,7 +184,7 @@ impl Calls {
             "{text}"
         );
         let trace = container.sh("cat /trace.0");
-        // The first thing that PID 1 wants to know is its signal mask.
+        // The first thing that PID 1 does is to set its signal mask.
         let (mut has_begun, mut has_asked) = (false, false);
         let mut calls = Vec::new();
         let mut counts: BTreeMap<(String, String), usize> = BTreeMap::new();
@@ -197,7 +197,7 @@ impl Calls {
                 // A signal, an end, or the rest of a call that was interrupted by another's.
                 continue;
             }
-            has_begun |= call.contains("rt_sigprocmask(SIG_SETMASK, NULL");
+            has_begun |= call.contains("rt_sigprocmask(SIG_BLOCK, ~[ILL");
             let count = counts.entry((pid.to_owned(), name.to_owned())).or_default();
             *count += 1;
             calls.push(Call {

@@ -59,6 +59,7 @@ mod registry;
 mod restart;
 mod serve;
 mod session;
+mod signals;
 mod soak;
 mod stop;
 mod storage;

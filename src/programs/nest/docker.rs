@@ -21,7 +21,7 @@ use crate::messages::logging::LogFormat;
 use crate::messages::progress::ProgressLine;
 use crate::messages::remedy::Remedy;
 use crate::sys::end::End;
-use crate::sys::process;
+use crate::sys::process::{self, Reaped};
 use crate::sys::search;
 use crate::sys::signals::{Signals, asks_to_end};
 use crate::sys::spawn::{self, Child, Session};
@@ -201,9 +201,15 @@ impl Running<'_> {
     }
 
     fn reap(&mut self) {
-        while let Some((pid, end)) = process::reap() {
-            if pid == self.pid {
-                self.end = Some(end);
+        loop {
+            match process::reap() {
+                Reaped::Child(pid, end) if pid == self.pid => self.end = Some(end),
+                Reaped::Child(..) => {}
+                Reaped::Childless => {
+                    self.end.get_or_insert(End::Unseen);
+                    return;
+                }
+                Reaped::None => return,
             }
         }
     }

@@ -102,7 +102,7 @@ impl RelayLife {
 pub enum Restart {
     /// No: it exited, and where that was too early, it logged the reason. A restart would not help.
     Over,
-    /// Yes: a signal ended it, as for want of memory or by mistake.
+    /// Yes: a signal ended it, as for want of memory or by mistake, or nobody knows what.
     Again,
     /// No: a signal ended it right after its start, and would do so again.
     GivenUp,
@@ -113,8 +113,10 @@ impl Restart {
     pub fn after(end: End, started: Duration, now: Duration) -> Self {
         match end {
             End::Exited(_) => Self::Over,
-            End::Signaled(_) if now.saturating_sub(started) > HELPERS_LIFE => Self::Again,
-            End::Signaled(_) => Self::GivenUp,
+            End::Signaled(_) | End::Unseen if now.saturating_sub(started) > HELPERS_LIFE => {
+                Self::Again
+            }
+            End::Signaled(_) | End::Unseen => Self::GivenUp,
         }
     }
 }
@@ -154,6 +156,8 @@ mod tests {
             (End::Signaled(9), SECOND * 3, Restart::Again),
             (End::Signaled(9), SECOND, Restart::GivenUp),
             (End::Exited(1), SECOND * 3, Restart::Over),
+            (End::Unseen, SECOND * 3, Restart::Again),
+            (End::Unseen, SECOND, Restart::GivenUp),
         ] {
             assert_eq!(Restart::after(end, SECOND, SECOND + lived), expected);
         }

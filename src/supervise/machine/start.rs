@@ -230,7 +230,7 @@ impl Machine {
 
 /// Logs the end of a helper that a signal ended, so that it could not log a reason itself.
 pub fn log_killed(process: Process, end: End, effects: &mut Vec<Effect>) {
-    if let End::Signaled(_) = end {
+    if matches!(end, End::Signaled(_) | End::Unseen) {
         let text = format!(
             "{} {end}; check the container's memory limit, and what sends signals in it",
             process.name()

@@ -445,7 +445,8 @@ fn any_event() -> impl Strategy<Value = Event> {
     };
     let end = prop_oneof![
         any::<u8>().prop_map(End::Exited),
-        (1..65).prop_map(End::Signaled)
+        (1..65).prop_map(End::Signaled),
+        Just(End::Unseen)
     ];
     prop_oneof![
         prop_oneof![Just(SIGTERM), Just(SIGINT), Just(SIGHUP), Just(SIGUSR1)]
