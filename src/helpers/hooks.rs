@@ -15,6 +15,7 @@ use nix::unistd::Pid;
 use tracing::{error, info, warn};
 
 use crate::messages::fault::Fault;
+use crate::sys::clock::Clock;
 use crate::sys::end::End;
 use crate::sys::process::{self, Reaped};
 use crate::sys::signals::Signals;
@@ -137,7 +138,7 @@ impl Runner<'_> {
     /// Waits at most `patience` for the hook `pid` to end; with `until_stop`, SIGTERM for this
     /// process ends the wait, too.
     fn wait(&mut self, pid: Pid, patience: Duration, until_stop: bool) -> Result<Finish, Fault> {
-        let deadline = Instant::now() + patience;
+        let clock = Clock::since(Instant::now());
         loop {
             for signal in self.signals.arrived() {
                 if signal == libc::SIGTERM {
@@ -150,12 +151,12 @@ impl Runner<'_> {
             if until_stop && self.stopped {
                 return Ok(Finish::Stopped);
             }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            if clock.now() >= patience {
                 return Ok(Finish::TimedOut);
             }
+            let timeout = clock.timeout(Some(patience));
             let mut descriptors = [PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
-            if let Err(errno) = self.signals.poll(&mut descriptors, Some(left))
+            if let Err(errno) = self.signals.poll(&mut descriptors, timeout)
                 && errno != Errno::EINTR
             {
                 return Err(

@@ -23,6 +23,7 @@ use super::child::{become_helper, leave_terminal};
 use crate::facts::mountinfo::MountTable;
 use crate::messages::fault::Fault;
 use crate::messages::remedy::Remedy;
+use crate::sys::clock::Clock;
 use crate::sys::end::End;
 use crate::sys::process;
 use crate::sys::signals::{Signals, asks_to_end};
@@ -158,7 +159,7 @@ fn wait(
     signals: &mut Signals,
     patience: Duration,
 ) -> Result<(), Fault> {
-    let began = Instant::now();
+    let clock = Clock::since(Instant::now());
     let mut answered = 0;
     let mut logged = false;
     let mut kept = Vec::new();
@@ -179,7 +180,7 @@ fn wait(
             .get(answered)
             .copied()
             .unwrap_or((Path::new("/"), "?"));
-        let waited = began.elapsed();
+        let waited = clock.now();
         if waited >= patience {
             break Err(Fault::failure(format!(
                 "{} is on {fstype} and has not answered for {} s",
@@ -202,7 +203,7 @@ fn wait(
             PollFd::new(signals.as_fd(), PollFlags::POLLIN),
         ];
         // After an error, such as EINTR, a signal may have arrived.
-        let _ = signals.poll(&mut descriptors, Some(next.saturating_sub(waited)));
+        let _ = signals.poll(&mut descriptors, clock.timeout(Some(next)));
         let mut ended = None;
         for signal in signals.arrived() {
             match asks_to_end(signal) {

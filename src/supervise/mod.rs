@@ -41,6 +41,7 @@ use crate::input::config::Config;
 use crate::messages::fault::Fault;
 use crate::messages::logging::LogFormat;
 use crate::plan::engine::{Engine, Foreground};
+use crate::sys::clock::Clock;
 use crate::sys::signals::Signals;
 use crate::sys::terminal::{self, Terminal};
 use children::Children;
@@ -59,7 +60,7 @@ pub struct Beginning {
     pub delegation: Option<Unfinished>,
     /// The user's file mode creation mask (umask(2)), for the command and the hooks.
     pub umask: Mode,
-    /// When this program was started: the zero of the machine's time.
+    /// When this program was started: the zero of the machine's clock.
     pub started: Instant,
 }
 
@@ -145,6 +146,7 @@ pub fn run(
         delegation,
         without_data_file: false,
         started,
+        clock: Clock::since(started),
         signals,
         standard,
         umask,

@@ -27,6 +27,7 @@ use crate::input::config::Config;
 use crate::messages::fault::Fault;
 use crate::plan;
 use crate::plan::engine::{Engine, Readiness};
+use crate::sys::clock::Clock;
 use crate::sys::end::End;
 use crate::sys::memory;
 use crate::sys::process::{self, Reaped};
@@ -71,6 +72,8 @@ pub struct Supervisor<'a> {
     /// Whether the data root has no ext4 image, although the plan has one.
     pub(super) without_data_file: bool,
     pub(super) started: Instant,
+    /// The machine's time, and that of every other deadline here.
+    pub(super) clock: Clock,
     pub(super) signals: Signals,
     /// Standard output and standard error of this process.
     pub(super) standard: (Stdout, Stderr),
@@ -137,7 +140,7 @@ impl Supervisor<'_> {
     }
 
     fn now(&self) -> Duration {
-        self.started.elapsed()
+        self.clock.now()
     }
 
     /// Waits until a descriptor is readable, a signal arrives or a deadline passes. The results of
@@ -151,10 +154,10 @@ impl Supervisor<'_> {
                 self.held.front().map(|held| held.until),
             ],
         };
-        let timeout = match deadlines.into_iter().flatten().min() {
-            _ if unreaped => Some(Duration::ZERO),
-            deadline => deadline.map(|deadline| deadline.saturating_sub(self.now())),
-        };
+        let timeout = self.clock.timeout(match unreaped {
+            true => Some(Duration::ZERO),
+            false => deadlines.into_iter().flatten().min(),
+        });
         let read = |descriptor| PollFd::new(descriptor, PollFlags::POLLIN);
         let mut descriptors = vec![read(self.signals.as_fd()), read(self.notify.as_fd())];
         descriptors.extend(self.ping.as_ref().map(|ping| read(ping.as_fd())));

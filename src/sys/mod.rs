@@ -1,6 +1,7 @@
 //! System calls, one operation per function, and all `unsafe` code. No policy.
 
 pub mod bridge;
+pub mod clock;
 pub mod descriptors;
 pub mod end;
 pub mod filesystem;

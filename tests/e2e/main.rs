@@ -50,6 +50,7 @@ mod neighbours;
 mod nest;
 mod nesting;
 mod orphans;
+mod pause;
 mod plan;
 mod read_only;
 mod reads;

@@ -11,6 +11,7 @@ mod zstd;
 use std::collections::VecDeque;
 use std::io;
 use std::path::Path;
+use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow};
 use tracing::{error, info, warn};
@@ -20,6 +21,7 @@ use crate::messages::fault::Fault;
 use crate::messages::progress::ProgressLine;
 use crate::messages::remedy::Remedy;
 use crate::plan::images::Images;
+use crate::sys::clock::Clock;
 use directory::{Archive, Listing};
 use inventory::Inventory;
 use record::Record;
@@ -195,6 +197,7 @@ impl Loader<'_> {
     /// Sends archives, [`AT_ONCE`] at a time. Each turn of the loop moves a part of each upload.
     /// Returns those that dockerd had not loaded when it ended.
     fn send(&mut self, mut waiting: VecDeque<Archive>) -> Result<Vec<Archive>> {
+        let clock = Clock::since(Instant::now());
         let mut uploads: Vec<Upload> = Vec::new();
         let mut lost: Vec<Archive> = Vec::new();
         loop {
@@ -202,7 +205,7 @@ impl Loader<'_> {
                 && uploads.len() < AT_ONCE
                 && let Some(archive) = waiting.pop_front()
             {
-                match Upload::begin(archive.clone(), &self.images.socket, self.zstd) {
+                match Upload::begin(archive.clone(), &self.images.socket, self.zstd, &clock) {
                     Ok(upload) => uploads.push(upload),
                     Err(error) => self.give_up(&archive, &error, EITHER)?,
                 }
@@ -211,10 +214,10 @@ impl Loader<'_> {
                 lost.extend(waiting);
                 return Ok(lost);
             }
-            let ready = upload::wait_for(&uploads)?;
+            let ready = upload::wait_for(&uploads, &clock)?;
             let mut left = Vec::with_capacity(uploads.len());
             for (mut upload, ready) in uploads.into_iter().zip(ready) {
-                match upload.advance(ready) {
+                match upload.advance(ready, &clock) {
                     Ok(false) => left.push(upload),
                     Ok(true) => self.finish(upload)?,
                     Err(ExchangeError::Closed) => lost.push(upload.archive),

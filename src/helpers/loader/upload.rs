@@ -5,7 +5,7 @@ use std::io::{self, Seek};
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use nix::errno::Errno;
@@ -17,6 +17,7 @@ use super::record::Identity;
 use super::zstd;
 use crate::api::exchange::{Body, Exchange, ExchangeError};
 use crate::messages::remedy::Remedy;
+use crate::sys::clock::Clock;
 use crate::sys::read::{self, Links};
 use crate::sys::wait;
 
@@ -32,15 +33,15 @@ pub struct Upload {
     file: File,
     exchange: Exchange,
     answer: LoadAnswer,
-    /// When something was last written or read.
-    moved: Instant,
+    /// When something was last written or read, on the loader's clock.
+    moved: Duration,
 }
 
 impl Upload {
     /// Opens an archive and connects to the dockerd that listens on `socket`. `zstd` is whether
     /// the engine decompresses zstd; where it does not, such an archive is decompressed on the
     /// way. The error is that the file cannot be read, or dockerd cannot be reached.
-    pub fn begin(archive: Archive, socket: &Path, zstd: bool) -> Result<Self> {
+    pub fn begin(archive: Archive, socket: &Path, zstd: bool, clock: &Clock) -> Result<Self> {
         let unreadable = "it cannot be read";
         // The file may have been replaced or removed since the directory was listed.
         let (file, metadata) = read::open(&archive.path, Links::Follow).context(unreadable)?;
@@ -52,29 +53,28 @@ impl Upload {
         };
         // quiet=0: the progress in the answer shows that a slow dockerd is at work.
         let exchange = Exchange::begin(socket, "POST", "/images/load?quiet=0", body)?;
-        let now = Instant::now();
         Ok(Self {
             archive,
             identity: Identity::of(&metadata),
-            began: now,
+            began: Instant::now(),
             file,
             exchange,
             answer: LoadAnswer::default(),
-            moved: now,
+            moved: clock.now(),
         })
     }
 
     /// Writes and reads without blocking, if poll(2) found the connection `ready`. Returns whether
     /// the answer is complete. The error is that it never will be, or that dockerd has made no
     /// progress for [`STALL`].
-    pub fn advance(&mut self, ready: bool) -> Result<bool, ExchangeError> {
+    pub fn advance(&mut self, ready: bool, clock: &Clock) -> Result<bool, ExchangeError> {
         if ready {
             let mut content = Vec::new();
             if self.exchange.advance(&mut content)? {
-                self.moved = Instant::now();
+                self.moved = clock.now();
             }
             self.answer.take(&content)?;
-        } else if self.moved.elapsed() >= STALL {
+        } else if clock.now() >= self.stalls() {
             let error = anyhow!("dockerd made no progress for {} s", STALL.as_secs());
             return Err(error.into());
         }
@@ -85,6 +85,11 @@ impl Upload {
     /// complete. The error is the reason for which the load failed.
     pub fn loaded(&self) -> Result<Vec<String>> {
         self.answer.clone().images(self.exchange.answer.status())
+    }
+
+    /// When it is given up, if nothing is written or read before.
+    fn stalls(&self) -> Duration {
+        self.moved.saturating_add(STALL)
     }
 
     /// How many bytes of the file have been read, at most its size in the listing.
@@ -105,16 +110,16 @@ fn is_zstd(file: &File) -> io::Result<bool> {
     }
 }
 
-/// Waits until one of the uploads can go on, or has made no progress for [`STALL`]. Returns for
-/// each, in their order, whether it can go on. The error is that of poll(2).
-pub fn wait_for(uploads: &[Upload]) -> Result<Vec<bool>> {
-    let quiet = uploads.iter().map(|upload| upload.moved.elapsed()).max();
-    let left = STALL.saturating_sub(quiet.unwrap_or_default());
+/// Waits until one of the uploads can go on, or has made no progress for [`STALL`], or for a time
+/// that the clock chooses. Returns for each, in their order, whether it can go on. The error is
+/// that of poll(2).
+pub fn wait_for(uploads: &[Upload], clock: &Clock) -> Result<Vec<bool>> {
+    let stalls = uploads.iter().map(Upload::stalls).min();
     let mut descriptors: Vec<PollFd<'_>> = uploads
         .iter()
         .map(|upload| PollFd::new(upload.exchange.as_fd(), upload.exchange.awaited()))
         .collect();
-    match poll(&mut descriptors, wait::timeout(Some(left))) {
+    match poll(&mut descriptors, wait::timeout(clock.timeout(stalls))) {
         Ok(_) | Err(Errno::EINTR) => {}
         Err(errno) => {
             return Err(errno)
@@ -139,6 +144,10 @@ mod tests {
     use nix::unistd::mkfifo;
 
     use super::*;
+
+    fn clock() -> Clock {
+        Clock::since(Instant::now())
+    }
     use crate::helpers::loader::directory::Listing;
 
     /// A directory with the archive `a.tar`, and a socket on which a daemon would listen.
@@ -167,7 +176,12 @@ mod tests {
         }
 
         fn begin(&self) -> Result<(Upload, UnixStream)> {
-            let upload = Upload::begin(self.archive()?, &self.directory.join("socket"), true)?;
+            let upload = Upload::begin(
+                self.archive()?,
+                &self.directory.join("socket"),
+                true,
+                &clock(),
+            )?;
             Ok((upload, self.listener.accept()?.0))
         }
     }
@@ -183,17 +197,17 @@ mod tests {
         let scene = Scene::new("whole")?;
         let (mut upload, mut daemon) = scene.begin()?;
         while upload.sent() < 7 {
-            assert_eq!(wait_for(std::slice::from_ref(&upload))?, [true]);
-            assert!(!upload.advance(true)?);
+            assert_eq!(wait_for(std::slice::from_ref(&upload), &clock())?, [true]);
+            assert!(!upload.advance(true, &clock())?);
         }
-        upload.advance(true)?;
+        upload.advance(true, &clock())?;
         let line = r#"{"stream":"Loaded image: a:1\n"}"#;
         write!(
             daemon,
             "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{line}",
             line.len()
         )?;
-        while !upload.advance(true)? {}
+        while !upload.advance(true, &clock())? {}
         assert_eq!(upload.loaded()?, ["a:1"]);
         assert_eq!(upload.identity, scene.archive()?.identity);
         drop(upload);
@@ -210,7 +224,7 @@ mod tests {
         let (mut upload, daemon) = scene.begin()?;
         drop(daemon);
         let failed = loop {
-            if let Err(error) = upload.advance(true) {
+            if let Err(error) = upload.advance(true, &clock()) {
                 break error;
             }
         };
@@ -220,7 +234,7 @@ mod tests {
             daemon,
             "HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n"
         )?;
-        while !upload.advance(true)? {}
+        while !upload.advance(true, &clock())? {}
         let refused = upload.loaded().map_err(|error| error.to_string());
         assert_eq!(refused, Err("dockerd answered with HTTP status 403".into()));
         Ok(())
@@ -232,7 +246,7 @@ mod tests {
         let archive = scene.archive()?;
         fs::remove_file(&archive.path)?;
         mkfifo(&archive.path, Mode::S_IRWXU)?;
-        let begun = Upload::begin(archive, &scene.directory.join("socket"), true);
+        let begun = Upload::begin(archive, &scene.directory.join("socket"), true, &clock());
         let refused = begun.map(drop).map_err(|error| format!("{error:#}"));
         assert_eq!(refused, Err("it cannot be read: not a regular file".into()));
         Ok(())

@@ -20,6 +20,7 @@ use crate::messages::fault::Fault;
 use crate::messages::logging::LogFormat;
 use crate::messages::progress::ProgressLine;
 use crate::messages::remedy::Remedy;
+use crate::sys::clock::Clock;
 use crate::sys::end::End;
 use crate::sys::process::{self, Reaped};
 use crate::sys::search;
@@ -217,11 +218,19 @@ impl Running<'_> {
     /// Waits until a descriptor is ready, or a signal such as SIGCHLD arrives. A signal that asks
     /// for an end ends docker; the fault then has the status 128 + its number.
     fn poll(&mut self, wanted: Option<(BorrowedFd<'_>, PollFlags)>) -> Result<(), Fault> {
-        let began = Instant::now();
+        let clock = Clock::since(Instant::now());
         let mut descriptors = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
         descriptors.extend(wanted.map(|(descriptor, flags)| PollFd::new(descriptor, flags)));
-        match self.signals.poll(&mut descriptors, Some(STALL)) {
-            Ok(()) if began.elapsed() >= STALL => {
+        let polled = loop {
+            let timeout = clock.timeout(Some(STALL));
+            let polled = self.signals.poll(&mut descriptors, timeout);
+            let is_ready = |descriptor: &PollFd<'_>| descriptor.any().unwrap_or(true);
+            if polled.is_err() || descriptors.iter().any(is_ready) || clock.now() >= STALL {
+                break polled;
+            }
+        };
+        match polled {
+            Ok(()) if clock.now() >= STALL => {
                 self.kill(libc::SIGKILL);
                 return Err(Fault::failure(format!(
                     "docker {} made no progress for {} s and was killed",

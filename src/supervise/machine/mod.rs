@@ -1,6 +1,7 @@
 //! The supervisor's decisions, without a system call: events in, effects out.
 //!
-//! Time is a [`std::time::Duration`] since this program started, so that tests can choose it.
+//! Time is a [`std::time::Duration`] since this program started, without the time that it was
+//! paused, so that tests can choose it.
 
 mod ends;
 mod event;
