@@ -93,3 +93,15 @@ fn a_hook_goes_on_after_a_pause() {
     container.wait_ready();
     container.not_logged(&["DIND_HOOK_TIMEOUT"]);
 }
+
+/// A stop time-out that is too short to be divided leaves nothing behind, and says nothing false:
+/// what is killed has the time to end.
+#[test]
+fn the_shortest_stop_kills_what_it_must_and_waits_for_it() {
+    let container = dind().env("DIND_STOP_TIMEOUT", "0.2").ready(&[]);
+    container.load_busybox();
+    container.inner(&["-d"], &["sleep", "100001"]);
+    container.docker(&["stop"]).exited(0);
+    assert_eq!(container.inspect("{{.State.ExitCode}}"), "0");
+    container.not_logged(&["after SIGKILL"]);
+}

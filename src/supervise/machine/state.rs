@@ -39,6 +39,8 @@ pub struct Stop {
     pub stage: Process,
     /// When the stop began; when the sweeper did, where nobody waits for the container.
     pub began: Duration,
+    /// When the stage got its last signal.
+    pub signalled: Duration,
     /// How far the stage has been forced.
     pub forced: Forced,
     /// Whether a signal asked for the stop, so that its sender waits for the container.

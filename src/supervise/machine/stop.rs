@@ -30,6 +30,14 @@ const STAGES: [Process; 12] = [
 /// How long a killed sweeper may take to end, where nobody waits for the container.
 const SWEEPERS_END: Duration = Duration::from_secs(1);
 
+/// What a stage has at least from its signal on, where the stages before it took longer than their
+/// part, or the stop time-out is too short to be divided. What a signal ends at once has ended by
+/// then on a busy machine, too.
+pub const LEAST: Duration = Duration::from_millis(100);
+
+/// The same from SIGKILL on: a process with much memory takes the kernel some time.
+pub const LEAST_KILLED: Duration = Duration::from_millis(500);
+
 impl Stop {
     /// When the stage is forced one step further, or is given up; time since the start of this
     /// program.
@@ -49,7 +57,12 @@ impl Stop {
             (Process::Command, _) => budget.command,
             (_, _) => budget.hooks,
         };
-        self.began.saturating_add(left)
+        let least = match self.forced {
+            Forced::Stage => LEAST_KILLED,
+            Forced::Nothing | Forced::Inside => LEAST,
+        };
+        let planned = self.began.saturating_add(left);
+        planned.max(self.signalled.saturating_add(least))
     }
 }
 
@@ -141,6 +154,7 @@ impl Machine {
         self.phase = Phase::Stopping(Stop {
             stage,
             began: now,
+            signalled: now,
             forced: Forced::Nothing,
             asked,
         });
@@ -203,6 +217,7 @@ impl Machine {
         let stop = Stop {
             stage: next,
             began,
+            signalled: now,
             forced: Forced::Nothing,
             ..stop
         };
@@ -212,10 +227,6 @@ impl Machine {
         }
         if next == Process::Command && self.settings.terminal {
             effects.push(Effect::Send(next, libc::SIGHUP));
-        }
-        // The stages before it may have used up its time.
-        if next != Process::Sweeper && stop.deadline(&self.settings.stop) <= now {
-            self.force(stop, now, effects);
         }
     }
 
@@ -256,11 +267,11 @@ impl Machine {
                 Forced::Stage
             }
         };
-        let stop = Stop { forced, ..stop };
-        self.phase = Phase::Stopping(stop);
-        if forced == Forced::Inside && stop.deadline(&self.settings.stop) <= now {
-            self.force(stop, now, effects);
-        }
+        self.phase = Phase::Stopping(Stop {
+            forced,
+            signalled: now,
+            ..stop
+        });
     }
 }
 

@@ -9,6 +9,7 @@ use proptest::prelude::*;
 
 use super::restart::FIRST_PAUSE;
 use super::start::DIAGNOSIS;
+use super::stop::{LEAST, LEAST_KILLED};
 use super::*;
 use crate::messages::fault::FAILURE;
 use crate::plan::stop_budget::StopBudget;
@@ -534,6 +535,61 @@ proptest! {
         prop_assert!(count(&Effect::Fork(Process::PreStop)) <= count(&Effect::AnnounceReady), "{:?}", effects);
         let exits = effects.iter().filter(|effect| matches!(effect, Effect::Exit(_))).count();
         prop_assert_eq!(exits, 1, "{:?}", effects);
+    }
+}
+
+proptest! {
+    /// However short the stop time-out is, and however late its first tick: nothing is forced
+    /// before it has had a time from its own signal on, nor given up before it has had one from
+    /// SIGKILL on, and one step is taken at a time.
+    #[test]
+    fn every_stage_has_a_time_from_its_own_signal_on(
+        total in 1_u64..20_000,
+        late in 0_u64..60_000,
+        pre_stop in any::<bool>(),
+        ends in proptest::collection::vec(any::<bool>(), 30),
+    ) {
+        let total = Duration::from_millis(total);
+        let mut machine = begun(Settings {
+            pre_stop,
+            stop: StopBudget::new(total, 0, pre_stop),
+            ..COMMAND
+        });
+        machine.step(Event::Ready, SECOND);
+        machine.step(Event::Signal(SIGTERM), SECOND);
+        let (mut signalled, mut killed_last) = (SECOND, None);
+        let mut now = SECOND + Duration::from_millis(late);
+        for ends in ends {
+            let effects = match killed_last.filter(|_| ends) {
+                Some(victim) => machine.step(killed(victim, SIGKILL), now),
+                None => {
+                    now = now.max(machine.deadline().expect("a stop always has a deadline"));
+                    let least = match killed_last {
+                        Some(_) => LEAST_KILLED,
+                        None => LEAST,
+                    };
+                    prop_assert!(now >= signalled + least, "{machine:?}");
+                    machine.step(Event::Tick, now)
+                }
+            };
+            if effects.iter().any(|effect| matches!(effect, Effect::Exit(_))) {
+                let stages = if pre_stop { 4 } else { 3 };
+                let most = SECOND + total + Duration::from_millis(late) + (2 * LEAST + LEAST_KILLED) * stages;
+                prop_assert!(now <= most, "{now:?}");
+                return Ok(());
+            }
+            let forced: Vec<&Effect> = effects
+                .iter()
+                .filter(|effect| matches!(effect, Effect::Send(..) | Effect::KillContainers | Effect::Fork(_)))
+                .collect();
+            prop_assert!(forced.len() == 1, "{effects:?}");
+            signalled = now;
+            killed_last = match forced[..] {
+                [Effect::Send(victim, SIGKILL)] => Some(*victim),
+                _ => None,
+            };
+        }
+        prop_assert!(false, "the stop does not end");
     }
 }
 
@@ -1095,7 +1151,7 @@ fn a_helper_that_hangs_leaves_the_daemons_their_part_of_a_stop() {
     let mut effects = Vec::new();
     for _ in 0..2 {
         let late = machine.deadline().expect("a deadline");
-        assert!(late < SECOND + NINE.total / 2, "{late:?}");
+        assert!(late <= SECOND + NINE.total / 2, "{late:?}");
         effects.extend(machine.step(Event::Tick, late));
     }
     assert!(effects.contains(&send(Loader, SIGKILL)), "{effects:?}");
