@@ -245,6 +245,23 @@ fn a_pre_stop_hook_does_not_hold_up_a_stop() {
     container.logged(&["Daemon shutdown complete"]);
 }
 
+/// A hook runner that somebody kills is named, and the stop goes on.
+#[test]
+fn a_pre_stop_hook_runner_that_is_killed_is_named() {
+    let container =
+        with(&[("pre-stop", "endless", "echo $PPID >/runner; sleep infinity")]).ready(&[]);
+    container.signal("TERM");
+    container.wait_until("[ -s /runner ]");
+    container.sh("kill -KILL $(cat /runner)");
+    assert_eq!(container.wait(), 0);
+    container.logged(&[
+        "dind: error: the pre-stop hook runner was ended by SIGKILL",
+        "memory limit",
+    ]);
+    container.not_logged(&["did not end in time"]);
+    container.logged(&["Daemon shutdown complete"]);
+}
+
 /// In a nest they are part of each level's root file system.
 #[test]
 fn every_level_of_a_nest_has_its_hooks() {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use nix::libc;
 
 use super::event::{Effect, Level, Message, Process};
+use super::start::log_killed;
 use super::state::{Forced, Machine, Phase, Reached, Stop, Then};
 use crate::messages::fault::FAILURE;
 use crate::plan::stop_budget::StopBudget;
@@ -187,6 +188,11 @@ impl Machine {
         if process == Process::Command {
             self.status.get_or_insert(end.status());
         }
+        if let End::Signaled(signal) = end
+            && !has_sent(stop, process, signal)
+        {
+            log_killed(process, end, effects);
+        }
         if process == stop.stage {
             self.advance(Some(process), now, effects);
         }
@@ -272,6 +278,24 @@ impl Machine {
             signalled: now,
             ..stop
         });
+    }
+}
+
+/// Whether this process may have sent the signal that ended a child in a stop. A command gets every
+/// signal, and a stage before the present one was killed if it still ran.
+fn has_sent(stop: Stop, process: Process, signal: i32) -> bool {
+    let place = |process| STAGES.iter().position(|stage| *stage == process);
+    match process {
+        Process::Command => true,
+        process if place(process) < place(stop.stage) => true,
+        process if process != stop.stage => false,
+        // It asks the hook runner to end the hook.
+        Process::PreStop if stop.forced == Forced::Nothing => false,
+        _ => match signal {
+            libc::SIGTERM => true,
+            libc::SIGKILL => stop.forced == Forced::Stage,
+            _ => false,
+        },
     }
 }
 

@@ -593,6 +593,65 @@ proptest! {
     }
 }
 
+#[test]
+fn a_child_that_somebody_kills_in_a_stop_is_named() {
+    let named = |events: &[Event]| {
+        let mut machine = Machine::new(PROVISIONED);
+        machine.step(Event::Begin, SECOND);
+        let start = [
+            exited(PreStart, 0),
+            Event::Ready,
+            exited(Loader, 0),
+            exited(PostStart, 0),
+            Event::Signal(SIGTERM),
+        ];
+        let mut said = Vec::new();
+        for event in start.iter().chain(events) {
+            for effect in machine.step(*event, SECOND) {
+                if let Effect::Log(Message { text, .. }) = effect {
+                    said.push(text);
+                }
+            }
+        }
+        said
+    };
+    let command = exited(Command, 0);
+    for (events, expected) in [
+        (
+            &[command, killed(PreStop, SIGKILL)][..],
+            Some("the pre-stop hook runner was ended by SIGKILL"),
+        ),
+        (
+            &[command, killed(PreStop, SIGTERM)],
+            Some("the pre-stop hook runner was ended by SIGTERM"),
+        ),
+        (
+            &[command, killed(Containerd, SIGKILL)],
+            Some("containerd was ended by SIGKILL"),
+        ),
+        (
+            &[command, exited(PreStop, 0), killed(Dockerd, SIGKILL)],
+            Some("dockerd was ended by SIGKILL"),
+        ),
+        // By the signal that it got.
+        (
+            &[command, exited(PreStop, 0), killed(Dockerd, SIGTERM)],
+            None,
+        ),
+        (&[killed(Command, SIGKILL)], None),
+    ] {
+        let said = named(events);
+        let first = said.first().map(String::as_str);
+        assert_eq!(first.is_some(), expected.is_some(), "{events:?}: {said:?}");
+        assert!(
+            first
+                .unwrap_or_default()
+                .starts_with(expected.unwrap_or_default()),
+            "{events:?}: {said:?}"
+        );
+    }
+}
+
 const EPHEMERAL: Settings = Settings {
     sweeps: true,
     ..COMMAND
@@ -765,8 +824,14 @@ fn a_sigkill_from_elsewhere_is_explained_behind_the_message() {
         (SERVE, ready, killed(Dockerd, SIGTERM), None),
         (SERVE, ready, exited(Dockerd, 137), None),
         (COMMAND, ready, killed(Command, SIGKILL), None),
-        // It may be this process's own.
-        (SERVE, stopping, killed(Dockerd, SIGKILL), None),
+        // This process has sent SIGTERM only.
+        (
+            SERVE,
+            stopping,
+            killed(Dockerd, SIGKILL),
+            Some(Level::Error),
+        ),
+        (SERVE, stopping, killed(Dockerd, SIGTERM), None),
     ] {
         let mut machine = begun(settings);
         for event in before {
