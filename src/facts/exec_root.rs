@@ -80,9 +80,26 @@ impl ExecRoot {
 
 /// Whether a containerd listens on its socket in this exec root.
 fn is_served(path: &Path) -> bool {
-    let connected = nonblocking::connect(&path.join("containerd/containerd.sock"));
+    let connected = nonblocking::connect(&socket(path));
     // EAGAIN: it listens, and many wait: connect(2).
     matches!(connected, Ok(_) | Err(Errno::EAGAIN))
+}
+
+/// Whether the containerd has ended whose exec root this is: it has left a socket that refuses, or
+/// its configuration without a socket. `false` where that cannot be seen, as by a user who may not
+/// enter the directory.
+pub fn has_lost_containerd(path: &Path) -> bool {
+    match nonblocking::connect(&socket(path)) {
+        Err(Errno::ECONNREFUSED) => true,
+        // dockerd gives the file the same name as a plan here: moby's libcontainerd/supervisor.
+        Err(Errno::ENOENT) => path.join("containerd/containerd.toml").exists(),
+        Ok(_) | Err(_) => false,
+    }
+}
+
+/// The socket of the containerd in this exec root.
+pub fn socket(path: &Path) -> PathBuf {
+    path.join("containerd/containerd.sock")
 }
 
 /// Whether no symbolic link leads to this directory, and none of the `persistent` directories is

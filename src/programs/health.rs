@@ -3,7 +3,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
 use crate::api::ping::{Ping, Progress};
 use crate::api::readiness;
-use crate::facts::daemon_json;
+use crate::facts::{daemon_json, exec_root};
 use crate::input::config::Config;
 use crate::input::contract::Contract;
 use crate::input::dockerd_arguments::{DockerdArguments, DockerdOptions};
@@ -22,23 +22,51 @@ use crate::input::request::Health;
 use crate::input::variables;
 use crate::messages::fault::Fault;
 use crate::messages::remedy::Remedy;
+use crate::sys::clock::Clock;
 use crate::sys::wait;
 
 /// How long an answer may take without `--wait`.
 const PROMPT: Duration = Duration::from_secs(5);
 
+/// How long an answer may take, on the clock of the process that waits for it.
+struct Patience {
+    clock: Clock,
+    all: Duration,
+}
+
+impl Patience {
+    fn new(all: Duration) -> Self {
+        Self {
+            clock: Clock::since(Instant::now()),
+            all,
+        }
+    }
+
+    fn left(&self) -> Duration {
+        self.all.saturating_sub(self.clock.now())
+    }
+}
+
 /// Asks the daemon for an answer, on the Unix sockets that PID 1's arguments, the environment and
-/// daemon.json name, for `how.wait` or 5 s. The fault has status 1 and the reason.
+/// daemon.json name, for `how.wait` or 5 s; and its containerd, where that can be asked. The fault
+/// has status 1 and the reason.
 pub fn check(config: &Config, how: Health) -> Result<(), Fault> {
-    let sockets = sockets(config)?;
-    let deadline = Instant::now() + how.wait.unwrap_or(PROMPT);
+    let options = checked_options(config)?;
+    let sockets = sockets(&options, config);
+    // Without it dockerd answers, and starts no container.
+    let containerd = (!options.has_own_containerd()).then_some(&options.exec_root);
+    let patience = Patience::new(how.wait.unwrap_or(PROMPT));
     // Watched before the first attempt, so that no new socket is missed in between.
-    let watch = how.wait.map(|_| watch(&sockets)).transpose()?;
+    let watched = sockets.iter().cloned();
+    let watched = watched.chain(containerd.map(|root| exec_root::socket(root)));
+    let watch = how.wait.map(|_| watch(watched)).transpose()?;
     loop {
-        let reason = match answered(&sockets, deadline) {
+        let reason = match answered(&sockets, &patience) {
+            Ok(()) if containerd.is_some_and(|root| exec_root::has_lost_containerd(root)) => {
+                "containerd has ended, so docker starts no container".to_owned()
+            }
             Ok(()) => {
-                let left = deadline.saturating_duration_since(Instant::now());
-                if readiness::is_complete(how.wait.map(|_| left)) {
+                if readiness::is_complete(how.wait.map(|_| patience.left())) {
                     return Ok(());
                 }
                 return Err(unhealthy(
@@ -48,7 +76,7 @@ pub fn check(config: &Config, how: Health) -> Result<(), Fault> {
             Err(reason) => reason,
         };
         let appeared = watch.as_ref().is_some_and(|watch| {
-            let appeared = readable(watch.as_fd(), deadline);
+            let appeared = any_readable(&[watch.as_fd()], &patience);
             // The events only have to be drained: the next attempt asks every socket.
             let _ = watch.read_events();
             appeared
@@ -74,11 +102,15 @@ pub fn options(config: &Config) -> Result<DockerdOptions, Fault> {
     arguments.options(text.as_deref().map(|text| (path.as_path(), text)))
 }
 
-/// The Unix sockets on which the daemon may listen, the most likely first.
-fn sockets(config: &Config) -> Result<Vec<PathBuf>, Fault> {
+/// The same, where the variables that matter are valid.
+fn checked_options(config: &Config) -> Result<DockerdOptions, Fault> {
     let read = [variables::DOCKER_DAEMON_ARGS, variables::DOCKER_HOST];
     config.check(|variable| read.contains(&variable))?;
-    let options = options(config)?;
+    options(config)
+}
+
+/// The Unix sockets on which the daemon may listen, the most likely first.
+fn sockets(options: &DockerdOptions, config: &Config) -> Vec<PathBuf> {
     let named = options.addresses().filter_map(|address| {
         let path = address.strip_prefix("unix://")?;
         (!path.is_empty()).then(|| PathBuf::from(path))
@@ -87,7 +119,7 @@ fn sockets(config: &Config) -> Result<Vec<PathBuf>, Fault> {
     let mut sockets: Vec<PathBuf> = named.collect();
     sockets.retain(|path| *path != usual);
     sockets.insert(0, usual);
-    Ok(sockets)
+    sockets
 }
 
 /// dockerd's flags in the command line of PID 1, which is this program or an init that runs it:
@@ -114,8 +146,8 @@ fn daemon_arguments(command_line: &[u8]) -> Vec<OsString> {
     }
 }
 
-/// Pings all sockets at the same time, until `deadline`. The error is the reason of the first.
-fn answered(sockets: &[PathBuf], deadline: Instant) -> Result<(), String> {
+/// Pings all sockets at the same time. The error is the reason of the first.
+fn answered(sockets: &[PathBuf], patience: &Patience) -> Result<(), String> {
     let mut reasons = Vec::new();
     let mut asked: Vec<(&Path, Ping)> = Vec::new();
     for socket in sockets {
@@ -127,7 +159,7 @@ fn answered(sockets: &[PathBuf], deadline: Instant) -> Result<(), String> {
     while !asked.is_empty() {
         let mut waiting = Vec::new();
         let pollable: Vec<_> = asked.iter().map(|(_, ping)| ping.as_fd()).collect();
-        if !any_readable(&pollable, deadline) {
+        if !any_readable(&pollable, patience) {
             let silent = asked
                 .iter()
                 .map(|(socket, _)| format!("{}: no answer in time", socket.display()));
@@ -148,7 +180,7 @@ fn answered(sockets: &[PathBuf], deadline: Instant) -> Result<(), String> {
 
 /// Watches the directories of the sockets for new entries: inotify(7). Where a directory does
 /// not exist yet, the nearest one above it that does.
-fn watch(sockets: &[PathBuf]) -> Result<Inotify> {
+fn watch(sockets: impl Iterator<Item = PathBuf>) -> Result<Inotify> {
     let watch = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)
         .context("cannot watch for the socket")
         .remedy("raise fs.inotify.max_user_instances")?;
@@ -157,7 +189,9 @@ fn watch(sockets: &[PathBuf]) -> Result<Inotify> {
             .ancestors()
             .skip(1)
             .find(|directory| directory.is_dir());
-        let made = AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO;
+        // containerd sets the mode of its socket once it listens (`GetLocalListener` in containerd's
+        // pkg/sys).
+        let made = AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_ATTRIB;
         if let Some(directory) = directory {
             watch
                 .add_watch(directory, made)
@@ -168,16 +202,20 @@ fn watch(sockets: &[PathBuf]) -> Result<Inotify> {
     Ok(watch)
 }
 
-fn readable(descriptor: std::os::fd::BorrowedFd<'_>, deadline: Instant) -> bool {
-    any_readable(&[descriptor], deadline)
-}
-
-fn any_readable(descriptors: &[std::os::fd::BorrowedFd<'_>], deadline: Instant) -> bool {
+fn any_readable(descriptors: &[BorrowedFd<'_>], patience: &Patience) -> bool {
     let mut descriptors: Vec<PollFd<'_>> = descriptors
         .iter()
         .map(|descriptor| PollFd::new(*descriptor, PollFlags::POLLIN))
         .collect();
-    poll(&mut descriptors, wait::until(deadline)).is_ok_and(|count| count > 0)
+    loop {
+        let timeout = patience.clock.timeout(Some(patience.all));
+        match poll(&mut descriptors, wait::timeout(timeout)) {
+            Ok(0) if patience.left().is_zero() => return false,
+            Ok(0) => {}
+            Ok(_) => return true,
+            Err(_) => return false,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -41,6 +41,31 @@ fn a_daemon_that_does_not_answer_is_not() {
     stopped.exec(&["dind", "health", "--wait=60"]).exited(0);
 }
 
+/// 1 where containerd is dead, although dockerd answers; and 0 when there is one again.
+#[test]
+fn a_daemon_without_its_containerd_is_not_healthy() {
+    let container = dind().ready(&["sleep", "infinity"]);
+    container.exec(&["dind", "health"]).exited(0);
+    container.sh("pkill -KILL -x containerd");
+    container.wait_log("containerd was ended by SIGKILL", 1);
+    container.exec(&["docker", "version"]).exited(0);
+    container
+        .exec(&["dind", "health"])
+        .exited(1)
+        .says(&["dind: error: not healthy: containerd has ended"]);
+    // Who may not see containerd's socket learns of dockerd.
+    container
+        .exec_call(&["--user", "65534:docker"], &["dind", "health"])
+        .finish()
+        .exited(0);
+
+    let restarted = dind()
+        .env("DIND_RESTART", "on-failure")
+        .ready(&["sleep", "infinity"]);
+    restarted.sh("pkill -KILL -x containerd; dind health --wait 120");
+    restarted.wait_log("containerd was ended by SIGKILL; restarting it", 1);
+}
+
 /// `--wait` waits for a daemon that is still to come: for its answer, and for its socket.
 #[test]
 fn waiting_ends_when_the_daemon_answers() {
