@@ -38,6 +38,8 @@ pub struct Runner<'a> {
     pub signals: &'a mut Signals,
     /// The user's file mode creation mask.
     pub umask: Mode,
+    /// The `oom_score_adj` of the hooks, where it is not this process's.
+    pub oom_score_adj: Option<i16>,
     /// Whether the first hook that fails ends the run.
     pub until_failure: bool,
     /// Whether SIGTERM has arrived.
@@ -114,7 +116,7 @@ impl Runner<'_> {
             descriptors: Vec::new(),
             session: Session::Own,
             dies_with_parent: true,
-            oom_score_adj: None,
+            oom_score_adj: self.oom_score_adj,
             limits: &[],
             inherited: self.signals.inherited(),
             umask: Some(self.umask),

@@ -23,6 +23,11 @@ use crate::plan::role::Serve;
 pub const DOCKERD_OOM_SCORE: i16 = -500;
 const CONTAINERD_OOM_SCORE: i16 = -999;
 
+/// That of this process, whose end is everybody's. The kernel chooses by the sum of it and of the
+/// memory that is used (`oom_badness` in the kernel's mm/oom_kill.c), so beside the daemons a
+/// process with 0 comes first, however small it is.
+pub const OWN_OOM_SCORE: i16 = CONTAINERD_OOM_SCORE;
+
 /// The TCP port without TLS that docker:dind uses; with TLS it is [`TLS_PORT`].
 const PLAIN_PORT: u16 = 2375;
 

@@ -47,7 +47,7 @@ use crate::messages::fault::Fault;
 use crate::messages::finding::Finding;
 use crate::plan::role::Serve;
 use action::{Action, Step};
-pub use daemons::{CLIENT_VARIABLES, DOCKERD_OOM_SCORE, find_dockerd};
+pub use daemons::{CLIENT_VARIABLES, DOCKERD_OOM_SCORE, OWN_OOM_SCORE, find_dockerd};
 use engine::{Engine, Foreground, LogPath, Program, Readiness};
 use inputs::Inputs;
 pub use iptables::{NF_TABLES, netfilter_question};

@@ -178,6 +178,7 @@ impl Supervisor<'_> {
             stdio: [null.as_fd(), stdout, stderr],
             signals: &mut self.signals,
             umask: self.umask,
+            oom_score_adj: self.oom_score_adj,
             until_failure: process == Process::PreStart,
             stopped: false,
         };

@@ -40,8 +40,10 @@ use crate::apply::sockets::Bound;
 use crate::input::config::Config;
 use crate::messages::fault::Fault;
 use crate::messages::logging::LogFormat;
+use crate::plan::OWN_OOM_SCORE;
 use crate::plan::engine::{Engine, Foreground};
 use crate::sys::clock::Clock;
+use crate::sys::memory;
 use crate::sys::signals::Signals;
 use crate::sys::terminal::{self, Terminal};
 use children::Children;
@@ -150,6 +152,7 @@ pub fn run(
         signals,
         standard,
         umask,
+        oom_score_adj: memory::lower_oom_score_adj(OWN_OOM_SCORE),
         notify: Notify::bind()?,
         ping: None,
         answered: false,

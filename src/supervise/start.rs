@@ -132,7 +132,7 @@ impl Supervisor<'_> {
             descriptors: Vec::new(),
             session: Session::Foreground(self.terminal),
             dies_with_parent: false,
-            oom_score_adj: None,
+            oom_score_adj: self.oom_score_adj,
             limits: &[],
             inherited: self.signals.inherited(),
             umask: Some(self.umask),

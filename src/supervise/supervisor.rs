@@ -78,6 +78,9 @@ pub struct Supervisor<'a> {
     /// Standard output and standard error of this process.
     pub(super) standard: (Stdout, Stderr),
     pub(super) umask: Mode,
+    /// The `oom_score_adj` that this process was started with, where it has another one now: for
+    /// the command and the hooks.
+    pub(super) oom_score_adj: Option<i16>,
     pub(super) notify: Notify,
     pub(super) ping: Option<Ping>,
     /// Whether the API has answered since dockerd was last started.

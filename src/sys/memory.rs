@@ -1,6 +1,8 @@
-//! The resident memory of this program's code.
+//! Memory: the pages of this program's code, and whom the kernel kills first.
 
 #![expect(unsafe_code, reason = "system calls that no safe interface offers")]
+
+use std::fs;
 
 use nix::errno::Errno;
 use nix::libc;
@@ -32,4 +34,13 @@ pub fn unmap_code() -> nix::Result<()> {
         )
     };
     Errno::result(result).map(drop)
+}
+
+/// Lowers this process's `oom_score_adj` to `score`, and returns the one from before; `None` where
+/// it is as low already, or the kernel does not allow that, as without CAP_SYS_RESOURCE:
+/// proc_pid_oom_score_adj(5).
+pub fn lower_oom_score_adj(score: i16) -> Option<i16> {
+    const FILE: &str = "/proc/self/oom_score_adj";
+    let before: i16 = fs::read_to_string(FILE).ok()?.trim().parse().ok()?;
+    (score < before && fs::write(FILE, score.to_string()).is_ok()).then_some(before)
 }

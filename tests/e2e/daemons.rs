@@ -184,30 +184,37 @@ fn the_daemons_have_sessions_of_their_own() {
 }
 
 /// When memory runs out, a container goes before dockerd, and dockerd before
-/// containerd; where the kernel does not allow that, they are as PID 1 is. The
-/// command is no daemon.
+/// containerd and PID 1; where the kernel does not allow that, all are as the container is. So
+/// are the command and the hooks in any case.
 #[test]
 fn the_daemons_are_spared_when_memory_runs_out() {
     let output = dind()
+        .flags(["--oom-score-adj=100"])
+        .prelude(
+            "mkdir -p /etc/dind/post-start.d
+             printf '#!/bin/sh\ncat /proc/self/oom_score_adj >/hook\n' >/etc/dind/post-start.d/score
+             chmod +x /etc/dind/post-start.d/score",
+        )
         .run(&[
             "sh",
             "-c",
-            "for process in 1 self $(pgrep -x dockerd) $(pgrep -x containerd); do
+            "cat /hook
+             for process in 1 self $(pgrep -x dockerd) $(pgrep -x containerd); do
                  cat /proc/$process/oom_score_adj
              done
              sh -c 'echo -600 >/proc/self/oom_score_adj' && echo allowed || echo refused",
         ])
         .text();
     let lines: Vec<&str> = output.lines().collect();
-    let [first, command, dockerd, containerd, allowed] = lines[..] else {
+    let [hook, first, command, dockerd, containerd, allowed] = lines[..] else {
         panic!("{output}");
     };
-    assert_eq!(command, first);
-    if allowed == "allowed" {
-        assert_eq!((dockerd, containerd), ("-500", "-999"));
-    } else {
-        assert_eq!((dockerd, containerd), (first, first));
-    }
+    assert_eq!((hook, command), ("100", "100"));
+    let expected = match allowed {
+        "allowed" => ("-999", "-500", "-999"),
+        _ => ("100", "100", "100"),
+    };
+    assert_eq!((first, dockerd, containerd), expected);
 }
 
 /// A containerd of the user's is used, and no other one is started.

@@ -26,6 +26,7 @@ use dind::apply::delegate::{self, Attempt, Delegation};
 use dind::facts::mountinfo::MountTable;
 use dind::helpers::child::become_helper;
 use dind::plan::action::{Action, OnFailure, Step};
+use dind::sys::memory::lower_oom_score_adj;
 use dind::sys::signals::{self, Inherited, Signals};
 use dind::sys::spawn::{Child, Session, spawn};
 use nix::libc;
@@ -670,6 +671,21 @@ fn a_childs_oom_score_is_set_where_that_is_allowed() {
         // Lowering it may be refused, and the child runs all the same.
         let lowered = spawned("cat /proc/$$/oom_score_adj", 0, Some(-999));
         assert!(["-999\n", "0\n"].contains(&lowered.as_str()), "{lowered}");
+    });
+}
+
+/// What PID 1 does for itself. Back to where it was is allowed without CAP_SYS_RESOURCE.
+#[test]
+fn an_oom_score_is_lowered_and_never_raised() {
+    inside("an_oom_score_is_lowered_and_never_raised", || {
+        in_a_child(|| {
+            const FILE: &str = "/proc/self/oom_score_adj";
+            let before: i16 = fs::read_to_string(FILE).unwrap().trim().parse().unwrap();
+            fs::write(FILE, "900").unwrap();
+            let lowered = [before, before, 1000].map(lower_oom_score_adj);
+            let after = fs::read_to_string(FILE).unwrap();
+            lowered == [Some(900), None, None] && after.trim() == before.to_string()
+        });
     });
 }
 
