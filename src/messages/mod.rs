@@ -1,6 +1,7 @@
 //! Text for users and for programs that read logs: faults and findings, log lines as text
 //! and as JSON, the removal of secrets, and the progress line.
 
+pub mod backlog;
 pub mod fault;
 #[cfg(test)]
 mod field_names;

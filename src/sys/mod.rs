@@ -10,6 +10,7 @@ pub mod lock;
 pub mod loop_device;
 pub mod memory;
 pub mod nonblocking;
+pub mod outlet;
 pub mod process;
 pub mod read;
 pub mod search;

@@ -117,6 +117,19 @@ impl Inherited {
     }
 }
 
+/// Discards the SIGPIPE of a write(2) that has just failed with EPIPE: it says nothing that the
+/// error does not, and PID 1 would pass it on. The write sends it to its own thread, and the kernel
+/// gives a thread's signals out before the process's (`dequeue_signal` in its kernel/signal.c), so
+/// one that another process has sent stays pending. Where SIGPIPE is ignored and not blocked, there
+/// is none.
+pub fn forget_broken_pipe() {
+    let mut set = SigSet::empty();
+    set.add(Signal::SIGPIPE);
+    let now = TimeSpec::from_duration(Duration::ZERO);
+    // SAFETY: both structures outlive the call, which writes to neither.
+    unsafe { libc::sigtimedwait(set.as_ref(), std::ptr::null_mut(), now.as_ref()) };
+}
+
 /// Sets SIG_IGN or SIG_DFL for a signal: signal(2).
 fn dispose(signal: i32, action: libc::sighandler_t) -> nix::Result<()> {
     // SAFETY: neither action runs code of this process.

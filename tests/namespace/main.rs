@@ -25,8 +25,10 @@ use dind::apply::apply;
 use dind::apply::delegate::{self, Attempt, Delegation};
 use dind::facts::mountinfo::MountTable;
 use dind::helpers::child::become_helper;
+use dind::messages::backlog::Backlog;
 use dind::plan::action::{Action, OnFailure, Step};
 use dind::sys::memory::lower_oom_score_adj;
+use dind::sys::outlet::Outlet;
 use dind::sys::signals::{self, Inherited, Signals};
 use dind::sys::spawn::{Child, Session, spawn};
 use nix::libc;
@@ -719,4 +721,29 @@ fn a_program_that_cannot_run_has_the_shells_status() {
             assert!(error.fault(OsStr::new(name)).message.contains(name));
         }
     });
+}
+
+/// PID 1 passes signals on to the command, and SIGPIPE would end it.
+#[test]
+fn a_write_without_a_reader_raises_no_signal_and_takes_none_away() {
+    inside(
+        "a_write_without_a_reader_raises_no_signal_and_takes_none_away",
+        || {
+            let mut signals = Signals::catch(signals::block().unwrap()).unwrap();
+            let write = || {
+                let (reader, writer) = nix::unistd::pipe().unwrap();
+                let outlet = Outlet::new(writer);
+                drop(reader);
+                let mut backlog = Backlog::default();
+                backlog.offer(b"a line\n");
+                outlet.drain(&mut backlog);
+                assert!(backlog.is_empty());
+            };
+            write();
+            assert_eq!(signals.arrived().collect::<Vec<_>>(), Vec::<i32>::new());
+            nix::sys::signal::kill(nix::unistd::getpid(), nix::sys::signal::SIGPIPE).unwrap();
+            write();
+            assert_eq!(signals.arrived().collect::<Vec<_>>(), [libc::SIGPIPE]);
+        },
+    );
 }
