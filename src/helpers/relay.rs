@@ -2,10 +2,11 @@
 //! `DIND_LOG_FORMAT=json`. PID 1 keeps both ends of every pipe, so no daemon gets SIGPIPE, and
 //! the content of a pipe is not lost with this child.
 //!
-//! A sink with write errors loses lines. A sink that blocks makes this child wait, and then the
-//! daemons, as if they wrote to it themselves.
+//! A sink with write errors loses lines. From a sink that nobody reads this child waits, and answers
+//! PID 1 meanwhile; the daemons wait, too, as if they wrote to it themselves, when their pipes are
+//! full.
 
-use std::io::{self, Read, Write};
+use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::time::SystemTime;
@@ -15,11 +16,13 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd;
 
+use crate::messages::backlog::Backlog;
 use crate::messages::json_log::{self, Defaults};
 use crate::messages::remedy::Remedy;
+use crate::sys::outlet::Outlet;
 
-/// The most bytes of one read: a pipe's capacity with pages of 4 KiB, pipe(7).
-const READ: usize = 64 * 1024;
+/// The most bytes of one read. Short lines become many times as long, and may have to wait.
+const READ: usize = 16 * 1024;
 
 /// The longest line, in bytes. A longer one is split.
 const LONGEST: usize = 64 * 1024;
@@ -40,8 +43,8 @@ pub struct Stream<'a> {
 }
 
 /// Relays lines until PID 1 closes its end of `control`. Each byte that PID 1 sends there is sent
-/// back when every line that was written before it is in its sink; with the byte `last`,
-/// unfinished lines, too. The error is that of poll(2).
+/// back when every line that was written before it is in its sink, unless another byte comes first;
+/// with the byte `last`, unfinished lines, too. The error is that of poll(2).
 pub fn run(
     streams: &[Stream<'_>],
     sinks: &[BorrowedFd<'_>],
@@ -49,59 +52,63 @@ pub fn run(
     last: u8,
 ) -> Result<()> {
     let mut buffer = vec![0; READ];
-    let mut lines: Vec<Lines> = streams.iter().map(|_| Lines::default()).collect();
+    let mut sources: Vec<Source<'_>> = streams.iter().map(Source::new).collect();
     let mut sinks: Vec<Sink<'_>> = sinks.iter().copied().map(Sink::new).collect();
+    let mut request = None;
     loop {
-        let ready = wait(streams, &control)?;
-        let mut request = [0];
-        let asked = match ready.control.then(|| control.read(&mut request)) {
+        let ready = wait(&sources, &sinks, &control)?;
+        let mut byte = [0];
+        match ready.control.then(|| control.read(&mut byte)) {
             Some(Ok(0)) => return Ok(()),
-            Some(Ok(_)) => true,
-            Some(Err(_)) | None => false,
-        };
-        for ((stream, lines), ready) in streams.iter().zip(&mut lines).zip(ready.streams) {
-            let mut print = |line: &[u8]| {
-                if let Some(sink) = sinks.get_mut(stream.sink) {
-                    sink.print(stream, line);
-                }
-            };
-            // Bounded, so that a daemon that writes without end does not hold up the others.
-            let most = match asked {
-                true => MOST_IN_A_PIPE,
-                false => READ,
-            };
-            let mut count = 0;
-            while (ready || asked) && count < most {
-                match unistd::read(stream.pipe, &mut buffer) {
-                    Ok(read @ 1..) => {
-                        count = count.saturating_add(read);
-                        lines.take(buffer.get(..read).unwrap_or_default(), &mut print);
-                    }
-                    Err(Errno::EINTR) => {}
-                    Ok(0) | Err(_) => break,
+            Some(Ok(_)) => {
+                request = Some(byte);
+                for source in &mut sources {
+                    source.left = MOST_IN_A_PIPE;
                 }
             }
-            if asked && request == [last] {
-                lines.end(&mut print);
+            Some(Err(_)) | None => {}
+        }
+        sinks.iter_mut().for_each(Sink::drain);
+        for (source, ready) in sources.iter_mut().zip(ready.sources) {
+            // Bounded, so that a daemon that writes without end does not hold up the others.
+            if ready && request.is_none() {
+                source.left = READ;
+            }
+            if let Some(sink) = sinks.get_mut(source.stream.sink) {
+                source.read(&mut buffer, sink, request == Some([last]));
             }
         }
-        if asked {
+        if let Some(answer) = request
+            && sources.iter().all(|source| source.left == 0)
+            && sinks.iter().all(|sink| sink.backlog.is_empty())
+        {
+            request = None;
             // It fails only where PID 1 no longer waits for the byte.
-            let _ = control.write_all(&request);
+            let _ = control.write_all(&answer);
         }
     }
 }
 
-/// The results of one poll(2). `streams` has the order of the streams.
+/// The results of one poll(2). `sources` has the order of the sources.
 struct Ready {
     control: bool,
-    streams: Vec<bool>,
+    sources: Vec<bool>,
 }
 
-fn wait(streams: &[Stream<'_>], control: &UnixStream) -> Result<Ready> {
-    let read = |descriptor| PollFd::new(descriptor, PollFlags::POLLIN);
-    let mut descriptors = vec![read(control.as_fd())];
-    descriptors.extend(streams.iter().map(|stream| read(stream.pipe)));
+/// Waits for a request, for a sink that takes more of the lines that wait for it, and for lines
+/// whose sink has none that wait.
+fn wait(sources: &[Source<'_>], sinks: &[Sink<'_>], control: &UnixStream) -> Result<Ready> {
+    let mut descriptors = vec![PollFd::new(control.as_fd(), PollFlags::POLLIN)];
+    descriptors.extend(sources.iter().map(|source| {
+        let sink = sinks.get(source.stream.sink);
+        let wanted = match sink.is_some_and(|sink| sink.backlog.is_empty()) {
+            true => PollFlags::POLLIN,
+            false => PollFlags::empty(),
+        };
+        PollFd::new(source.stream.pipe, wanted)
+    }));
+    let full = sinks.iter().filter(|sink| !sink.backlog.is_empty());
+    descriptors.extend(full.map(|sink| PollFd::new(sink.outlet.as_fd(), PollFlags::POLLOUT)));
     match poll(&mut descriptors, PollTimeout::NONE) {
         Ok(_) | Err(Errno::EINTR) => {}
         Err(errno) => {
@@ -115,8 +122,46 @@ fn wait(streams: &[Stream<'_>], control: &UnixStream) -> Result<Ready> {
         .map(|descriptor| descriptor.any().unwrap_or(true));
     Ok(Ready {
         control: happened.next().unwrap_or(false),
-        streams: happened.collect(),
+        sources: happened.take(sources.len()).collect(),
     })
+}
+
+/// A stream that is read.
+struct Source<'a> {
+    stream: &'a Stream<'a>,
+    lines: Lines,
+    /// How many bytes are still to be read, if there are so many, before the others have their turn
+    /// and a request is answered.
+    left: usize,
+}
+
+impl<'a> Source<'a> {
+    fn new(stream: &'a Stream<'a>) -> Self {
+        Self {
+            stream,
+            lines: Lines::default(),
+            left: 0,
+        }
+    }
+
+    /// Reads what is left to read, unless lines wait for the sink: then the daemon waits, too, once
+    /// its pipe is full. With `to_the_end`, the beginning of a line is a line.
+    fn read(&mut self, buffer: &mut [u8], sink: &mut Sink<'_>, to_the_end: bool) {
+        while self.left > 0 && sink.backlog.is_empty() {
+            match unistd::read(self.stream.pipe, buffer) {
+                Ok(count @ 1..) => {
+                    self.left = self.left.saturating_sub(count);
+                    let bytes = buffer.get(..count).unwrap_or_default();
+                    self.lines.take(bytes, |line| sink.print(self.stream, line));
+                }
+                Err(Errno::EINTR) => {}
+                Ok(0) | Err(_) => self.left = 0,
+            }
+        }
+        if self.left == 0 && to_the_end {
+            self.lines.end(|line| sink.print(self.stream, line));
+        }
+    }
 }
 
 /// Splits a stream of bytes into lines.
@@ -168,59 +213,46 @@ fn cut(line: &[u8]) -> usize {
 
 /// A destination of lines.
 struct Sink<'a> {
-    descriptor: BorrowedFd<'a>,
-    /// Whether only a part of the last line was written.
-    torn: bool,
+    outlet: Outlet<BorrowedFd<'a>>,
+    /// The lines of one read that its reader has not taken.
+    backlog: Backlog,
 }
 
 impl<'a> Sink<'a> {
     fn new(descriptor: BorrowedFd<'a>) -> Self {
         Self {
-            descriptor,
-            torn: false,
+            outlet: Outlet::new(descriptor),
+            backlog: Backlog::default(),
         }
     }
 
     /// Writes a line with a single write(2) where the sink takes all of it, so that lines of
-    /// other processes do not mix with it. After an error the rest of the line is lost.
+    /// other processes do not mix with it.
     fn print(&mut self, stream: &Stream<'_>, line: &[u8]) {
         let defaults = Defaults {
             time: SystemTime::now(),
             level: stream.level,
         };
-        let begin = if self.torn { "\n" } else { "" };
         let line = json_log::translated(stream.source, line, defaults);
-        let text = format!("{begin}{line}\n");
-        let mut rest = text.as_bytes();
-        while !rest.is_empty() {
-            match unistd::write(self.descriptor, rest) {
-                Ok(count @ 1..) => rest = rest.get(count..).unwrap_or_default(),
-                Err(Errno::EINTR) => {}
-                Err(Errno::EAGAIN) if self.wait().is_ok() => {}
-                Ok(0) | Err(_) => break,
-            }
-        }
-        self.torn = match rest.len() {
-            0 => false,
-            left => self.torn || left < text.len(),
-        };
+        self.backlog.add((line + "\n").into_bytes());
+        self.drain();
     }
 
-    /// Waits until the sink is writable. It does not block where another process that shares it
-    /// has set O_NONBLOCK.
-    fn wait(&self) -> io::Result<()> {
-        let mut ready = [PollFd::new(self.descriptor, PollFlags::POLLOUT)];
-        match poll(&mut ready, PollTimeout::NONE) {
-            Ok(_) | Err(Errno::EINTR) => Ok(()),
-            Err(errno) => Err(errno.into()),
-        }
+    fn drain(&mut self) {
+        self.outlet.drain(&mut self.backlog);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::fs::File;
+    use std::io;
+    use std::os::fd::OwnedFd;
+
+    use nix::fcntl::OFlag;
     use proptest::prelude::*;
+
+    use super::*;
 
     fn lines(parts: &[&[u8]]) -> Vec<Vec<u8>> {
         let mut lines = Lines::default();
@@ -248,35 +280,71 @@ mod tests {
         assert_eq!(lines(&[&bytes]).concat(), bytes);
     }
 
-    #[test]
-    fn a_line_after_a_torn_line_is_whole() -> io::Result<()> {
-        let (mut reader, writer) = UnixStream::pair()?;
-        let stream = Stream {
-            source: "dockerd",
-            level: "error",
-            pipe: reader.as_fd(),
-            sink: 0,
-        };
-        let mut sink = Sink {
-            descriptor: writer.as_fd(),
-            torn: true,
-        };
-        sink.print(&stream, b"a");
-        assert!(!sink.torn);
-        sink.print(&stream, b"b");
-        drop(writer);
-        let mut text = String::new();
-        reader.read_to_string(&mut text)?;
-        let lines: Vec<&str> = text.lines().collect();
-        assert!(
-            matches!(lines[..], ["", a, b] if a.ends_with(r#""msg":"a"}"#) && b.ends_with(r#""msg":"b"}"#)),
-            "{text}"
-        );
+    /// A pipe to read from, and its other end.
+    fn pipe() -> io::Result<(File, OwnedFd)> {
+        let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
+        Ok((File::from(reader), writer))
+    }
+
+    /// Writes to a pipe until it is full.
+    fn fill(pipe: &OwnedFd, text: &[u8]) {
+        while unistd::write(pipe, text).is_ok() {}
+    }
+
+    /// Reads until `text` has come; the deadline is against hanging only.
+    fn read_until(reader: &mut (impl Read + AsFd), text: &str) -> io::Result<()> {
+        let mut seen = Vec::new();
+        while !String::from_utf8_lossy(&seen).contains(text) {
+            let mut ready = [PollFd::new(reader.as_fd(), PollFlags::POLLIN)];
+            assert_ne!(poll(&mut ready, 60_000_u16)?, 0, "{text} does not come");
+            let mut buffer = [0; 4096];
+            let count = reader.read(&mut buffer)?;
+            seen.extend_from_slice(&buffer[..count]);
+        }
         Ok(())
     }
 
     #[test]
-    fn a_sink_that_nobody_reads_loses_lines() -> io::Result<()> {
+    fn a_sink_that_nobody_reads_keeps_only_its_own_writers_waiting() -> io::Result<()> {
+        let (mut free, stdout) = pipe()?;
+        let (mut full, stderr) = pipe()?;
+        fill(&stderr, b"x");
+        let ((one, ours), (other, errors)) = (pipe()?, pipe()?);
+        let (mut control, theirs) = UnixStream::pair()?;
+        theirs.set_nonblocking(true)?;
+        let stream = |pipe, sink| Stream {
+            source: "dockerd",
+            level: "info",
+            pipe,
+            sink,
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let streams = [stream(other.as_fd(), 1), stream(one.as_fd(), 0)];
+                run(&streams, &[stdout.as_fd(), stderr.as_fd()], theirs, 0)
+            });
+            // More than the relay takes, and a request for all of it.
+            for _ in 0..2 {
+                fill(&errors, &[b"x".repeat(99), b"\n".to_vec()].concat());
+            }
+            control.write_all(&[1])?;
+            unistd::write(&ours, b"the other sink\n")?;
+            read_until(&mut free, "the other sink")?;
+            // Nothing has been answered yet, since nothing has been written.
+            control.set_nonblocking(true)?;
+            let early = control.read(&mut [0]).map_err(|error| error.kind());
+            assert_eq!(early, Err(io::ErrorKind::WouldBlock));
+            read_until(&mut full, r#""msg":"xxx"#)?;
+            drop(full);
+            read_until(&mut control, "\u{1}")?;
+            // It ends with its parent's end of the socket.
+            drop(control);
+            Ok(())
+        })
+    }
+
+    #[test]
+    fn a_sink_without_a_reader_loses_lines() -> io::Result<()> {
         let (reader, writer) = UnixStream::pair()?;
         let stream = Stream {
             source: "dockerd",
@@ -287,7 +355,7 @@ mod tests {
         let mut sink = Sink::new(writer.as_fd());
         drop(reader);
         sink.print(&stream, b"a");
-        assert!(!sink.torn, "no part of the line was written");
+        assert!(sink.backlog.is_empty());
         Ok(())
     }
 
