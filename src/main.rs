@@ -31,7 +31,7 @@ use dind::plan::{self, client, inform, prepare};
 use dind::programs::{doctor, health, nest};
 use dind::supervise::{self, Beginning};
 use dind::sys::signals::{self, Inherited, Signals};
-use dind::sys::{descriptors, search, spawn};
+use dind::sys::{descriptors, log, search, spawn};
 use nix::sys::stat::{Mode, umask};
 use tracing::{Level, error, info, warn};
 
@@ -39,15 +39,17 @@ fn main() -> ExitCode {
     let inherited = signals::block();
     let started = Instant::now();
     let environment: Vec<(OsString, OsString)> = std::env::vars_os().collect();
-    logging::start(config::logs(&environment));
+    logging::start(config::logs(&environment), log::open());
     let run = |inherited| run(environment, started, inherited);
-    match inherited.map_err(Fault::from).and_then(run) {
-        Ok(status) => ExitCode::from(status),
+    let status = match inherited.map_err(Fault::from).and_then(run) {
+        Ok(status) => status,
         Err(fault) => {
             error!(status = fault.status, "{fault}");
-            ExitCode::from(fault.status)
+            fault.status
         }
-    }
+    };
+    log::finish(Some(log::LAST_CHANCE));
+    ExitCode::from(status)
 }
 
 fn run(
@@ -62,6 +64,7 @@ fn run(
             .unblock()
             .context("cannot unblock signals")
             .remedy("see sigprocmask(2)")?;
+        log::be_patient();
     }
     match request {
         Request::Help(text) => print(&text),

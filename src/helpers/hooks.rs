@@ -17,6 +17,7 @@ use tracing::{error, info, warn};
 use crate::messages::fault::Fault;
 use crate::sys::clock::Clock;
 use crate::sys::end::End;
+use crate::sys::log;
 use crate::sys::process::{self, Reaped};
 use crate::sys::signals::Signals;
 use crate::sys::spawn::{self, Child, Session};
@@ -157,8 +158,11 @@ impl Runner<'_> {
                 return Ok(Finish::TimedOut);
             }
             let timeout = clock.timeout(Some(patience));
-            let mut descriptors = [PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
-            if let Err(errno) = self.signals.poll(&mut descriptors, timeout)
+            let mut descriptors = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
+            descriptors.extend(log::waiting());
+            let polled = self.signals.poll(&mut descriptors, timeout);
+            log::flush();
+            if let Err(errno) = polled
                 && errno != Errno::EINTR
             {
                 return Err(

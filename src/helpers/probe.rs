@@ -25,6 +25,7 @@ use crate::messages::fault::Fault;
 use crate::messages::remedy::Remedy;
 use crate::sys::clock::Clock;
 use crate::sys::end::End;
+use crate::sys::log;
 use crate::sys::process;
 use crate::sys::signals::{Signals, asks_to_end};
 
@@ -198,12 +199,14 @@ fn wait(
         } else {
             SILENT.min(patience)
         };
-        let mut descriptors = [
+        let mut descriptors = vec![
             PollFd::new(answers.as_fd(), PollFlags::POLLIN),
             PollFd::new(signals.as_fd(), PollFlags::POLLIN),
         ];
+        descriptors.extend(log::waiting());
         // After an error, such as EINTR, a signal may have arrived.
         let _ = signals.poll(&mut descriptors, clock.timeout(Some(next)));
+        log::flush();
         let mut ended = None;
         for signal in signals.arrived() {
             match asks_to_end(signal) {

@@ -7,7 +7,7 @@
 //! numbers and booleans as such. README.md lists their names.
 
 use std::fmt;
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal};
 use std::time::SystemTime;
 
 use serde_json::Value;
@@ -154,12 +154,12 @@ where
     }
 }
 
-/// Makes the macros of `tracing` write to standard error from here on. To be called once, as
-/// a second call panics; before it, events are lost.
-pub fn start(logs: Logs) {
-    let stderr = std::io::stderr();
+/// Makes the macros of `tracing` write lines to `writer`, which is standard error's, from here on.
+/// To be called once, as a second call panics; before it, events are lost.
+pub fn start<W: io::Write + Copy + Send + Sync + 'static>(logs: Logs, writer: W) {
+    let stderr = io::stderr();
     tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
+        .with_writer(move || writer)
         .with_max_level(logs.level)
         .with_ansi(false)
         // It uses eprintln!, which panics where standard error cannot be written.
@@ -174,7 +174,6 @@ pub fn start(logs: Logs) {
 
 #[cfg(test)]
 mod tests {
-    use std::io;
     use std::path::Path;
     use std::sync::{Arc, Mutex, PoisonError};
 

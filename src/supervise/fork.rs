@@ -27,7 +27,7 @@ use crate::messages::logging::LogFormat;
 use crate::messages::progress::ProgressLine;
 use crate::messages::remedy::Remedy;
 use crate::programs::doctor;
-use crate::sys::{descriptors, process};
+use crate::sys::{descriptors, log, process};
 
 impl Supervisor<'_> {
     /// Forks a helper, so that the loop goes on with signals and deadlines. Where that fails, the
@@ -143,7 +143,7 @@ impl Supervisor<'_> {
                     // A command that runs already has the terminal.
                     let wanted = self.config.log_format == LogFormat::Text
                         && self.children.pid(Process::Command).is_none();
-                    loader::load(images, ProgressLine::new(wanted))?;
+                    loader::load(images, ProgressLine::new(wanted, log::show))?;
                 }
             }
             Process::LogReader => self.show_log(),

@@ -2,8 +2,7 @@
 //! decisions are made in `machine`.
 //!
 //! PID 1 waits in that poll(2) and nowhere else. Work that may take long runs in a child with a
-//! deadline in the machine: see [`crate::helpers`]. PID 1 itself does this, all of it bounded but
-//! for one:
+//! deadline in the machine: see [`crate::helpers`]. PID 1 itself does this, all of it bounded:
 //!
 //! - reading facts, and the steps of the plan (`apply`): files of /proc, /sys and /run, system
 //!   calls for mounts, and other file systems only after `helpers::probe` has seen them answer;
@@ -12,7 +11,7 @@
 //!   signals stay pending;
 //! - one attempt to delegate cgroup controllers, some 100 µs: a child makes the others;
 //! - connecting to dockerd's socket, sending to it and to `NOTIFY_SOCKET`: none of these blocks;
-//! - writing a log line, which is bounded only by the reader of standard error;
+//! - writing log lines, as far as their reader takes them: see [`crate::sys::log`];
 //! - fork(2), kill(2), and reading /proc for the processes of inner containers;
 //! - after a SIGKILL from elsewhere, reading /proc and cgroupfs for the limit on memory.
 

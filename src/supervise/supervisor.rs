@@ -29,6 +29,7 @@ use crate::plan;
 use crate::plan::engine::{Engine, Readiness};
 use crate::sys::clock::Clock;
 use crate::sys::end::End;
+use crate::sys::log;
 use crate::sys::memory;
 use crate::sys::process::{self, Reaped};
 use crate::sys::signals::Signals;
@@ -38,9 +39,9 @@ use crate::sys::terminal::Terminal;
 /// deadlines.
 const REAPED_A_TURN: usize = 256;
 
-/// How long the end of a child, and the exit of this process, are held back until the log relay
-/// has written the last lines. Bounded, because the reader of those lines may have stopped reading.
-const LINES: Duration = Duration::from_millis(500);
+/// How long the end of a child, and the exit of this process, are held back until the last lines are
+/// written. Bounded, because the reader of those lines may have stopped reading.
+const LINES: Duration = log::LAST_CHANCE;
 
 /// The end of a child, held back until the log relay has written the child's last lines.
 pub struct Held {
@@ -51,10 +52,12 @@ pub struct Held {
     event: Event,
 }
 
-/// The exit of this process, held back until the log relay has written the last lines.
+/// The exit of this process, held back until the last lines are written.
 pub struct Leaving {
     status: u8,
     until: Duration,
+    /// Whether the log relay still has to write those of the daemons.
+    relay: bool,
 }
 
 /// What the loop works with: the plan's engine, the machine, the children, and the descriptors that
@@ -124,6 +127,7 @@ impl Supervisor<'_> {
                 return status;
             }
             self.wait(unreaped);
+            log::flush();
             self.take_failed(&mut events);
             self.read_answer(&mut events);
             if self.notify.ready() {
@@ -146,8 +150,9 @@ impl Supervisor<'_> {
         self.clock.now()
     }
 
-    /// Waits until a descriptor is readable, a signal arrives or a deadline passes. The results of
-    /// poll(2) are not looked at: every reader afterwards tries without blocking.
+    /// Waits until a descriptor is readable, lines that wait can be written, a signal arrives or a
+    /// deadline passes. The results of poll(2) are not looked at: every reader afterwards tries
+    /// without blocking.
     fn wait(&self, unreaped: bool) {
         let deadlines = match &self.leaving {
             // The machine takes no more events.
@@ -167,6 +172,7 @@ impl Supervisor<'_> {
         let relay = self.relay.as_ref().and_then(Relay::descriptor);
         descriptors.extend(relay.map(read));
         descriptors.extend(self.children.reports().map(read));
+        descriptors.extend(log::waiting());
         if let Err(errno) = self.signals.poll(&mut descriptors, timeout) {
             debug!("poll: {}, ignoring", errno.desc());
         }
@@ -252,7 +258,7 @@ impl Supervisor<'_> {
             if answer == relay::LAST
                 && let Some(leaving) = &mut self.leaving
             {
-                leaving.until = now;
+                leaving.relay = false;
             }
         }
         let late = self
@@ -269,7 +275,11 @@ impl Supervisor<'_> {
     fn left(&self) -> Option<u8> {
         let now = self.now();
         let leaving = self.leaving.as_ref()?;
-        (self.relay.is_none() || leaving.until <= now).then_some(leaving.status)
+        let is_written = !leaving.relay && log::waiting().is_none();
+        (is_written || leaving.until <= now).then(|| {
+            log::forget();
+            leaving.status
+        })
     }
 
     /// Begins the exit of this process with `status`: the log relay is asked for everything.
@@ -277,6 +287,7 @@ impl Supervisor<'_> {
         self.leaving = Some(Leaving {
             status,
             until: self.now().saturating_add(LINES),
+            relay: self.relay.is_some(),
         });
         let runs = self.relay.as_ref().is_some_and(Relay::is_connected);
         if self.relay.is_some() && !runs {

@@ -8,14 +8,17 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use nix::errno::Errno;
 use nix::libc;
 
-/// Closes every descriptor except 0, 1, 2 and those in `kept`, also those above RLIMIT_NOFILE:
-/// close_range(2). Kernels before 5.9 do not have that call, and seccomp profiles that do not
+use super::log;
+
+/// Closes every descriptor except 0, 1, 2, the log's and those in `kept`, also those above
+/// RLIMIT_NOFILE: close_range(2). Kernels before 5.9 do not have that call, and seccomp profiles that do not
 /// know it fail it with EPERM; then the descriptors are those that `/proc/self/fd` lists. Call
 /// it while this process has opened no others, or will never use them again. The error is that
 /// `/proc/self/fd` cannot be listed.
 pub fn close_other_descriptors(kept: &[BorrowedFd<'_>]) -> io::Result<()> {
     let mut kept: Vec<RawFd> = kept.iter().map(AsRawFd::as_raw_fd).collect();
     kept.extend(0..=2);
+    kept.extend(log::descriptor().as_ref().map(AsRawFd::as_raw_fd));
     kept.sort_unstable();
     let firsts = kept.iter().map(|descriptor| descriptor.saturating_add(1));
     let lasts = kept.iter().map(|descriptor| descriptor.saturating_sub(1));

@@ -7,6 +7,7 @@ pub mod end;
 pub mod filesystem;
 pub mod limits;
 pub mod lock;
+pub mod log;
 pub mod loop_device;
 pub mod memory;
 pub mod nonblocking;

@@ -10,11 +10,17 @@ use nix::libc;
 use nix::unistd::{ForkResult, Pid};
 
 use super::end::End;
+use super::log;
 
-/// Forks this process: fork(2). The error is EAGAIN at a limit on processes, or ENOMEM.
+/// Forks this process: fork(2). The lines of the log that wait stay the parent's. The error is
+/// EAGAIN at a limit on processes, or ENOMEM.
 pub fn fork() -> nix::Result<ForkResult> {
     // SAFETY: there is one thread, so no lock can be held by another.
-    unsafe { nix::unistd::fork() }
+    let forked = unsafe { nix::unistd::fork() }?;
+    if forked.is_child() {
+        log::forget();
+    }
+    Ok(forked)
 }
 
 /// What waitpid(2) found.
@@ -58,8 +64,10 @@ pub fn kill(pid: Pid, signal: i32) -> nix::Result<()> {
     }
 }
 
-/// Ends a forked child with `status`, without destructors and exit handlers: _exit(2).
+/// Ends a forked child with `status`, without destructors and exit handlers: _exit(2). Its last
+/// lines have [`log::LAST_CHANCE`] to be read.
 pub fn exit_child(status: i32) -> ! {
+    log::finish(Some(log::LAST_CHANCE));
     // SAFETY: takes an integer and does not return.
     unsafe { libc::_exit(status) }
 }

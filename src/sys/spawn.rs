@@ -23,7 +23,7 @@ use crate::messages::fault::{FAILURE, Fault, NOT_EXECUTABLE, NOT_FOUND};
 use crate::sys::limits::{self, Limit, Resource};
 use crate::sys::signals::Inherited;
 use crate::sys::terminal::{self, Terminal};
-use crate::sys::{descriptors, process, wait};
+use crate::sys::{descriptors, log, process, wait};
 
 /// How long [`spawn`] waits for exec. After that it treats the child as started: its program
 /// may be on a file system that does not answer.
@@ -234,8 +234,8 @@ pub fn begin(child: &Child<'_>) -> Result<Begun, SpawnError> {
     }
 }
 
-/// Replaces this process by the program at `path`: execve(2). `arguments` has argv\[0\]. The
-/// program gets the signal mask and the dispositions that are `inherited`. Returns only on
+/// Replaces this process by the program at `path`: execve(2). `arguments` has argv\[0\]. This
+/// process's last lines have [`log::LAST_CHANCE`] to be read. The program gets the signal mask and the dispositions that are `inherited`. Returns only on
 /// failure.
 pub fn become_program(
     path: &Path,
@@ -248,6 +248,7 @@ pub fn become_program(
         let arguments = strings(arguments.iter().copied()).map_err(error(At::Preparation))?;
         let environment = variables(environment).map_err(error(At::Preparation))?;
         let path = string(path.as_os_str()).map_err(error(At::Preparation))?;
+        log::finish(Some(log::LAST_CHANCE));
         inherited.restore().map_err(error(At::Preparation))?;
         nix::unistd::execve(&path, &arguments, &environment).map_err(error(At::Exec))
     };

@@ -68,4 +68,5 @@ mod stores;
 mod terminal;
 mod tls;
 mod tools;
+mod unread;
 mod upstream;

@@ -22,6 +22,7 @@ use crate::messages::progress::ProgressLine;
 use crate::messages::remedy::Remedy;
 use crate::sys::clock::Clock;
 use crate::sys::end::End;
+use crate::sys::log;
 use crate::sys::process::{self, Reaped};
 use crate::sys::search;
 use crate::sys::signals::{Signals, asks_to_end};
@@ -58,7 +59,7 @@ impl<'a> Docker<'a> {
             path: search::find(&["docker".into()], &config.search_path)?,
             environment,
             signals,
-            progress: ProgressLine::new(config.log_format == LogFormat::Text),
+            progress: ProgressLine::new(config.log_format == LogFormat::Text, log::show),
         })
     }
 
@@ -221,9 +222,11 @@ impl Running<'_> {
         let clock = Clock::since(Instant::now());
         let mut descriptors = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
         descriptors.extend(wanted.map(|(descriptor, flags)| PollFd::new(descriptor, flags)));
+        descriptors.extend(log::waiting());
         let polled = loop {
             let timeout = clock.timeout(Some(STALL));
             let polled = self.signals.poll(&mut descriptors, timeout);
+            log::flush();
             let is_ready = |descriptor: &PollFd<'_>| descriptor.any().unwrap_or(true);
             if polled.is_err() || descriptors.iter().any(is_ready) || clock.now() >= STALL {
                 break polled;
