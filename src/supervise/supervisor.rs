@@ -29,11 +29,10 @@ use crate::plan;
 use crate::plan::engine::{Engine, Readiness};
 use crate::sys::clock::Clock;
 use crate::sys::end::End;
-use crate::sys::log;
-use crate::sys::memory;
 use crate::sys::process::{self, Reaped};
-use crate::sys::signals::Signals;
-use crate::sys::terminal::Terminal;
+use crate::sys::signals::{Signals, asks_to_end};
+use crate::sys::terminal::{self, Terminal};
+use crate::sys::{log, memory};
 
 /// Children reaped in one turn of the loop, so that a flood of orphans cannot delay signals and
 /// deadlines.
@@ -138,7 +137,13 @@ impl Supervisor<'_> {
             for signal in self.signals.arrived() {
                 match signal {
                     libc::SIGCHLD => children = true,
-                    signal => events.push_back(Event::Signal(signal)),
+                    signal => {
+                        // Whoever is to end may have last words, and may wait in them already.
+                        if asks_to_end(signal) && self.terminal != Terminal::None {
+                            terminal::resume_output();
+                        }
+                        events.push_back(Event::Signal(signal));
+                    }
                 }
             }
             unreaped = children && self.reap(&mut events);

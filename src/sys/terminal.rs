@@ -8,6 +8,7 @@ use std::io;
 
 use nix::errno::Errno;
 use nix::libc;
+use nix::sys::termios::{FlowArg, tcflow};
 use nix::unistd::{self, Pid};
 
 /// The relation of standard input to this session.
@@ -31,6 +32,16 @@ pub fn detect() -> Terminal {
     match unistd::tcgetpgrp(&stdin) {
         Ok(_) => Terminal::Controlling,
         Err(_) => Terminal::Foreign,
+    }
+}
+
+/// Lets the output of the terminal on standard input go on that Ctrl-S or tcflow(3) has stopped.
+/// SIGTTOU must be blocked, as for [`take`].
+pub fn resume_output() {
+    // TCOON alone undoes TCOOFF and not Ctrl-S: `n_tty_ioctl_helper` in the kernel's
+    // drivers/tty/tty_ioctl.c. What is no terminal any more needs neither.
+    for flow in [FlowArg::TCOOFF, FlowArg::TCOON] {
+        let _ = tcflow(io::stdin(), flow);
     }
 }
 

@@ -1,4 +1,4 @@
-//! A log that nobody reads: a full pipe, a full socket. It holds up neither
+//! A log that nobody reads: a full pipe, a full socket, a terminal after Ctrl-S. It holds up neither
 //! a start nor a stop nor anything in between.
 //!
 //! The daemons write to a file here, or by the log relay, but where they are what is tested: with
@@ -7,6 +7,7 @@
 use serde_json::Value;
 
 use crate::docker::{BUSYBOX, Container, Spec, dind};
+use crate::pty::Pty;
 
 /// Standard error becomes a FIFO that somebody has open and does not read.
 const UNREAD: &str = "[ -e /unread ] || mkfifo /unread
@@ -208,6 +209,43 @@ fn lost_lines_are_counted() {
         }
         // The line comes once, and others follow.
         container.docker(&["stop"]).exited(0);
+    }
+}
+
+/// Ctrl-S.
+const STOP_OUTPUT: &str = "\x13";
+
+/// Waits until the terminal takes nothing more.
+#[track_caller]
+fn wait_stopped(pty: &Pty) {
+    pty.container.wait_until(
+        r#"perl -e 'open my $terminal, ">", "/proc/1/fd/2" or die; my $set = "";
+            vec($set, fileno $terminal, 1) = 1; exit(select(undef, $set, undef, 0) != 0)'"#,
+    );
+}
+
+/// The stop of a shell, and of a server whose terminal it is, is in order and in time.
+#[test]
+fn a_terminal_after_ctrl_s_holds_up_no_stop() {
+    // 129 is 128 + SIGHUP, which the shell gets.
+    for (spec, command, status) in [
+        (dind(), &[][..], 129),
+        (dind().env("LOG", "file"), &["dockerd"][..], 0),
+        (dind().env("DIND_LOG_FORMAT", "json"), &["dockerd"][..], 0),
+        (dind(), &["dockerd"][..], 0),
+    ] {
+        let mut pty = Pty::run(&spec, command);
+        pty.expect("docker is ready after");
+        run_polite(&pty.container);
+        pty.press(STOP_OUTPUT);
+        wait_stopped(&pty);
+        pty.container.docker(&["stop"]).exited(0);
+        assert_eq!(pty.wait(), status, "{command:?}");
+        let container = &pty.container;
+        container.docker(&["start"]).exited(0);
+        container.wait_until("docker version >/dev/null 2>&1");
+        let inner = container.text(&["docker", "inspect", "-f", "{{.State.ExitCode}}", "polite"]);
+        assert_eq!(inner, "3", "{command:?}");
     }
 }
 
