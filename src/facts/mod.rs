@@ -4,6 +4,7 @@ mod build_info;
 pub mod cgroup;
 pub mod client;
 pub mod container;
+pub mod containers;
 pub mod daemon_json;
 mod elf;
 pub mod engine;

@@ -1,8 +1,10 @@
 //! The running processes, from `/proc` and cgroupfs.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+
+use nix::unistd::Pid;
 
 /// The pids in `cgroup.procs` of the cgroup at `directory`. 0 stands for a process in a pid
 /// namespace that is not visible from this one. Fails where the file cannot be read.
@@ -17,11 +19,12 @@ pub fn name(pid: i32) -> String {
     name.trim_end().to_owned()
 }
 
-/// The pids of the main processes of this engine's containers: the children of the containerd
-/// shims whose parent is this process or its containerd. Containers of other engines are left
-/// out: those of the host, which are visible with `--pid=host`, and those of nested engines.
-pub fn of_containers() -> Vec<i32> {
-    let own = i32::try_from(std::process::id()).ok();
+/// The children of the containerd shims whose parent is `supervisor` or its containerd, by shim:
+/// the main processes of this engine's containers, and those of `docker exec`. Containers of other
+/// engines are left out: those of the host, which are visible with `--pid=host`, and those of
+/// nested engines.
+pub fn by_shim(supervisor: Pid) -> BTreeMap<i32, Vec<i32>> {
+    let supervisor = Some(supervisor.as_raw());
     let parents: BTreeMap<i32, i32> = fs::read_dir("/proc")
         .into_iter()
         .flatten()
@@ -32,14 +35,28 @@ pub fn of_containers() -> Vec<i32> {
     let is_shim = |pid: &i32| {
         let parent = parents.get(pid).copied();
         let grandparent = parent.and_then(|parent| parents.get(&parent).copied());
-        (parent == own || grandparent == own) && name(*pid).starts_with("containerd-shim")
+        (parent == supervisor || grandparent == supervisor)
+            && name(*pid).starts_with("containerd-shim")
     };
-    let shims: BTreeSet<i32> = parents.keys().copied().filter(is_shim).collect();
-    parents
-        .into_iter()
-        .filter(|(pid, parent)| shims.contains(parent) && !shims.contains(pid))
-        .map(|(pid, _)| pid)
-        .collect()
+    let mut shims: BTreeMap<i32, Vec<i32>> = parents
+        .keys()
+        .copied()
+        .filter(is_shim)
+        .map(|shim| (shim, Vec::new()))
+        .collect();
+    for (pid, parent) in &parents {
+        if !shims.contains_key(pid)
+            && let Some(children) = shims.get_mut(parent)
+        {
+            children.push(*pid);
+        }
+    }
+    shims
+}
+
+/// The pids of the processes in [`by_shim`].
+pub fn of_containers(supervisor: Pid) -> Vec<i32> {
+    by_shim(supervisor).into_values().flatten().collect()
 }
 
 /// Whether a containerd shim runs, whosever it is: then a container may run.
@@ -51,7 +68,7 @@ pub fn has_shim() -> bool {
 
 /// The pid of a process's parent. The name in `/proc/PID/stat` can contain any character, also
 /// `)`, so the fields are counted from the last `)`: proc_pid_stat(5).
-fn parent(pid: i32) -> Option<i32> {
+pub fn parent(pid: i32) -> Option<i32> {
     let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
     let stat = String::from_utf8_lossy(&stat);
     let (_, fields) = stat.rsplit_once(") ")?;

@@ -8,6 +8,7 @@ pub mod action;
 mod cgroups;
 pub mod client;
 mod daemons;
+pub mod deaf;
 pub mod engine;
 mod exec_root;
 pub mod growth;

@@ -468,7 +468,7 @@ fn log(message: &Message) {
 }
 
 fn kill_containers() {
-    let processes = processes::of_containers();
+    let processes = processes::of_containers(Pid::this());
     if processes.is_empty() {
         return;
     }

@@ -18,5 +18,6 @@ pub mod search;
 pub mod signals;
 pub mod spawn;
 pub mod terminal;
+pub mod trace;
 pub mod wait;
 pub mod write;
