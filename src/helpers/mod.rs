@@ -3,6 +3,7 @@
 
 pub mod certificates;
 pub mod child;
+pub mod containers;
 pub mod data_file;
 mod flow;
 pub mod forwarder;

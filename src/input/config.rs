@@ -88,6 +88,16 @@ pub enum Mtu {
     Off,
 }
 
+/// What a stop does with containers that have no handler for their stop signal:
+/// `DIND_STOP_DEAF`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StopDeaf {
+    /// It ends them as soon as the signal is sent, which they cannot learn of.
+    Kill,
+    /// It waits for them as for all others.
+    Wait,
+}
+
 /// The smallest MTU of an IPv4 network, in bytes: RFC 791, 3.2.
 const LEAST_MTU: u16 = 68;
 
@@ -154,6 +164,8 @@ pub struct Config {
     pub docker_driver: Option<String>,
     /// `DIND_STOP_TIMEOUT`: how long after the beginning of a stop everything has ended.
     pub stop_timeout: Duration,
+    /// `DIND_STOP_DEAF`: what a stop does with containers without a handler for their stop signal.
+    pub stop_deaf: StopDeaf,
     /// `DIND_READY_TIMEOUT`: how long the API may take.
     pub ready_timeout: Duration,
     /// `DOCKER_HOST`, when it is not blank, without the blanks around it, as the docker CLI reads
@@ -282,6 +294,13 @@ impl Config {
                 Some(text.to_owned())
             }),
             stop_timeout: read.seconds(variables::DIND_STOP_TIMEOUT, DEFAULT_STOP_TIMEOUT),
+            stop_deaf: read
+                .parse(variables::DIND_STOP_DEAF, "kill, wait", |text| match text {
+                    "kill" => Some(StopDeaf::Kill),
+                    "wait" => Some(StopDeaf::Wait),
+                    _ => None,
+                })
+                .unwrap_or(StopDeaf::Kill),
             ready_timeout: read.seconds(variables::DIND_READY_TIMEOUT, DEFAULT_READY_TIMEOUT),
             docker_host: read
                 .parse(variables::DOCKER_HOST, "an address", |text| {
@@ -577,6 +596,7 @@ mod tests {
             ("DIND_LOG", "warning", "error, warn, info"),
             ("DIND_LOG", "2", "error, warn, info"),
             ("DIND_LOG_FORMAT", "JSON", "text, json"),
+            ("DIND_STOP_DEAF", "yes", "kill, wait"),
             ("DIND_STOP_TIMEOUT", "soon", "seconds, 0.1 to"),
             ("DIND_STOP_TIMEOUT", "0", "seconds, 0.1 to"),
             ("DIND_READY_TIMEOUT", "1.5s", "seconds, 0.1 to"),

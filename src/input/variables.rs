@@ -95,6 +95,8 @@ table! {
         "seconds within which the API must answer";
     DIND_STOP_TIMEOUT: Value("9"), DAEMONS,
         "seconds within which everything has ended";
+    DIND_STOP_DEAF: Value("kill"), DAEMONS,
+        "wait: a stop waits for containers that cannot react, too";
     DIND_HOOK_TIMEOUT: Value("60"), DAEMONS,
         "seconds that each hook in /etc/dind may take";
     DIND_TMPFS: Value("on"), &[Dind, DockerdEntrypoint, Wrapdocker, HackDind],

@@ -15,6 +15,7 @@ use super::own_network::OwnNetwork;
 use super::resolver::Forwarder;
 use super::stop_budget::StopBudget;
 use crate::facts::memory::Kills;
+use crate::input::config::StopDeaf;
 use crate::input::san::Name;
 use crate::sys::limits::{Limit, Resource};
 
@@ -142,6 +143,10 @@ pub struct Engine {
     pub ready_timeout: Duration,
     /// The deadlines of a stop.
     pub stop: StopBudget,
+    /// dockerd's data root, which has the settings of containers.
+    pub data_root: PathBuf,
+    /// What a stop does with containers that have no handler for their stop signal.
+    pub stop_deaf: StopDeaf,
     /// How many times in a row a failed daemon is started again; `u32::MAX` is no limit.
     pub restarts: u32,
     /// The data root that the sweeper empties at the end, if any.

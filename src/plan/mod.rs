@@ -306,6 +306,8 @@ fn engine(
         stop,
         restarts: config.restarts,
         emptied: storage.emptied,
+        data_root: facts.data_root.path.clone(),
+        stop_deaf: config.stop_deaf,
         limits: limits::plan(inputs),
         kills: facts.kills.clone(),
     };

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::SystemTime;
 
 use anyhow::{Context, Result};
-use nix::unistd::ForkResult;
+use nix::unistd::{ForkResult, getppid};
 use std::os::fd::AsFd;
 use tracing::{error, warn};
 
@@ -18,7 +18,7 @@ use crate::apply::delegate;
 use crate::helpers::child::{become_helper, leave_terminal};
 use crate::helpers::hooks::Runner;
 use crate::helpers::{
-    certificates, data_file, forwarder, grower, joiner, loader, port_forwarder, sweeper,
+    certificates, containers, data_file, forwarder, grower, joiner, loader, port_forwarder, sweeper,
 };
 use crate::input::config::Config;
 use crate::messages::fault::{FAILURE, Fault};
@@ -56,6 +56,7 @@ impl Supervisor<'_> {
                         | Process::Grower
                         | Process::PortForwarder
                         | Process::Relay
+                        | Process::Watcher
                         | Process::Delegation => {
                             warn!("{fault}");
                         }
@@ -113,6 +114,7 @@ impl Supervisor<'_> {
             Process::Delegation => self.delegation.as_ref().map_or(Ok(()), |unfinished| {
                 delegate::finish(unfinished).map(|done| done.log())
             })?,
+            Process::Watcher => containers::watch(engine, getppid())?,
             Process::Sweeper => {
                 if let Some(network) = &engine.network {
                     joiner::leave(network, inherited);

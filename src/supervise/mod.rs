@@ -36,7 +36,7 @@ use tracing::{debug, warn};
 
 use crate::apply::delegate::Unfinished;
 use crate::apply::sockets::Bound;
-use crate::input::config::Config;
+use crate::input::config::{Config, StopDeaf};
 use crate::messages::fault::Fault;
 use crate::messages::logging::LogFormat;
 use crate::plan::OWN_OOM_SCORE;
@@ -122,6 +122,7 @@ pub fn run(
         pre_start: !engine.hooks.pre_start.is_empty(),
         post_start: !engine.hooks.post_start.is_empty(),
         pre_stop: !engine.hooks.pre_stop.is_empty(),
+        ends_deaf: engine.stop_deaf == StopDeaf::Kill,
         forwarder: engine.forwarder.is_some(),
         port_forwarder: engine.forwarded.is_some(),
         relay: relay.is_some(),

@@ -54,6 +54,7 @@ fn bad_variables_are_named_with_what_is_allowed() {
         ("DIND_RESTART", "on-failure:x", "on-failure:N"),
         ("DIND_LOG", "warning", "error, warn, info"),
         ("DIND_LOG_FORMAT", "logfmt", "text, json"),
+        ("DIND_STOP_DEAF", "0", "kill, wait"),
         ("DIND_STOP_TIMEOUT", "soon", "seconds"),
         ("DIND_STOP_TIMEOUT", "0", "seconds"),
         ("DIND_STOP_TIMEOUT", "-3", "seconds"),

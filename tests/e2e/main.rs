@@ -27,6 +27,7 @@ mod crash;
 mod daemon_json;
 mod daemons;
 mod data_root;
+mod deaf;
 mod descriptors;
 mod dns;
 mod doctor;

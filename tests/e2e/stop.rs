@@ -42,7 +42,7 @@ fn a_server_can_be_stopped_before_it_is_ready() {
 /// could end by itself did.
 #[test]
 fn a_stop_with_containers_inside_is_in_time_and_clean() {
-    let container = dind().ready(&[]);
+    let container = dind().env("DIND_STOP_DEAF", "wait").ready(&[]);
     container.load_busybox();
     let run = |name: &str, script: &str| {
         container.text(&[
@@ -57,6 +57,7 @@ fn a_stop_with_containers_inside_is_in_time_and_clean() {
     run("deaf-two", "exec sleep 100002");
     container.wait_until("docker logs polite | grep -q armed");
     container.docker(&["stop"]).exited(0);
+    container.not_logged(&["are ended at once"]);
     // 137 is what the outer engine's SIGKILL would leave.
     assert_eq!(container.inspect("{{.State.ExitCode}}"), "0");
     container.logged(&[
@@ -117,7 +118,7 @@ fn every_container_of_fifty_gets_its_stop_signal() {
 fn the_stop_timeout_is_the_users() {
     let container = dind().env("DIND_STOP_TIMEOUT", "3").ready(&[]);
     container.load_busybox();
-    container.text(&["docker", "run", "-d", BUSYBOX, "sleep", "100001"]);
+    container.inner(&["-d", "--stop-timeout=100"], &["sleep", "100001"]);
     // Its own patience would be forever: only dind's can end this.
     container.docker(&["stop", "-t", "-1"]).exited(0);
     assert_eq!(container.inspect("{{.State.ExitCode}}"), "0");

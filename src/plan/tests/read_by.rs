@@ -16,6 +16,7 @@ const SAMPLES: &[(&str, &str)] = &[
     ("NOTIFY_SOCKET", "/run/notify"),
     ("DIND_READY_TIMEOUT", "61"),
     ("DIND_STOP_TIMEOUT", "8"),
+    ("DIND_STOP_DEAF", "wait"),
     ("DIND_HOOK_TIMEOUT", "61"),
     ("DIND_TMPFS", "off"),
     ("DIND_DNS", "off"),

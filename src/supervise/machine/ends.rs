@@ -83,6 +83,7 @@ impl Machine {
                 | Process::Delegation
                 | Process::PreStart
                 | Process::PreStop
+                | Process::Watcher
                 | Process::Sweeper
                 | Process::LogReader
                 | Process::Diagnosis

@@ -29,6 +29,8 @@ pub enum Process {
     PostStart,
     /// Runs the pre-stop hooks, before the daemons are stopped.
     PreStop,
+    /// Finds the containers that cannot react to their stop signal, before dockerd is stopped.
+    Watcher,
     /// Empties the data root at the end.
     Sweeper,
     /// Forwards DNS queries of inner containers, as long as the daemons run.
@@ -60,6 +62,7 @@ impl Process {
             Self::Loader => "the image loader",
             Self::PostStart => "the post-start hook runner",
             Self::PreStop => "the pre-stop hook runner",
+            Self::Watcher => "the container watcher",
             Self::Sweeper => "the sweeper",
             Self::Forwarder => "the DNS forwarder",
             Self::Grower => "the data-root grower",

@@ -33,6 +33,8 @@ pub struct Settings {
     pub post_start: bool,
     /// Whether there are pre-stop hooks.
     pub pre_stop: bool,
+    /// Whether a stop ends containers at once that have no handler for their stop signal.
+    pub ends_deaf: bool,
     /// Whether there is a DNS forwarder.
     pub forwarder: bool,
     /// Whether there is a port forwarder.

@@ -108,6 +108,7 @@ impl Machine {
             (Process::Loader, settings.loader != Need::None),
             (Process::PostStart, settings.post_start),
             (Process::PreStop, settings.pre_stop),
+            (Process::Watcher, settings.ends_deaf),
             (Process::Sweeper, settings.sweeps),
         ];
         let due = due.into_iter().filter(|(_, is_due)| *is_due);

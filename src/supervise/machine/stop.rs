@@ -13,7 +13,7 @@ use crate::sys::end::End;
 use crate::sys::signals::asks_to_end;
 
 /// The stages of a stop, in order.
-const STAGES: [Process; 12] = [
+const STAGES: [Process; 13] = [
     Process::Command,
     Process::Mounter,
     Process::Certificates,
@@ -23,6 +23,7 @@ const STAGES: [Process; 12] = [
     Process::Loader,
     Process::PostStart,
     Process::PreStop,
+    Process::Watcher,
     Process::Dockerd,
     Process::Containerd,
     Process::Sweeper,
@@ -52,6 +53,7 @@ impl Stop {
             (stage, Forced::Stage) if is_before_daemons(stage) => budget.abandoned,
             (_, Forced::Stage) => budget.end,
             (Process::PreStop, Forced::Nothing) => budget.hook,
+            (Process::Watcher, Forced::Nothing) => budget.abandoned,
             (Process::Dockerd, Forced::Nothing) => budget.containers,
             (Process::Dockerd, Forced::Inside) => budget.dockerd,
             (Process::Containerd | Process::Sweeper, _) => budget.containerd,
@@ -209,6 +211,7 @@ impl Machine {
         let next = left.find(|process| match process {
             // There is no pre-stop without a complete start.
             Process::PreStop => self.reached == Reached::Announcement && self.due.contains(process),
+            Process::Watcher => self.due.contains(process) && self.runs(Process::Dockerd),
             Process::Sweeper => self.due.contains(process),
             process => self.runs(*process),
         });
@@ -256,6 +259,13 @@ impl Machine {
                 } else {
                     effects.push(Effect::Exit(self.status.unwrap_or(FAILURE)));
                 }
+                return;
+            }
+            // Without it all containers are waited for, and nothing waits for its end.
+            (Process::Watcher, Forced::Nothing | Forced::Inside) => {
+                self.forget(stage);
+                effects.push(Effect::Send(stage, libc::SIGKILL));
+                self.advance(Some(stage), now, effects);
                 return;
             }
             (Process::Dockerd, Forced::Nothing) => {

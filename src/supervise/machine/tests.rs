@@ -47,6 +47,7 @@ const SERVE: Settings = Settings {
     pre_start: false,
     post_start: false,
     pre_stop: false,
+    ends_deaf: false,
     forwarder: false,
     grower: false,
     port_forwarder: false,
@@ -425,6 +426,38 @@ fn what_cannot_be_killed_is_left_behind_in_time() {
     assert!(last < SECOND + NINE.total);
 }
 
+const ENDS_DEAF: Settings = Settings {
+    ends_deaf: true,
+    ..SERVE
+};
+
+/// The stop signals must not be sent before the watcher knows which containers to look at.
+#[test]
+fn dockerd_is_stopped_when_the_watcher_is_ready_or_late() {
+    let mut machine = begun(ENDS_DEAF);
+    machine.step(Event::Ready, SECOND);
+    let effects = machine.step(Event::Signal(SIGTERM), SECOND);
+    assert_eq!(effects, [Effect::Fork(Process::Watcher)]);
+    let mut late = machine.clone();
+    for end in [End::Exited(0), End::Exited(1), End::Signaled(SIGKILL)] {
+        let effects = machine
+            .clone()
+            .step(Event::Ended(Process::Watcher, end), SECOND);
+        assert_eq!(effects, [send(Dockerd, SIGTERM)]);
+    }
+    let deadline = late.deadline().expect("a stop always has a deadline");
+    assert!(deadline < SECOND + NINE.containers);
+    assert_eq!(
+        late.step(Event::Tick, deadline),
+        [send(Process::Watcher, SIGKILL), send(Dockerd, SIGTERM)]
+    );
+    assert_eq!(late.step(killed(Process::Watcher, SIGKILL), deadline), []);
+    // Nobody is watched for a dockerd that does not run.
+    let events = [Event::Ready, exited(Dockerd, 0), exited(Containerd, 0)];
+    let effects = life(ENDS_DEAF, &events);
+    assert!(!effects.contains(&Effect::Fork(Process::Watcher)));
+}
+
 fn any_event() -> impl Strategy<Value = Event> {
     let process = || {
         prop_oneof![
@@ -435,6 +468,7 @@ fn any_event() -> impl Strategy<Value = Event> {
             Just(Process::Loader),
             Just(Process::PostStart),
             Just(Process::PreStop),
+            Just(Process::Watcher),
             Just(Process::Sweeper),
             Just(Process::Mounter),
             Just(Process::Certificates),
@@ -482,14 +516,14 @@ proptest! {
         restarts in 0_u32..4,
         loader in prop_oneof![Just(Need::None), Just(Need::Wanted), Just(Need::Required)],
         hooks in any::<[bool; 3]>(),
-        others in any::<[bool; 4]>(),
+        others in any::<[bool; 5]>(),
         events in proptest::collection::vec((any_event(), 0_u64..5_000), 0..40),
     ) {
         let [pre_start, post_start, pre_stop] = hooks;
-        let [certificates, delegation, relay, log_file] = others;
+        let [certificates, delegation, relay, log_file, ends_deaf] = others;
         let mut machine = Machine::new(Settings {
             command, terminal, containerd, restarts, loader, pre_start, post_start, pre_stop,
-            certificates, delegation, relay, log_file, ..SERVE
+            certificates, delegation, relay, log_file, ends_deaf, ..SERVE
         });
         let mut effects = machine.step(Event::Begin, Duration::ZERO);
         let mut now = Duration::ZERO;
@@ -528,7 +562,7 @@ proptest! {
         prop_assert!(count(&send(Containerd, SIGTERM)) <= 1);
         prop_assert!(count(&Effect::StartCommand) <= 1);
         prop_assert!(count(&Effect::AnnounceReady) <= 1);
-        for helper in [Process::Certificates, Process::Delegation, Process::PreStart, Process::Loader, Process::PostStart, Process::PreStop] {
+        for helper in [Process::Certificates, Process::Delegation, Process::PreStart, Process::Loader, Process::PostStart, Process::PreStop, Process::Watcher] {
             prop_assert!(count(&Effect::Fork(helper)) <= 1, "{:?}", effects);
         }
         // Pre-stop hooks run only after docker was announced as ready.
