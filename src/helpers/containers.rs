@@ -1,5 +1,5 @@
-//! The watcher of inner containers, which ends those that cannot react to their stop signal once they
-//! have got it.
+//! The end of inner containers: the watcher, which ends those that cannot react to their stop signal
+//! once they have got it, and the ender, which sends the signals where there is no dockerd for it.
 //!
 //! Whether dockerd has sent the stop signal to a container cannot be read anywhere, since the kernel
 //! drops it. SIGKILL before that would be wrong: dockerd restarts a container with `--restart` until
@@ -11,20 +11,27 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use nix::fcntl::OFlag;
 use nix::libc;
+use nix::poll::poll;
 use nix::unistd::{ForkResult, Pid, pipe2};
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use crate::facts::containers::{self, Container, MainProcess, has};
+use crate::facts::processes;
 use crate::input::config::StopDeaf;
+use crate::messages::fault::Fault;
 use crate::messages::remedy::Remedy;
 use crate::plan::deaf::deaf;
 use crate::plan::engine::Engine;
-use crate::sys::process;
 use crate::sys::trace::{self, Change};
+use crate::sys::{process, wait};
+
+/// How often the ender looks whether containers still run. Their processes are not its children.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// Forks the watcher, and returns once it traces the containers that seem to be deaf: only then may
 /// their stop signals be sent. `supervisor` is PID 1. A container that cannot be traced is waited
@@ -32,6 +39,44 @@ use crate::sys::trace::{self, Change};
 pub fn watch(engine: &Engine, supervisor: Pid) -> Result<()> {
     let containers = containers::running(&engine.data_root, supervisor);
     fork_watcher(engine, &containers)
+}
+
+/// Sends the stop signals of the containers, and waits for their end, where dockerd has not done so.
+/// `supervisor` is PID 1.
+pub fn end(engine: &Engine, supervisor: Pid) -> Result<()> {
+    let containers = containers::running(&engine.data_root, supervisor);
+    if containers.is_empty() {
+        return Ok(());
+    }
+    info!(
+        "dockerd has left inner containers, which get their stop signals now: {}",
+        names(&containers)
+    );
+    if let Err(error) = fork_watcher(engine, &containers) {
+        warn!("{}", Fault::from(error));
+    }
+    for container in &containers {
+        let signal = container
+            .settings
+            .map_or(libc::SIGTERM, |found| found.signal);
+        let MainProcess { pid, shim, .. } = container.process;
+        // Not another process with this pid.
+        if processes::parent(pid) == Some(shim)
+            && let Err(errno) = process::kill(Pid::from_raw(pid), signal)
+        {
+            warn!(
+                pid,
+                error = errno.desc(),
+                "cannot signal {pid}: {}",
+                errno.desc()
+            );
+        }
+    }
+    while !processes::of_containers(supervisor).is_empty() {
+        // It ends early by a signal, which is no harm.
+        let _ = poll(&mut [], wait::timeout(Some(PAUSE)));
+    }
+    Ok(())
 }
 
 fn fork_watcher(engine: &Engine, containers: &[Container]) -> Result<()> {

@@ -115,6 +115,7 @@ impl Supervisor<'_> {
                 delegate::finish(unfinished).map(|done| done.log())
             })?,
             Process::Watcher => containers::watch(engine, getppid())?,
+            Process::Ender => containers::end(engine, getppid())?,
             Process::Sweeper => {
                 if let Some(network) = &engine.network {
                     joiner::leave(network, inherited);

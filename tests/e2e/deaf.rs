@@ -1,4 +1,4 @@
-//! Containers that cannot react to their stop signal.
+//! Containers that cannot react to their stop signal, and those of a dockerd that is dead.
 
 use std::fs;
 
@@ -294,4 +294,44 @@ fn live_restore_is_left_alone() {
     deaf(&container, "inner", &[]);
     container.docker(&["stop", "-t", "120"]).exited(0);
     container.not_logged(&[AT_ONCE]);
+}
+
+/// Nobody else sends the stop signals of a dockerd that was killed.
+#[test]
+fn containers_of_a_dead_dockerd_get_their_stop_signal() {
+    let container = engine().ready(&[]);
+    prepare(&container);
+    listener(&container, "term", &[], "TERM");
+    listener(&container, "int", &["--stop-signal=INT"], "INT");
+    deaf(&container, "deaf", &[]);
+    container.sh("pkill -KILL -x dockerd");
+    assert_eq!(container.wait(), 137);
+    container.logged(&["dockerd has left inner containers", "term", "int", "deaf"]);
+    assert_eq!(ended_at_once(&container), ["deaf"]);
+    container.not_logged(&["did not end in time"]);
+    container.docker(&["start"]).exited(0);
+    container.wait_ready_times(2);
+    let ended = container.sh("cd /var/lib/docker/files; grep -l ended * | xargs");
+    assert_eq!(ended.trim(), "int term");
+}
+
+/// Nor of one that is killed in the middle of a stop.
+#[test]
+fn containers_of_a_dockerd_that_dies_in_a_stop_have_their_time() {
+    let container = engine().ready(&[]);
+    prepare(&container);
+    listener(&container, "inner", &[], "TERM");
+    // It gets no signal that it could pass on.
+    container.sh("pkill -STOP -x dockerd");
+    container.signal("TERM");
+    container.sh("pkill -KILL -x dockerd");
+    assert_eq!(container.wait(), 0);
+    container.logged(&["dockerd has left inner containers", "inner"]);
+    container.not_logged(&["did not end in time"]);
+    container.docker(&["start"]).exited(0);
+    container.wait_ready_times(2);
+    assert_eq!(
+        container.sh("cat /var/lib/docker/files/inner").trim(),
+        "ended"
+    );
 }

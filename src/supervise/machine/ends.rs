@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::event::{Effect, Level, Process, log_end};
 use super::restart::Restart;
 use super::start::log_killed;
-use super::state::{Machine, Phase, Reached, Then};
+use super::state::{Forced, Machine, Phase, Reached, Stop, Then};
 use crate::messages::fault::FAILURE;
 use crate::sys::end::End;
 
@@ -44,6 +44,9 @@ impl Machine {
         self.forget(process);
         if self.starts_again(process, end, now, effects) {
             return;
+        }
+        if process == Process::Dockerd {
+            self.leaves_containers(end);
         }
         match (self.phase, process) {
             (Phase::Stopping(stop), _) => self.ended_in_stop(stop, process, end, now, effects),
@@ -84,6 +87,7 @@ impl Machine {
                 | Process::PreStart
                 | Process::PreStop
                 | Process::Watcher
+                | Process::Ender
                 | Process::Sweeper
                 | Process::LogReader
                 | Process::Diagnosis
@@ -104,6 +108,19 @@ impl Machine {
         log_end(Level::Error, Process::Dockerd, end, text, effects);
         if !self.settings.command {
             self.stop(end.status(), now, effects);
+        }
+    }
+
+    /// Makes the ender of containers due after an end of dockerd's that left them: it was killed, or
+    /// has failed. Before its API has answered it has none, and those that have had their time are
+    /// killed before it is.
+    fn leaves_containers(&mut self, end: End) {
+        let has_killed_them = matches!(
+            self.phase,
+            Phase::Stopping(Stop { stage: Process::Dockerd, forced, .. }) if forced != Forced::Nothing
+        );
+        if self.reached != Reached::Nothing && end != End::Exited(0) && !has_killed_them {
+            self.due.push(Process::Ender);
         }
     }
 

@@ -31,6 +31,8 @@ pub enum Process {
     PreStop,
     /// Finds the containers that cannot react to their stop signal, before dockerd is stopped.
     Watcher,
+    /// Stops containers that a dead dockerd has left.
+    Ender,
     /// Empties the data root at the end.
     Sweeper,
     /// Forwards DNS queries of inner containers, as long as the daemons run.
@@ -63,6 +65,7 @@ impl Process {
             Self::PostStart => "the post-start hook runner",
             Self::PreStop => "the pre-stop hook runner",
             Self::Watcher => "the container watcher",
+            Self::Ender => "the container ender",
             Self::Sweeper => "the sweeper",
             Self::Forwarder => "the DNS forwarder",
             Self::Grower => "the data-root grower",

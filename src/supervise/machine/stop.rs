@@ -13,7 +13,7 @@ use crate::sys::end::End;
 use crate::sys::signals::asks_to_end;
 
 /// The stages of a stop, in order.
-const STAGES: [Process; 13] = [
+const STAGES: [Process; 14] = [
     Process::Command,
     Process::Mounter,
     Process::Certificates,
@@ -25,6 +25,7 @@ const STAGES: [Process; 13] = [
     Process::PreStop,
     Process::Watcher,
     Process::Dockerd,
+    Process::Ender,
     Process::Containerd,
     Process::Sweeper,
 ];
@@ -54,8 +55,8 @@ impl Stop {
             (_, Forced::Stage) => budget.end,
             (Process::PreStop, Forced::Nothing) => budget.hook,
             (Process::Watcher, Forced::Nothing) => budget.abandoned,
-            (Process::Dockerd, Forced::Nothing) => budget.containers,
-            (Process::Dockerd, Forced::Inside) => budget.dockerd,
+            (Process::Dockerd | Process::Ender, Forced::Nothing) => budget.containers,
+            (Process::Dockerd | Process::Ender, Forced::Inside) => budget.dockerd,
             (Process::Containerd | Process::Sweeper, _) => budget.containerd,
             (Process::Command, _) => budget.command,
             (_, _) => budget.hooks,
@@ -212,7 +213,7 @@ impl Machine {
             // There is no pre-stop without a complete start.
             Process::PreStop => self.reached == Reached::Announcement && self.due.contains(process),
             Process::Watcher => self.due.contains(process) && self.runs(Process::Dockerd),
-            Process::Sweeper => self.due.contains(process),
+            Process::Ender | Process::Sweeper => self.due.contains(process),
             process => self.runs(*process),
         });
         let Some(next) = next else {
@@ -268,7 +269,7 @@ impl Machine {
                 self.advance(Some(stage), now, effects);
                 return;
             }
-            (Process::Dockerd, Forced::Nothing) => {
+            (Process::Dockerd | Process::Ender, Forced::Nothing) => {
                 effects.push(Effect::KillContainers);
                 Forced::Inside
             }
@@ -314,7 +315,7 @@ fn has_sent(stop: Stop, process: Process, signal: i32) -> bool {
 fn is_before_daemons(stage: Process) -> bool {
     !matches!(
         stage,
-        Process::Dockerd | Process::Containerd | Process::Sweeper
+        Process::Dockerd | Process::Ender | Process::Containerd | Process::Sweeper
     )
 }
 

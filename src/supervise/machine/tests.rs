@@ -153,14 +153,14 @@ fn dockerds_status_is_the_containers() {
         (End::Exited(0), 0),
         (End::Signaled(9), 137),
     ] {
-        let effects = life(
-            SERVE,
-            &[
-                Event::Ready,
-                Event::Ended(Dockerd, end),
-                exited(Containerd, 0),
-            ],
-        );
+        // The ender of containers runs where dockerd has failed.
+        let ender = (end != End::Exited(0)).then(|| exited(Process::Ender, 0));
+        let events: Vec<Event> = [Event::Ready, Event::Ended(Dockerd, end)]
+            .into_iter()
+            .chain(ender)
+            .chain([exited(Containerd, 0)])
+            .collect();
+        let effects = life(SERVE, &events);
         assert_eq!(effects.last(), Some(&Effect::Exit(status)));
     }
 }
@@ -197,6 +197,7 @@ fn the_commands_status_is_the_containers_and_the_daemons_stop_in_order() {
             Event::Ready,
             exited(Command, 42),
             exited(Dockerd, 1),
+            exited(Process::Ender, 0),
             exited(Containerd, 1),
         ],
     );
@@ -206,6 +207,7 @@ fn the_commands_status_is_the_containers_and_the_daemons_stop_in_order() {
             Effect::AnnounceReady,
             Effect::StartCommand,
             send(Dockerd, SIGTERM),
+            Effect::Fork(Process::Ender),
             send(Containerd, SIGTERM),
             Effect::Exit(42)
         ]
@@ -458,6 +460,36 @@ fn dockerd_is_stopped_when_the_watcher_is_ready_or_late() {
     assert!(!effects.contains(&Effect::Fork(Process::Watcher)));
 }
 
+/// What a dead dockerd has left gets its stop signal, and the time until it would have been killed
+/// with a dockerd that lives.
+#[test]
+fn containers_of_a_dead_dockerd_have_their_time() {
+    let mut machine = begun(SERVE);
+    machine.step(Event::Ready, SECOND);
+    let effects = machine.step(killed(Dockerd, SIGKILL), SECOND);
+    assert_eq!(effects.last(), Some(&Effect::Fork(Process::Ender)));
+    assert_eq!(machine.deadline(), Some(SECOND + NINE.containers));
+    let effects = machine.step(Event::Tick, SECOND + NINE.containers);
+    assert_eq!(effects, [Effect::KillContainers]);
+    let effects = machine.step(exited(Process::Ender, 0), SECOND + NINE.containers);
+    assert_eq!(effects, [send(Containerd, SIGTERM)]);
+
+    // In the middle of a stop, too.
+    let mut machine = begun(SERVE);
+    machine.step(Event::Ready, SECOND);
+    machine.step(Event::Signal(SIGTERM), SECOND);
+    let mut late = machine.clone();
+    let effects = machine.step(killed(Dockerd, SIGKILL), SECOND * 2);
+    assert_eq!(effects.last(), Some(&Effect::Fork(Process::Ender)));
+    assert_eq!(machine.deadline(), Some(SECOND + NINE.containers));
+
+    // But not where they have had their time already.
+    late.step(Event::Tick, SECOND + NINE.containers);
+    late.step(Event::Tick, SECOND + NINE.dockerd);
+    let effects = late.step(killed(Dockerd, SIGKILL), SECOND + NINE.dockerd);
+    assert_eq!(effects, [send(Containerd, SIGTERM)]);
+}
+
 fn any_event() -> impl Strategy<Value = Event> {
     let process = || {
         prop_oneof![
@@ -469,6 +501,7 @@ fn any_event() -> impl Strategy<Value = Event> {
             Just(Process::PostStart),
             Just(Process::PreStop),
             Just(Process::Watcher),
+            Just(Process::Ender),
             Just(Process::Sweeper),
             Just(Process::Mounter),
             Just(Process::Certificates),
@@ -562,7 +595,7 @@ proptest! {
         prop_assert!(count(&send(Containerd, SIGTERM)) <= 1);
         prop_assert!(count(&Effect::StartCommand) <= 1);
         prop_assert!(count(&Effect::AnnounceReady) <= 1);
-        for helper in [Process::Certificates, Process::Delegation, Process::PreStart, Process::Loader, Process::PostStart, Process::PreStop, Process::Watcher] {
+        for helper in [Process::Certificates, Process::Delegation, Process::PreStart, Process::Loader, Process::PostStart, Process::PreStop, Process::Watcher, Process::Ender] {
             prop_assert!(count(&Effect::Fork(helper)) <= 1, "{:?}", effects);
         }
         // Pre-stop hooks run only after docker was announced as ready.
@@ -952,7 +985,11 @@ fn failures_in_a_row_are_counted() {
     assert_eq!(fail(&mut machine, SECOND * 64), Ok(FIRST_PAUSE * 2));
     let effects = machine.step(killed(Dockerd, SIGKILL), SECOND * 65);
     assert_eq!(effects.first(), Some(&Effect::CloseSockets));
-    assert_eq!(effects.last(), Some(&send(Containerd, SIGTERM)));
+    assert_eq!(effects.last(), Some(&Effect::Fork(Process::Ender)));
+    assert_eq!(
+        machine.step(exited(Process::Ender, 0), SECOND * 65),
+        [send(Containerd, SIGTERM)]
+    );
     assert_eq!(
         machine.step(exited(Containerd, 0), SECOND * 65),
         [Effect::Exit(137)]
@@ -1455,7 +1492,9 @@ fn what_ends_with_dockerd_does_not_hide_the_diagnosis() {
         assert!(!effects.contains(&killed_diagnosis), "{effects:?}");
     }
     let effects = machine.step(exited(Process::Diagnosis, 0), SECOND);
-    assert_eq!(effects.last(), Some(&Effect::Exit(1)), "{effects:?}");
+    assert_eq!(effects.last(), Some(&fork(Process::Ender)), "{effects:?}");
+    let effects = machine.step(exited(Process::Ender, 0), SECOND);
+    assert_eq!(effects, [Effect::Exit(1)]);
 }
 
 #[test]
