@@ -92,7 +92,7 @@ fn every_container_of_fifty_gets_its_stop_signal() {
     container.sh("mkdir /var/lib/docker/files");
     let run = format!(
         r#"seq 50 | xargs -P 4 -I NUMBER docker run --detach --name inner-NUMBER \
-               --hostname inner-NUMBER --network none -v /var/lib/docker/files:/files \
+               --hostname inner-NUMBER --network none --stop-timeout 200 -v /var/lib/docker/files:/files \
                {BUSYBOX} sh -c "$1""#
     );
     container.text(&["sh", "-c", &run, "run", script]);
