@@ -70,3 +70,42 @@ fn certificates_behind_a_lock_that_is_held_hold_up_no_stop() {
     // No daemon had been started, and a stop that was asked for ends well.
     assert_eq!(stopped(&container), "0");
 }
+
+/// Whoever may not write to the mark of a start cannot make a container unhealthy, whatever it
+/// locks; and a probe need not be root.
+#[test]
+fn what_a_user_inside_locks_makes_nobody_unhealthy() {
+    let container = dind()
+        .prelude(
+            "mkdir -p /etc/dind/post-start.d
+             printf '#!/bin/sh\nwhile ! [ -e /go ]; do sleep 0.1; done\n' >/etc/dind/post-start.d/wait
+             chmod 0755 /etc/dind/post-start.d/wait",
+        )
+        .start(&[]);
+    container.wait_log("dind: hook /etc/dind/post-start.d/wait", 1);
+    let hold = "cd /run && flock --nonblock dind-provisioning echo held
+        flock dind-provisioning sleep infinity & exec perl -MFcntl -e '
+        open my $file, \"<\", \"dind-provisioning\" or die $!;
+        my $lock = pack \"ssx4qqix4\", F_RDLCK, 0, 0, 0, 0;
+        fcntl $file, F_SETLKW, $lock or die $!; sleep'";
+    let held = container
+        .exec_call(&["--user", "1000"], &["sh", "-c", hold])
+        .stream();
+    assert_eq!(held.next_line().as_deref(), Some("held"));
+    let health = |user: &str, words: &[&str]| {
+        let command = [&["dind", "health"][..], words].concat();
+        container.exec_call(&["--user", user], &command).finish()
+    };
+    // A member of the group may ask the daemon.
+    for user in ["0", "1000:docker"] {
+        health(user, &[])
+            .exited(1)
+            .says(&["images are being loaded, or post-start hooks are running"]);
+    }
+    container.sh("touch /go");
+    container.wait_ready();
+    for user in ["0", "1000:docker"] {
+        health(user, &[]).exited(0);
+        health(user, &["--wait", "60"]).exited(0);
+    }
+}
