@@ -1,24 +1,17 @@
-//! Reads, locks and writes the files below `DOCKER_TLS_CERTDIR`.
+//! Reads and writes the files below `DOCKER_TLS_CERTDIR`.
 
 use std::fs::{self, File};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
-use nix::errno::Errno;
+use anyhow::{Context, Result};
 use nix::fcntl::{OFlag, openat};
-use nix::libc;
 use nix::sys::stat::Mode;
-use tracing::info;
 
+use super::lock::{Locking, lock};
 use crate::messages::remedy::Remedy;
 use crate::sys::read::{self, Links};
-use crate::sys::{lock, write};
-
-/// How long another daemon may hold a lock. Certificates are made in milliseconds, unless the
-/// disk hangs.
-const PATIENCE: Duration = Duration::from_secs(30);
+use crate::sys::write;
 
 /// What the user can do about a directory that cannot be changed.
 const WRITABLE: &str = "mount it writable, or put complete and valid certificates there";
@@ -46,7 +39,7 @@ pub enum Directory {
 }
 
 impl Directory {
-    /// All directories, in the order in which they are locked and written.
+    /// All directories, in the order in which they are written.
     pub const ALL: [Self; 3] = [Self::Ca, Self::Server, Self::Client];
 
     /// The name of the directory.
@@ -158,27 +151,21 @@ pub enum Change {
     },
 }
 
-/// The three directories, made where they were missing and locked against other daemons
-/// on the same volume until this value is dropped. The locks are those of flock(2) on the
-/// directories themselves: they leave no file behind, and end with a process that is killed. No
-/// directory may be a symbolic link: clients can write to theirs and to what is beside it, and
-/// must not choose where keys are written.
+/// The three directories, made where they were missing, and open. None may be a symbolic link:
+/// clients can write to theirs and to what is beside it, and must not choose where keys are
+/// written.
 #[derive(Debug)]
-pub struct Locked {
+pub struct Directories {
     top: PathBuf,
-    /// A warning for each directory that could not be locked.
-    pub warnings: Vec<String>,
     /// In the order of [`Directory::ALL`].
-    directories: Vec<(Directory, File)>,
+    open: Vec<(Directory, File)>,
 }
 
-impl Locked {
-    /// Makes and locks the directories below `top`, each of which may be a volume of its own.
-    /// Waits up to 30 s for each lock. The error names the path and what the user can do.
+impl Directories {
+    /// Makes and opens the directories below `top`, each of which may be a volume of its own. The
+    /// error names the path and what the user can do.
     pub fn open(top: &Path) -> Result<Self> {
-        let mut warnings = Vec::new();
-        let mut directories = Vec::new();
-        for directory in Directory::ALL {
+        let open = |directory: Directory| -> Result<(Directory, File)> {
             let path = top.join(directory.name());
             fs::DirBuilder::new()
                 .recursive(true)
@@ -189,26 +176,27 @@ impl Locked {
             let opened = write::open_directory(&path)
                 .with_context(|| cannot("open", &path))
                 .remedy(WRITABLE)?;
-            match lock(&opened, &path) {
-                Ok(()) => {}
-                Err(Errno::EINTR) => {
-                    let by = "is locked by another daemon that does not finish";
-                    return Err(anyhow!("{} {by}", path.display()).remedy("stop that daemon"));
-                }
-                // As on NFS, and on file systems without locks.
-                Err(errno) => warnings.push(format!(
-                    "cannot lock {}: {}; start only one daemon at a time with this directory",
-                    path.display(),
-                    errno.desc()
-                )),
-            }
-            directories.push((directory, opened));
-        }
+            Ok((directory, opened))
+        };
         Ok(Self {
             top: top.to_owned(),
-            warnings,
-            directories,
+            open: Directory::ALL
+                .into_iter()
+                .map(open)
+                .collect::<Result<_>>()?,
         })
+    }
+
+    /// Locks the first directory that can be written and is not the clients', as they may write
+    /// in theirs. `None` where there is none: then what cannot be written is named by
+    /// [`Directories::carry_out`].
+    pub fn lock(&self) -> Option<Locking<'_>> {
+        let own = self
+            .open
+            .iter()
+            .filter(|(found, _)| *found != Directory::Client);
+        let mut tried = own.map(|(found, opened)| lock(opened, &self.top.join(found.name())));
+        tried.find(|tried| !matches!(tried, Locking::ReadOnly))
     }
 
     /// Makes the changes in their order, up to the first error, which names the path.
@@ -222,8 +210,8 @@ impl Locked {
         }
         | Change::Remove { directory, name }) = change;
         let path = self.top.join(directory.name()).join(name);
-        let mut directories = self.directories.iter();
-        let opened = directories.find(|(opened, _)| opened == directory);
+        let mut open = self.open.iter();
+        let opened = open.find(|(found, _)| found == directory);
         let (_, opened) = opened.with_context(|| format!("{} is not open", path.display()))?;
         match change {
             Change::Write { mode, content, .. } => {
@@ -236,17 +224,6 @@ impl Locked {
                 .remedy(WRITABLE),
         }
     }
-}
-
-/// Locks a directory, and logs it where that has to wait.
-fn lock(directory: &File, path: &Path) -> nix::Result<()> {
-    lock::lock_or_wait(directory, libc::LOCK_EX, PATIENCE, || {
-        info!(
-            path = %path.display(),
-            "waiting for {}, which another daemon has locked",
-            path.display()
-        );
-    })
 }
 
 fn cannot(what: &str, path: &Path) -> String {

@@ -2,13 +2,15 @@
 //! verified where they are the user's own.
 //!
 //! The directory `ca` has the authority's files, `server` dockerd's, and `client` those that are
-//! shared with clients. [`mod@decide`] is pure; [`files`] reads, locks and writes.
+//! shared with clients. [`mod@decide`] is pure; [`files`] reads and writes,
+//! and [`mod@lock`] has one daemon at a time do that.
 
 pub mod certificate;
 pub mod decide;
 pub mod files;
 pub mod issue;
 pub mod key;
+pub mod lock;
 pub mod purpose;
 pub mod verify;
 
@@ -25,9 +27,15 @@ use crate::messages::fault::Fault;
 use crate::messages::remedy::Remedy;
 use decide::{Decision, LEAST, Managed, Pair, decide};
 use files::{CERTIFICATE_MODE, CLIENT_KEY_MODE, KEY_MODE};
-use files::{Change, Content, Directory, Files, Locked};
+use files::{Change, Content, Directories, Directory, Files};
 use issue::Authority;
+use lock::Locking;
 use purpose::Purpose;
+
+/// How often certificates are made that another daemon has replaced before they were looked at
+/// again: one that has no part in the lock, such as one with an authority of its own and the same
+/// directory for clients.
+const ROUNDS: u32 = 5;
 
 /// What [`prepare`] did. Its [`Display`](fmt::Display) is a line for the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,16 +93,38 @@ pub fn prepare(directory: &Path, names: &BTreeSet<Name>, now: SystemTime) -> Res
         Ok((files, decision))
     };
     let make = || -> Result<(Made, Vec<String>)> {
-        let locked = Locked::open(directory)?;
-        // Another daemon may have made them in the meantime.
-        let (files, managed) = match look(names, LEAST)? {
-            (files, Decision::Manage(managed)) => (files, managed),
-            (_, Decision::Users(warnings)) => return Ok((Made::Users, warnings)),
+        let directories = Directories::open(directory)?;
+        let (_lock, mut warnings) = match directories.lock() {
+            Some(Locking::Locked(lock)) => (Some(lock), Vec::new()),
+            Some(Locking::Without(warning)) => (None, vec![warning]),
+            Some(Locking::ReadOnly) | None => (None, Vec::new()),
         };
-        let (changes, made) = changes(&files, *managed, now).with_context(context)?;
-        locked.carry_out(&changes)?;
+        let mut all = Vec::new();
+        for _ in 0..ROUNDS {
+            // Another daemon may have made them in the meantime.
+            let (files, managed) = match look(names, LEAST)? {
+                (files, Decision::Manage(managed)) => (files, managed),
+                (_, Decision::Users(warnings)) => return Ok((Made::Users, warnings)),
+            };
+            if managed.is_complete(&files) {
+                files::share_client_key(directory);
+                return Ok((Made::Anew(all), warnings));
+            }
+            let (changes, made) = changes(&files, *managed, now).with_context(context)?;
+            directories.carry_out(&changes)?;
+            for made in made {
+                if !all.contains(&made) {
+                    all.push(made);
+                }
+            }
+        }
+        warnings.push(format!(
+            "another daemon changes the certificates in {} at the same time; give each daemon a \
+             directory of its own",
+            directory.display()
+        ));
         files::share_client_key(directory);
-        Ok((Made::Anew(made), locked.warnings))
+        Ok((Made::Anew(all), warnings))
     };
     let (made, warnings) = match look(names, LEAST)? {
         (_, Decision::Users(warnings)) => (Made::Users, warnings),

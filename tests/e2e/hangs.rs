@@ -1,7 +1,7 @@
 //! What may hang, and must not hang PID 1: a file system that does not answer, a lock that
 //! somebody else holds.
 
-use crate::docker::{Container, dind};
+use crate::docker::{Container, Volume, dind, unprivileged};
 
 /// A file system in user space whose process is stopped: who touches it waits.
 const DEAD: &str = "mkdir -p /x/lower /x/upper /x/work /dead
@@ -54,21 +54,71 @@ fn a_data_root_that_stops_answering_holds_up_no_end() {
     container.logged(&["dockerd exited with status 1 before it was ready"]);
 }
 
+/// Locks a file as a daemon does, with a record lock for writing, for ever.
+const DAEMON: &str = r#"perl -MFcntl -e '
+    open my $file, "+>>", $ARGV[0] or die $!;
+    my $lock = pack "ssx4qqix4", F_WRLCK, 0, 0, 0, 0;
+    fcntl $file, F_SETLK, $lock or die $!;
+    open my $done, ">", "/locked";
+    sleep' "#;
+
 #[test]
 fn certificates_behind_a_lock_that_is_held_hold_up_no_stop() {
     let container = dind()
-        .prelude(
+        .prelude(&format!(
             "mkdir -p /certs/ca
-             flock /certs/ca sleep 600 &
-             while flock --nonblock /certs/ca true; do sleep 0.1; done",
-        )
+             {DAEMON} /certs/ca/.dind-lock &
+             while ! [ -e /locked ]; do sleep 0.1; done"
+        ))
         .start(&[]);
     container.wait_log(
-        "dind: waiting for /certs/ca, which another daemon has locked",
+        "dind: waiting for /certs/ca/.dind-lock, which another daemon has locked",
         1,
     );
     // No daemon had been started, and a stop that was asked for ends well.
     assert_eq!(stopped(&container), "0");
+}
+
+/// Locks of both kinds on everything in the volume, and on each lock of a daemon as soon as it is
+/// there: as much as a volume that is mounted read-only allows, to root or to anybody.
+const CLIENT: &str = r#"
+    for file in /certs /certs/* /certs/*/*; do
+        ! [ -r $file ] || flock --nonblock $file sleep infinity &
+    done
+    exec perl -MFcntl -e '
+        print STDERR "held\n";
+        while (1) {
+            open my $file, "<", "/certs/ca/.dind-lock" or next;
+            push @held, $file;
+            my $lock = pack "ssx4qqix4", F_RDLCK, 0, 0, 0, 0;
+            fcntl $file, F_SETLK, $lock;
+        }'"#;
+
+/// A client that has the certificates' volume as it should cannot keep a daemon from its own
+/// certificate, nor let it wait.
+#[test]
+fn what_a_client_locks_holds_up_no_start() {
+    let volume = Volume::new();
+    drop(dind().flags(volume.on("/certs")).ready(&[]));
+    let [flag, mount] = volume.on("/certs:ro");
+    for (user, name) in [("0", "second.example"), ("1000", "third.example")] {
+        let client = unprivileged()
+            .flags([flag.as_str(), &mount, "--user", user])
+            .shell(CLIENT)
+            .start(&[]);
+        client.wait_log("held", 1);
+        let daemon = dind()
+            .flags(volume.on("/certs"))
+            .env("DOCKER_TLS_SAN", &format!("DNS:{name}"))
+            .ready(&[]);
+        daemon.logged(&["dind: certificates in /certs: made server (the names changed)"]);
+        daemon.not_logged(&["dind: warning: ", "certificates"]);
+        daemon.not_logged(&["dind: waiting for /certs"]);
+        daemon.sh(&format!(
+            "openssl x509 -noout -ext subjectAltName -in /certs/server/cert.pem | grep -F DNS:{name}"
+        ));
+        assert!(client.runs());
+    }
 }
 
 /// Whoever may not write to the mark of a start cannot make a container unhealthy, whatever it

@@ -263,6 +263,33 @@ fn twelve_starts_on_one_volume_agree() {
     }
 }
 
+/// Daemons that share nothing but the clients' volume, which makes little sense: whoever is last has
+/// it, and what is there fits.
+#[test]
+fn daemons_with_one_directory_for_clients_leave_what_fits() {
+    let certificates = Volume::new();
+    let daemons: Vec<Container> = (0..4)
+        .map(|_| dind().flags(certificates.on("/certs/client")).create(&[]))
+        .collect();
+    let mut start = vec!["start"];
+    start.extend(daemons.iter().map(|daemon| daemon.name.as_str()));
+    docker(start).exited(0);
+    for daemon in &daemons {
+        daemon.wait_ready();
+    }
+    let accepted = daemons.iter().filter(|daemon| {
+        let output = daemon.exec(&[
+            "sh",
+            "-ec",
+            "cd /certs/client; openssl verify -CAfile ca.pem cert.pem
+             cmp ca.pem /certs/ca/cert.pem
+             openssl x509 -in cert.pem -noout -pubkey >/tmp/a; openssl pkey -in key.pem -pubout | cmp - /tmp/a",
+        ]);
+        output.status == 0
+    });
+    assert_eq!(accepted.count(), 1);
+}
+
 /// One's own certificates are verified and used; one that has expired is named.
 #[test]
 fn ones_own_certificates_are_used_or_named() {

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::process::Stdio;
 use std::sync::atomic::AtomicBool;
 
+use dind::sys::lock::Record;
 use dind::tls::certificate::Certificate;
 use dind::tls::key;
 use dind::tls::purpose::Purpose;
@@ -200,15 +201,7 @@ fn a_lock_that_becomes_free_is_taken() {
         let inode = std::os::unix::fs::MetadataExt::ino(&open().metadata().unwrap());
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                // Until somebody waits for it: proc_locks(5).
-                let is_waited_for = || {
-                    let locks = fs::read_to_string("/proc/locks").unwrap();
-                    let inode = format!(":{inode} ");
-                    locks
-                        .lines()
-                        .any(|line| line.contains("->") && line.contains(&inode))
-                };
-                while !is_waited_for() {
+                while !is_waited_for(inode) {
                     std::thread::yield_now();
                 }
                 drop(held);
@@ -219,4 +212,110 @@ fn a_lock_that_becomes_free_is_taken() {
             );
         });
     });
+}
+
+/// The file by which daemons take turns.
+const LOCK: &str = "ca/.dind-lock";
+
+/// What a client can do with the volume, whatever its user and however it is mounted: lock all that
+/// it can open for reading.
+#[test]
+fn what_clients_can_lock_holds_up_nobody() {
+    let test = "together::what_clients_can_lock_holds_up_nobody";
+    inside(test, LIKE_PID_1, || {
+        let certificates = Certificates::made("DNS:first");
+        certificates.sh(&format!("touch {LOCK}"));
+        let found = certificates.sh("find . ! -name . ! -name .dind-lock");
+        let held: Vec<_> = found
+            .lines()
+            .map(|name| File::open(certificates.path(name)).unwrap())
+            .map(|file| Flock::lock(file, FlockArg::LockExclusive).unwrap())
+            .collect();
+        assert_eq!(held.len(), 3 + ALL.len());
+        let lock = File::open(certificates.path(LOCK)).unwrap();
+        Record::Read.set(&lock).unwrap();
+        let _flock = Flock::lock(lock.try_clone().unwrap(), FlockArg::LockExclusive).unwrap();
+        let summary = certificates.prepare("DNS:second").unwrap();
+        assert!(
+            summary
+                .to_string()
+                .ends_with(": made server (the names changed)"),
+            "{summary}"
+        );
+        assert_eq!(summary.warnings, Vec::<String>::new());
+        let names = ["DNS:first", "DNS:second"].map(str::to_owned);
+        assert_eq!(certificates.names(), names.into());
+        assert!(!certificates.path(LOCK).exists());
+    });
+}
+
+/// Opens the file as only a daemon does.
+fn for_writing(certificates: &Certificates) -> File {
+    let mut options = File::options();
+    options.write(true).create(true).truncate(false);
+    options.open(certificates.path(LOCK)).unwrap()
+}
+
+#[test]
+fn another_daemon_is_waited_for() {
+    let test = "together::another_daemon_is_waited_for";
+    inside(test, LIKE_PID_1, || {
+        let certificates = Certificates::new();
+        certificates.sh("mkdir ca");
+        let held = for_writing(&certificates);
+        Record::Write.set(&held).unwrap();
+        let inode = std::os::unix::fs::MetadataExt::ino(&held.metadata().unwrap());
+        std::thread::scope(|scope| {
+            let second = scope.spawn(|| certificates.prepare("DNS:docker"));
+            while !is_waited_for(inode) {
+                std::thread::yield_now();
+            }
+            assert_eq!(certificates.sh("find . -name '*.pem'"), "");
+            // As a daemon does, so that the second has to look for the new file.
+            fs::remove_file(certificates.path(LOCK)).unwrap();
+            drop(held);
+            let summary = second.join().unwrap().unwrap();
+            assert_eq!(summary.warnings, Vec::<String>::new());
+        });
+        certificates.verify();
+        let found: BTreeSet<String> = certificates.files().into_keys().collect();
+        assert_eq!(found, ALL.map(str::to_owned).into());
+    });
+}
+
+/// Whether a process waits for a lock on this file: proc_locks(5).
+fn is_waited_for(inode: u64) -> bool {
+    let locks = fs::read_to_string("/proc/locks").unwrap();
+    let inode = format!(":{inode} ");
+    locks
+        .lines()
+        .any(|line| line.contains("->") && line.contains(&inode))
+}
+
+#[test]
+fn a_daemon_that_does_not_finish_is_not_waited_for_for_ever() {
+    let test = "together::a_daemon_that_does_not_finish_is_not_waited_for_for_ever";
+    inside(test, LIKE_PID_1, || {
+        let certificates = Certificates::made("DNS:first");
+        let held = for_writing(&certificates);
+        Record::Write.set(&held).unwrap();
+        let summary = certificates.prepare("DNS:second").unwrap();
+        let warnings = summary.warnings.join("\n");
+        assert!(
+            warnings.contains("ca/.dind-lock is locked by another daemon"),
+            "{warnings}"
+        );
+        assert!(certificates.names().contains("DNS:second"));
+    });
+}
+
+/// The file of a daemon that was killed.
+#[test]
+fn a_file_without_a_lock_is_no_lock() {
+    let certificates = Certificates::new();
+    certificates.sh("mkdir ca; touch ca/.dind-lock");
+    let summary = certificates.prepare("DNS:docker").unwrap();
+    assert_eq!(summary.warnings, Vec::<String>::new());
+    certificates.verify();
+    assert!(!certificates.path(LOCK).exists());
 }
