@@ -174,7 +174,7 @@ fn format(path: &Path, new: &NewDataFile, inherited: &Inherited) -> Result<()> {
             path.display()
         )
         .remedy("start again")),
-        end => bail!("{} {} failed: {end:?}", mkfs.display(), path.display()),
+        _ => bail!("{} {} has not ended", mkfs.display(), path.display()),
     }
 }
 

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, anyhow};
 use der::asn1::{AnyRef, BitStringRef, Ia5StringRef, OctetStringRef};
 use der::{Decode, Reader, SliceReader, Tag, TagMode, TagNumber, Tagged};
 use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::pem::{self, PemObject};
 use time::{Date, Month, PrimitiveDateTime, Time};
 
 use super::purpose::Purpose;
@@ -105,7 +105,7 @@ impl Certificate {
     /// file is ignored. The error is that there is none, or that one is malformed.
     pub fn read_all(pem: &[u8]) -> Result<Vec<Self>> {
         let found: Vec<Self> = CertificateDer::pem_slice_iter(pem)
-            .map(|der| Self::read(der.map_err(|error| anyhow!("{error:?}"))?))
+            .map(|der| Self::read(der.map_err(|error| anyhow!(words(&error)))?))
             .collect::<Result<_>>()?;
         if found.is_empty() {
             return Err(anyhow!("it contains no certificate"));
@@ -158,6 +158,19 @@ impl Certificate {
         let mut certificate = certificate(&der).context("not a certificate")?;
         certificate.der = der;
         Ok(certificate)
+    }
+}
+
+/// What is wrong with a PEM file, in words: those of the crate have bytes in decimal.
+fn words(error: &pem::Error) -> &'static str {
+    match error {
+        pem::Error::MissingSectionEnd { .. } => {
+            "it ends in the middle, before the line END CERTIFICATE"
+        }
+        pem::Error::IllegalSectionStart { .. } => "a line BEGIN is malformed",
+        pem::Error::Base64Decode(_) => "what is between BEGIN and END is not base64",
+        pem::Error::SectionTooLarge => "it is larger than any certificate",
+        _ => "it is no PEM file",
     }
 }
 

@@ -140,7 +140,42 @@ pub fn chain(
                 name.map(ToString::to_string).unwrap_or_default()
             ))
         }
-        Err(error) => Verdict::Unknown(format!("{error:?}")),
+        Err(error) => Verdict::Unknown(words(&error).into()),
+    }
+}
+
+/// What webpki does not take, in words: it has none of its own.
+fn words(error: &Error) -> &'static str {
+    match error {
+        Error::BadDer | Error::TrailingData(_) | Error::SignatureAlgorithmMismatch => {
+            "a part of the chain is not encoded as RFC 5280 has it"
+        }
+        Error::BadDerTime | Error::InvalidCertValidity => "its dates are not those of RFC 5280",
+        Error::CaUsedAsEndEntity => "it is the certificate of an authority",
+        Error::EndEntityUsedAsCa => "an issuer is not an authority",
+        Error::InvalidSerialNumber => "a serial number is not one of RFC 5280",
+        Error::UnsupportedCertVersion => "a certificate is not of version 3",
+        Error::UnsupportedCriticalExtension => "a critical extension is not known here",
+        Error::ExtensionValueInvalid | Error::MalformedExtensions | Error::EmptyEkuExtension => {
+            "an extension is malformed"
+        }
+        Error::MalformedDnsIdentifier | Error::UnsupportedNameType => {
+            "a name is of a form that is not known here"
+        }
+        Error::MalformedNameConstraint
+        | Error::InvalidNetworkMaskConstraint
+        | Error::NameConstraintViolation => "nameConstraints cannot be checked here",
+        Error::PathLenConstraintViolated => "the pathlen of an issuer is too small",
+        Error::RequiredEkuNotFoundContext(_) => "an extendedKeyUsage cannot be checked here",
+        Error::MaximumNameConstraintComparisonsExceeded
+        | Error::MaximumPathBuildCallsExceeded
+        | Error::MaximumPathDepthExceeded
+        | Error::MaximumSignatureChecksExceeded => "its chain is too long",
+        Error::UnsupportedSignatureAlgorithmContext(_)
+        | Error::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => {
+            "a key or signature in its chain is of a kind that is not known here"
+        }
+        _ => "a part of its chain is not known here",
     }
 }
 

@@ -153,6 +153,18 @@ fn what_does_not_verify_is_an_error_that_names_the_file() {
         ),
         (format!("{good}; cp key.pem cert.pem"), "server/cert.pem"),
         (format!("{good}; echo garbage >ca.pem"), "server/ca.pem"),
+        (
+            format!("{good}; head -c 300 cert.pem >x; mv x cert.pem"),
+            "server/cert.pem cannot be used: it ends in the middle, before the line END CERTIFICATE",
+        ),
+        (
+            format!("{good}; sed -i '2s/^.../.../' ca.pem"),
+            "server/ca.pem cannot be used: what is between BEGIN and END is not base64",
+        ),
+        (
+            format!("{good}; sed -i 1s/-----$/--/ ca.pem"),
+            "server/ca.pem cannot be used: a line BEGIN is malformed",
+        ),
     ];
     let odd = MAY_NOT_SIGN.map(|extensions| {
         (
@@ -163,9 +175,27 @@ fn what_does_not_verify_is_an_error_that_names_the_file() {
     for (script, reason) in cases.into_iter().chain(odd) {
         match start(&script, 10 * DAY) {
             Ok(summary) => panic!("{script}: {summary}: {:?}", summary.warnings),
-            Err(error) => assert!(error.contains(reason), "{script}: {error}"),
+            Err(error) => {
+                assert!(error.contains(reason), "{script}: {error}");
+                in_words(&error);
+            }
         }
     }
+}
+
+/// Fails the test where a message has a value in the form in which Rust prints it for programmers:
+/// a name with capitals in it, or a list of bytes.
+#[track_caller]
+fn in_words(message: &str) {
+    let said = message.split([' ', '(', ')', ':', ',', ';']);
+    let is_debug = |word: &&str| {
+        let humps = word.chars().zip(word.chars().skip(1));
+        let humps = humps.filter(|(a, b)| a.is_ascii_lowercase() && b.is_ascii_uppercase());
+        word.starts_with(|first: char| first.is_ascii_uppercase()) && humps.count() > 0
+            || word.starts_with(['[', '{'])
+    };
+    let found: Vec<&str> = said.filter(is_debug).collect();
+    assert_eq!(found, Vec::<&str>::new(), "{message}");
 }
 
 /// A leaf under an intermediate that has these extensions, too.
@@ -234,5 +264,6 @@ fn what_cannot_be_judged_is_left_to_dockerd_with_a_warning() {
             start(&script, Duration::ZERO).unwrap_or_else(|error| panic!("{script}: {error}"));
         let warnings = summary.warnings.join("\n");
         assert!(warnings.contains(reason), "{script}: {warnings:?}");
+        in_words(&warnings);
     }
 }
