@@ -10,7 +10,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
 use std::path::Path;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
@@ -20,6 +20,7 @@ use crate::facts::host::Confinement;
 use crate::messages::fault::Fault;
 use crate::messages::remedy::Remedy;
 use crate::plan::action::{Action, OnFailure, Step};
+use crate::sys::tree::{self, Mounts};
 use crate::sys::write;
 use delegate::{Attempt, Unfinished};
 
@@ -109,11 +110,7 @@ fn carry_out(action: &Action) -> Result<Option<Unfinished>> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             result => result.context(action.to_string()),
         },
-        // It follows no symbolic link.
-        Action::RemoveTree { path } => match fs::remove_dir_all(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            result => result.context(action.to_string()),
-        },
+        Action::RemoveTree { path } => remove_tree(path).context(action.to_string()),
         Action::Write { path, content } => write(path, content).context(action.to_string()),
         Action::Set { path, value } => fs::write(path, value).context(action.to_string()),
         Action::Delegate {
@@ -212,6 +209,16 @@ fn directory(path: &Path, mode: u32) -> io::Result<()> {
         .mode(0o755)
         .create(path)?;
     fs::set_permissions(path, fs::Permissions::from_mode(mode))
+}
+
+/// Removes a directory with all that is in it. A missing one is no error.
+fn remove_tree(path: &Path) -> Result<()> {
+    match tree::empty(path, Mounts::Empty).map(|left| left.first) {
+        Ok(None) => Ok(fs::remove_dir(path)?),
+        Ok(Some((name, errno))) => bail!("{}: {}", name.to_string_lossy(), errno.desc()),
+        Err(Errno::ENOENT) => Ok(()),
+        Err(errno) => bail!("{}", errno.desc()),
+    }
 }
 
 /// Replaces the file at `path` with `content`. Its directory is named by the plan and may be a

@@ -19,5 +19,6 @@ pub mod signals;
 pub mod spawn;
 pub mod terminal;
 pub mod trace;
+pub mod tree;
 pub mod wait;
 pub mod write;

@@ -97,3 +97,26 @@ fn an_ephemeral_data_root_is_empty_however_the_daemons_ended() {
     killed.logged(&["/var/lib/docker is empty, as DIND_EPHEMERAL asks"]);
     assert_eq!(content(&volume), "");
 }
+
+/// However deep the tree is that a container has left, and however few files may be open.
+#[test]
+fn an_ephemeral_data_root_may_be_deeper_than_the_limit_of_open_files() {
+    let volume = Volume::new();
+    let container = dind()
+        .env("DIND_EPHEMERAL", "1")
+        .flags(volume.on(DATA_ROOT))
+        .ready(&["sh", "-c", "until [ -e /end ]; do sleep 0.1; done"]);
+    container.sh(r#"perl -e '
+            chdir "/var/lib/docker" or die $!;
+            my $name = "d" x 200;
+            for (1 .. 2500) {
+                mkdir $name or die $!;
+                chdir $name or die $!;
+                open my $file, ">", "file" or die $!;
+            }'
+           prlimit --pid 1 --nofile=64:64"#);
+    container.sh("touch /end");
+    assert_eq!(container.wait(), 0);
+    container.logged(&["/var/lib/docker is empty, as DIND_EPHEMERAL asks"]);
+    assert_eq!(content(&volume), "");
+}

@@ -31,6 +31,7 @@ use dind::sys::memory::lower_oom_score_adj;
 use dind::sys::outlet::Outlet;
 use dind::sys::signals::{self, Inherited, Signals};
 use dind::sys::spawn::{Child, Session, spawn};
+use nix::errno::Errno;
 use nix::libc;
 use nix::mount::MsFlags;
 use nix::poll::{PollFd, PollFlags};
@@ -178,6 +179,50 @@ fn a_file_is_written_in_the_place_of_a_link_and_not_through_it() {
             assert_eq!(fs::read_dir(&top).unwrap().count(), 2);
         },
     );
+}
+
+/// Deeper than the limit of open files, with a limit for more than its few directories at a time;
+/// and what is mounted in it stays, or not even that.
+#[test]
+fn a_tree_of_any_depth_is_removed() {
+    inside("a_tree_of_any_depth_is_removed", || {
+        use dind::sys::tree::{Mounts, empty};
+        use nix::sys::resource::{Resource, setrlimit};
+        setrlimit(Resource::RLIMIT_NOFILE, 64, 64).unwrap();
+        let top = scratch().join("top");
+        let make = || {
+            fs::create_dir(&top).unwrap();
+            let before = std::env::current_dir().unwrap();
+            std::env::set_current_dir(&top).unwrap();
+            for depth in 0..3000 {
+                fs::write("file", "").unwrap();
+                std::os::unix::fs::symlink("/", "link").unwrap();
+                fs::create_dir_all("beside/below").unwrap();
+                let name = format!("{depth:0>250}");
+                fs::create_dir(&name).unwrap();
+                std::env::set_current_dir(&name).unwrap();
+            }
+            std::env::set_current_dir(before).unwrap();
+        };
+        make();
+        apply(&[step(Action::RemoveTree { path: top.clone() })]).unwrap();
+        assert!(!top.exists());
+        // Nothing is there any more, which is what was asked for.
+        apply(&[step(Action::RemoveTree { path: top.clone() })]).unwrap();
+
+        make();
+        let users = top.join("a/b/c");
+        fs::create_dir_all(&users).unwrap();
+        apply(&[tmpfs(&users)]).unwrap();
+        fs::write(users.join("kept"), "").unwrap();
+        let left = empty(&top, Mounts::Keep).unwrap();
+        assert_eq!(
+            (left.count, left.first),
+            (1, Some((c"c".into(), Errno::EBUSY)))
+        );
+        assert!(users.join("kept").exists());
+        assert_eq!(fs::read_dir(&top).unwrap().count(), 1);
+    });
 }
 
 #[test]
