@@ -12,7 +12,7 @@ use tracing::warn;
 /// lock. Where the directory cannot be opened, or its file system does not support locks, warns
 /// and succeeds.
 pub fn lock(path: &Path) -> Result<()> {
-    let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let locked = nix::fcntl::open(path, flags, Mode::empty()).and_then(|directory| {
         let locked = Flock::lock(directory, FlockArg::LockExclusiveNonblock);
         locked.map_err(|(_, errno)| errno)

@@ -17,6 +17,7 @@ use tracing::{info, warn};
 
 use crate::facts::processes;
 use crate::messages::remedy::Remedy;
+use crate::sys::read;
 
 /// How long attempts are repeated. An attempt takes some 100 µs. It fails when a process entered
 /// the root meanwhile, or cannot be moved because it is in another pid namespace, such as a health
@@ -185,7 +186,7 @@ fn evacuate(root: &Path, leaf: &Path) -> Result<()> {
 /// read, or its children cannot be domains (cgroup-v2.rst, Threads). The root of the whole
 /// hierarchy has no `cgroup.type`.
 fn is_threaded(root: &Path) -> bool {
-    fs::read_to_string(root.join("cgroup.type")).is_ok_and(|kind| kind.trim_end() != "domain")
+    read::kernel(root.join("cgroup.type")).is_ok_and(|kind| kind.trim_end() != "domain")
 }
 
 /// How [`enable`] takes EBUSY: as processes in the cgroup, to be retried, or as a controller that
@@ -201,7 +202,7 @@ enum Busy {
 fn enable(root: &Path, busy: Busy) -> Result<Option<Vec<(String, String)>>> {
     let control = root.join("cgroup.subtree_control");
     let words = |path: &Path| -> Result<BTreeSet<String>> {
-        let text = fs::read_to_string(path)
+        let text = read::kernel(path)
             .with_context(|| format!("cannot read {}", path.display()))
             .remedy(PRIVILEGED)?;
         Ok(text.split_whitespace().map(str::to_owned).collect())
@@ -236,7 +237,7 @@ fn enable(root: &Path, busy: Busy) -> Result<Option<Vec<(String, String)>>> {
 /// Copies `cpu.max` to the leaf. The root of the whole hierarchy has none.
 fn keep_cpu_max(root: &Path, leaf: &Path) -> Result<()> {
     let target = leaf.join("cpu.max");
-    match fs::read_to_string(root.join("cpu.max")) {
+    match read::kernel(root.join("cpu.max")) {
         Ok(limit) if target.exists() => fs::write(&target, limit.trim_end())
             .with_context(|| format!("cannot write {}", target.display()))
             .remedy(PRIVILEGED),

@@ -20,6 +20,7 @@ use crate::facts::host::Confinement;
 use crate::messages::fault::Fault;
 use crate::messages::remedy::Remedy;
 use crate::plan::action::{Action, OnFailure, Step};
+use crate::sys::read::{self, Links};
 use crate::sys::tree::{self, Mounts};
 use crate::sys::write;
 use delegate::{Attempt, Unfinished};
@@ -143,7 +144,7 @@ fn own_cgroup_namespace(root: &Path, flags: MsFlags) -> Result<()> {
     let beside = Path::new(BESIDE);
     let enter = || -> Result<()> {
         directory(beside, 0o700)?;
-        let before = File::open("/proc/self/ns/cgroup")?;
+        let before = cgroup_namespace()?;
         unshare(CloneFlags::CLONE_NEWCGROUP)?;
         if let Err(errno) = mount(Some("cgroup"), beside, Some("cgroup2"), flags, none) {
             setns(before, CloneFlags::CLONE_NEWCGROUP)?;
@@ -176,11 +177,16 @@ fn own_cgroup_namespace(root: &Path, flags: MsFlags) -> Result<()> {
 /// this container's limits. In a new namespace it shows the container's part, as Docker's own
 /// mounts do.
 fn in_cgroup_namespace(mount: impl FnOnce() -> nix::Result<()>) -> nix::Result<()> {
-    let before = File::open("/proc/self/ns/cgroup").map_err(|_| Errno::ENOENT)?;
+    let before = cgroup_namespace().map_err(|_| Errno::ENOENT)?;
     unshare(CloneFlags::CLONE_NEWCGROUP)?;
     let mounted = mount();
     setns(before, CloneFlags::CLONE_NEWCGROUP)?;
     mounted
+}
+
+/// The cgroup namespace of this process, for setns(2).
+fn cgroup_namespace() -> io::Result<File> {
+    read::open(Path::new("/proc/self/ns/cgroup"), Links::Follow).map(|(file, _)| file)
 }
 
 /// An error of mount(2) for `action`, with a remedy that depends on the error number.
@@ -228,7 +234,12 @@ fn write(path: &Path, content: &str) -> io::Result<()> {
     let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(Errno::EINVAL.into());
     };
-    write::replace(&File::open(directory)?, name, 0o644, content.as_bytes())
+    write::replace(
+        &read::directory(directory)?,
+        name,
+        0o644,
+        content.as_bytes(),
+    )
 }
 
 /// Remounts `target` writable. Per-mount flags change with MS_BIND, those of the superblock

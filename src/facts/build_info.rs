@@ -9,6 +9,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use super::elf::{self, number};
+use crate::sys::read::{Links, open};
 
 /// How many bytes of the text are read. The lines about the program itself come first.
 const LIMIT: usize = 8 << 10;
@@ -33,7 +34,7 @@ const MARK: usize = 16;
 /// Gives the lines about the build of `program`: `path`, `mod`, `build`. `None` where it is not a
 /// 64-bit little-endian ELF file that Go 1.18 or later linked.
 pub fn read(program: &Path) -> Option<String> {
-    let file = File::open(program).ok()?;
+    let (file, _) = open(program, Links::Follow).ok()?;
     let head = part(&file, 0, 64);
     if !elf::is_known(&head) {
         return None;

@@ -11,6 +11,7 @@ use nix::sys::statfs;
 
 use super::mountinfo::MountTable;
 use super::proc;
+use crate::sys::read;
 
 /// Where systemd and all container engines mount the hierarchies.
 pub const CGROUP_ROOT: &str = "/sys/fs/cgroup";
@@ -209,7 +210,7 @@ impl CgroupFacts {
             _ => RootMount::Nothing,
         };
         let words = |name: &str| -> BTreeSet<String> {
-            let text = fs::read_to_string(root.join(name)).unwrap_or_default();
+            let text = read::kernel(root.join(name)).unwrap_or_default();
             text.split_whitespace().map(str::to_owned).collect()
         };
         let names = fs::read_dir(root).into_iter().flatten().flatten();

@@ -73,7 +73,7 @@ pub fn running(data_root: &Path, supervisor: Pid) -> Vec<Container> {
 }
 
 fn container(directories: &[PathBuf], shim: i32, children: &[i32]) -> Option<Container> {
-    let id = id(&fs::read(format!("/proc/{shim}/cmdline")).ok()?)?;
+    let id = id(&read::kernel(format!("/proc/{shim}/cmdline")).ok()?)?;
     let file = directories.iter().find_map(|directory| {
         let path = directory.join(&id).join("config.v2.json");
         read::text(&path, LONGEST).ok()?
@@ -93,10 +93,10 @@ fn container(directories: &[PathBuf], shim: i32, children: &[i32]) -> Option<Con
 
 /// The id in the command line of a shim, which containerd starts as `containerd-shim-runc-v2
 /// -namespace NAMESPACE -id ID -address SOCKET`.
-fn id(command_line: &[u8]) -> Option<String> {
-    let mut words = command_line.split(|byte| *byte == 0);
-    words.find(|word| *word == b"-id")?;
-    let id = String::from_utf8(words.next()?.to_owned()).ok()?;
+fn id(command_line: &str) -> Option<String> {
+    let mut words = command_line.split('\0');
+    words.find(|word| *word == "-id")?;
+    let id = words.next()?.to_owned();
     // It becomes a part of a path.
     let plain = |character: char| character.is_ascii_alphanumeric();
     (!id.is_empty() && id.chars().all(plain)).then_some(id)
@@ -183,7 +183,7 @@ impl MainProcess {
     /// Reads the facts of a process. `None` where it has ended, or is not the child of `shim`.
     pub fn read(pid: i32, shim: i32) -> Option<Self> {
         let directory = PathBuf::from(format!("/proc/{pid}"));
-        let status = fs::read_to_string(directory.join("status")).ok()?;
+        let status = read::kernel(directory.join("status")).ok()?;
         let mut process = Self {
             pid,
             shim,
@@ -195,7 +195,7 @@ impl MainProcess {
         };
         for thread in fs::read_dir(directory.join("task")).ok()?.flatten() {
             // A thread may have ended meanwhile.
-            if let Ok(status) = fs::read_to_string(thread.path().join("status")) {
+            if let Ok(status) = read::kernel(thread.path().join("status")) {
                 process.blocked |= set(&status, "SigBlk")?;
             }
         }
@@ -205,7 +205,7 @@ impl MainProcess {
 
     /// The signals for which a process has handlers now. `None` where it has ended.
     pub fn caught_now(pid: i32) -> Option<u64> {
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let status = read::kernel(format!("/proc/{pid}/status")).ok()?;
         set(&status, "SigCgt")
     }
 }
@@ -218,7 +218,7 @@ pub fn has(signals: u64, signal: i32) -> bool {
 }
 
 fn is_init(pid: i32) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/status"))
+    read::kernel(format!("/proc/{pid}/status"))
         .is_ok_and(|status| innermost_pid(&status) == Some("1"))
 }
 
@@ -319,14 +319,13 @@ mod tests {
 
     #[test]
     fn the_command_line_of_a_shim_has_the_id() {
-        let shim =
-            b"/usr/bin/containerd-shim-runc-v2\0-namespace\0moby\0-id\0abc12\0-address\0/x\0";
+        let shim = "/usr/bin/containerd-shim-runc-v2\0-namespace\0moby\0-id\0abc12\0-address\0/x\0";
         assert_eq!(id(shim).as_deref(), Some("abc12"));
         for other in [
-            &b"containerd-shim\0-id"[..],
-            b"containerd-shim\0-id\0../../etc\0",
-            b"containerd-shim\0-id\0\0",
-            b"",
+            "containerd-shim\0-id",
+            "containerd-shim\0-id\0../../etc\0",
+            "containerd-shim\0-id\0\0",
+            "",
         ] {
             assert_eq!(id(other), None);
         }

@@ -12,6 +12,7 @@ use super::proc;
 use super::space::Space;
 use crate::facts::mountinfo::MountTable;
 use crate::input::config::Config;
+use crate::sys::read;
 use crate::sys::search::search;
 
 /// The inode of the first pid namespace: `PROC_PID_INIT_INO` in linux/proc_ns.h.
@@ -122,7 +123,7 @@ impl Host {
     /// Reads the facts of this host and process, the free space for `data_root`, and the
     /// programs in the `PATH` of `config`. What cannot be read is assumed to be in order.
     pub fn read(container: &ContainerFacts, data_root: &Path, config: &Config) -> Self {
-        let text = |path: &str| fs::read_to_string(path).unwrap_or_default();
+        let text = |path: &str| read::kernel(path).unwrap_or_default();
         let number = |path: &str| text(path).trim().parse().ok();
         let exists = |path: &str| Path::new(path).exists();
         let filesystems = text("/proc/filesystems");
@@ -200,7 +201,7 @@ impl Confinement {
     /// The confinement of this process, from `/proc/self/attr/current`. [`Confinement::None`] where
     /// that cannot be read.
     pub fn read() -> Self {
-        Self::parse(&fs::read_to_string("/proc/self/attr/current").unwrap_or_default())
+        Self::parse(&read::kernel("/proc/self/attr/current").unwrap_or_default())
     }
 
     /// Parses the text of `/proc/PID/attr/current`. AppArmor writes `PROFILE (MODE)`, apparmor(7).
@@ -225,7 +226,7 @@ fn processes(container: &ContainerFacts) -> Option<Processes> {
     let directories = cgroups.iter().flat_map(Mounted::upwards);
     directories
         .filter_map(|directory| {
-            let limit = fs::read_to_string(directory.join("pids.max")).ok()?;
+            let limit = read::kernel(directory.join("pids.max")).ok()?;
             Some(Processes {
                 limit: limit.trim().parse().ok()?,
                 cgroup: directory.to_owned(),

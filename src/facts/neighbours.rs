@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::paths::existing;
+use crate::sys::read;
 
 /// What `/proc/net/unix` has among the flags of a socket that listens: `__SO_ACCEPTCON` of the
 /// kernel (`unix_seq_show` in net/unix/af_unix.c).
@@ -15,8 +16,8 @@ const LISTENS: u32 = 1 << 16;
 /// Whether an engine of another container listens in this network namespace. A Unix socket belongs
 /// to the network namespace that it was made in, whoever can reach its path.
 pub fn listens() -> bool {
-    let table = fs::read("/proc/net/unix").unwrap_or_default();
-    let mut inodes = engines(&String::from_utf8_lossy(&table));
+    let table = read::kernel("/proc/net/unix").unwrap_or_default();
+    let mut inodes = engines(&table);
     if !inodes.is_empty() {
         for inode in own_sockets() {
             inodes.remove(&inode);

@@ -4,8 +4,9 @@
 //! makes one (`apply::netfilter`).
 
 use super::network::is_hosts;
-use std::fs;
 use std::path::{Path, PathBuf};
+
+use crate::sys::read;
 
 /// The directory of the legacy programs in docker-library's image.
 const LEGACY_DIRECTORY: &str = "/usr/local/sbin/.iptables-legacy";
@@ -61,7 +62,7 @@ impl Forwarding {
     ];
 
     fn read() -> Self {
-        let is_off = |path: &&str| fs::read_to_string(path).is_ok_and(|value| value.trim() == "0");
+        let is_off = |path: &&str| read::kernel(path).is_ok_and(|value| value.trim() == "0");
         Self {
             off: Self::FILES
                 .iter()
@@ -90,7 +91,7 @@ impl Netfilter {
     /// is whether dockerd uses nftables in the place of iptables.
     pub fn read(nftables: bool) -> Self {
         let tables = ["ip", "ip6", "arp"].map(|family| format!("/proc/net/{family}_tables_names"));
-        let in_use = |path| fs::read(path).is_ok_and(|names| !names.is_empty());
+        let in_use = |path| read::kernel(path).is_ok_and(|names| !names.is_empty());
         let suffixed = Path::new(LEGACY_PROGRAM);
         Self {
             legacy_in_use: tables.into_iter().any(in_use),

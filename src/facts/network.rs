@@ -1,6 +1,5 @@
 //! The routes and resolvers of this network namespace, and the MTU of its default route.
 
-use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
@@ -80,7 +79,7 @@ impl Networks {
     /// read adds nothing. `dockerd` is the program that is searched for
     /// `--default-network-opt`; `asked` is the MTU that the user asked for.
     pub fn read(dockerd: Option<&Path>, asked: Mtu) -> Self {
-        let text = |path: &str| fs::read_to_string(path).unwrap_or_default();
+        let text = |path: &str| read::kernel(path).unwrap_or_default();
         let (routes, default) = routes(&text("/proc/net/route"));
         let mtu = default.and_then(|interface| {
             let mtu = text(&format!("/sys/class/net/{interface}/mtu"));
@@ -171,6 +170,7 @@ pub fn resolver_words(text: &str, keyword: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
     use std::net::Ipv6Addr;
 
     use proptest::prelude::*;

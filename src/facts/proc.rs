@@ -1,11 +1,10 @@
 //! Files of `/proc/self` that every plan depends on: proc(5).
 
-use std::fs;
-
 use anyhow::{Context, Result};
 
 use super::mountinfo::MountTable;
 use crate::messages::remedy::Remedy;
+use crate::sys::read;
 
 /// The mounts of this process, from `/proc/self/mountinfo`. Fails where that cannot be read.
 ///
@@ -18,10 +17,9 @@ pub fn mounts() -> Result<MountTable> {
 
 /// The text of a file of `/proc`; invalid UTF-8 is replaced. Fails where it cannot be read.
 pub fn text(path: &str) -> Result<String> {
-    let bytes = fs::read(path)
+    read::kernel(path)
         .with_context(|| format!("cannot read {path}"))
-        .remedy("the container needs its own /proc")?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+        .remedy("the container needs its own /proc")
 }
 
 /// Sets of capabilities of this process, one bit for each: capabilities(7).
@@ -54,7 +52,7 @@ pub fn capabilities() -> Result<Capabilities> {
 /// Whether this process is in a user namespace that maps a part of the user ids:
 /// user_namespaces(7).
 pub fn user_namespace() -> bool {
-    is_user_namespace(&fs::read_to_string("/proc/self/uid_map").unwrap_or_default())
+    is_user_namespace(&read::kernel("/proc/self/uid_map").unwrap_or_default())
 }
 
 /// Whether the text of a `uid_map` is not the identity map of all user ids:

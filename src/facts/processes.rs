@@ -6,16 +6,18 @@ use std::path::Path;
 
 use nix::unistd::Pid;
 
+use crate::sys::read;
+
 /// The pids in `cgroup.procs` of the cgroup at `directory`. 0 stands for a process in a pid
 /// namespace that is not visible from this one. Fails where the file cannot be read.
 pub fn in_cgroup(directory: &Path) -> std::io::Result<Vec<i32>> {
-    let text = fs::read_to_string(directory.join("cgroup.procs"))?;
+    let text = read::kernel(directory.join("cgroup.procs"))?;
     Ok(text.lines().filter_map(|line| line.parse().ok()).collect())
 }
 
 /// The name of a process from `/proc/PID/comm`, or `?` where it has exited.
 pub fn name(pid: i32) -> String {
-    let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_else(|_| "?".into());
+    let name = read::kernel(format!("/proc/{pid}/comm")).unwrap_or_else(|_| "?".into());
     name.trim_end().to_owned()
 }
 
@@ -69,8 +71,7 @@ pub fn has_shim() -> bool {
 /// The pid of a process's parent. The name in `/proc/PID/stat` can contain any character, also
 /// `)`, so the fields are counted from the last `)`: proc_pid_stat(5).
 pub fn parent(pid: i32) -> Option<i32> {
-    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
-    let stat = String::from_utf8_lossy(&stat);
+    let stat = read::kernel(format!("/proc/{pid}/stat")).ok()?;
     let (_, fields) = stat.rsplit_once(") ")?;
     fields.split(' ').nth(1)?.parse().ok()
 }

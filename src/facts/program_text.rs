@@ -7,22 +7,26 @@ use std::path::Path;
 use memchr::memmem::Finder;
 
 use super::elf;
+use crate::sys::read::{self, Links};
 
 /// How many bytes are read at a time: dockerd has 100 MB.
 const PART: usize = 1 << 18;
+
+/// How many bytes are read in all: a file without an end must not take for ever.
+const MOST: u64 = 1 << 29;
 
 /// Whether a file, or the constants of a program, contain each of the `wanted` texts. A file that
 /// cannot be read contains none.
 pub fn has<const N: usize>(path: &Path, wanted: [&[u8]; N]) -> [bool; N] {
     let mut found = [false; N];
-    let Ok(mut file) = File::open(path) else {
+    let Ok((mut file, _)) = read::open(path, Links::Follow) else {
         return found;
     };
     let (start, length) = constants(&mut file);
     if file.seek(SeekFrom::Start(start)).is_err() {
         return found;
     }
-    let mut file = file.take(length);
+    let mut file = file.take(length.min(MOST));
     let overlap = wanted.iter().map(|text| text.len()).max().unwrap_or(0);
     let finders = wanted.map(Finder::new);
     let mut window: Vec<u8> = Vec::with_capacity(PART + overlap);

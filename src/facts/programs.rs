@@ -2,12 +2,12 @@
 //! something and exits, such as `dockerd --version`.
 
 use std::ffi::OsStr;
-use std::fs;
 use std::path::PathBuf;
 
 use anyhow::Result;
 
 use super::proc::capabilities;
+use crate::sys::read;
 use crate::sys::search::search;
 
 /// CAP_MAC_ADMIN in linux/capability.h.
@@ -68,14 +68,14 @@ pub fn has_bash(search_path: &OsStr) -> bool {
 /// Whether AppArmor is enabled and this process has CAP_MAC_ADMIN, so that it may load profiles:
 /// apparmor(7). Fails where `/proc/self/status` cannot be read.
 pub fn may_load_profiles() -> Result<bool> {
-    let is_on = fs::read("/sys/module/apparmor/parameters/enabled")
-        .is_ok_and(|enabled| enabled.starts_with(b"Y"));
+    let is_on = read::kernel("/sys/module/apparmor/parameters/enabled")
+        .is_ok_and(|enabled| enabled.starts_with('Y'));
     Ok(is_on && capabilities()?.effective & (1 << CAP_MAC_ADMIN) != 0)
 }
 
 /// Whether the kernel has registered the device mapper's control device.
 fn device_mapper() -> bool {
-    fs::read_to_string("/proc/misc").is_ok_and(|devices| {
+    read::kernel("/proc/misc").is_ok_and(|devices| {
         devices
             .split_whitespace()
             .any(|name| name == "device-mapper")

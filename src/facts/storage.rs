@@ -15,6 +15,7 @@ use super::space::Space;
 use crate::facts::mountinfo::MountTable;
 use crate::input::config::{Config, Storage};
 use crate::sys::filesystem;
+use crate::sys::read;
 use crate::sys::search::search;
 
 /// The name of the ext4 image in a data root that is on a volume. The image's file system is
@@ -257,7 +258,7 @@ fn filesystem(path: &Path) -> Filesystem {
 /// Whether an xfs stores the file type in directory entries, which overlayfs depends on:
 /// mkfs.xfs(8), `ftype`. True where the file system cannot be asked.
 fn has_ftype(directory: &Path) -> bool {
-    let directory = fs::File::open(directory).map_err(|_| Errno::ENOENT);
+    let directory = read::directory(directory).map_err(|_| Errno::ENOENT);
     directory
         .and_then(|directory| filesystem::xfs_has_ftype(&directory))
         .unwrap_or(true)

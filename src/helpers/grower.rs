@@ -19,6 +19,7 @@ use super::data_file::LOOP_MAJOR;
 use crate::messages::remedy::Remedy;
 use crate::plan::engine::DataFile;
 use crate::plan::growth::Growth;
+use crate::sys::read;
 use crate::sys::{filesystem, loop_device, memory, wait};
 
 /// Grows the image until it has its full size, or is not mounted any more. The error names the
@@ -82,12 +83,16 @@ fn loop_device_at(data_file: &DataFile) -> Option<String> {
 fn grow(data_file: &DataFile, device: &str, size: u64, blocks: u64) -> Result<()> {
     let image = File::options()
         .write(true)
-        .custom_flags(libc::O_NOFOLLOW)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
         .open(&data_file.path)
         .context("cannot open it")?;
     image.set_len(size).context("ftruncate")?;
-    let device = File::open(device).with_context(|| format!("cannot open {device}"))?;
+    let mut options = File::options();
+    // Another kind of file in its place does not block: open(2).
+    options.read(true).custom_flags(libc::O_NONBLOCK);
+    let opened = options.open(device);
+    let device = opened.with_context(|| format!("cannot open {device}"))?;
     loop_device::update_size(&device).context("LOOP_SET_CAPACITY")?;
-    let directory = File::open(&data_file.target).context("cannot open the data root")?;
+    let directory = read::directory(&data_file.target).context("cannot open the data root")?;
     filesystem::resize_ext4(&directory, blocks).context("EXT4_IOC_RESIZE_FS")
 }

@@ -27,6 +27,7 @@ use crate::sys::clock::Clock;
 use crate::sys::end::End;
 use crate::sys::log;
 use crate::sys::process;
+use crate::sys::read::{self, Links};
 use crate::sys::signals::{Signals, asks_to_end};
 
 /// The types of file systems that depend on a server or on another process, by their beginnings:
@@ -141,9 +142,7 @@ fn touch(remote: &[(&Path, &str)], answers: &mut File) {
     for (path, _) in remote {
         // Metadata may come from a cache that a server's end does not empty: nfs(5), "Close-to-open
         // cache consistency".
-        if fs::metadata(path).is_ok_and(|metadata| metadata.is_file())
-            && let Ok(mut file) = File::open(path)
-        {
+        if let Ok((mut file, _)) = read::open(path, Links::Follow) {
             let _ = file.read(&mut [0]);
         }
         if let Ok(mut entries) = fs::read_dir(path) {

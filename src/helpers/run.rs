@@ -12,6 +12,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::pipe2;
 
 use crate::messages::remedy::Remedy;
+use crate::sys::read;
 use crate::sys::signals::Inherited;
 use crate::sys::spawn::{self, Child, Session};
 
@@ -23,7 +24,7 @@ pub fn run(
     inherited: &Inherited,
 ) -> Result<(WaitStatus, String)> {
     let shown = path.display();
-    let null = File::open("/dev/null")
+    let null = read::null()
         .context("cannot open /dev/null")
         .remedy("check the container's /dev")?;
     let (reader, writer) = pipe2(OFlag::O_CLOEXEC)

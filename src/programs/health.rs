@@ -2,7 +2,6 @@
 //! Kubernetes probes. It runs as a separate process beside PID 1.
 
 use std::ffi::{OsStr, OsString};
-use std::fs;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -23,6 +22,7 @@ use crate::input::variables;
 use crate::messages::fault::Fault;
 use crate::messages::remedy::Remedy;
 use crate::sys::clock::Clock;
+use crate::sys::read;
 use crate::sys::wait;
 
 /// How long an answer may take without `--wait`.
@@ -94,9 +94,11 @@ fn unhealthy(reason: &str) -> Fault {
 /// dockerd's options from PID 1's arguments, the environment and daemon.json. The fault is that
 /// an argument or daemon.json is invalid.
 pub fn options(config: &Config) -> Result<DockerdOptions, Fault> {
-    let command_line = fs::read("/proc/1/cmdline").unwrap_or_default();
-    let arguments =
-        DockerdArguments::new(&config.daemon_arguments, &daemon_arguments(&command_line));
+    let command_line = read::kernel("/proc/1/cmdline").unwrap_or_default();
+    let arguments = DockerdArguments::new(
+        &config.daemon_arguments,
+        &daemon_arguments(command_line.as_bytes()),
+    );
     let (path, _) = arguments.config_file();
     let text = daemon_json::read(&path, false)?;
     arguments.options(text.as_deref().map(|text| (path.as_path(), text)))

@@ -12,6 +12,7 @@ use nix::libc;
 
 use crate::messages::json_log;
 use crate::plan::engine::LogPath;
+use crate::sys::read::{self, Links};
 
 /// Lines of the log that are shown after a failed start.
 const LINES: usize = 12;
@@ -70,8 +71,8 @@ impl LogFile {
             if !self.file.metadata()?.is_file() {
                 return Ok(Vec::new());
             }
-            let mut file = File::open(path)?;
-            let end = file.metadata()?.len();
+            let (mut file, metadata) = read::open(Path::new(&path), Links::Follow)?;
+            let end = metadata.len();
             file.seek(SeekFrom::Start(end.saturating_sub(BYTES).max(self.start)))?;
             let mut bytes = Vec::new();
             file.take(BYTES).read_to_end(&mut bytes)?;

@@ -18,6 +18,7 @@ use crate::messages::fault::Fault;
 use crate::messages::remedy::Remedy;
 use crate::plan::engine::{Engine, Foreground, Program};
 use crate::sys::limits::{Limit, Resource};
+use crate::sys::read;
 use crate::sys::search;
 use crate::sys::signals::Inherited;
 use crate::sys::spawn::{self, Begun, Child, Session};
@@ -143,9 +144,9 @@ impl Supervisor<'_> {
     }
 }
 
-/// Opens `/dev/null` for reading: the standard input of daemons and hooks.
+/// Opens `/dev/null`: the standard input of daemons and hooks.
 pub fn null() -> Result<File> {
-    File::open("/dev/null")
+    read::null()
         .context("cannot open /dev/null")
         .remedy("check the container's /dev")
 }

@@ -5,10 +5,14 @@
 
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
 use nix::libc;
+
+/// The largest file of the kernel's that is read, in bytes: `/proc/net/unix` of a host with many
+/// sockets.
+const LARGEST_OF_KERNEL: u64 = 64 << 20;
 
 /// The error text for a directory, FIFO, socket or device.
 pub const NOT_REGULAR: &str = "not a regular file";
@@ -61,8 +65,10 @@ pub fn read(path: &Path, limit: u64, links: Links) -> io::Result<Option<Vec<u8>>
     if metadata.len() > limit {
         return Err(too_large());
     }
-    // Files of proc(5) have a size of 0, and others may grow meanwhile.
-    let mut content = Vec::new();
+    // Files of proc(5) have a size of 0, and others may grow meanwhile. Without room for both, a
+    // small file would be read in parts.
+    let size = usize::try_from(metadata.len()).unwrap_or(usize::MAX);
+    let mut content = Vec::with_capacity(size.saturating_add(1).max(4096));
     let count = file
         .take(limit.saturating_add(1))
         .read_to_end(&mut content)?;
@@ -80,6 +86,39 @@ pub fn text(path: &Path, limit: u64) -> io::Result<Option<String>> {
         .map(String::from_utf8)
         .transpose()
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "not UTF-8"))
+}
+
+/// The text of a file in `/proc`, `/sys` or a cgroup, or of what somebody has mounted there.
+/// Invalid UTF-8 is replaced. The errors are those of [`read`], and that there is no file.
+pub fn kernel(path: impl AsRef<Path>) -> io::Result<String> {
+    let content = read(path.as_ref(), LARGEST_OF_KERNEL, Links::Follow)?;
+    let content = content.ok_or(io::ErrorKind::NotFound)?;
+    Ok(match String::from_utf8(content) {
+        Ok(text) => text,
+        Err(error) => String::from_utf8_lossy(error.as_bytes()).into_owned(),
+    })
+}
+
+/// Opens a directory, with symbolic links followed. What is no directory is not opened at all, so
+/// a FIFO in its place does not block: open(2), O_DIRECTORY.
+pub fn directory(path: &Path) -> io::Result<File> {
+    let mut options = File::options();
+    options
+        .read(true)
+        .custom_flags(libc::O_DIRECTORY)
+        .open(path)
+}
+
+/// Opens `/dev/null` for reading and writing. The error is that of open(2), or that it is no
+/// device.
+pub fn null() -> io::Result<File> {
+    let mut options = File::options();
+    options.read(true).write(true);
+    let file = options.custom_flags(libc::O_NONBLOCK).open("/dev/null")?;
+    if !file.metadata()?.file_type().is_char_device() {
+        return Err(io::Error::other("not a device"));
+    }
+    Ok(file)
 }
 
 #[cfg(test)]

@@ -159,3 +159,74 @@ fn what_a_user_inside_locks_makes_nobody_unhealthy() {
         health(user, &["--wait", "60"]).exited(0);
     }
 }
+
+/// What dind reads in a container, by path: of the user's, the image's, Docker's and the kernel's,
+/// without what mount(8) and the shell read.
+const READ: &[&str] = &[
+    "/etc/resolv.conf",
+    "/etc/hostname",
+    "/etc/hosts",
+    "/etc/group",
+    "/etc/passwd",
+    "/etc/docker/daemon.json",
+    "/run/docker.pid",
+    "/run/dind-provisioning",
+    "/dev/null",
+    "/usr/bin/dockerd",
+    "/usr/bin/containerd",
+    "/proc/1/cmdline",
+    "/proc/misc",
+    "/proc/sys/fs/inotify/max_user_instances",
+    "/sys/module/apparmor/parameters/enabled",
+    "/sys/fs/cgroup/cgroup.controllers",
+    "/sys/fs/cgroup/cgroup.procs",
+];
+
+/// In the place of each, a FIFO that nobody writes to, and a file without an end: whoever only
+/// reads gets by, or says what is wrong.
+#[test]
+fn what_is_no_file_or_too_large_is_not_waited_for() {
+    let container = dind()
+        .flags(["--no-healthcheck"])
+        .shell("exec sleep infinity")
+        .start(&[]);
+    let script = format!(
+        "mkfifo /fifo; truncate -s 4T /huge
+         mkdir -p /etc/docker
+         touch /etc/docker/daemon.json /run/docker.pid /run/dind-provisioning
+         for path in {}; do
+             [ -e $path ] || continue
+             for other in /fifo /huge; do
+                 mount --bind $other $path || {{ echo $path cannot be covered; continue; }}
+                 for what in plan doctor health; do
+                     timeout --signal=KILL 60 dind $what >/out 2>&1
+                     case $? in 0 | 1) ;; *) echo $path $other $what: $?; tail -n 3 /out ;; esac
+                 done
+                 umount $path
+             done
+         done
+         timeout --signal=KILL 60 dind plan dockerd --data-root=/fifo >/out || cat /out",
+        READ.join(" ")
+    );
+    assert_eq!(container.sh(&script), "");
+}
+
+/// And a start with them is stopped in order.
+#[test]
+fn what_is_no_file_or_too_large_holds_up_no_stop() {
+    for other in ["mkfifo /other", "truncate -s 4T /other"] {
+        let container = dind()
+            .prelude(&format!(
+                "{other}
+                 for path in /etc/resolv.conf /etc/hostname /etc/hosts /etc/group /etc/passwd; do
+                     mount --bind /other $path
+                 done"
+            ))
+            .start(&["--dns=192.0.2.1"]);
+        container.wait_log("dind: ", 1);
+        assert_ne!(stopped(&container), "137", "{other}");
+    }
+    let container = dind().prelude("rm /dev/null; mkfifo /dev/null").start(&[]);
+    assert_eq!(container.wait(), 1);
+    container.logged(&["dind: error: cannot open /dev/null: not a device; check"]);
+}

@@ -300,6 +300,45 @@ fn a_remedy_stands_behind_the_cause() {
     assert!(checked > 60, "only {checked} contexts were found");
 }
 
+/// Whatever is in the place of a file, a FIFO without a writer or a file without an end, nobody
+/// waits for it: `src/sys` opens and reads files for all others. What is opened with flags of its
+/// own has one that does not wait.
+#[test]
+fn files_are_opened_where_nobody_waits_for_them() {
+    let is_name =
+        |before: &str| before.ends_with(|last: char| last.is_alphanumeric() || last == '_');
+    let mut opened = 0;
+    for file in files() {
+        let shown = file.path.display();
+        let code = file.code.as_str();
+        // The second one is a test.
+        if file.module.starts_with(&["sys".into()]) || shown.to_string().ends_with("field_names.rs")
+        {
+            continue;
+        }
+        for call in ["fs::read(", "fs::read_to_string(", "File::open("] {
+            let found = code
+                .match_indices(call)
+                .find(|(place, _)| !is_name(code.get(..*place).unwrap_or_default()));
+            assert!(found.is_none(), "{shown}: {call}…): use src/sys/read.rs");
+        }
+        let code: String = code.split_whitespace().collect();
+        for (place, _) in code.match_indices(".open(") {
+            // From the beginning of the statement.
+            let before = code.get(..place).unwrap_or_default();
+            let begin = before.rfind("options()").unwrap_or(0);
+            let options = before.get(begin..).unwrap_or_default();
+            opened += 1;
+            let waits_not = ["O_NONBLOCK", "create_new(true)", ".read(true).write(true)"];
+            assert!(
+                waits_not.iter().any(|flag| options.contains(flag)),
+                "{shown}: an open(2) that may wait for the other end of a FIFO: {options}"
+            );
+        }
+    }
+    assert!(opened > 3, "only {opened} were found");
+}
+
 #[test]
 fn imports_are_found_in_every_form() {
     let file = File {

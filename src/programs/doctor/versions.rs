@@ -16,6 +16,7 @@ use nix::unistd::pipe2;
 use crate::facts::programs::Programs;
 use crate::input::config::Config;
 use crate::sys::process;
+use crate::sys::read::null;
 use crate::sys::search::search;
 use crate::sys::signals::Inherited;
 use crate::sys::spawn::{Child, Session, spawn};
@@ -74,11 +75,7 @@ fn version(output: &str) -> Option<&str> {
 
 /// The standard output of `PROGRAM --version`.
 fn output(program: &Path, config: &Config) -> Option<String> {
-    let null = File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/null")
-        .ok()?;
+    let null = null().ok()?;
     let (reader, writer) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).ok()?;
     let pid = spawn(&Child {
         path: program,

@@ -24,6 +24,7 @@ use crate::sys::clock::Clock;
 use crate::sys::end::End;
 use crate::sys::log;
 use crate::sys::process::{self, Reaped};
+use crate::sys::read;
 use crate::sys::search;
 use crate::sys::signals::{Signals, asks_to_end};
 use crate::sys::spawn::{self, Child, Session};
@@ -325,8 +326,9 @@ impl Write for Input<'_, '_> {
 }
 
 fn null() -> Result<File, Fault> {
-    let file = File::options().read(true).write(true).open("/dev/null");
-    Ok(file.context("cannot open /dev/null").remedy("check /dev")?)
+    Ok(read::null()
+        .context("cannot open /dev/null")
+        .remedy("check /dev")?)
 }
 
 fn pipe() -> Result<(OwnedFd, OwnedFd), Fault> {

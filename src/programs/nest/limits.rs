@@ -19,6 +19,7 @@ use crate::facts::space::Space;
 use crate::messages::fault::Fault;
 use crate::messages::remedy::Remedy;
 use crate::sys::process;
+use crate::sys::read;
 use crate::sys::wait;
 
 /// The memory of one more level in bytes: its daemons, their shim, and the docker CLI that waits
@@ -192,12 +193,12 @@ impl Room {
 
 /// The number in a file; `None`, which is no limit, for `max` and all other text.
 fn number(path: &Path) -> Option<u64> {
-    fs::read_to_string(path).ok()?.trim().parse().ok()
+    read::kernel(path).ok()?.trim().parse().ok()
 }
 
 /// The value of a field in a file: `NAME VALUE`, as in memory.stat, or `NAME: VALUE kB`.
 fn field(path: &Path, name: &str) -> Option<u64> {
-    let text = fs::read_to_string(path).ok()?;
+    let text = read::kernel(path).ok()?;
     let mut fields = text
         .lines()
         .map(str::split_whitespace)
