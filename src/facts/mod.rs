@@ -12,6 +12,7 @@ pub mod exec_root;
 mod groups;
 pub mod hooks;
 pub mod host;
+pub mod interfaces;
 pub mod leftovers;
 pub mod limits;
 pub mod memory;

@@ -1,12 +1,15 @@
 //! The DNS forwarder: a child of PID 1 that forwards queries to resolvers on loopback, where
 //! `plan::resolver` asks for it. It copies messages and does not parse them.
 //!
+//! It answers whoever is on an inner network or in this network namespace, and nobody outside. One
+//! client cannot take what others need: `room` decides who goes for whom.
+//!
 //! Each UDP query gets a socket of its own, which is closed with the answer or at the query's
 //! deadline. So a resolver that has moved is found again: Docker's 127.0.0.11 is a NAT rule, and
 //! a socket that stays open keeps its old mapping. Each TCP connection is joined to one of its
 //! own. All queues are bounded, and only the one `poll` blocks.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::{
     IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket,
@@ -24,22 +27,38 @@ use nix::sys::socket::{
 use tracing::debug;
 
 use super::flow::{self, Flow};
+use super::room::{Most, Room, room};
+use crate::facts::interfaces::Inner;
 use crate::messages::remedy::Remedy;
 use crate::plan::resolver::Forwarder;
-use crate::sys::memory;
+use crate::sys::limits::{self, Resource};
 use crate::sys::nonblocking::is_later;
 use crate::sys::wait;
+use crate::sys::{incoming, memory};
 
 /// The port of DNS.
 const PORT: u16 = 53;
 
-/// The most queries, and the most connections, at a time. A process may have 1024 descriptors.
-/// Where there are more queries, the oldest is dropped, as it has waited longest.
-const MOST_QUERIES: usize = 512;
-const MOST_CONNECTIONS: usize = 64;
+/// The most queries, and the most connections, at a time, where as many files may be open.
+const QUERIES: usize = 512;
+const CONNECTIONS: usize = 64;
 
-/// The most queries that are received in one turn, so that a flood of them delays no answer.
-const TAKEN_A_TURN: usize = 64;
+/// One client has at most one of so many parts of these.
+const PARTS: usize = 4;
+
+/// The size of the buffer for queries that are not received yet, in bytes: room for those of others
+/// while one client sends as fast as it can.
+const WAITING: usize = 1 << 20;
+
+/// How many queries, and how many connections, are taken in one turn, so that a flood of them delays
+/// no answer.
+const TAKEN_A_TURN: usize = 128;
+
+/// How many more queries are received in one turn, and how many of one client's are taken of those
+/// and of the ones before. To drop a query takes a tenth of the time that it takes to ask, so the
+/// kernel's queue does not overflow, where it would lose those of others.
+const RECEIVED_A_TURN: usize = 2048;
+const PART: usize = 16;
 
 /// The size of the largest UDP datagram, in bytes.
 const DATAGRAM: usize = 65_535;
@@ -69,6 +88,8 @@ struct Query {
     packet: Vec<u8>,
     /// The index of the resolver that was asked last.
     asked: usize,
+    /// When it came.
+    begin: Instant,
     /// When the next resolver is asked.
     next: Instant,
     /// When the query is dropped.
@@ -78,12 +99,15 @@ struct Query {
 /// A client's connection and the one to a resolver.
 struct Connection {
     client: TcpStream,
+    /// The address of the client.
+    source: IpAddr,
     upstream: TcpStream,
     /// The index of the resolver.
     asked: usize,
     question: Flow,
     answer: Flow,
-    end: Instant,
+    /// When something was copied last.
+    moved: Instant,
 }
 
 impl Connection {
@@ -94,7 +118,7 @@ impl Connection {
     }
 
     /// Copies in both directions. Returns whether the connection goes on.
-    fn advance(&mut self, upstreams: &[IpAddr], now: Instant, buffer: &mut [u8]) -> bool {
+    fn advance(&mut self, upstreams: &[SocketAddr], now: Instant, buffer: &mut [u8]) -> bool {
         let Self {
             client, upstream, ..
         } = self;
@@ -103,7 +127,7 @@ impl Connection {
             .copy(client, upstream, buffer)
             .and_then(|asked| Ok(self.answer.copy(upstream, client, buffer)? || asked));
         match moved {
-            Ok(true) => self.end = now + IDLE,
+            Ok(true) => self.moved = now,
             Ok(false) => {}
             // The resolver never accepted, so nothing has been written and the next can follow.
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
@@ -123,8 +147,11 @@ impl Connection {
 }
 
 /// The forwarder's sockets, and the queries and connections in progress.
-struct Forwarding<'a> {
-    upstreams: &'a [IpAddr],
+struct Forwarding {
+    upstreams: Vec<SocketAddr>,
+    inner: Inner,
+    most_queries: Most,
+    most_connections: Most,
     datagrams: UdpSocket,
     listener: TcpListener,
     /// The queries that wait for an answer, the oldest first.
@@ -148,15 +175,9 @@ pub fn run(forwarder: &Forwarder) -> Result<std::convert::Infallible> {
     let (datagrams, listener) = sockets()
         .with_context(|| format!("cannot answer DNS queries of inner containers on {address}"))
         .remedy("free that address, or set DIND_DNS=off")?;
-    let mut forwarding = Forwarding {
-        upstreams: &forwarder.upstreams,
-        datagrams,
-        listener,
-        queries: VecDeque::new(),
-        connections: Vec::new(),
-        accept_from: None,
-        buffer: vec![0; DATAGRAM],
-    };
+    let upstreams = forwarder.upstreams.iter();
+    let upstreams = upstreams.map(|upstream| SocketAddr::new(*upstream, PORT));
+    let mut forwarding = Forwarding::new(upstreams.collect(), datagrams, listener);
     if let Err(errno) = memory::unmap_code() {
         debug!(error = errno.desc(), "madvise: {}, ignoring", errno.desc());
     }
@@ -173,26 +194,37 @@ fn bind(address: SocketAddrV4, kind: SockType) -> nix::Result<OwnedFd> {
     if kind == SockType::Stream {
         setsockopt(&socket, sockopt::ReuseAddr, &true)?;
     }
+    // Each datagram, and each connection, tells over which interface it came: ip(7).
+    setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
+    if kind == SockType::Datagram
+        && let Err(errno) = setsockopt(&socket, sockopt::RcvBufForce, &WAITING)
+    {
+        let error = errno.desc();
+        debug!(
+            error,
+            "cannot enlarge the buffer for queries: {error}, ignoring"
+        );
+    }
     socket::bind(socket.as_raw_fd(), &SockaddrIn::from(address))?;
     Ok(socket)
 }
 
 /// Sends a query to a resolver, and returns the socket for the answer. Where no resolver listens,
 /// the error may come at once.
-fn ask(upstream: IpAddr, packet: &[u8]) -> io::Result<UdpSocket> {
+fn ask(upstream: SocketAddr, packet: &[u8]) -> io::Result<UdpSocket> {
     let any: IpAddr = match upstream {
-        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     };
     let socket = UdpSocket::bind((any, 0))?;
     socket.set_nonblocking(true)?;
-    socket.connect((upstream, PORT))?;
+    socket.connect(upstream)?;
     socket.send(packet)?;
     Ok(socket)
 }
 
 /// Connects to the first resolver that does not refuse at once, from the index `from` on.
-fn connect_from(upstreams: &[IpAddr], from: usize) -> Option<(usize, TcpStream)> {
+fn connect_from(upstreams: &[SocketAddr], from: usize) -> Option<(usize, TcpStream)> {
     let mut rest = upstreams.iter().enumerate().skip(from);
     rest.find_map(|(index, upstream)| {
         let connected = connect(*upstream);
@@ -205,21 +237,42 @@ fn connect_from(upstreams: &[IpAddr], from: usize) -> Option<(usize, TcpStream)>
 }
 
 /// Begins a connection to a resolver, without waiting for it: connect(2), EINPROGRESS.
-fn connect(upstream: IpAddr) -> nix::Result<TcpStream> {
+fn connect(upstream: SocketAddr) -> nix::Result<TcpStream> {
     let family = match upstream {
-        IpAddr::V4(_) => AddressFamily::Inet,
-        IpAddr::V6(_) => AddressFamily::Inet6,
+        SocketAddr::V4(_) => AddressFamily::Inet,
+        SocketAddr::V6(_) => AddressFamily::Inet6,
     };
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let socket = socket::socket(family, SockType::Stream, flags, None)?;
-    let address = SockaddrStorage::from(SocketAddr::new(upstream, PORT));
+    let address = SockaddrStorage::from(upstream);
     match socket::connect(socket.as_raw_fd(), &address) {
         Ok(()) | Err(Errno::EINPROGRESS) => Ok(TcpStream::from(socket)),
         Err(errno) => Err(errno),
     }
 }
 
-impl Forwarding<'_> {
+impl Forwarding {
+    fn new(upstreams: Vec<SocketAddr>, datagrams: UdpSocket, listener: TcpListener) -> Self {
+        let files = limits::read(Resource::OpenFiles);
+        let files = files.map_or(1024, |limit| {
+            usize::try_from(limit.soft).unwrap_or(usize::MAX)
+        });
+        Self {
+            upstreams,
+            inner: Inner::read(),
+            // A connection takes two files. A quarter of the connections is less than dnsmasq
+            // serves at a time, which is 20.
+            most_queries: Most::new(QUERIES.min(files / 2), PARTS),
+            most_connections: Most::new(CONNECTIONS.min(files / 8), PARTS),
+            datagrams,
+            listener,
+            queries: VecDeque::new(),
+            connections: Vec::new(),
+            accept_from: None,
+            buffer: vec![0; DATAGRAM],
+        }
+    }
+
     /// Waits for events, and handles them.
     fn turn(&mut self) -> Result<()> {
         let Ready {
@@ -236,13 +289,13 @@ impl Forwarding<'_> {
             ..
         } = self;
         connections.retain_mut(|connection| {
-            connection.advance(upstreams, now, buffer) && now < connection.end
+            connection.advance(upstreams, now, buffer) && now < connection.moved + IDLE
         });
         if datagrams {
             self.take_queries(now);
         }
         if listener {
-            self.take_connection(now);
+            self.take_connections(now);
         }
         Ok(())
     }
@@ -250,12 +303,16 @@ impl Forwarding<'_> {
     fn wait(&mut self) -> Result<Ready> {
         let now = Instant::now();
         self.accept_from = self.accept_from.filter(|from| now < *from);
-        let accepts = self.accept_from.is_none() && self.connections.len() < MOST_CONNECTIONS;
+        let accepts = self.accept_from.is_none();
         let deadlines = self
             .queries
             .iter()
             .map(|query| query.next.min(query.end))
-            .chain(self.connections.iter().map(|connection| connection.end))
+            .chain(
+                self.connections
+                    .iter()
+                    .map(|connection| connection.moved + IDLE),
+            )
             .chain(self.accept_from);
         let left = deadlines
             .min()
@@ -326,56 +383,90 @@ impl Forwarding<'_> {
     }
 
     fn take_queries(&mut self, now: Instant) {
-        for _ in 0..TAKEN_A_TURN {
-            let (count, client) = match self.datagrams.recv_from(&mut self.buffer) {
+        let mut taken: BTreeMap<IpAddr, usize> = BTreeMap::new();
+        for turn in 0..RECEIVED_A_TURN {
+            let received = match incoming::receive(&self.datagrams, &mut self.buffer) {
                 Ok(received) => received,
-                Err(error) if is_later(&error) => return,
-                Err(error) => {
-                    debug!(error = %error, "cannot receive a query: {error}");
+                Err(Errno::EAGAIN) => return,
+                Err(errno) => {
+                    let error = errno.desc();
+                    debug!(error, "cannot receive a query: {error}");
                     return;
                 }
             };
-            let packet = self.buffer.get(..count).unwrap_or_default();
-            if packet.len() > LARGEST_QUERY {
-                continue;
-            }
-            let Some((asked, socket)) = ask_from(self.upstreams, 0, packet) else {
+            let Some((count, client, interface)) = received else {
                 continue;
             };
-            if self.queries.len() >= MOST_QUERIES {
-                self.queries.pop_front();
+            let packet = self.buffer.get(..count).unwrap_or_default();
+            if packet.len() > LARGEST_QUERY || !self.inner.has(interface) {
+                continue;
             }
+            let own = taken.entry(client.ip()).or_default();
+            if turn >= TAKEN_A_TURN && *own >= PART {
+                continue;
+            }
+            let held = self.queries.iter();
+            let held = held.map(|query| (query.client.ip(), query.begin));
+            match room(held, client.ip(), self.most_queries, now) {
+                Room::Free => {}
+                Room::InPlaceOf(index) => {
+                    self.queries.remove(index);
+                }
+                Room::None => continue,
+            }
+            *own += 1;
+            let Some((asked, socket)) = ask_from(&self.upstreams, 0, packet) else {
+                continue;
+            };
             self.queries.push_back(Query {
                 socket,
                 client,
                 packet: packet.to_vec(),
                 asked,
-                next: next(self.upstreams, asked, now),
+                begin: now,
+                next: next(&self.upstreams, asked, now),
                 end: now + LIFETIME,
             });
         }
     }
 
-    fn take_connection(&mut self, now: Instant) {
-        let client = match self.listener.accept() {
-            Ok((client, _)) => client,
-            Err(error) if is_later(&error) => return,
-            Err(error) => {
-                debug!(error = %error, "cannot accept a DNS connection: {error}");
-                self.accept_from = Some(now + PAUSE);
-                return;
+    fn take_connections(&mut self, now: Instant) {
+        for _ in 0..TAKEN_A_TURN {
+            let (client, address) = match self.listener.accept() {
+                Ok(accepted) => accepted,
+                Err(error) if is_later(&error) => return,
+                Err(error) => {
+                    debug!(error = %error, "cannot accept a DNS connection: {error}");
+                    self.accept_from = Some(now + PAUSE);
+                    return;
+                }
+            };
+            let source = address.ip();
+            let came_over = incoming::interface(&client).unwrap_or_default();
+            if !came_over.is_some_and(|interface| self.inner.has(interface)) {
+                continue;
             }
-        };
-        let upstream = connect_from(self.upstreams, 0);
-        if let (Some((asked, upstream)), Ok(())) = (upstream, client.set_nonblocking(true)) {
-            self.connections.push(Connection {
-                client,
-                upstream,
-                asked,
-                question: Flow::default(),
-                answer: Flow::default(),
-                end: now + IDLE,
-            });
+            let held = self.connections.iter();
+            let held = held.map(|connection| (connection.source, connection.moved));
+            match room(held, source, self.most_connections, now) {
+                Room::Free => {}
+                Room::InPlaceOf(index) => {
+                    self.connections.remove(index);
+                }
+                Room::None => continue,
+            }
+            let upstream = connect_from(&self.upstreams, 0);
+            if let (Some((asked, upstream)), Ok(())) = (upstream, client.set_nonblocking(true)) {
+                self.connections.push(Connection {
+                    client,
+                    source,
+                    upstream,
+                    asked,
+                    question: Flow::default(),
+                    answer: Flow::default(),
+                    moved: now,
+                });
+            }
         }
     }
 }
@@ -389,7 +480,7 @@ struct Ready {
 
 impl Query {
     /// Asks the next resolver. Returns whether there was one.
-    fn ask_next(&mut self, upstreams: &[IpAddr], now: Instant) -> bool {
+    fn ask_next(&mut self, upstreams: &[SocketAddr], now: Instant) -> bool {
         // Without another resolver, the answer of this one may still come.
         self.next = self.end;
         let from = self.asked.saturating_add(1);
@@ -404,13 +495,13 @@ impl Query {
 
 /// When the resolver after the one with the index `asked` is to be asked; after the last one,
 /// the query's deadline.
-fn next(upstreams: &[IpAddr], asked: usize, now: Instant) -> Instant {
+fn next(upstreams: &[SocketAddr], asked: usize, now: Instant) -> Instant {
     let is_last = asked.saturating_add(1) >= upstreams.len();
     now + if is_last { LIFETIME } else { PATIENCE }
 }
 
 /// Asks the first resolver that does not refuse at once, from the index `from` on.
-fn ask_from(upstreams: &[IpAddr], from: usize, packet: &[u8]) -> Option<(usize, UdpSocket)> {
+fn ask_from(upstreams: &[SocketAddr], from: usize, packet: &[u8]) -> Option<(usize, UdpSocket)> {
     let mut rest = upstreams.iter().enumerate().skip(from);
     rest.find_map(|(index, upstream)| {
         let asked = ask(*upstream, packet);
@@ -423,4 +514,122 @@ fn ask_from(upstreams: &[IpAddr], from: usize, packet: &[u8]) -> Option<(usize, 
         });
         Some((index, asked.ok()?))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Against hanging.
+    const DEADLINE: Duration = Duration::from_secs(60);
+
+    /// A forwarder on ports of its own, with the addresses for datagrams and for connections.
+    fn forwarding(resolver: SocketAddr) -> Result<(Forwarding, SocketAddr, SocketAddr)> {
+        let any = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
+        let datagrams = UdpSocket::from(bind(any, SockType::Datagram)?);
+        let stream = bind(any, SockType::Stream)?;
+        socket::listen(&stream, Backlog::MAXCONN)?;
+        let listener = TcpListener::from(stream);
+        let addresses = (datagrams.local_addr()?, listener.local_addr()?);
+        let forwarding = Forwarding::new(vec![resolver], datagrams, listener);
+        Ok((forwarding, addresses.0, addresses.1))
+    }
+
+    fn client(number: u8) -> Ipv4Addr {
+        Ipv4Addr::new(127, 0, 0, number)
+    }
+
+    /// A client's socket, from an address of its own.
+    fn datagrams(number: u8, forwarder: SocketAddr) -> Result<UdpSocket> {
+        let socket = UdpSocket::bind((client(number), 0))?;
+        socket.connect(forwarder)?;
+        socket.set_read_timeout(Some(DEADLINE))?;
+        Ok(socket)
+    }
+
+    fn stream(number: u8, forwarder: SocketAddr) -> Result<OwnedFd> {
+        let kind = SockType::Stream;
+        let stream = socket::socket(AddressFamily::Inet, kind, SockFlag::SOCK_CLOEXEC, None)?;
+        let own = SockaddrIn::from(SocketAddrV4::new(client(number), 0));
+        socket::bind(stream.as_raw_fd(), &own)?;
+        socket::connect(stream.as_raw_fd(), &SockaddrStorage::from(forwarder))?;
+        Ok(stream)
+    }
+
+    fn counts(sources: impl Iterator<Item = IpAddr>) -> BTreeMap<IpAddr, usize> {
+        let mut counts = BTreeMap::new();
+        for source in sources {
+            *counts.entry(source).or_default() += 1;
+        }
+        counts
+    }
+
+    #[test]
+    fn a_flood_loses_no_query_of_another_client() -> Result<()> {
+        let resolver = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+        resolver.set_read_timeout(Some(DEADLINE))?;
+        let (mut forwarding, address, _) = forwarding(resolver.local_addr()?)?;
+        let other = datagrams(3, address)?;
+        other.send(b"question")?;
+        forwarding.turn()?;
+        let flooding = datagrams(2, address)?;
+        for count in 0..2000 {
+            flooding.send(b"flood")?;
+            if count % 50 == 0 {
+                forwarding.turn()?;
+            }
+        }
+        while !forwarding
+            .queries
+            .iter()
+            .any(|query| query.client.ip() == client(2))
+        {
+            forwarding.turn()?;
+        }
+        let held = counts(forwarding.queries.iter().map(|query| query.client.ip()));
+        assert_eq!(held.get(&client(3).into()), Some(&1), "{held:?}");
+        assert!(
+            held.get(&client(2).into())
+                .is_some_and(|count| *count <= 128),
+            "{held:?}"
+        );
+        let mut buffer = [0; 64];
+        let (count, asked_by) = resolver.recv_from(&mut buffer)?;
+        assert_eq!(&buffer[..count], b"question");
+        resolver.send_to(b"answer", asked_by)?;
+        other.set_nonblocking(true)?;
+        let answered = loop {
+            match other.recv(&mut buffer) {
+                Ok(count) => break count,
+                Err(error) if is_later(&error) => forwarding.turn()?,
+                Err(error) => return Err(error.into()),
+            }
+        };
+        assert_eq!(&buffer[..answered], b"answer");
+        Ok(())
+    }
+
+    #[test]
+    fn idle_connections_keep_no_other_client_out() -> Result<()> {
+        let resolver = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let (mut forwarding, _, address) = forwarding(resolver.local_addr()?)?;
+        let mut idle = Vec::new();
+        for _ in 0..100 {
+            idle.push(stream(2, address)?);
+        }
+        let _other = stream(3, address)?;
+        let has = |forwarding: &Forwarding| {
+            counts(
+                forwarding
+                    .connections
+                    .iter()
+                    .map(|connection| connection.source),
+            )
+        };
+        while !has(&forwarding).contains_key(&client(3).into()) {
+            forwarding.turn()?;
+        }
+        assert_eq!(has(&forwarding).get(&client(2).into()), Some(&16));
+        Ok(())
+    }
 }

@@ -14,5 +14,6 @@ pub mod loader;
 pub mod port_forwarder;
 pub mod probe;
 pub mod relay;
+mod room;
 pub mod run;
 pub mod sweeper;

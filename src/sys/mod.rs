@@ -5,6 +5,7 @@ pub mod clock;
 pub mod descriptors;
 pub mod end;
 pub mod filesystem;
+pub mod incoming;
 pub mod limits;
 pub mod lock;
 pub mod log;

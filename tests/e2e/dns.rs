@@ -242,10 +242,9 @@ fn a_resolver_on_loopback_is_asked() {
             assert!(text.contains(line), "{text}");
         }
         assert!(!text.contains("8.8.8.8"), "{text}");
-        // The length comes first: RFC 1035, 4.2.2.
         let ask = format!(
-            "server=$(sed -n 's/^nameserver //p' /etc/resolv.conf)
-             printf '\\000\\034{QUERY}' | nc $server 53 | wc -c"
+            "server=$(sed -n 's/^nameserver //p' /etc/resolv.conf); {}",
+            over_tcp("$server")
         );
         let length: usize = daemon
             .inner(&[], &["sh", "-c", &ask])
@@ -268,6 +267,89 @@ fn a_resolver_on_every_address_is_asked_itself() {
     daemon.wait_log("cannot answer DNS queries of inner containers on", 1);
     finds(&daemon);
     assert_eq!(daemon.exec(&["sh", "-c", FORWARDER]).stdout, "");
+}
+
+/// The length of what comes back over TCP for `large.here`. The length comes first: RFC 1035, 4.2.2.
+fn over_tcp(server: &str) -> String {
+    format!("printf '\\000\\034{QUERY}' | nc -w 60 {server} 53 | wc -c")
+}
+
+/// A container that sends queries as fast as it can, and has all the connections that it gets, none
+/// of them idle.
+const HOSTILE: &str = r#"
+    use IO::Socket::INET;
+    my ($server) = grep { s/^nameserver (\S+)\n/$1/ } do { open my $f, "<", "/etc/resolv.conf"; <$f> };
+    my @to = (PeerAddr => $server, PeerPort => 53);
+    my $query = pack "nnnnnn", 7, 256, 1, 0, 0, 0;
+    $query .= "\4name\4here\0" . pack "nn", 1, 1;
+    if (!fork) {
+        my $socket = IO::Socket::INET->new(@to, Proto => "udp") or die $!;
+        while (1) { $socket->send($query) }
+    }
+    $SIG{PIPE} = "IGNORE";
+    $| = 1;
+    while (1) {
+        for (@held .. 200) {
+            my $connection = IO::Socket::INET->new(@to, Proto => "tcp", Timeout => 1) or next;
+            push @held, $connection;
+        }
+        @held = grep { defined syswrite $_, "\1" } @held;
+        print "held\n";
+        select undef, undef, undef, 1;
+    }"#;
+
+#[test]
+fn one_client_takes_nothing_from_the_others() {
+    let daemon = resolving("nameserver 127.0.0.53\\n");
+    let _dnsmasq = dnsmasq(&daemon, "127.0.0.53");
+    daemon.sh(&format!("cat >/hostile <<'END'\n{HOSTILE}\nEND"));
+    // It has the programs of this image.
+    daemon.sh(&format!(
+        "docker run -d --name hostile -v /usr:/usr:ro -v /lib:/lib:ro -v /lib64:/lib64:ro \
+         -v /hostile:/hostile:ro {BUSYBOX} /usr/bin/perl /hostile"
+    ));
+    daemon.wait_until("docker logs hostile 2>&1 | grep -q held");
+    for _ in 0..3 {
+        finds(&daemon);
+        let ask = format!(
+            "server=$(sed -n 's/^nameserver //p' /etc/resolv.conf); {}",
+            over_tcp("$server")
+        );
+        let length = daemon.inner(&[], &["sh", "-c", &ask]);
+        let length: usize = length.parse().expect("wc prints a number");
+        assert!(length > 20 * 200, "{length} bytes");
+    }
+    let state = daemon.text(&["docker", "inspect", "-f", "{{.State.Running}}", "hostile"]);
+    assert_eq!(state, "true");
+}
+
+/// The bridge's address is this container's, which answers whoever has a route to it, but no query.
+#[test]
+fn who_is_outside_is_not_answered() {
+    let daemon = resolving("nameserver 127.0.0.53\\n");
+    let _dnsmasq = dnsmasq(&daemon, "127.0.0.53");
+    finds(&daemon);
+    let inside = daemon.sh("docker network inspect -f '{{(index .IPAM.Config 0).Gateway}}' bridge");
+    let outside = daemon.inspect("{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}");
+    let script = format!(
+        "ip route add {inside} via {outside} && ping -c 3 {inside} >/dev/null || exit 7
+         ! nslookup name.here {inside} || exit 8
+         {}",
+        over_tcp(&inside)
+    );
+    let neighbour = unprivileged()
+        .image(BUSYBOX)
+        .flags(["--cap-add", "NET_ADMIN"])
+        .run(&["sh", "-c", &script])
+        .exited(0);
+    assert_eq!(neighbour.stdout.lines().last(), Some("0"), "{neighbour:?}");
+    // From every network inside, and from this container.
+    daemon.sh("docker network create other");
+    for network in ["bridge", "other", "host"] {
+        let flags = ["--network", network];
+        let found = daemon.inner(&flags, &["nslookup", "name.here", &inside]);
+        assert!(found.contains("192.0.2.7"), "{network}: {found}");
+    }
 }
 
 /// Thousands of queries without an answer take no more than there is for them, and when
