@@ -20,6 +20,7 @@ use dind::input::contract::Contract;
 use dind::input::dockerd_arguments::DockerdArguments;
 use dind::input::request::{self, Request, Start};
 use dind::messages::fault::Fault;
+use dind::messages::finding::Severity;
 use dind::messages::line::one_line;
 use dind::messages::logging;
 use dind::messages::remedy::Remedy;
@@ -282,7 +283,11 @@ fn say(plan: &Plan) {
         info!(code = note.code, link = note.link, "{note}");
     }
     for warning in &plan.warnings {
-        warn!(code = warning.code, link = warning.link, "{warning}");
+        let (code, link) = (warning.code, warning.link);
+        match warning.severity {
+            Severity::Error => error!(code, link, "{warning}"),
+            Severity::Warning | Severity::Note => warn!(code, link, "{warning}"),
+        }
     }
 }
 

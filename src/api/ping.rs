@@ -8,6 +8,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::PeerCredentials;
+
 use crate::sys::nonblocking::connect;
 
 /// With `Connection: close`, the daemon keeps no connection open.
@@ -45,6 +48,13 @@ impl Ping {
             stream,
             answer: Vec::new(),
         })
+    }
+
+    /// The process that listens on the socket, by its number here: `SO_PEERCRED` in unix(7).
+    /// `None` where it is not in this pid namespace.
+    pub fn listener(&self) -> Option<i32> {
+        let listener = getsockopt(&self.stream, PeerCredentials).ok()?.pid();
+        (listener > 0).then_some(listener)
     }
 
     /// Reads what has come of the answer, and returns the state of the request.

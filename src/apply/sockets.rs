@@ -129,7 +129,9 @@ fn unix(path: &Path, group: Option<u32>) -> Result<Bound> {
         let socket = stream(AddressFamily::Unix)?;
         bind_in(&hidden, Path::new(name), &socket)?;
         if let Some(group) = group {
-            chown(&made, None, Some(group))?;
+            chown(&made, None, Some(group))
+                .with_context(|| format!("cannot give it to the group {group}"))
+                .remedy("start the container with --privileged, or with --cap-add CHOWN")?;
         }
         fs::set_permissions(&made, fs::Permissions::from_mode(SOCKET_MODE))?;
         listen(&socket)?;

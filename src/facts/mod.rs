@@ -1,6 +1,7 @@
 //! The facts of the system that plans depend on. This folder reads and changes nothing.
 
 mod build_info;
+pub mod capabilities;
 pub mod cgroup;
 pub mod client;
 pub mod container;

@@ -22,33 +22,6 @@ pub fn text(path: &str) -> Result<String> {
         .remedy("the container needs its own /proc")
 }
 
-/// Sets of capabilities of this process, one bit for each: capabilities(7).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Capabilities {
-    /// Those that the kernel checks.
-    pub effective: u64,
-    /// Those that this process or its children can gain. A process of root gains all of them when
-    /// it executes a program.
-    pub bounding: u64,
-}
-
-/// The capabilities of this process. Fails where `/proc/self/status` cannot be read or lacks them.
-pub fn capabilities() -> Result<Capabilities> {
-    let status = text("/proc/self/status")?;
-    let set = |name: &str| {
-        status
-            .lines()
-            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
-            .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
-            .with_context(|| format!("no {name} in /proc/self/status"))
-            .remedy("the container needs its own /proc")
-    };
-    Ok(Capabilities {
-        effective: set("CapEff")?,
-        bounding: set("CapBnd")?,
-    })
-}
-
 /// Whether this process is in a user namespace that maps a part of the user ids:
 /// user_namespaces(7).
 pub fn user_namespace() -> bool {

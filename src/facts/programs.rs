@@ -6,12 +6,9 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-use super::proc::capabilities;
+use super::capabilities::{Capabilities, Capability};
 use crate::sys::read;
 use crate::sys::search::search;
-
-/// CAP_MAC_ADMIN in linux/capability.h.
-const CAP_MAC_ADMIN: u32 = 33;
 
 /// The paths of programs in `PATH`; `None` for a program that is missing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -70,7 +67,7 @@ pub fn has_bash(search_path: &OsStr) -> bool {
 pub fn may_load_profiles() -> Result<bool> {
     let is_on = read::kernel("/sys/module/apparmor/parameters/enabled")
         .is_ok_and(|enabled| enabled.starts_with('Y'));
-    Ok(is_on && capabilities()?.effective & (1 << CAP_MAC_ADMIN) != 0)
+    Ok(is_on && Capabilities::read()?.effective.has(Capability::MAC_ADMIN))
 }
 
 /// Whether the kernel has registered the device mapper's control device.

@@ -9,8 +9,8 @@ use nix::errno::Errno;
 use nix::sys::statfs::{self, FsType};
 use nix::unistd::{AccessFlags, access};
 
+use super::capabilities::{Capabilities, Capability};
 use super::paths::{existing, resolve};
-use super::proc::capabilities;
 use super::space::Space;
 use crate::facts::mountinfo::MountTable;
 use crate::input::config::{Config, Storage};
@@ -23,9 +23,6 @@ use crate::sys::search::search;
 const ON_VOLUME: &str = "dind.ext4";
 /// The path of the ext4 image where the data root is not on a volume.
 pub const IN_CONTAINER: &str = "/var/lib/dind/data-root.ext4";
-
-/// CAP_SYS_RESOURCE in linux/capability.h.
-const CAP_SYS_RESOURCE: u32 = 24;
 
 /// The unit of `st_blocks` in bytes: stat(2).
 const STAT_BLOCK: u64 = 512;
@@ -178,7 +175,8 @@ impl Means {
             taken: fs::symlink_metadata(&data_file)
                 .map_or(0, |found| found.blocks().saturating_mul(STAT_BLOCK)),
             grows: data_file == Path::new(IN_CONTAINER)
-                && capabilities().is_ok_and(|found| found.effective & (1 << CAP_SYS_RESOURCE) != 0),
+                && Capabilities::read()
+                    .is_ok_and(|found| found.effective.has(Capability::SYS_RESOURCE)),
             data_file,
             mkfs: search("mkfs.ext4", search_path),
             loop_devices: may_open(LOOP_CONTROL) || fs::symlink_metadata(LOOP_CONTROL).is_err(),

@@ -7,15 +7,10 @@ use nix::errno::Errno;
 use nix::sys::stat::{major, minor};
 use nix::unistd::geteuid;
 
+use super::capabilities::Capabilities;
 use super::paths::resolve;
-use super::proc::capabilities;
 use crate::facts::mountinfo::MountTable;
 use crate::sys::nonblocking::connect;
-
-/// CAP_SYS_ADMIN in linux/capability.h.
-const CAP_SYS_ADMIN: u32 = 21;
-/// CAP_SYS_RESOURCE in linux/capability.h.
-const CAP_SYS_RESOURCE: u32 = 24;
 
 /// The kind of standard input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,14 +49,10 @@ impl SocketState {
 pub struct Surroundings {
     /// The kind of standard input.
     pub stdin: Stdin,
-    /// Whether this process has CAP_SYS_ADMIN, which every mount needs.
-    pub cap_sys_admin: bool,
-    /// Whether a process of root would have it in this container.
-    pub root_has_cap_sys_admin: bool,
+    /// The capabilities of this process, and those that one of root would have here.
+    pub capabilities: Capabilities,
     /// The effective user id.
     pub user: u32,
-    /// Whether this process has CAP_SYS_RESOURCE, which raises hard limits: setrlimit(2).
-    pub cap_sys_resource: bool,
     /// The path of the socket that dockerd would listen on.
     pub socket: PathBuf,
     /// What is at that path now.
@@ -71,13 +62,10 @@ pub struct Surroundings {
 /// Reads the facts. `socket` is the path that dockerd would listen on; `mounts` are the mounts of
 /// this process. Fails where `/proc/self/status` cannot be read.
 pub fn read(socket: PathBuf, mounts: &MountTable) -> Result<Surroundings> {
-    let capabilities = capabilities()?;
     Ok(Surroundings {
         stdin: stdin(),
-        cap_sys_admin: capabilities.effective & (1 << CAP_SYS_ADMIN) != 0,
-        root_has_cap_sys_admin: capabilities.bounding & (1 << CAP_SYS_ADMIN) != 0,
+        capabilities: Capabilities::read()?,
         user: geteuid().as_raw(),
-        cap_sys_resource: capabilities.effective & (1 << CAP_SYS_RESOURCE) != 0,
         socket_state: socket_state(&socket, mounts),
         socket,
     })

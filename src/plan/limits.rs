@@ -5,6 +5,7 @@
 //! containers that close every possible descriptor take minutes (moby#38814).
 
 use super::inputs::Inputs;
+use crate::facts::capabilities::Capability;
 use crate::messages::finding::Finding;
 use crate::sys::limits::{Limit, Resource};
 
@@ -86,7 +87,8 @@ pub fn warnings(inputs: Inputs<'_>) -> impl Iterator<Item = Finding> {
 /// The limits that are known, each as it is and as the daemons get it.
 fn changes(inputs: Inputs<'_>) -> impl Iterator<Item = (&'static Row, Limit, Limit)> {
     let limits = &inputs.facts.limits;
-    let may_raise = inputs.surroundings.cap_sys_resource && !limits.user_namespace;
+    let effective = inputs.surroundings.capabilities.effective;
+    let may_raise = effective.has(Capability::SYS_RESOURCE) && !limits.user_namespace;
     TABLE.iter().filter_map(move |row| {
         let now = match row.resource {
             Resource::OpenFiles => limits.open_files,

@@ -5,6 +5,7 @@
 //! return, and `apply` carries out the same value, so the printed plan is what a start does.
 
 pub mod action;
+pub mod capabilities;
 mod cgroups;
 pub mod client;
 mod daemons;
@@ -82,7 +83,7 @@ pub fn session(
     engine(None, arguments, foreground, levels_below, inputs)
 }
 
-/// Returns the warnings about a daemon in this container: variables that are ignored, its sockets,
+/// Returns the warnings about a daemon in this container: capabilities, variables that are ignored, its sockets,
 /// its data root and the host's cgroups. `serve` is `None` where a command runs beside it. `dind
 /// doctor` reports the same.
 pub fn warnings(serve: Option<&Serve>, inputs: Inputs<'_>) -> Vec<Finding> {
@@ -90,6 +91,7 @@ pub fn warnings(serve: Option<&Serve>, inputs: Inputs<'_>) -> Vec<Finding> {
     let daemons = daemons::warnings(serve, inputs, &listeners);
     let ignored = inputs.config.ignored(inputs.contract);
     ignored
+        .chain(capabilities::finding(inputs, &listeners))
         .chain(daemons)
         .chain(storage::warnings(inputs))
         .chain(iptables::warning(inputs.options, &inputs.facts.netfilter))
@@ -128,6 +130,13 @@ pub fn read_only(inputs: Inputs<'_>) -> Option<Fault> {
     let (listeners, tls) = daemons::listeners(None, inputs);
     let log_file = inputs.config.log == Log::File;
     read_only::fault(inputs, &listeners, tls.certificates.as_ref(), log_file)
+}
+
+/// Returns the fault that ends a start because this container lacks capabilities without which
+/// dockerd does not start. That of CAP_SYS_ADMIN is [`role::unprivileged`].
+pub fn incapable(inputs: Inputs<'_>) -> Option<Fault> {
+    let (listeners, _) = daemons::listeners(None, inputs);
+    capabilities::fault(inputs, &listeners)
 }
 
 /// Returns how many copies of a Docker image are stored when one container is created from it,
@@ -201,6 +210,9 @@ fn engine(
         return Err(fault);
     }
     let (listeners, tls) = daemons::listeners(serve, inputs);
+    if let Some(fault) = capabilities::fault(inputs, &listeners) {
+        return Err(fault);
+    }
     let log_file = logs_to_file(&foreground, inputs);
     let certificates = tls.certificates.as_ref();
     if let Some(fault) = read_only::fault(inputs, &listeners, certificates, log_file) {

@@ -26,7 +26,7 @@ pub enum Outcome {
 pub struct Plan {
     /// The contract in force.
     pub contract: Contract,
-    /// The warnings that a start logs: findings of severity warning.
+    /// The warnings that a start logs. What will not work is of severity error.
     pub warnings: Vec<Finding>,
     /// The choices and their reasons: findings of severity note.
     pub notes: Vec<Finding>,

@@ -32,7 +32,8 @@ impl fmt::Display for Plan {
             format_args!("contract: {}", self.contract.name()),
         )?;
         for warning in &self.warnings {
-            line(formatter, format_args!("warning: {warning}"))?;
+            let severity = warning.severity.name();
+            line(formatter, format_args!("{severity}: {warning}"))?;
         }
         for note in &self.notes {
             line(formatter, format_args!("note: {note}"))?;

@@ -3,6 +3,7 @@
 
 use std::ffi::OsString;
 
+use crate::facts::capabilities::Capability;
 use crate::facts::surroundings::{SocketState, Stdin, Surroundings};
 use crate::input::config::Config;
 use crate::input::contract::Contract;
@@ -99,17 +100,29 @@ fn is_refused(variable: Variable, contract: Contract, role: &Role) -> bool {
     }
 }
 
+/// Whether this process has CAP_SYS_ADMIN, which every mount needs.
+pub fn may_mount(surroundings: &Surroundings) -> bool {
+    surroundings
+        .capabilities
+        .effective
+        .has(Capability::SYS_ADMIN)
+}
+
 /// Whether CAP_SYS_ADMIN is missing only because this process is not root's, as with
 /// `--privileged --user`: execve(2) gives such a process none of the bounding set
 /// (capabilities(7)).
 pub fn lacks_root_only(surroundings: &Surroundings) -> bool {
-    !surroundings.cap_sys_admin && surroundings.root_has_cap_sys_admin && surroundings.user != 0
+    let root_has_it = surroundings
+        .capabilities
+        .bounding
+        .has(Capability::SYS_ADMIN);
+    !may_mount(surroundings) && root_has_it && surroundings.user != 0
 }
 
 /// Returns the fault of a container without `CAP_SYS_ADMIN`, which can only be a client.
 pub fn unprivileged(contract: Contract, surroundings: &Surroundings) -> Option<Fault> {
     const AS_ROOT: &str = "start it without --user, or with --user 0 if the image names a user";
-    if surroundings.cap_sys_admin {
+    if may_mount(surroundings) {
         return None;
     }
     let lacks_root_only = lacks_root_only(surroundings);
@@ -188,7 +201,7 @@ fn dind(start: &Start, config: &Config, surroundings: &Surroundings) -> Result<R
             let has_daemon = elsewhere || surroundings.socket_state.is_live();
             // Without a command the user wants a daemon. A command may not need one.
             let needs_none =
-                !surroundings.cap_sys_admin && !command.is_empty() && start.nest.is_none();
+                !may_mount(surroundings) && !command.is_empty() && start.nest.is_none();
             if has_daemon || needs_none {
                 Ok(Role::Client { command })
             } else if config.port.is_some() {

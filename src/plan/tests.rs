@@ -1,5 +1,6 @@
 //! The planner against invented facts; `golden` has the facts of real hosts.
 
+mod capabilities;
 mod drop_in;
 mod firewall;
 mod golden;
@@ -14,6 +15,7 @@ use nix::mount::MsFlags;
 use proptest::prelude::*;
 
 use super::*;
+use crate::facts::capabilities::{Capabilities, Capability, CapabilitySet};
 use crate::facts::cgroup::{
     CGROUP_ROOT, CgroupFacts, Hierarchy, LEAF, Membership, RootMount, UnifiedRoot,
 };
@@ -296,6 +298,15 @@ struct Start<'a> {
     variables: &'a [(&'a str, &'a str)],
     json: &'a str,
     stdin: Stdin,
+    capabilities: Capabilities,
+}
+
+/// Those of a process of root.
+const fn of_root(set: CapabilitySet) -> Capabilities {
+    Capabilities {
+        effective: set,
+        bounding: set,
+    }
 }
 
 const DAEMON: Start<'_> = Start {
@@ -303,6 +314,7 @@ const DAEMON: Start<'_> = Start {
     variables: &[],
     json: "",
     stdin: Stdin::Null,
+    capabilities: of_root(CapabilitySet::ALL),
 };
 const SHELL: Start<'_> = Start {
     stdin: Stdin::Terminal,
@@ -347,10 +359,11 @@ impl Start<'_> {
     ) -> Surroundings {
         Surroundings {
             stdin: self.stdin,
-            cap_sys_admin,
-            root_has_cap_sys_admin: cap_sys_admin,
+            capabilities: match cap_sys_admin {
+                true => self.capabilities,
+                false => of_root(CapabilitySet::ALL.without(Capability::SYS_ADMIN)),
+            },
             user: 0,
-            cap_sys_resource: true,
             socket: config.socket_path(start.contract),
             socket_state,
         }
@@ -1571,9 +1584,13 @@ fn the_fault_names_the_user_where_only_that_is_in_the_way() -> Result<(), Fault>
         let (config, start) = start.read()?;
         let surroundings = Surroundings {
             stdin: Stdin::Null,
-            cap_sys_admin: false,
-            cap_sys_resource: false,
-            root_has_cap_sys_admin: root_has_it,
+            capabilities: Capabilities {
+                effective: CapabilitySet::NONE,
+                bounding: match root_has_it {
+                    true => CapabilitySet::ALL,
+                    false => CapabilitySet::NONE,
+                },
+            },
             user,
             socket: config.socket_path(start.contract),
             socket_state: SocketState::Free,

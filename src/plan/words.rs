@@ -11,6 +11,15 @@ pub fn with_value(flag: &str, value: impl AsRef<OsStr>) -> OsString {
     word
 }
 
+/// Returns words as a list in a sentence: `a, b and c`.
+pub fn listed(words: &[String]) -> String {
+    match words {
+        [] => String::new(),
+        [word] => word.clone(),
+        [before @ .., last] => format!("{} and {last}", before.join(", ")),
+    }
+}
+
 /// Returns `words` quoted for a POSIX shell, with passwords replaced: see
 /// [`secrets`](crate::messages::secrets).
 pub fn quoted(words: impl IntoIterator<Item = impl AsRef<OsStr>>) -> String {

@@ -13,6 +13,7 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
 use crate::api::ping::{Ping, Progress};
 use crate::api::readiness;
+use crate::facts::capabilities::Capabilities;
 use crate::facts::{daemon_json, exec_root};
 use crate::input::config::Config;
 use crate::input::contract::Contract;
@@ -21,6 +22,7 @@ use crate::input::request::Health;
 use crate::input::variables;
 use crate::messages::fault::Fault;
 use crate::messages::remedy::Remedy;
+use crate::plan::capabilities;
 use crate::sys::clock::Clock;
 use crate::sys::read;
 use crate::sys::wait;
@@ -62,12 +64,12 @@ pub fn check(config: &Config, how: Health) -> Result<(), Fault> {
     let watch = how.wait.map(|_| watch(watched)).transpose()?;
     loop {
         let reason = match answered(&sockets, &patience) {
-            Ok(()) if containerd.is_some_and(|root| exec_root::has_lost_containerd(root)) => {
+            Ok(_) if containerd.is_some_and(|root| exec_root::has_lost_containerd(root)) => {
                 "containerd has ended, so docker starts no container".to_owned()
             }
-            Ok(()) => {
+            Ok(listener) => {
                 if readiness::is_complete(how.wait.map(|_| patience.left())) {
-                    return Ok(());
+                    return starts_containers(listener);
                 }
                 return Err(unhealthy(
                     "images are being loaded, or post-start hooks are running",
@@ -84,6 +86,16 @@ pub fn check(config: &Config, how: Health) -> Result<(), Fault> {
         if !appeared {
             return Err(unhealthy(&reason));
         }
+    }
+}
+
+/// Whether containers start, by the capabilities of the container that the listener is in: PID 1,
+/// which has bound dockerd's socket. One that is not seen from here is not judged.
+fn starts_containers(listener: Option<i32>) -> Result<(), Fault> {
+    let given = listener.and_then(Capabilities::of_programs_of);
+    match given.and_then(capabilities::containers) {
+        None => Ok(()),
+        Some((seen, remedy)) => Err(Fault::failure(format!("not healthy: {seen}")).remedy(remedy)),
     }
 }
 
@@ -148,8 +160,9 @@ fn daemon_arguments(command_line: &[u8]) -> Vec<OsString> {
     }
 }
 
-/// Pings all sockets at the same time. The error is the reason of the first.
-fn answered(sockets: &[PathBuf], patience: &Patience) -> Result<(), String> {
+/// Pings all sockets at the same time. Returns the process that listens on the first that is
+/// answered, where it is seen from here. The error is the reason of the first.
+fn answered(sockets: &[PathBuf], patience: &Patience) -> Result<Option<i32>, String> {
     let mut reasons = Vec::new();
     let mut asked: Vec<(&Path, Ping)> = Vec::new();
     for socket in sockets {
@@ -170,7 +183,7 @@ fn answered(sockets: &[PathBuf], patience: &Patience) -> Result<(), String> {
         }
         for (socket, mut ping) in asked {
             match ping.advance() {
-                Progress::Answered => return Ok(()),
+                Progress::Answered => return Ok(ping.listener()),
                 Progress::Waiting => waiting.push((socket, ping)),
                 Progress::Refused(error) => reasons.push(format!("{}: {error}", socket.display())),
             }

@@ -147,13 +147,15 @@ fn without_privileges_the_flag_is_the_remedy() {
     assert_eq!(codes(&findings)[0], "privileges");
 }
 
-/// CAP_SYS_ADMIN alone leaves the filters of an unprivileged container.
+/// The capabilities alone leave the filters of an unprivileged container.
 #[test]
 fn what_is_less_than_privileged_is_told_apart() {
     let output = unprivileged()
         .flags([
             "--cap-add",
             "SYS_ADMIN",
+            "--cap-add",
+            "NET_ADMIN",
             "--security-opt",
             "no-new-privileges",
         ])

@@ -19,6 +19,7 @@ mod pty;
 
 mod arm64;
 mod bad_input;
+mod capabilities;
 mod client;
 mod clients;
 mod commit;

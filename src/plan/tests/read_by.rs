@@ -122,8 +122,8 @@ fn has_an_effect(contract: Contract, variable: (&str, &str)) -> bool {
         let start = |variables| Start {
             arguments,
             variables,
-            json: "",
             stdin: *stdin,
+            ..DAEMON
         };
         // Of two variables with the same name the first is read.
         let (with, without) = ([variable, directory], [directory]);

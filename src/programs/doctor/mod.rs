@@ -37,6 +37,7 @@ type Row = fn(Case<'_>) -> Vec<Finding>;
 /// All checks, in the order in which their findings are reported within a severity.
 const TABLE: &[Row] = &[
     security::privileges,
+    security::capabilities,
     socket,
     engine,
     invalid_variables,

@@ -4,7 +4,7 @@ use super::case::Case;
 use crate::facts::host::Confinement;
 use crate::input::contract::Contract;
 use crate::messages::finding::{Finding, Severity};
-use crate::plan::role;
+use crate::plan::{self, role};
 
 const PRIVILEGED: &str = "https://docs.docker.com/engine/containers/run/";
 
@@ -41,6 +41,15 @@ pub fn privileges(case: Case<'_>) -> Vec<Finding> {
     found
 }
 
+/// Capabilities without which dockerd does not start. Those without which containers do not start
+/// are among the warnings that a start would log.
+pub fn capabilities(case: Case<'_>) -> Vec<Finding> {
+    let judged = case.host.in_container && role::may_mount(case.inputs.surroundings);
+    let fault = plan::incapable(case.inputs).filter(|_| judged);
+    let finding = fault.map(|fault| Finding::fault("capabilities", fault, PRIVILEGED));
+    finding.into_iter().collect()
+}
+
 /// seccomp, no_new_privs and security modules. Without CAP_SYS_ADMIN they are not reported: they
 /// make no difference then.
 pub fn confinement(case: Case<'_>) -> Vec<Finding> {
@@ -50,7 +59,7 @@ pub fn confinement(case: Case<'_>) -> Vec<Finding> {
     const NO_NEW_PRIVILEGES: &str = "https://docs.kernel.org/userspace-api/no_new_privs.html";
     let status = case.host.status;
     let mut found = Vec::new();
-    if case.host.in_container && case.inputs.surroundings.cap_sys_admin {
+    if case.host.in_container && role::may_mount(case.inputs.surroundings) {
         if status.seccomp_filter {
             let seen = "a seccomp profile filters system calls, for inner containers too";
             found.push(Finding::warning("seccomp", seen, SECCOMP).remedy(

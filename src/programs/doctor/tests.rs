@@ -5,6 +5,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::*;
+use crate::facts::capabilities::{Capabilities, Capability, CapabilitySet};
 use crate::facts::cgroup::{CGROUP_ROOT, CgroupFacts, Membership, RootMount, UnifiedRoot};
 use crate::facts::client::ClientFacts;
 use crate::facts::container::ContainerFacts;
@@ -28,10 +29,8 @@ use crate::sys::limits::Limit;
 struct Machine {
     facts: Facts,
     host: Host,
-    cap_sys_admin: bool,
-    root_has_cap_sys_admin: bool,
+    capabilities: Capabilities,
     user: u32,
-    cap_sys_resource: bool,
     socket_state: SocketState,
     variables: Vec<(&'static str, &'static str)>,
     arguments: &'static str,
@@ -159,10 +158,11 @@ fn machine(layout: &str, name: &str) -> Machine {
             apparmor_parser: true,
             versions: Vec::new(),
         },
-        cap_sys_admin: true,
-        root_has_cap_sys_admin: false,
+        capabilities: Capabilities {
+            effective: CapabilitySet::ALL,
+            bounding: CapabilitySet::ALL,
+        },
         user: 0,
-        cap_sys_resource: true,
         socket_state: SocketState::Free,
         variables: Vec::new(),
         arguments: "",
@@ -182,10 +182,8 @@ impl Machine {
         let options = DockerdArguments::new(&arguments, &[]).options(None)?;
         let surroundings = Surroundings {
             stdin: Stdin::Null,
-            cap_sys_admin: self.cap_sys_admin,
-            root_has_cap_sys_admin: self.root_has_cap_sys_admin,
+            capabilities: self.capabilities,
             user: self.user,
-            cap_sys_resource: self.cap_sys_resource,
             socket: config.socket_path(Contract::Dind),
             socket_state: self.socket_state,
         };
@@ -294,7 +292,10 @@ fn a_controller_that_is_missing_is_named() {
 #[test]
 fn without_privileges_nothing_works_and_the_flag_is_named() -> Result<(), Fault> {
     let mut machine = sound();
-    machine.cap_sys_admin = false;
+    machine.capabilities = Capabilities {
+        effective: CapabilitySet::NONE,
+        bounding: CapabilitySet::NONE,
+    };
     machine.host.status.seccomp_filter = true;
     says(
         &machine,
@@ -308,7 +309,7 @@ fn without_privileges_nothing_works_and_the_flag_is_named() -> Result<(), Fault>
     let parts = &["--privileged", "without --user"];
     says(&machine, "privileges", Severity::Error, parts);
     // Privileged, and only the user is in the way.
-    machine.root_has_cap_sys_admin = true;
+    machine.capabilities.bounding = CapabilitySet::ALL;
     let parts = &["this process is user 1000", "without --user"];
     says(&machine, "not-root", Severity::Error, parts);
     assert_eq!(machine.coded("privileges")?, []);
@@ -711,9 +712,12 @@ fn limits_and_quotas_are_named_with_what_to_set() -> Result<(), Fault> {
 
 #[test]
 fn limits_of_open_files_and_processes_are_reported_where_they_stay_low() -> Result<(), Fault> {
-    let with = |soft, hard, cap_sys_resource| {
+    let with = |soft, hard, cap_sys_resource: bool| {
         let mut machine = sound();
-        machine.cap_sys_resource = cap_sys_resource;
+        if !cap_sys_resource {
+            let effective = machine.capabilities.effective;
+            machine.capabilities.effective = effective.without(Capability::SYS_RESOURCE);
+        }
         let limit = Some(Limit { soft, hard });
         machine.facts.limits.open_files = limit;
         machine.facts.limits.processes = limit;
@@ -846,7 +850,10 @@ fn the_report_has_counts_and_the_status_of_the_worst_finding() -> Result<(), Fau
         Some("0 errors, 0 warnings, 2 notes: nothing keeps dind from working here")
     );
     let mut machine = sound();
-    machine.cap_sys_admin = false;
+    machine.capabilities = Capabilities {
+        effective: CapabilitySet::NONE,
+        bounding: CapabilitySet::NONE,
+    };
     machine.host.quotas.keys = Some(1);
     let found = machine.findings()?;
     let (text, status) = report(&found, Report::Text);

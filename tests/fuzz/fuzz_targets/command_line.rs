@@ -4,6 +4,7 @@
 
 #![no_main]
 
+use dind::facts::capabilities::{Capabilities, CapabilitySet};
 use dind::facts::client::ClientFacts;
 use dind::facts::surroundings::{SocketState, Stdin, Surroundings};
 use dind::input::config::Config;
@@ -39,15 +40,17 @@ fuzz_target!(|data: &[u8]| {
         SocketState::Mounted { live: true },
         SocketState::Mounted { live: false },
     ];
-    for cap_sys_admin in [true, false] {
+    for effective in [CapabilitySet::ALL, CapabilitySet::NONE] {
+        let cap_sys_admin = effective == CapabilitySet::ALL;
         for socket_state in states {
             for stdin in [Stdin::Terminal, Stdin::Null, Stdin::Other] {
                 let surroundings = Surroundings {
                     stdin,
-                    cap_sys_admin,
-                    root_has_cap_sys_admin: true,
+                    capabilities: Capabilities {
+                        effective,
+                        bounding: CapabilitySet::ALL,
+                    },
                     user: 1000,
-                    cap_sys_resource: true,
                     socket: config.socket_path(start.contract),
                     socket_state,
                 };

@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::path::{Component, Path};
 
 use dind::facts::Facts;
+use dind::facts::capabilities::{Capabilities, CapabilitySet};
 use dind::facts::cgroup::{CGROUP_ROOT, CgroupFacts, Membership, RootMount, UnifiedRoot};
 use dind::facts::client::ClientFacts;
 use dind::facts::container::ContainerFacts;
@@ -50,10 +51,11 @@ fuzz_target!(|text: &str| {
     };
     let surroundings = Surroundings {
         stdin: Stdin::Null,
-        cap_sys_admin: true,
-        root_has_cap_sys_admin: true,
+        capabilities: Capabilities {
+            effective: CapabilitySet::ALL,
+            bounding: CapabilitySet::ALL,
+        },
         user: 0,
-        cap_sys_resource: true,
         socket: config.socket_path(start.contract),
         socket_state: SocketState::Free,
     };
