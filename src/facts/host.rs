@@ -8,10 +8,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::cgroup::{Mounted, mounted};
 use super::container::ContainerFacts;
 use super::memory::{self, Memory};
+use super::paths::resolve;
 use super::proc;
 use super::space::Space;
 use crate::facts::mountinfo::MountTable;
 use crate::input::config::Config;
+use crate::input::dockerd_arguments::DockerdOptions;
 use crate::sys::read;
 use crate::sys::search::search;
 
@@ -36,10 +38,15 @@ pub struct Host {
     /// The free space of the file system that the data root is or will be on. `None` where it
     /// cannot be read.
     pub space: Option<Space>,
+    /// The same of the file systems that the state of running containers and dockerd's pid file
+    /// are on, usually `/run`, each with a directory on it.
+    pub runtime: Vec<(PathBuf, Space)>,
     /// The kernel's quotas of inotify and keys.
     pub quotas: Quotas,
     /// The lowest limit on processes that applies to this process. `None` where there is none.
     pub processes: Option<Processes>,
+    /// The numbers that the kernel has for processes and threads. `None` where they cannot be read.
+    pub numbers: Option<Numbers>,
     /// The lowest limit on memory that applies to this process. `None` where there is none.
     pub memory: Option<memory::Limit>,
     /// Which parts of the kernel are present.
@@ -96,6 +103,22 @@ pub struct Processes {
     pub limit: u64,
     /// The directory of the cgroup that has this limit.
     pub cgroup: PathBuf,
+    /// `pids.current`: how many there are now. 0 where it cannot be read.
+    pub used: u64,
+    /// `pids.events`: how many the limit has refused, here or below. 0 where the kernel does not
+    /// count them.
+    pub refused: u64,
+}
+
+/// The numbers of processes and threads: proc_sys_kernel(5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Numbers {
+    /// The name of the lower limit: `kernel.pid_max` or `kernel.threads-max`.
+    pub name: &'static str,
+    /// Its value.
+    pub limit: u64,
+    /// How many are taken on the whole host: proc_loadavg(5).
+    pub used: u64,
 }
 
 /// Parts of the kernel that may be modules, and whether they are present.
@@ -120,9 +143,15 @@ pub struct Clock {
 }
 
 impl Host {
-    /// Reads the facts of this host and process, the free space for `data_root`, and the
-    /// programs in the `PATH` of `config`. What cannot be read is assumed to be in order.
-    pub fn read(container: &ContainerFacts, data_root: &Path, config: &Config) -> Self {
+    /// Reads the facts of this host and process, the free space for the directories of `options`,
+    /// of which `data_root` is resolved, and the programs in the `PATH` of `config`. What cannot be
+    /// read is assumed to be in order.
+    pub fn read(
+        container: &ContainerFacts,
+        data_root: &Path,
+        options: &DockerdOptions,
+        config: &Config,
+    ) -> Self {
         let text = |path: &str| read::kernel(path).unwrap_or_default();
         let number = |path: &str| text(path).trim().parse().ok();
         let exists = |path: &str| Path::new(path).exists();
@@ -137,12 +166,14 @@ impl Host {
             confinement: Confinement::read(),
             user_namespace: proc::user_namespace(),
             space: Space::read(data_root),
+            runtime: runtime(options, &container.mounts),
             quotas: Quotas {
                 inotify_instances: number("/proc/sys/fs/inotify/max_user_instances"),
                 inotify_watches: number("/proc/sys/fs/inotify/max_user_watches"),
                 keys: number("/proc/sys/kernel/keys/maxkeys"),
             },
             processes: processes(container),
+            numbers: numbers(&text),
             memory: Memory::of(container).limit,
             modules: Modules {
                 overlay: filesystems.split_whitespace().any(|name| name == "overlay"),
@@ -224,15 +255,63 @@ impl Confinement {
 fn processes(container: &ContainerFacts) -> Option<Processes> {
     let cgroups = mounted(&container.cgroup.memberships, &container.mounts, "pids");
     let directories = cgroups.iter().flat_map(Mounted::upwards);
+    let text = |directory: &Path, file: &str| read::kernel(directory.join(file)).ok();
+    let number = |directory: &Path, file: &str| text(directory, file)?.trim().parse().ok();
+    let mut refused = 0;
     directories
         .filter_map(|directory| {
-            let limit = read::kernel(directory.join("pids.max")).ok()?;
+            // Before Linux 6.11 they are counted where the process was that could not fork, and not
+            // where the limit is (`pids_can_fork` in kernel/cgroup/pids.c).
+            let events = text(directory, "pids.events");
+            let max = events.and_then(|events| events.trim().strip_prefix("max ")?.parse().ok());
+            refused = max.unwrap_or(0).max(refused);
             Some(Processes {
-                limit: limit.trim().parse().ok()?,
+                limit: number(directory, "pids.max")?,
                 cgroup: directory.to_owned(),
+                used: number(directory, "pids.current").unwrap_or(0),
+                refused,
             })
         })
         .min_by_key(|found| found.limit)
+}
+
+/// The lower of the two limits on processes and threads of the whole host.
+fn numbers(text: &impl Fn(&str) -> String) -> Option<Numbers> {
+    // The fourth word is `RUNNING/ALL`.
+    let loads = text("/proc/loadavg");
+    let used = loads.split_whitespace().nth(3)?.split_once('/')?.1;
+    let used = used.parse().ok()?;
+    let limits = [
+        ("kernel.pid_max", "/proc/sys/kernel/pid_max"),
+        ("kernel.threads-max", "/proc/sys/kernel/threads-max"),
+    ];
+    limits
+        .into_iter()
+        .filter_map(|(name, path)| {
+            let limit = text(path).trim().parse().ok()?;
+            Some(Numbers { name, limit, used })
+        })
+        .min_by_key(|numbers| numbers.limit)
+}
+
+/// The space for the exec root and for dockerd's pid file, once where that is one file system.
+fn runtime(options: &DockerdOptions, mounts: &MountTable) -> Vec<(PathBuf, Space)> {
+    let directories = [Some(options.exec_root.as_path()), options.pid_file.parent()];
+    let mut seen = Vec::new();
+    directories
+        .into_iter()
+        .flatten()
+        .filter_map(|directory| {
+            let real = resolve(directory);
+            let mount = mounts.mount_point(&real)?.to_owned();
+            if seen.contains(&mount) {
+                return None;
+            }
+            seen.push(mount);
+            let space = Space::read(&real)?;
+            Some((real, space))
+        })
+        .collect()
 }
 
 fn seconds(time: SystemTime) -> u64 {

@@ -14,6 +14,7 @@
               and none of them is PID 1"
 )]
 
+mod diagnosis;
 mod docker;
 mod pty;
 

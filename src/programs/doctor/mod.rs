@@ -47,12 +47,14 @@ const TABLE: &[Row] = &[
     planned,
     storage::read_only,
     storage::space,
+    storage::runtime,
     leftovers,
     kernel::netfilter,
     kernel::modules,
     kernel::networks,
     kernel::quotas,
     kernel::processes,
+    kernel::numbers,
     kernel::memory,
     kernel::clock,
 ];
@@ -78,7 +80,7 @@ pub fn examine(config: &Config, ask: bool) -> Result<Vec<Finding>, Fault> {
     if !ask && (question.is_some() || options.nftables) {
         facts.netfilter.nf_tables = netfilter::ask();
     }
-    let mut host = Host::read(&facts.container, &facts.data_root.path, config);
+    let mut host = Host::read(&facts.container, &facts.data_root.path, &options, config);
     if ask {
         host.versions = versions::ask(&facts.programs, config);
     }

@@ -12,7 +12,7 @@ use crate::facts::container::ContainerFacts;
 use crate::facts::engine::{ConfigVersion, ImageStores};
 use crate::facts::exec_root::ExecRoot;
 use crate::facts::hooks::HookFiles;
-use crate::facts::host::{Clock, Confinement, Modules, Processes, Quotas, Status};
+use crate::facts::host::{Clock, Confinement, Modules, Numbers, Processes, Quotas, Status};
 use crate::facts::limits::Limits;
 use crate::facts::memory;
 use crate::facts::mountinfo::MountTable;
@@ -142,7 +142,9 @@ fn machine(layout: &str, name: &str) -> Machine {
                 inotify_watches: Some(1 << 20),
                 keys: Some(2000),
             },
+            runtime: Vec::new(),
             processes: None,
+            numbers: None,
             memory: None,
             modules: Modules {
                 overlay: true,
@@ -659,6 +661,111 @@ fn resolvers_addresses_and_mtu() -> Result<(), Fault> {
 }
 
 #[test]
+fn too_few_processes_are_an_error_and_few_are_a_warning() -> Result<(), Fault> {
+    let with = |limit, used, refused| {
+        let mut machine = sound();
+        machine.host.processes = Some(Processes {
+            limit,
+            cgroup: "/sys/fs/cgroup/pids".into(),
+            used,
+            refused,
+        });
+        machine
+    };
+    let code = "pids-limit";
+    for (machine, severity, parts) in [
+        (
+            with(50, 3, 0),
+            Severity::Error,
+            &["allows 50 ", "3 are there"][..],
+        ),
+        (with(66, 3, 0), Severity::Error, &["allows 66 "]),
+        (with(67, 3, 0), Severity::Warning, &["allows 67 "]),
+        (with(999, 3, 0), Severity::Warning, &["allows 999 "]),
+        (with(2_000, 1_937, 0), Severity::Error, &["1937 are there"]),
+        (with(2_000, 3, 1), Severity::Warning, &["1 were refused"]),
+    ] {
+        says(&machine, code, severity, parts);
+        says(&machine, code, severity, &["--pids-limit", "container 12"]);
+    }
+    assert_eq!(with(1_000, 3, 0).coded(code)?, []);
+    assert_eq!(with(2_000, 1_936, 0).coded(code)?, []);
+    // What runs is what needs them.
+    let mut runs = with(100, 60, 0);
+    runs.facts.running = Some(("/run/docker.pid".into(), 42));
+    says(&runs, code, Severity::Warning, &["60 are there"]);
+    let numbers = |limit, used| {
+        let mut machine = sound();
+        machine.host.numbers = Some(Numbers {
+            name: "kernel.pid_max",
+            limit,
+            used,
+        });
+        machine
+    };
+    says(
+        &numbers(400, 337),
+        "pid-max",
+        Severity::Error,
+        &["sysctl -w kernel.pid_max="],
+    );
+    says(
+        &numbers(400, 336),
+        "pid-max",
+        Severity::Warning,
+        &["is 400", "336 processes"],
+    );
+    assert_eq!(numbers(32_768, 400).coded("pid-max")?, []);
+    Ok(())
+}
+
+#[test]
+fn a_full_run_is_judged_by_what_a_container_takes() -> Result<(), Fault> {
+    let with = |bytes, inodes| {
+        let mut machine = sound();
+        let space = Space {
+            bytes,
+            inodes: Some(inodes),
+            read_only: false,
+        };
+        machine.host.runtime = vec![("/run/docker".into(), space)];
+        machine
+    };
+    let (plenty, many) = (1 << 30, 1 << 20);
+    let parts = &["/run/docker has ", "--tmpfs /run:size="][..];
+    says(
+        &with(79 << 10, many),
+        "runtime-space",
+        Severity::Error,
+        parts,
+    );
+    says(
+        &with(80 << 10, many),
+        "runtime-space",
+        Severity::Warning,
+        parts,
+    );
+    assert_eq!(with(4 << 20, many).coded("runtime-space")?, []);
+    says(&with(plenty, 47), "runtime-inodes", Severity::Error, parts);
+    says(
+        &with(plenty, 48),
+        "runtime-inodes",
+        Severity::Warning,
+        parts,
+    );
+    assert_eq!(with(plenty, 1_000).coded("runtime-inodes")?, []);
+    let mut outside = with(0, 0);
+    outside.host.in_container = false;
+    assert_eq!(outside.coded("runtime-space")?, []);
+    let mut read_only = with(0, 0);
+    for (_, space) in &mut read_only.host.runtime {
+        space.read_only = true;
+    }
+    assert_eq!(read_only.coded("runtime-inodes")?, []);
+    Ok(())
+}
+
+#[test]
 fn limits_and_quotas_are_named_with_what_to_set() -> Result<(), Fault> {
     let mut machine = sound();
     assert_eq!(machine.coded("inotify")?, []);
@@ -679,19 +786,6 @@ fn limits_and_quotas_are_named_with_what_to_set() -> Result<(), Fault> {
         Severity::Note,
         &["kernel.keys.maxkeys is 200"],
     );
-    let processes = |limit| Processes {
-        limit,
-        cgroup: "/sys/fs/cgroup/pids".into(),
-    };
-    machine.host.processes = Some(processes(999));
-    says(
-        &machine,
-        "pids-limit",
-        Severity::Warning,
-        &["allows 999", "--pids-limit"],
-    );
-    machine.host.processes = Some(processes(1_000));
-    assert_eq!(machine.coded("pids-limit")?, []);
     let memory = |mib: u64| {
         let mut machine = sound();
         machine.host.memory = Some(memory::Limit {

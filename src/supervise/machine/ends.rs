@@ -18,9 +18,15 @@ impl Machine {
         effects: &mut Vec<Effect>,
     ) {
         match process {
+            // The reason has been logged, and what it has to do with this container has not.
             Process::Containerd | Process::Dockerd if self.phase == Phase::Starting => {
                 self.forget(process);
-                self.stop(status, now, effects);
+                self.fail(Then::Stop(status), now, effects);
+            }
+            Process::Containerd | Process::Dockerd
+                if matches!(self.phase, Phase::Failing { .. }) =>
+            {
+                self.forget(process);
             }
             // The reason has been logged.
             Process::Relay => {
@@ -69,14 +75,13 @@ impl Machine {
             (_, Process::Forwarder | Process::PortForwarder | Process::Grower) => {
                 self.companion_ended(process, end, now, effects);
             }
-            (Phase::Starting | Phase::Provisioning, Process::Dockerd) => {
-                self.dead_before_ready(end, now, effects);
+            (Phase::Starting | Phase::Provisioning, Process::Dockerd | Process::Containerd) => {
+                self.dead_before_ready(process, end, now, effects);
             }
             (Phase::Running, Process::Dockerd) => self.dockerd_ended(end, now, effects),
-            (
-                Phase::Starting | Phase::Provisioning | Phase::Running | Phase::Failing { .. },
-                Process::Containerd,
-            ) => self.containerd_ended(end, now, effects),
+            (Phase::Running | Phase::Failing { .. }, Process::Containerd) => {
+                self.containerd_ended(end, now, effects);
+            }
             // These do not run in other phases; the relay is handled above.
             (
                 _,

@@ -73,14 +73,17 @@ impl Machine {
             }
             Process::Mounter | Process::Certificates | Process::Joiner if failed => {
                 log_killed(process, end, effects);
-                self.stop(FAILURE, now, effects);
+                self.fail(Then::Stop(FAILURE), now, effects);
             }
+            // A hook that fails says why itself, and only the user knows what it has to do with
+            // this container.
+            Process::PreStart if matches!(end, End::Exited(1..)) => match self.settings.log_file {
+                true => self.show(Process::LogReader, Then::Stop(end.status()), now, effects),
+                false => self.stop(end.status(), now, effects),
+            },
             Process::PreStart if failed => {
                 log_killed(process, end, effects);
-                match self.settings.log_file {
-                    true => self.show(Process::LogReader, Then::Stop(end.status()), now, effects),
-                    false => self.stop(end.status(), now, effects),
-                }
+                self.fail(Then::Stop(end.status()), now, effects);
             }
             _ => {
                 log_killed(process, end, effects);
@@ -136,10 +139,11 @@ impl Machine {
 
     /// Forks the image loader, then the post-start hook runner, where they are due. After the last,
     /// announces that docker is ready and starts the command. A dockerd that has ended meanwhile
-    /// must answer again first.
+    /// must answer again first, and a start that has failed goes no further.
     fn provision(&mut self, effects: &mut Vec<Effect>) {
         let stages = [Process::Loader, Process::PostStart];
-        if !self.answers || stages.into_iter().any(|stage| self.runs(stage)) {
+        let failed = matches!(self.phase, Phase::Failing { .. });
+        if failed || !self.answers || stages.into_iter().any(|stage| self.runs(stage)) {
             return;
         }
         for stage in stages {
@@ -164,7 +168,7 @@ impl Machine {
         log_killed(process, end, effects);
         let required = process == Process::Loader && self.settings.loader == Need::Required;
         if required && end != End::Exited(0) {
-            self.stop(FAILURE, now, effects);
+            self.fail(Then::Stop(FAILURE), now, effects);
         } else {
             self.provision(effects);
         }
@@ -184,16 +188,45 @@ impl Machine {
         }
     }
 
-    pub(super) fn dead_before_ready(&mut self, end: End, now: Duration, effects: &mut Vec<Effect>) {
-        let text = format!(
-            "dockerd {end} before it was ready; see its last lines for the reason, and 'dind plan' for its arguments"
-        );
-        log_end(Level::Error, Process::Dockerd, end, text, effects);
+    /// Handles the end of a daemon before docker was ready. On a terminal the command runs all the
+    /// same, so that the user can look for the reason.
+    pub(super) fn dead_before_ready(
+        &mut self,
+        process: Process,
+        end: End,
+        now: Duration,
+        effects: &mut Vec<Effect>,
+    ) {
+        let text = match process {
+            Process::Containerd => format!(
+                "containerd {end} before docker was ready, and dockerd cannot run without it; see its last lines for the reason, and 'dind plan' for its arguments"
+            ),
+            _ => format!(
+                "dockerd {end} before it was ready; see its last lines for the reason, and 'dind plan' for its arguments"
+            ),
+        };
+        log_end(Level::Error, process, end, text, effects);
         let then = match self.settings.command && self.settings.terminal {
             true => Then::Run,
             false => Then::Stop(end.status().max(FAILURE)),
         };
-        self.show(Process::Diagnosis, then, now, effects);
+        self.fail(then, now, effects);
+        // It would wait for containerd for a minute, and the command for its end.
+        if process == Process::Containerd && then == Then::Run {
+            effects.push(Effect::Send(Process::Dockerd, nix::libc::SIGTERM));
+        }
+    }
+
+    /// Shows why the start has failed, whatever has ended: the last lines of the log, and what
+    /// `dind doctor` finds. Docker may have been given up already: then only the stop follows.
+    pub(super) fn fail(&mut self, then: Then, now: Duration, effects: &mut Vec<Effect>) {
+        match (self.phase, then) {
+            (Phase::Preparing | Phase::Starting | Phase::Provisioning, _) => {
+                self.show(Process::Diagnosis, then, now, effects);
+            }
+            (_, Then::Stop(status)) => self.stop(status, now, effects),
+            (_, Then::Run) => {}
+        }
     }
 
     /// Forks a helper that shows why the start has failed.

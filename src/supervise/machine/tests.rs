@@ -316,6 +316,7 @@ fn dockerd_dead_before_ready_ends_the_container_but_not_a_shell_on_a_terminal() 
             ]
         );
     }
+    // Whatever has ended, the user may look for the reason on a terminal.
     let effects = life(
         SHELL,
         &[
@@ -334,6 +335,65 @@ fn dockerd_dead_before_ready_ends_the_container_but_not_a_shell_on_a_terminal() 
             Effect::Exit(0)
         ]
     );
+}
+
+#[test]
+fn containerd_dead_before_ready_is_shown_as_dockerd_is() {
+    for settings in [SERVE, COMMAND] {
+        for begin in [&[][..], &[Event::Ready]] {
+            let settings = Settings {
+                post_start: true,
+                ..settings
+            };
+            let end = [
+                exited(Containerd, 3),
+                exited(PostStart, 0),
+                exited(Process::Diagnosis, 0),
+                exited(Dockerd, 1),
+            ];
+            let effects = life(settings, &[begin, &end].concat());
+            let shown = [
+                fork(Process::Diagnosis),
+                send(Dockerd, SIGTERM),
+                Effect::Exit(3),
+            ];
+            assert!(effects.ends_with(&shown), "{effects:?}");
+        }
+    }
+    // dockerd would wait for it, and the shell for dockerd.
+    let effects = life(
+        SHELL,
+        &[
+            exited(Containerd, 1),
+            killed(Dockerd, SIGTERM),
+            exited(Process::Diagnosis, 0),
+            exited(Command, 0),
+        ],
+    );
+    assert_eq!(
+        effects,
+        [
+            fork(Process::Diagnosis),
+            send(Dockerd, SIGTERM),
+            Effect::StartCommand,
+            Effect::Exit(0)
+        ]
+    );
+}
+
+#[test]
+fn a_daemon_that_cannot_be_started_is_shown_once() {
+    for settings in [SERVE, COMMAND, SHELL] {
+        let events = [
+            Event::NotStarted(Dockerd, 126),
+            Event::NotStarted(Containerd, 126),
+            Event::Failed(126),
+            // Nor can the diagnosis be forked, with too low a limit of processes.
+            Event::NotStarted(Process::Diagnosis, 1),
+        ];
+        let effects = life(settings, &events);
+        assert_eq!(effects, [fork(Process::Diagnosis), Effect::Exit(126)]);
+    }
 }
 
 #[test]
@@ -797,7 +857,7 @@ fn the_daemons_wait_for_the_image() {
         assert_eq!(effects, [Effect::StartDaemons]);
     }
     let effects = mounted(with(Need::Required), End::Exited(1));
-    assert_eq!(effects, [Effect::Exit(FAILURE)]);
+    assert_eq!(effects, [fork(Process::Diagnosis)]);
     let effects = mounted(with(Need::Wanted), End::Signaled(SIGKILL));
     assert!(
         matches!(
@@ -1189,6 +1249,19 @@ fn a_pre_start_hook_that_fails_ends_the_start_with_its_status() {
         whole_life(no_file, &[exited(PreStart, 7)]),
         [fork(PreStart), Effect::Exit(7)]
     );
+    // One that a signal ends could not say why.
+    assert_eq!(
+        whole_life(
+            no_file,
+            &[killed(PreStart, SIGKILL), exited(Process::Diagnosis, 0)]
+        ),
+        [
+            fork(PreStart),
+            Effect::ExplainKill(Level::Error),
+            fork(Process::Diagnosis),
+            Effect::Exit(137)
+        ]
+    );
     // The start does not depend on the image loader and on post-start hooks.
     let events = [
         exited(PreStart, 0),
@@ -1207,8 +1280,10 @@ fn a_required_image_that_cannot_be_loaded_ends_the_start() {
         ..PROVISIONED
     };
     for end in [exited(Loader, 1), killed(Loader, SIGKILL)] {
-        let effects = whole_life(settings, &[exited(PreStart, 0), Event::Ready, end]);
-        assert_eq!(effects.last(), Some(&send(Dockerd, SIGTERM)));
+        let shown = exited(Process::Diagnosis, 0);
+        let effects = whole_life(settings, &[exited(PreStart, 0), Event::Ready, end, shown]);
+        let stopped = [fork(Process::Diagnosis), send(Dockerd, SIGTERM)];
+        assert!(effects.ends_with(&stopped), "{effects:?}");
         assert!(!effects.contains(&Effect::AnnounceReady));
         // Docker was never ready, so the pre-stop hooks do not run.
         assert!(!effects.contains(&fork(PreStop)));
@@ -1424,9 +1499,16 @@ fn without_its_bridge_there_is_no_start() {
         joiner: true,
         ..SERVE
     };
-    for (status, expected) in [(0, Effect::StartDaemons), (1, Effect::Exit(FAILURE))] {
-        let effects = whole_life(settings, &[exited(Process::Joiner, status)]);
-        assert_eq!(effects, [fork(Process::Joiner), expected]);
+    for (status, expected) in [
+        (0, &[Effect::StartDaemons][..]),
+        (1, &[fork(Process::Diagnosis), Effect::Exit(FAILURE)]),
+    ] {
+        let events = [
+            exited(Process::Joiner, status),
+            exited(Process::Diagnosis, 0),
+        ];
+        let effects = whole_life(settings, &events);
+        assert_eq!(effects, [&[fork(Process::Joiner)], expected].concat());
     }
 }
 
@@ -1437,10 +1519,17 @@ fn without_certificates_there_is_no_start_and_without_delegation_there_is() {
         delegation: true,
         ..SERVE
     };
-    let events = [exited(Process::Certificates, 1)];
+    let events = [
+        exited(Process::Certificates, 1),
+        exited(Process::Diagnosis, 0),
+    ];
     assert_eq!(
         whole_life(settings, &events),
-        [fork(Process::Certificates), Effect::Exit(FAILURE)]
+        [
+            fork(Process::Certificates),
+            fork(Process::Diagnosis),
+            Effect::Exit(FAILURE)
+        ]
     );
     let events = [
         exited(Process::Certificates, 0),
