@@ -17,7 +17,7 @@ pub struct ContainerFacts {
     pub cgroup: CgroupFacts,
     /// Whether `/sys/kernel/security` exists: the kernel has securityfs.
     pub security_directory: bool,
-    /// Whether `/tmp` is an empty directory.
+    /// Whether `/tmp` is an empty directory, and no symbolic link to one.
     pub tmp_empty: bool,
 }
 
@@ -29,7 +29,8 @@ impl ContainerFacts {
             cgroup: CgroupFacts::read(&mounts)?,
             mounts,
             security_directory: Path::new("/sys/kernel/security").is_dir(),
-            tmp_empty: fs::read_dir("/tmp").is_ok_and(|mut entries| entries.next().is_none()),
+            tmp_empty: fs::read_dir("/tmp").is_ok_and(|mut entries| entries.next().is_none())
+                && fs::symlink_metadata("/tmp").is_ok_and(|found| found.is_dir()),
         })
     }
 }

@@ -16,6 +16,7 @@ pub mod host;
 pub mod interfaces;
 pub mod leftovers;
 pub mod limits;
+pub mod links;
 pub mod memory;
 pub mod mountinfo;
 mod names;
@@ -74,6 +75,9 @@ pub struct Facts {
     pub images: bool,
     /// Directories that a start may write to, on file systems that are mounted read-only.
     pub read_only: Vec<ReadOnly>,
+    /// The paths of sockets, certificates and the like that a symbolic link leads elsewhere, each as
+    /// it is named and resolved.
+    pub links: Vec<(PathBuf, PathBuf)>,
     /// The resource limits of this process.
     pub limits: Limits,
     /// The processes of this cgroup that the kernel has killed for want of memory so far.
@@ -126,6 +130,7 @@ impl Facts {
                 programs.dockerd.as_deref(),
                 &container.mounts,
             ),
+            links: links::read(options, config),
             limits: Limits::read(),
             kills: memory::kills_of(&container),
             images: Path::new(config::IMAGES).is_dir(),

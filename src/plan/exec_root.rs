@@ -8,16 +8,25 @@
 use std::path::Path;
 
 use super::action::{Action, OnFailure, Step};
+use super::in_use::{self, What};
 use super::inputs::Inputs;
-use super::listener::Listener;
 use super::mounts::RESTRICTED;
+use crate::messages::finding::Finding;
 
 /// The mode that dockerd gives its exec root (`start` in moby's daemon/command/daemon.go).
 const MODE: u32 = 0o700;
 
-/// Returns the steps that remove the state of an earlier boot, and the step that mounts a tmpfs.
-/// `listeners` are bound before.
-pub fn plan(inputs: Inputs<'_>, listeners: &[Listener]) -> Vec<Step> {
+/// The part of a plan that is about the exec root.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExecRootPlan {
+    /// The steps that remove the state of an earlier boot, and the step that mounts a tmpfs.
+    pub steps: Vec<Step>,
+    /// That there is no tmpfs, since it would hide something.
+    pub note: Option<Finding>,
+}
+
+/// Returns the plan for the exec root.
+pub fn plan(inputs: Inputs<'_>) -> ExecRootPlan {
     let mounts = &inputs.facts.container.mounts;
     let root = &inputs.facts.exec_root;
     let mut steps: Vec<Step> = root
@@ -32,20 +41,34 @@ pub fn plan(inputs: Inputs<'_>, listeners: &[Listener]) -> Vec<Step> {
                 .into(),
         })
         .collect();
-    if has_tmpfs(inputs, listeners) {
-        steps.push(Step {
+    if !may_have_tmpfs(inputs) {
+        return ExecRootPlan { steps, note: None };
+    }
+    // What ends with the boot, too, may be on the tmpfs.
+    let counts = |what| !matches!(what, What::ExecRoot | What::PidFile | What::OwnSocket);
+    let hidden = in_use::hidden_by(&root.path, inputs, counts);
+    let note = hidden.map(|hidden| in_use::not_mounted("tmpfs", &root.path, &hidden));
+    if note.is_none() {
+        steps.extend(tmpfs(&root.path));
+    }
+    ExecRootPlan { steps, note }
+}
+
+fn tmpfs(path: &Path) -> [Step; 2] {
+    [
+        Step {
             action: Action::Directory {
-                path: root.path.clone(),
+                path: path.to_owned(),
                 mode: MODE,
             },
             // Then the mount fails, too, and says why.
             on_failure: OnFailure::Ignore,
             why: "dockerd's exec root".into(),
-        });
-        steps.push(Step {
+        },
+        Step {
             action: Action::Mount {
                 source: "tmpfs".into(),
-                target: root.path.clone(),
+                target: path.to_owned(),
                 fstype: "tmpfs".into(),
                 flags: RESTRICTED,
                 data: format!("mode={MODE:04o}"),
@@ -53,26 +76,20 @@ pub fn plan(inputs: Inputs<'_>, listeners: &[Listener]) -> Vec<Step> {
             on_failure: OnFailure::Warn,
             why: "the state of running containers ends with this container and is in no image that is made of it"
                 .into(),
-        });
-    }
-    steps
+        },
+    ]
 }
 
-/// Whether the exec root gets a tmpfs: where it is in the container's own layer, and nothing would
-/// be hidden. What does not end with PID 1 may still be used when it has ended.
-fn has_tmpfs(inputs: Inputs<'_>, listeners: &[Listener]) -> bool {
+/// Whether the exec root may get a tmpfs: where it is in the container's own layer, and nothing is
+/// in it but dockerd's. What does not end with PID 1 may still be used when it has ended.
+fn may_have_tmpfs(inputs: Inputs<'_>) -> bool {
     let facts = inputs.facts;
     let root = &facts.exec_root;
     let mounts = &facts.container.mounts;
-    let holds =
-        |path: &Path| path.starts_with(&root.path) || path.starts_with(&inputs.options.exec_root);
     facts.pid1
         && !root.foreign
-        // It would hold the data.
-        && !facts.data_root.path.starts_with(&root.path)
         // Its socket may be below, and it may run already.
         && !inputs.options.containerd
         && mounts.mount_point(&root.path) == Some(Path::new("/"))
         && mounts.below(&root.path).is_empty()
-        && !listeners.iter().filter_map(Listener::unix_path).any(holds)
 }

@@ -15,6 +15,7 @@ mod exec_root;
 pub mod growth;
 pub mod hooks;
 pub mod images;
+mod in_use;
 pub mod inform;
 pub mod inputs;
 mod iptables;
@@ -238,10 +239,18 @@ fn engine(
         .into_iter()
         .collect();
     steps.extend(storage.steps);
-    steps.extend(exec_root::plan(inputs, &listeners));
-    steps.extend(mounts::plan(&facts.container));
+    let exec_root = exec_root::plan(inputs);
+    steps.extend(exec_root.steps);
+    let mut left_out: Vec<Finding> = exec_root.note.into_iter().collect();
+    let first = in_use::kept(mounts::plan(&facts.container), inputs, &mut left_out);
+    steps.extend(first);
     steps.extend(cgroups::plan(&facts.container));
-    steps.extend(mounts::last(config, &facts.container));
+    let last = in_use::kept(
+        mounts::last(config, &facts.container),
+        inputs,
+        &mut left_out,
+    );
+    steps.extend(last);
     let meanwhile = steps.extract_if(.., cgroups::can_wait).collect();
     let containerd = daemons::containerd(inputs).map(|(program, configuration)| {
         steps.extend(configuration);
@@ -331,6 +340,7 @@ fn engine(
             .into_iter()
             .chain([iptables.note])
             .chain(resolver.note)
+            .chain(left_out)
             .chain(limits::notes(inputs))
             .collect(),
         steps,

@@ -8,6 +8,7 @@ use nix::mount::MsFlags;
 use super::action::{Action, OnFailure, Step};
 use super::engine::{DataFile, Emptied, NewDataFile};
 use super::growth::Growth;
+use super::in_use::{self, InUse, What};
 use super::inputs::Inputs;
 use super::store::{self, Store};
 use crate::facts::Facts;
@@ -384,6 +385,11 @@ impl Place<'_> {
             .remedy("empty that directory, or unset DIND_STORAGE"));
         }
         if asked == Storage::Tmpfs {
+            if let Some(hidden) = self.hidden() {
+                let remedy = "put it elsewhere, or unset DIND_STORAGE";
+                let message = format!("{why} would hide {hidden}");
+                return Err(Fault::failure(message).remedy(remedy));
+            }
             return Ok(Choice {
                 holder: Holder::Tmpfs(config.storage_size),
                 note: Some(format!(
@@ -510,6 +516,18 @@ impl Place<'_> {
         }
     }
 
+    /// What a mount on the data root would hide. What comes to be there later is on that mount.
+    fn hidden(self) -> Option<InUse> {
+        let root = &self.inputs.facts.data_root.path;
+        let is_before = |what| {
+            matches!(
+                what,
+                What::Socket | What::Images | What::Hooks | What::Configuration
+            )
+        };
+        in_use::hidden_by(root, self.inputs, is_before)
+    }
+
     /// Whether dockerd can use fuse-overlayfs, as a graph driver or as a snapshotter.
     fn has_fuse_overlayfs(self) -> bool {
         let options = self.inputs.options;
@@ -526,6 +544,12 @@ impl Place<'_> {
             ..
         } = self.inputs;
         let means = self.means;
+        // It is mounted after the steps, of which one writes containerd's configuration there.
+        let root = &facts.data_root.path;
+        let exec_root = in_use::hidden_by(root, self.inputs, |what| what == What::ExecRoot);
+        if let Some(hidden) = self.hidden().or(exec_root) {
+            return Err(format!("it would hide {hidden}"));
+        }
         if !means.loop_devices {
             return Err(format!("{LOOP_CONTROL} cannot be opened"));
         }

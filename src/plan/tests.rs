@@ -4,6 +4,7 @@ mod capabilities;
 mod drop_in;
 mod firewall;
 mod golden;
+mod hides;
 mod read_by;
 mod store;
 
@@ -83,6 +84,7 @@ fn facts(mountinfo: &str, memberships: &str, root: RootMount) -> Facts {
             ..ExecRoot::default()
         },
         read_only: Vec::new(),
+        links: Vec::new(),
         limits: Limits::default(),
         kills: None,
         stale: Vec::new(),
@@ -856,7 +858,14 @@ fn the_state_of_running_containers_ends_with_the_boot() -> Result<(), Fault> {
             variables: &[("DOCKER_HOST", socket)],
             ..DAEMON
         };
-        let plan = start.plan(&first)?.to_string();
+        let linked = Facts {
+            links: vec![(
+                "/var/run/docker/own.sock".into(),
+                "/run/docker/own.sock".into(),
+            )],
+            ..bare_v1()
+        };
+        let plan = start.plan(&linked)?.to_string();
         assert!(!plan.contains(TMPFS), "{plan}");
     }
     Ok(())
@@ -1950,6 +1959,11 @@ fn every_warning_and_note_has_a_code_and_a_link_that_leads_somewhere() -> Result
         off: vec!["/proc/sys/net/ipv4/ip_forward".into()],
         host: true,
     };
+    let mut incapable = Start {
+        variables: &[("DOCKER_HOST", "unix:///tmp/docker.sock")],
+        ..DAEMON
+    };
+    incapable.capabilities = of_root(CapabilitySet::ALL.without(Capability::NET_RAW));
     let mut codes = BTreeSet::new();
     let mut links = BTreeSet::new();
     for (start, facts) in [
@@ -1960,6 +1974,7 @@ fn every_warning_and_note_has_a_code_and_a_link_that_leads_somewhere() -> Result
         (&port, &amiss),
         (&client, &hidden),
         (&verify, &hidden),
+        (&incapable, &amiss),
     ] {
         let plan = start.plan(facts)?;
         for finding in plan.warnings.iter().chain(&plan.notes) {
@@ -1967,10 +1982,12 @@ fn every_warning_and_note_has_a_code_and_a_link_that_leads_somewhere() -> Result
             links.insert(finding.link);
         }
         let is = |severity| move |finding: &Finding| finding.severity == severity;
-        assert!(plan.warnings.iter().all(is(Severity::Warning)), "{plan}");
+        let is_warning = |finding: &Finding| finding.severity < Severity::Note;
+        assert!(plan.warnings.iter().all(is_warning), "{plan}");
         assert!(plan.notes.iter().all(is(Severity::Note)), "{plan}");
     }
     let known = [
+        "capabilities",
         "client-certificates",
         "client-variables-removed",
         "data-root-filesystem",
@@ -1985,6 +2002,7 @@ fn every_warning_and_note_has_a_code_and_a_link_that_leads_somewhere() -> Result
         "images-hidden",
         "images-without-socket",
         "iptables",
+        "mount-left-out",
         "not-pid-1",
         "port-and-command",
         "port-unused",

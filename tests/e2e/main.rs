@@ -37,6 +37,7 @@ mod faults;
 mod hack_dind;
 mod hangs;
 mod health;
+mod hides;
 mod hooks;
 mod host;
 mod image;

@@ -149,6 +149,11 @@ fn containers() -> impl Iterator<Item = (&'static str, &'static str, Fixture)> {
     })
 }
 
+/// The facts of every container.
+pub fn all_facts() -> impl Iterator<Item = Facts> {
+    containers().map(|(_, _, fixture)| fixture.facts())
+}
+
 #[test]
 fn golden_plans_match_the_files() -> Result<(), Fault> {
     #[expect(clippy::disallowed_methods, reason = "a test has no config")]

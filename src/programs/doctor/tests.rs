@@ -99,6 +99,7 @@ fn machine(layout: &str, name: &str) -> Machine {
         },
         exec_root: ExecRoot::default(),
         read_only: Vec::new(),
+        links: Vec::new(),
         limits: Limits::default(),
         kills: None,
         stale: Vec::new(),

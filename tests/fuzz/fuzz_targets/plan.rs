@@ -115,6 +115,7 @@ fuzz_target!(|text: &str| {
             ..ExecRoot::default()
         },
         read_only: Vec::new(),
+        links: Vec::new(),
         limits: Limits::default(),
         kills: None,
         stale: Vec::new(),
