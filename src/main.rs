@@ -6,13 +6,14 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::Context;
-use dind::apply::{self, delegate, netfilter, sockets};
+use dind::apply::sockets::{self, Opened};
+use dind::apply::{self, delegate, netfilter};
 use dind::facts::client::ClientFacts;
 use dind::facts::container::ContainerFacts;
 use dind::facts::mountinfo::MountTable;
 use dind::facts::programs::{self, InformFacts};
 use dind::facts::surroundings::{self, Surroundings};
-use dind::facts::{self, Facts, daemon_json, proc};
+use dind::facts::{self, Facts, Known, daemon_json, proc};
 use dind::helpers::probe;
 use dind::input::cli;
 use dind::input::config::{self, Config};
@@ -25,9 +26,10 @@ use dind::messages::line::one_line;
 use dind::messages::logging;
 use dind::messages::remedy::Remedy;
 use dind::plan::engine::Engine;
-use dind::plan::inputs::Inputs;
+use dind::plan::inputs::{Addresses, Inputs};
+use dind::plan::listener::Listener;
 use dind::plan::outcome::{Outcome, Plan};
-use dind::plan::role::{self, Role};
+use dind::plan::role::{self, Role, Serve};
 use dind::plan::{self, client, inform, prepare};
 use dind::programs::{doctor, health, nest};
 use dind::supervise::{self, Beginning};
@@ -71,7 +73,7 @@ fn run(
         Request::Help(text) => print(&text),
         Request::Version => print(&cli::version()),
         Request::Plan(start) => match make_plan(&config, &start, Intent::Show) {
-            Ok(plan) => print(&plan.to_string()),
+            Ok(made) => print(&made.plan.to_string()),
             Err(fault) => print(&format!(
                 "contract: {}\nwould stop: {} (exit status {})\n",
                 start.contract.name(),
@@ -91,8 +93,8 @@ fn run(
         }
         Request::Start(start) => {
             let mut signals = Signals::catch(inherited)?;
-            let plan = make_plan(&config, &start, Intent::Start(&mut signals))?;
-            carry_out(&plan, &config, signals, started)
+            let made = make_plan(&config, &start, Intent::Start(&mut signals))?;
+            carry_out(made, &config, signals, started)
         }
     }
 }
@@ -122,26 +124,70 @@ impl Intent<'_> {
             }
         }
     }
+
+    /// Binds the sockets of a start.
+    fn open(&self, listeners: &[Listener]) -> Option<Result<Entrance, Fault>> {
+        match self {
+            Self::Show => None,
+            Self::Start(signals) => Some(open(listeners, signals)),
+        }
+    }
 }
 
-fn make_plan(config: &Config, start: &Start, intent: Intent<'_>) -> Result<Plan, Fault> {
+/// The sockets of a start, and the user's file mode creation mask, which was in force until then.
+struct Entrance {
+    opened: Opened,
+    umask: Mode,
+}
+
+/// Binds the sockets. Then clients wait until dockerd answers, whatever this start still has to do.
+fn open(listeners: &[Listener], signals: &Signals) -> Result<Entrance, Fault> {
+    // A command that this process becomes may be waiting for some of them.
+    descriptors::close_other_descriptors(&signals.descriptors()).map_err(|error| {
+        Fault::failure(format!("cannot close inherited descriptors: {error}")).remedy("mount /proc")
+    })?;
+    // What dockerd sets for itself and so for its containerd (setDefaultUmask in moby's
+    // cmd/dockerd/daemon_unix.go): clients read what is made here, whatever the user's is.
+    let umask = umask(Mode::from_bits_truncate(0o022));
+    let opened = sockets::open(listeners)?;
+    Ok(Entrance { opened, umask })
+}
+
+/// A plan, and the sockets that are bound already: those of a start with daemons.
+struct Made {
+    plan: Plan,
+    entrance: Option<Entrance>,
+}
+
+impl From<Plan> for Made {
+    fn from(plan: Plan) -> Self {
+        let entrance = None;
+        Self { plan, entrance }
+    }
+}
+
+fn make_plan(config: &Config, start: &Start, mut intent: Intent<'_>) -> Result<Made, Fault> {
     // They are read once in a start: see `proc::mounts`.
     let mounts = proc::mounts()?;
     let contract = start.contract;
-    let surroundings = surroundings::read(config.socket_path(contract), &mounts)?;
+    let socket = config.socket_path(contract);
+    // Whether a daemon answers there is asked before the role is known.
+    let directory = socket.parent().unwrap_or(Path::new("/"));
+    intent.probe(&[directory], &mounts, config)?;
+    let surroundings = surroundings::read(socket, &mounts)?;
     match role::decide(start, config, &surroundings)? {
         Role::Client { command } => {
             let bash = command.is_empty() && programs::has_bash(&config.search_path);
             let facts = ClientFacts::read(config);
-            Ok(client::plan(contract, &command, config, &facts, bash))
+            Ok(client::plan(contract, &command, config, &facts, bash).into())
         }
         Role::Inform { arguments } => {
             let facts = InformFacts::read(&config.search_path)?;
-            inform::plan(contract, &arguments, config, &facts)
+            inform::plan(contract, &arguments, config, &facts).map(Made::from)
         }
         Role::Prepare { command } => {
             let facts = ContainerFacts::read(mounts)?;
-            Ok(prepare::plan(contract, &command, config, &facts))
+            Ok(prepare::plan(contract, &command, config, &facts).into())
         }
         Role::Serve(serve) => plan_daemons(
             config,
@@ -149,7 +195,7 @@ fn make_plan(config: &Config, start: &Start, intent: Intent<'_>) -> Result<Plan,
             intent,
             &surroundings,
             mounts,
-            &serve.arguments,
+            (&serve.arguments, Some(&serve)),
             |inputs| plan::serve(&serve, inputs),
         ),
         Role::Session {
@@ -162,28 +208,46 @@ fn make_plan(config: &Config, start: &Start, intent: Intent<'_>) -> Result<Plan,
             intent,
             &surroundings,
             mounts,
-            &arguments,
+            (&arguments, None),
             |inputs| plan::session(&command, levels_below, &arguments, inputs),
         ),
     }
 }
 
-/// What only a start with daemons reads, and the plan that `plan` makes of it.
+/// Binds the sockets of a start with daemons, reads what only such a start reads, and returns the
+/// plan that `plan` makes of it. dockerd's arguments come with the role, if it is to serve.
+///
+/// Where the sockets cannot be bound, the plan may know why, as with a file system that is
+/// read-only. So its fault comes first.
 fn plan_daemons(
     config: &Config,
     start: &Start,
     mut intent: Intent<'_>,
     surroundings: &Surroundings,
     mounts: MountTable,
-    arguments: &DockerdArguments,
+    (arguments, serve): (&DockerdArguments, Option<&Serve>),
     plan: impl Fn(Inputs<'_>) -> Result<Plan, Fault>,
-) -> Result<Plan, Fault> {
+) -> Result<Made, Fault> {
     let (path, asked) = arguments.config_file();
     intent.probe(&[&path], &mounts, config)?;
     let text = daemon_json::read(&path, asked)?;
     let options = arguments.options(text.as_deref().map(|text| (path.as_path(), text)))?;
+    let mut known = Known::read(&options);
+    let entrance = intent.open(&plan::listeners(
+        serve,
+        Addresses {
+            contract: start.contract,
+            config,
+            options: &options,
+            socket: &surroundings.socket,
+            group: known.socket_group,
+        },
+    ));
+    if let Some(Ok(entrance)) = &entrance {
+        known.sockets = entrance.opened.inodes();
+    }
     intent.probe(&facts::directories(&options, config), &mounts, config)?;
-    let facts = Facts::read(mounts, &options, config)?;
+    let facts = Facts::read(mounts, &options, config, known)?;
     let inputs = Inputs {
         contract: start.contract,
         config,
@@ -222,22 +286,29 @@ fn plan_daemons(
         })?;
     }
     planned.notes.extend(note);
-    Ok(planned)
+    Ok(Made {
+        plan: planned,
+        entrance: entrance.transpose()?,
+    })
 }
 
 fn carry_out(
-    plan: &Plan,
+    Made { plan, entrance }: Made,
     config: &Config,
     signals: Signals,
     started: Instant,
 ) -> Result<u8, Fault> {
     match &plan.outcome {
-        Outcome::Supervise(engine) => supervise_engine(plan, engine, config, signals, started),
+        Outcome::Supervise(engine) => {
+            // Only a plan that is shown has none, and that one is not carried out.
+            let entrance = entrance.map_or_else(|| open(&engine.listeners, &signals), Ok)?;
+            supervise_engine(&plan, engine, entrance, config, signals, started)
+        }
         Outcome::Become {
             command,
             environment,
         } => {
-            say(plan);
+            say(&plan);
             if let Some(unfinished) = apply::apply(&plan.steps)? {
                 match delegate::finish(&unfinished) {
                     Ok(done) => done.log(),
@@ -255,22 +326,17 @@ fn carry_out(
 fn supervise_engine(
     plan: &Plan,
     engine: &Engine,
+    entrance: Entrance,
     config: &Config,
     signals: Signals,
     started: Instant,
 ) -> Result<u8, Fault> {
-    // A command that this process becomes may be waiting for some of them.
-    descriptors::close_other_descriptors(&signals.descriptors()).map_err(|error| {
-        Fault::failure(format!("cannot close inherited descriptors: {error}")).remedy("mount /proc")
-    })?;
-    // What dockerd sets for itself and so for its containerd (setDefaultUmask in moby's
-    // cmd/dockerd/daemon_unix.go): clients read what is made here, whatever the user's is.
-    let umask = umask(Mode::from_bits_truncate(0o022));
-    let bound = sockets::bind_all(&engine.listeners)?;
+    let Entrance { opened, umask } = entrance;
+    opened.warn();
     say(plan);
     let delegation = apply::apply(&plan.steps)?;
     let beginning = Beginning {
-        bound,
+        opened,
         delegation,
         umask,
         started,

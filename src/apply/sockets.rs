@@ -1,21 +1,23 @@
 //! Binds the sockets that dockerd gets by socket activation: sd_listen_fds(3).
 //!
-//! They are bound before everything else, so an early client waits in the backlog until dockerd
+//! They are bound before the facts are read, so an early client waits in the backlog until dockerd
 //! answers.
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::net::SocketAddrV4;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use nix::fcntl::{OFlag, open};
+use nix::fcntl::{self, OFlag};
 use nix::sys::socket::{
     self, AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, UnixAddr, setsockopt, sockopt,
 };
-use nix::sys::stat::Mode;
+use nix::sys::stat::{Mode, fstat};
 use nix::unistd::{chdir, fchdir};
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::messages::fault::Fault;
 use crate::messages::remedy::Remedy;
@@ -30,8 +32,6 @@ pub struct Bound {
     socket: OwnedFd,
     /// The address for messages: `unix://PATH` or `tcp://ADDRESS`.
     pub address: String,
-    /// The path of a Unix socket, which this process created and removes.
-    pub path: Option<PathBuf>,
     /// Whether it is the port forwarder's, and not dockerd's.
     pub forwarded: bool,
 }
@@ -42,13 +42,60 @@ impl AsFd for Bound {
     }
 }
 
-/// Binds and listens on each of `listeners`. Warns about a TCP listener that is not required and
-/// fails, and leaves it out. Fails where any other listener fails.
-pub fn bind_all(listeners: &[Listener]) -> Result<Vec<Bound>> {
-    let mut bound = Vec::new();
+/// The sockets of a start, and what became of those that could not be bound.
+#[derive(Debug, Default)]
+pub struct Opened {
+    /// The sockets that listen.
+    pub bound: Vec<Bound>,
+    /// The files of the Unix sockets.
+    pub files: Files,
+    /// Why a TCP socket that is not required is missing.
+    pub missing: Vec<(SocketAddrV4, Fault)>,
+}
+
+impl Opened {
+    /// The inodes of the sockets, by which `/proc/net/unix` names them.
+    pub fn inodes(&self) -> BTreeSet<u64> {
+        let inodes = self.bound.iter().filter_map(|bound| fstat(bound).ok());
+        inodes.map(|found| found.st_ino).collect()
+    }
+
+    /// Warns of the sockets that are missing.
+    pub fn warn(&self) {
+        for (address, fault) in &self.missing {
+            warn!(address = %address, "{fault}");
+        }
+    }
+}
+
+/// The files of the Unix sockets of this start. They are removed when this is dropped: a start that
+/// fails leaves none behind, and a client finds none that nobody answers on.
+#[derive(Debug, Default)]
+pub struct Files(Vec<PathBuf>);
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        for path in &self.0 {
+            if let Err(error) = fs::remove_file(path) {
+                debug!("cannot remove {}: {error}, ignoring", path.display());
+            }
+        }
+    }
+}
+
+/// Binds and listens on each of `listeners`. A TCP listener that is not required and fails is left
+/// out. Fails where any other listener fails, and leaves no socket behind.
+pub fn open(listeners: &[Listener]) -> Result<Opened> {
+    let mut opened = Opened::default();
     for listener in listeners {
         match (bind(listener), listener) {
-            (Ok(socket), _) => bound.push(socket),
+            (Ok(bound), _) => {
+                opened
+                    .files
+                    .0
+                    .extend(listener.unix_path().map(Path::to_owned));
+                opened.bound.push(bound);
+            }
             (
                 Err(error),
                 Listener::Tcp {
@@ -58,12 +105,12 @@ pub fn bind_all(listeners: &[Listener]) -> Result<Vec<Bound>> {
                 },
             ) => {
                 let fault = Fault::from(error).consequence("going on without it");
-                warn!(address = %address, "{fault}");
+                opened.missing.push((*address, fault));
             }
             (Err(error), _) => return Err(error),
         }
     }
-    Ok(bound)
+    Ok(opened)
 }
 
 fn bind(listener: &Listener) -> Result<Bound> {
@@ -97,7 +144,6 @@ fn bind(listener: &Listener) -> Result<Bound> {
             Ok(Bound {
                 socket,
                 address: listener.to_string(),
-                path: None,
                 forwarded: *forwarded,
             })
         }
@@ -145,7 +191,6 @@ fn unix(path: &Path, group: Option<u32>) -> Result<Bound> {
     Ok(Bound {
         socket: moved?,
         address: format!("unix://{}", path.display()),
-        path: Some(path.to_owned()),
         forwarded: false,
     })
 }
@@ -155,7 +200,7 @@ fn unix(path: &Path, group: Option<u32>) -> Result<Bound> {
 /// command inherits.
 fn bind_in(directory: &Path, name: &Path, socket: &OwnedFd) -> Result<()> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let back = open(".", flags, Mode::empty())?;
+    let back = fcntl::open(".", flags, Mode::empty())?;
     chdir(directory)?;
     let bound = UnixAddr::new(name).and_then(|address| socket::bind(socket.as_raw_fd(), &address));
     fchdir(back)?;

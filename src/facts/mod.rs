@@ -108,18 +108,42 @@ pub struct Facts {
     pub client: ClientFacts,
 }
 
+/// What is known when the sockets are bound, before the other facts are read.
+#[derive(Debug, Default)]
+pub struct Known {
+    /// The id of the Unix socket's group. `None` where there is no such group.
+    pub socket_group: Option<u32>,
+    /// The inodes of the sockets that were bound: no other engine's. Empty before.
+    pub sockets: BTreeSet<u64>,
+}
+
+impl Known {
+    /// Reads the group that `options` name.
+    pub fn read(options: &DockerdOptions) -> Self {
+        Self {
+            socket_group: options.socket_group().and_then(groups::group_id),
+            sockets: BTreeSet::new(),
+        }
+    }
+}
+
 impl Facts {
     /// Reads the remaining facts. `mounts` are the mounts of this process. Fails only where
     /// `/proc` cannot be read, without which no plan is possible.
-    pub fn read(mounts: MountTable, options: &DockerdOptions, config: &Config) -> Result<Self> {
+    pub fn read(
+        mounts: MountTable,
+        options: &DockerdOptions,
+        config: &Config,
+        known: Known,
+    ) -> Result<Self> {
         let (stale, running) = leftovers::find(options);
         let programs = Programs::read(&config.search_path);
         let exec_root = ExecRoot::read(options);
         let data_root = DataRoot::read(&options.data_root, &mounts, config);
         let container = ContainerFacts::read(mounts)?;
         // The ports of its own containers are no other engine's.
-        let neighbour =
-            neighbours::listens() || (!exec_root.alive && neighbours::has_bridge_in_use());
+        let neighbour = neighbours::listens(&known.sockets)
+            || (!exec_root.alive && neighbours::has_bridge_in_use());
         Ok(Self {
             pid1: std::process::id() == 1,
             log_directory_own: storage::is_own(&log_directory(), &container.mounts),
@@ -137,7 +161,7 @@ impl Facts {
             apparmor: programs::may_load_profiles()?,
             stale,
             running,
-            socket_group: options.socket_group().and_then(groups::group_id),
+            socket_group: known.socket_group,
             addresses: names::addresses(),
             host_names: names::host_names(),
             networks: Networks {
@@ -213,7 +237,12 @@ mod tests {
     #[test]
     fn reads_the_facts_of_this_system() -> Result<()> {
         let options = DockerdArguments::default().options(None)?;
-        let facts = Facts::read(proc::mounts()?, &options, &Config::read([], []))?;
+        let facts = Facts::read(
+            proc::mounts()?,
+            &options,
+            &Config::read([], []),
+            Known::default(),
+        )?;
         assert!(facts.addresses.contains(&Ipv4Addr::LOCALHOST.into()));
         assert!(facts.container.mounts.at(Path::new("/")).is_some());
         assert!(!facts.container.cgroup.memberships.is_empty());

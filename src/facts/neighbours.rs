@@ -14,10 +14,12 @@ use crate::sys::read;
 const LISTENS: u32 = 1 << 16;
 
 /// Whether an engine of another container listens in this network namespace. A Unix socket belongs
-/// to the network namespace that it was made in, whoever can reach its path.
-pub fn listens() -> bool {
+/// to the network namespace that it was made in, whoever can reach its path. `bound` are the inodes
+/// of sockets that are this process's own.
+pub fn listens(bound: &BTreeSet<u64>) -> bool {
     let table = read::kernel("/proc/net/unix").unwrap_or_default();
     let mut inodes = engines(&table);
+    inodes.retain(|inode| !bound.contains(inode));
     if !inodes.is_empty() {
         for inode in own_sockets() {
             inodes.remove(&inode);

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::action::{Action, OnFailure, Step};
 use super::engine::Program;
-use super::inputs::Inputs;
+use super::inputs::{Addresses, Inputs};
 use super::listener::{Listener, Protection};
 use super::tls::{self, TLS_PORT, Tls};
 use super::words::{quoted, with_value};
@@ -84,28 +84,28 @@ pub fn find_dockerd(config: &Config, found: Option<&Path>) -> Result<PathBuf, Fa
     })
 }
 
-/// Returns the sockets to bind, and dockerd's flags and files for TLS on them. `serve` is `None`
-/// beside a command. No sockets where dockerd binds all of its addresses itself.
-pub fn listeners(serve: Option<&Serve>, inputs: Inputs<'_>) -> (Vec<Listener>, Tls) {
-    let Inputs {
+/// Returns the sockets to bind. `serve` is `None` beside a command. No sockets where dockerd binds
+/// all of its addresses itself.
+pub fn listeners(serve: Option<&Serve>, addresses: Addresses<'_>) -> Vec<Listener> {
+    let Addresses {
         contract,
         config,
-        surroundings,
         options,
-        facts,
-    } = inputs;
+        socket,
+        group,
+    } = addresses;
     let literal = serve.is_some_and(|serve| serve.literal);
     // dockerd refuses `-H` beside `hosts` in daemon.json, and a command line `dockerd -H …` gives
     // all addresses itself.
     if options.file_hosts.is_some() || (literal && !options.hosts.is_empty()) {
-        return (Vec::new(), Tls::default());
+        return Vec::new();
     }
     let mut listeners = vec![Listener::Unix {
-        path: surroundings.socket.clone(),
-        group: facts.socket_group,
+        path: socket.to_owned(),
+        group,
     }];
     if literal {
-        return (listeners, Tls::default());
+        return listeners;
     }
     let port = match contract {
         Contract::DockerdEntrypoint => None,
@@ -118,23 +118,35 @@ pub fn listeners(serve: Option<&Serve>, inputs: Inputs<'_>) -> (Vec<Listener>, T
         forwarded,
     };
     let serves = serve.is_some();
-    if !tls::wanted(inputs) {
+    if !tls::wanted(addresses) {
         let port = port.or(serves.then_some(PLAIN_PORT));
-        let protection = tls::protection(false, inputs);
+        let protection = tls::protection(false, addresses);
         listeners.extend(port.map(|port| tcp(port, protection, serves, false)));
-        return (listeners, Tls::default());
+        return listeners;
     }
     // `PORT` may be that of a CI job, whose other variables send clients to the port with TLS. One
     // who has set it for this container does not need that port.
     let port = port.filter(|port| *port != TLS_PORT);
-    let protection = tls::protection(true, inputs);
+    let protection = tls::protection(true, addresses);
     listeners.push(tcp(TLS_PORT, protection, serves && port.is_none(), false));
-    listeners.extend(port.map(|port| match tls::protection(false, inputs) {
+    listeners.extend(port.map(|port| match tls::protection(false, addresses) {
         Protection::None => tcp(port, Protection::None, serves, true),
         // The user's own TLS.
         _ => tcp(port, protection, serves, false),
     }));
-    (listeners, tls::plan(inputs))
+    listeners
+}
+
+/// Returns dockerd's flags and files for TLS on the TCP sockets among `listeners`.
+pub fn tls(listeners: &[Listener], inputs: Inputs<'_>) -> Tls {
+    let has_tcp = listeners
+        .iter()
+        .any(|listener| matches!(listener, Listener::Tcp { .. }));
+    if has_tcp && tls::wanted(inputs.addresses()) {
+        tls::plan(inputs)
+    } else {
+        Tls::default()
+    }
 }
 
 /// Returns the warnings about dockerd's addresses: no TLS, no group for the Unix socket, a `PORT`

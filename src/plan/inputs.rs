@@ -1,5 +1,7 @@
 //! What the plan of a start with daemons is computed from.
 
+use std::path::Path;
+
 use crate::facts::Facts;
 use crate::facts::surroundings::Surroundings;
 use crate::input::config::Config;
@@ -19,4 +21,33 @@ pub struct Inputs<'a> {
     pub options: &'a DockerdOptions,
     /// What was read of the container and its host.
     pub facts: &'a Facts,
+}
+
+/// What the sockets of a start depend on: what the user wrote, and the group in `/etc/group`. They
+/// are bound before the rest of the facts is read.
+#[derive(Debug, Clone, Copy)]
+pub struct Addresses<'a> {
+    /// The contract in force.
+    pub contract: Contract,
+    /// The environment's variables and the command line, parsed.
+    pub config: &'a Config,
+    /// dockerd's options from its flags and from daemon.json.
+    pub options: &'a DockerdOptions,
+    /// The path of the Unix socket.
+    pub socket: &'a Path,
+    /// The gid of the Unix socket's group; `None` where there is no such group.
+    pub group: Option<u32>,
+}
+
+impl<'a> Inputs<'a> {
+    /// Returns the part of them that the sockets depend on.
+    pub fn addresses(self) -> Addresses<'a> {
+        Addresses {
+            contract: self.contract,
+            config: self.config,
+            options: self.options,
+            socket: &self.surroundings.socket,
+            group: self.facts.socket_group,
+        }
+    }
 }

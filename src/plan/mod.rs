@@ -50,7 +50,7 @@ use crate::messages::fault::Fault;
 use crate::messages::finding::Finding;
 use crate::plan::role::Serve;
 use action::{Action, Step};
-pub use daemons::{CLIENT_VARIABLES, DOCKERD_OOM_SCORE, OWN_OOM_SCORE, find_dockerd};
+pub use daemons::{CLIENT_VARIABLES, DOCKERD_OOM_SCORE, OWN_OOM_SCORE, find_dockerd, listeners};
 use engine::{Engine, Foreground, LogPath, Program, Readiness};
 use inputs::Inputs;
 pub use iptables::{NF_TABLES, netfilter_question};
@@ -88,7 +88,7 @@ pub fn session(
 /// its data root and the host's cgroups. `serve` is `None` where a command runs beside it. `dind
 /// doctor` reports the same.
 pub fn warnings(serve: Option<&Serve>, inputs: Inputs<'_>) -> Vec<Finding> {
-    let (listeners, _) = daemons::listeners(serve, inputs);
+    let listeners = daemons::listeners(serve, inputs.addresses());
     let daemons = daemons::warnings(serve, inputs, &listeners);
     let ignored = inputs.config.ignored(inputs.contract);
     ignored
@@ -128,7 +128,8 @@ pub fn cgroup_mounts(facts: &Facts) -> (Vec<PathBuf>, Vec<PathBuf>) {
 /// Returns the fault that ends a start because it cannot write where it must, as with
 /// `docker run --read-only`.
 pub fn read_only(inputs: Inputs<'_>) -> Option<Fault> {
-    let (listeners, tls) = daemons::listeners(None, inputs);
+    let listeners = daemons::listeners(None, inputs.addresses());
+    let tls = daemons::tls(&listeners, inputs);
     let log_file = inputs.config.log == Log::File;
     read_only::fault(inputs, &listeners, tls.certificates.as_ref(), log_file)
 }
@@ -136,7 +137,7 @@ pub fn read_only(inputs: Inputs<'_>) -> Option<Fault> {
 /// Returns the fault that ends a start because this container lacks capabilities without which
 /// dockerd does not start. That of CAP_SYS_ADMIN is [`role::unprivileged`].
 pub fn incapable(inputs: Inputs<'_>) -> Option<Fault> {
-    let (listeners, _) = daemons::listeners(None, inputs);
+    let listeners = daemons::listeners(None, inputs.addresses());
     capabilities::fault(inputs, &listeners)
 }
 
@@ -210,7 +211,8 @@ fn engine(
     if let Some(fault) = already_running(facts) {
         return Err(fault);
     }
-    let (listeners, tls) = daemons::listeners(serve, inputs);
+    let listeners = daemons::listeners(serve, inputs.addresses());
+    let tls = daemons::tls(&listeners, inputs);
     if let Some(fault) = capabilities::fault(inputs, &listeners) {
         return Err(fault);
     }

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 
 use super::engine::Certificates;
-use super::inputs::Inputs;
+use super::inputs::{Addresses, Inputs};
 use super::listener::Protection;
 use super::words::with_value;
 use crate::input::contract::Contract;
@@ -24,14 +24,14 @@ pub struct Tls {
 }
 
 /// Whether `DOCKER_TLS_CERTDIR` asks for TLS. wrapdocker had none.
-pub fn wanted(inputs: Inputs<'_>) -> bool {
-    inputs.config.tls_directory.is_some() && inputs.contract != Contract::Wrapdocker
+pub fn wanted(addresses: Addresses<'_>) -> bool {
+    addresses.config.tls_directory.is_some() && addresses.contract != Contract::Wrapdocker
 }
 
 /// Returns the TLS of the socket. `wanted` is whether a start gives dockerd `--tlsverify` by
 /// [`wanted()`]; an option that the user has set wins over that.
-pub fn protection(wanted: bool, inputs: Inputs<'_>) -> Protection {
-    let tls = inputs.options.tls;
+pub fn protection(wanted: bool, addresses: Addresses<'_>) -> Protection {
+    let tls = addresses.options.tls;
     match tls.verify.value() {
         Some(true) => Protection::Mutual,
         None if wanted => Protection::Mutual,

@@ -26,16 +26,14 @@ mod start;
 mod supervisor;
 
 use std::collections::VecDeque;
-use std::fs;
 use std::io;
-use std::path::PathBuf;
 use std::time::Instant;
 
 use nix::sys::stat::Mode;
-use tracing::{debug, warn};
+use tracing::warn;
 
 use crate::apply::delegate::Unfinished;
-use crate::apply::sockets::Bound;
+use crate::apply::sockets::{Bound, Opened};
 use crate::input::config::{Config, StopDeaf};
 use crate::messages::fault::Fault;
 use crate::messages::logging::LogFormat;
@@ -55,8 +53,8 @@ use supervisor::Supervisor;
 
 /// The results of the start up to the daemons.
 pub struct Beginning {
-    /// The sockets that dockerd gets.
-    pub bound: Vec<Bound>,
+    /// The sockets that dockerd gets, and the files of the Unix sockets.
+    pub opened: Opened,
     /// The delegation of cgroup controllers, where processes still prevent it.
     pub delegation: Option<Unfinished>,
     /// The user's file mode creation mask (umask(2)), for the command and the hooks.
@@ -76,7 +74,7 @@ pub fn run(
     beginning: Beginning,
 ) -> Result<u8, Fault> {
     let Beginning {
-        bound,
+        opened: Opened { bound, files, .. },
         delegation,
         umask,
         started,
@@ -132,10 +130,6 @@ pub fn run(
         restarts: engine.restarts,
         sweeps: engine.emptied.is_some() || engine.network.is_some(),
     });
-    let sockets: Vec<PathBuf> = bound
-        .iter()
-        .filter_map(|bound| bound.path.clone())
-        .collect();
     let addresses = bound.iter().map(|bound| bound.address.clone()).collect();
     let (mut forwarded, bound): (Vec<Bound>, Vec<Bound>) =
         bound.into_iter().partition(|bound| bound.forwarded);
@@ -168,10 +162,6 @@ pub fn run(
         leaving: None,
     };
     let status = supervisor.supervise();
-    for path in sockets {
-        if let Err(error) = fs::remove_file(&path) {
-            debug!("cannot remove {}: {error}, ignoring", path.display());
-        }
-    }
+    drop(files);
     Ok(status)
 }

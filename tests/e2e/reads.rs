@@ -127,6 +127,42 @@ fn a_start_reads_the_mounts_once() {
     assert_eq!(trace.matches("/mountinfo\"").count(), 1, "{trace}");
 }
 
+/// The sockets listen before the facts are read: a client of the first millisecond waits for the
+/// daemon, however long the rest of the start takes.
+#[test]
+fn the_sockets_listen_before_the_facts_are_read() {
+    let script = "exec strace -DD -qq -o /trace dind sh -c 'docker info >/dev/null && cat /trace'";
+    let trace = dind()
+        .image(&lab("DIND_LAB_STRACE"))
+        .flags(["-v", "/etc/docker"])
+        .shell(script)
+        .run(&[])
+        .text();
+    let first = |part: &str| trace.lines().position(|line| line.contains(part));
+    let listening = trace.lines().enumerate();
+    let listening: Vec<usize> = listening
+        .filter(|(_, line)| line.starts_with("listen("))
+        .map(|(number, _)| number)
+        .collect();
+    let [_unix, tcp] = listening[..] else {
+        panic!("two sockets are wanted: {trace}");
+    };
+    // What they depend on.
+    assert!(first("/etc/docker/daemon.json\"") < Some(tcp), "{trace}");
+    for fact in [
+        "/containerd\"",
+        "/dockerd\"",
+        "\"/proc/net/",
+        "\"/proc/self/cgroup\"",
+        "\"/etc/resolv.conf\"",
+        "\"/var/lib/docker",
+        "socket(AF_NETLINK",
+    ] {
+        let read = first(fact).unwrap_or_else(|| panic!("{fact} is not read: {trace}"));
+        assert!(tcp < read, "{fact} is read first: {trace}");
+    }
+}
+
 /// What changes something: in files, mounts, namespaces, or in the settings of others.
 const CHANGES: &[&str] = &[
     "chmod",

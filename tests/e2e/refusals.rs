@@ -1,8 +1,9 @@
 //! Starts that cannot be: one line says why and what to do.
 
+use std::fs;
 use std::os::unix::net::UnixListener;
 
-use crate::docker::{Output, Scratch, dind, unprivileged};
+use crate::docker::{Output, Scratch, Volume, dind, unprivileged};
 
 /// The one line of an output, which must be all there is.
 #[track_caller]
@@ -148,4 +149,57 @@ fn a_port_that_is_taken_is_named() {
         .run(&[])
         .exited(1);
     output.says(&["dind: error:", "2375", "free the port, or use another"]);
+}
+
+/// The sockets are bound before most faults are found. None is left behind, wherever the start
+/// ends.
+#[test]
+fn a_start_that_fails_leaves_no_socket() {
+    let scratch = Scratch::new();
+    let volume = Volume::new();
+    let spec = dind()
+        .flags(scratch.mounted_on("/sockets"))
+        .env("DOCKER_HOST", "unix:///sockets/docker.sock");
+    let left = || {
+        let entries = fs::read_dir(&scratch.path).expect("the directory of the sockets");
+        entries.count()
+    };
+    // In the plan.
+    let output = spec
+        .clone()
+        .env("PATH", "/nowhere")
+        .flags(["--entrypoint", "/usr/local/bin/dind"])
+        .run(&[])
+        .exited(127);
+    only_line(&output);
+    assert_eq!(left(), 0);
+    // In its steps.
+    let _holder = dind().flags(volume.on("/var/lib/docker")).ready(&[]);
+    let output = spec.flags(volume.on("/var/lib/docker")).run(&[]).exited(1);
+    assert!(
+        output.stderr.contains("/var/lib/docker"),
+        "{}",
+        output.stderr
+    );
+    assert_eq!(left(), 0);
+}
+
+/// A socket that cannot be bound is not the first of two faults.
+#[test]
+fn what_the_plan_finds_comes_before_a_socket_that_cannot_be_bound() {
+    let spec = dind().env("DOCKER_HOST", "unix:///proc/nowhere/docker.sock");
+    let output = spec
+        .clone()
+        .env("PATH", "/nowhere")
+        .flags(["--entrypoint", "/usr/local/bin/dind"])
+        .run(&[])
+        .exited(127);
+    assert!(only_line(&output).contains("no dockerd"));
+    let output = spec.run(&[]).exited(1);
+    assert!(
+        only_line(&output)
+            .starts_with("dind: error: cannot listen on unix:///proc/nowhere/docker.sock"),
+        "{}",
+        output.stderr
+    );
 }

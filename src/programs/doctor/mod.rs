@@ -14,10 +14,10 @@ use std::fmt::Write;
 use serde_json::json;
 
 use crate::apply::netfilter;
-use crate::facts::Facts;
 use crate::facts::host::Host;
 use crate::facts::proc;
 use crate::facts::surroundings::{self, SocketState};
+use crate::facts::{Facts, Known};
 use crate::input::config::Config;
 use crate::input::contract::Contract;
 use crate::input::dockerd_arguments::DockerdArguments;
@@ -75,7 +75,8 @@ pub fn examine(config: &Config, ask: bool) -> Result<Vec<Finding>, Fault> {
             Some(Finding::fault("daemon-json", fault, LINK)),
         ),
     };
-    let mut facts = Facts::read(mounts, &options, config)?.with_image_stores();
+    let mut facts =
+        Facts::read(mounts, &options, config, Known::read(&options))?.with_image_stores();
     let question = plan::netfilter_question(config, &options, &facts.netfilter);
     if !ask && (question.is_some() || options.nftables) {
         facts.netfilter.nf_tables = netfilter::ask();
