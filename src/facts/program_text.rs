@@ -9,8 +9,9 @@ use memchr::memmem::Finder;
 use super::elf;
 use crate::sys::read::{self, Links};
 
-/// How many bytes are read at a time: dockerd has 100 MB.
-const PART: usize = 1 << 18;
+/// How many bytes are read at a time. dockerd has 100 MB, but each page of a buffer costs a fault,
+/// and a text is often found in the first part.
+const PART: usize = 1 << 15;
 
 /// How many bytes are read in all: a file without an end must not take for ever.
 const MOST: u64 = 1 << 29;
@@ -29,18 +30,21 @@ pub fn has<const N: usize>(path: &Path, wanted: [&[u8]; N]) -> [bool; N] {
     let mut file = file.take(length.min(MOST));
     let overlap = wanted.iter().map(|text| text.len()).max().unwrap_or(0);
     let finders = wanted.map(Finder::new);
-    let mut window: Vec<u8> = Vec::with_capacity(PART + overlap);
-    let mut part = vec![0; PART];
+    let mut window = vec![0; overlap + PART];
+    // The end of the last part, which may be the beginning of a match.
+    let mut kept = 0;
     while found.contains(&false) {
-        match file.read(&mut part) {
+        let free = window.get_mut(kept..).unwrap_or_default();
+        let filled = match file.read(free) {
             Ok(0) | Err(_) => break,
-            Ok(count) => window.extend(part.iter().take(count)),
-        }
+            Ok(count) => kept + count,
+        };
+        let text = window.get(..filled).unwrap_or_default();
         for (finder, found) in finders.iter().zip(&mut found) {
-            *found = *found || finder.find(&window).is_some();
+            *found = *found || finder.find(text).is_some();
         }
-        // Keep the end, which may be the beginning of a match.
-        window.drain(..window.len().saturating_sub(overlap));
+        kept = overlap.min(filled);
+        window.copy_within(filled - kept..filled, 0);
     }
     found
 }
@@ -83,7 +87,7 @@ mod tests {
     #[test]
     fn finds_texts_across_parts() -> std::io::Result<()> {
         let path = std::env::temp_dir().join(format!("dind-has-text-{}", std::process::id()));
-        let mut content = vec![b'x'; (1 << 20) - 3];
+        let mut content = vec![b'x'; 8 * PART - 3];
         content.extend(b"needle");
         std::fs::write(&path, content)?;
         let found = has(&path, [b"needle", b"noodle", b"xneedle"]);

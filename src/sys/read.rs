@@ -13,6 +13,8 @@ use nix::libc;
 /// The largest file of the kernel's that is read, in bytes: `/proc/net/unix` of a host with many
 /// sockets.
 const LARGEST_OF_KERNEL: u64 = 64 << 20;
+/// The size in bytes of most files of `/proc`, and more.
+const USUAL: usize = 1 << 13;
 
 /// The error text for a directory, FIFO, socket or device.
 pub const NOT_REGULAR: &str = "not a regular file";
@@ -68,7 +70,7 @@ pub fn read(path: &Path, limit: u64, links: Links) -> io::Result<Option<Vec<u8>>
     // Files of proc(5) have a size of 0, and others may grow meanwhile. Without room for both, a
     // small file would be read in parts.
     let size = usize::try_from(metadata.len()).unwrap_or(usize::MAX);
-    let mut content = Vec::with_capacity(size.saturating_add(1).max(4096));
+    let mut content = Vec::with_capacity(size.saturating_add(1).max(USUAL));
     let count = file
         .take(limit.saturating_add(1))
         .read_to_end(&mut content)?;
