@@ -233,16 +233,16 @@ fn plan_daemons(
     let text = daemon_json::read(&path, asked)?;
     let options = arguments.options(text.as_deref().map(|text| (path.as_path(), text)))?;
     let mut known = Known::read(&options);
-    let entrance = intent.open(&plan::listeners(
-        serve,
-        Addresses {
-            contract: start.contract,
-            config,
-            options: &options,
-            socket: &surroundings.socket,
-            group: known.socket_group,
-        },
-    ));
+    let addresses = Addresses {
+        contract: start.contract,
+        config,
+        options: &options,
+        socket: &surroundings.socket,
+        group: known.socket_group,
+    };
+    let entrance = intent.open(&plan::listeners(serve, addresses));
+    known.command = serve.is_none();
+    known.certificates = plan::has_certificates(addresses);
     if let Some(Ok(entrance)) = &entrance {
         known.sockets = entrance.opened.inodes();
     }

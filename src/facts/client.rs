@@ -40,11 +40,6 @@ impl ClientFacts {
     /// Looks for them where the environment in `config` points. A file that cannot be read
     /// counts as missing.
     pub fn read(config: &Config) -> Self {
-        let has_all = |directory: &Path| {
-            ["ca.pem", "cert.pem", "key.pem"]
-                .iter()
-                .all(|name| fs::metadata(directory.join(name)).is_ok_and(|found| found.len() > 0))
-        };
         let is_hidden = |directory: &Path| {
             fs::metadata(directory.join("ca.pem"))
                 .is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
@@ -52,7 +47,6 @@ impl ClientFacts {
         let is_socket =
             |path: &Path| fs::metadata(path).is_ok_and(|found| found.file_type().is_socket());
         let ours = config.client_certificates();
-        let own = config.certificate_path.as_deref();
         Self {
             docker: search("docker", &config.search_path).is_some(),
             plugins: plugins(config),
@@ -62,9 +56,26 @@ impl ClientFacts {
             context: context(config).is_some_and(|path| path.is_file()),
             certificates: ours.as_deref().is_some_and(has_all),
             certificates_hidden: ours.as_deref().is_some_and(is_hidden),
-            own_certificates: own.or(config.docker_config.as_deref()).is_some_and(has_all),
+            ..Self::of_hooks(config)
         }
     }
+
+    /// Looks only for the user's own certificates, on which it depends what hooks get of the
+    /// client's variables.
+    pub fn of_hooks(config: &Config) -> Self {
+        let own = config.certificate_path.as_deref();
+        Self {
+            own_certificates: own.or(config.docker_config.as_deref()).is_some_and(has_all),
+            ..Self::default()
+        }
+    }
+}
+
+/// Whether the three files that TLS takes are in a directory, and not empty.
+fn has_all(directory: &Path) -> bool {
+    ["ca.pem", "cert.pem", "key.pem"]
+        .iter()
+        .all(|name| fs::metadata(directory.join(name)).is_ok_and(|found| found.len() > 0))
 }
 
 /// The directory for a user's sockets: `XDG_RUNTIME_DIR`, or the default of docker-library's

@@ -94,9 +94,9 @@ pub struct Facts {
     pub containerd_config: ConfigVersion,
     /// The id of the Unix socket's group. `None` where there is no such group.
     pub socket_group: Option<u32>,
-    /// The addresses of the network interfaces.
+    /// The addresses of the network interfaces. Left out where nothing is to be named after them.
     pub addresses: BTreeSet<IpAddr>,
-    /// The host names of this container.
+    /// The host names of this container. Left out where there is no certificate to name them in.
     pub host_names: BTreeSet<String>,
     /// The routes, the resolvers and the MTU of this network namespace.
     pub networks: Networks,
@@ -104,13 +104,18 @@ pub struct Facts {
     pub netfilter: Netfilter,
     /// The user's hooks below `/etc/dind`.
     pub hooks: HookFiles,
-    /// What a command that becomes a client of another daemon can use.
+    /// What a command that becomes a client of another daemon can use. Without a command, only
+    /// what hooks can.
     pub client: ClientFacts,
 }
 
 /// What is known when the sockets are bound, before the other facts are read.
 #[derive(Debug, Default)]
 pub struct Known {
+    /// Whether a command runs beside the daemon.
+    pub command: bool,
+    /// Whether the daemon has certificates for the names and addresses of this container.
+    pub certificates: bool,
     /// The id of the Unix socket's group. `None` where there is no such group.
     pub socket_group: Option<u32>,
     /// The inodes of the sockets that were bound: no other engine's. Empty before.
@@ -118,9 +123,11 @@ pub struct Known {
 }
 
 impl Known {
-    /// Reads the group that `options` name.
+    /// Reads the group that `options` name. Leaves no fact out.
     pub fn read(options: &DockerdOptions) -> Self {
         Self {
+            command: true,
+            certificates: true,
             socket_group: options.socket_group().and_then(groups::group_id),
             sockets: BTreeSet::new(),
         }
@@ -144,6 +151,7 @@ impl Facts {
         // The ports of its own containers are no other engine's.
         let neighbour = neighbours::listens(&known.sockets)
             || (!exec_root.alive && neighbours::has_bridge_in_use());
+        let networks = Networks::read(programs.dockerd.as_deref(), config.mtu);
         Ok(Self {
             pid1: std::process::id() == 1,
             log_directory_own: storage::is_own(&log_directory(), &container.mounts),
@@ -162,12 +170,21 @@ impl Facts {
             stale,
             running,
             socket_group: known.socket_group,
-            addresses: names::addresses(),
-            host_names: names::host_names(),
+            // The DNS forwarder listens on one of them.
+            addresses: match known.certificates
+                || networks.resolvers.iter().any(IpAddr::is_loopback)
+            {
+                true => names::addresses(),
+                false => BTreeSet::new(),
+            },
+            host_names: match known.certificates {
+                true => names::host_names(),
+                false => BTreeSet::new(),
+            },
             networks: Networks {
                 neighbour,
                 own_bridge: neighbours::own_bridge(&data_root.path),
-                ..Networks::read(programs.dockerd.as_deref(), config.mtu)
+                ..networks
             },
             data_root,
             exec_root,
@@ -179,7 +196,10 @@ impl Facts {
             programs,
             netfilter: Netfilter::read(options.nftables),
             hooks: HookFiles::read(),
-            client: ClientFacts::read(config),
+            client: match known.command {
+                true => ClientFacts::read(config),
+                false => ClientFacts::of_hooks(config),
+            },
             container,
         })
     }
@@ -241,7 +261,7 @@ mod tests {
             proc::mounts()?,
             &options,
             &Config::read([], []),
-            Known::default(),
+            Known::read(&options),
         )?;
         assert!(facts.addresses.contains(&Ipv4Addr::LOCALHOST.into()));
         assert!(facts.container.mounts.at(Path::new("/")).is_some());

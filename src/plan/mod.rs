@@ -52,7 +52,7 @@ use crate::plan::role::Serve;
 use action::{Action, Step};
 pub use daemons::{CLIENT_VARIABLES, DOCKERD_OOM_SCORE, OWN_OOM_SCORE, find_dockerd, listeners};
 use engine::{Engine, Foreground, LogPath, Program, Readiness};
-use inputs::Inputs;
+use inputs::{Addresses, Inputs};
 pub use iptables::{NF_TABLES, netfilter_question};
 use listener::{Forwarded, Listener};
 use outcome::{Outcome, Plan};
@@ -84,9 +84,14 @@ pub fn session(
     engine(None, arguments, foreground, levels_below, inputs)
 }
 
-/// Returns the warnings about a daemon in this container: capabilities, variables that are ignored, its sockets,
-/// its data root and the host's cgroups. `serve` is `None` where a command runs beside it. `dind
-/// doctor` reports the same.
+/// Whether a start gives dockerd certificates for the names and addresses of this container.
+pub fn has_certificates(addresses: Addresses<'_>) -> bool {
+    tls::wanted(addresses)
+}
+
+/// Returns the warnings about a daemon in this container: capabilities, variables that are ignored,
+/// its sockets, its data root and the host's cgroups. `serve` is `None` where a command runs beside
+/// it. `dind doctor` reports the same.
 pub fn warnings(serve: Option<&Serve>, inputs: Inputs<'_>) -> Vec<Finding> {
     let listeners = daemons::listeners(serve, inputs.addresses());
     let daemons = daemons::warnings(serve, inputs, &listeners);
