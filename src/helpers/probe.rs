@@ -63,6 +63,10 @@ pub fn answer<'a>(
     signals: &mut Signals,
     patience: Duration,
 ) -> Result<(), Fault> {
+    // Most containers have no such mount, and their paths are not walked.
+    if !mounts.mounts.iter().any(|mount| is_remote(&mount.fstype)) {
+        return Ok(());
+    }
     let remote: Vec<(&Path, &str)> = paths
         .into_iter()
         .filter_map(|path| Some((path, remote_type(path, mounts)?)))
@@ -107,7 +111,7 @@ fn remote_type<'a>(path: &Path, mounts: &'a MountTable) -> Option<&'a str> {
         let next = place.join(name);
         if let Some(mount) = mounts.at(&next) {
             let fstype = mount.fstype.as_str();
-            if REMOTE.iter().any(|begin| fstype.starts_with(begin)) {
+            if is_remote(fstype) {
                 return Some(fstype);
             }
         }
@@ -123,6 +127,10 @@ fn remote_type<'a>(path: &Path, mounts: &'a MountTable) -> Option<&'a str> {
         }
     }
     None
+}
+
+fn is_remote(fstype: &str) -> bool {
+    REMOTE.iter().any(|begin| fstype.starts_with(begin))
 }
 
 /// The components of a path but the root, the last one first.

@@ -437,6 +437,7 @@ impl Supervisor<'_> {
             line.push_str(&format!("; its log is {}", log.path().display()));
         }
         info!(seconds = self.started.elapsed().as_secs_f64(), "{line}");
+        memory::trim_heap();
         if let Err(errno) = memory::unmap_code() {
             debug!("madvise: {}, ignoring", errno.desc());
         }

@@ -1,4 +1,4 @@
-//! Memory: the pages of this program's code, and whom the kernel kills first.
+//! Memory: the resident pages of this program, and whom the kernel kills first.
 
 #![expect(unsafe_code, reason = "system calls that no safe interface offers")]
 
@@ -7,6 +7,17 @@ use std::fs;
 use nix::errno::Errno;
 use nix::libc;
 use nix::unistd::{SysconfVar, sysconf};
+
+/// Gives the pages of the heap that nothing uses back to the kernel, most of which only the start
+/// has needed: malloc_trim(3).
+pub fn trim_heap() {
+    // Others have no such function.
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it changes no memory that is in use.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
 
 /// Unmaps the pages of this program's code, most of which only the start needs: madvise(2),
 /// MADV_DONTNEED. They are clean pages of the file and stay in the page cache; the kernel maps
