@@ -247,28 +247,20 @@ fn plan_daemons(
         known.sockets = entrance.opened.inodes();
     }
     intent.probe(&facts::directories(&options, config), &mounts, config)?;
-    let facts = Facts::read(mounts, &options, config, known)?;
-    let inputs = Inputs {
-        contract: start.contract,
-        config,
-        surroundings,
-        options: &options,
-        facts: &facts,
-    };
+    let mut facts = Facts::read(mounts, &options, config, known)?;
+    let inputs = addresses.with(surroundings, &facts);
     // A nest counts what the image store keeps.
     let counts = start.nest.as_ref().is_some_and(|nest| nest.level == 1);
-    let more = (counts || plan::stores_question(inputs)).then(|| facts.with_image_stores());
-    let inputs = Inputs {
-        facts: more.as_ref().unwrap_or(&facts),
-        ..inputs
-    };
-    let facts = inputs.facts;
+    if counts || plan::stores_question(inputs) {
+        facts = facts.with_image_stores();
+    }
+    let inputs = addresses.with(surroundings, &facts);
     let starts = matches!(intent, Intent::Start(_));
     let note = match &start.nest {
         Some(nest) => nest::check(
             nest,
             config,
-            facts,
+            &facts,
             plan::image_copies(inputs),
             plan::image_archives(inputs),
             starts,
@@ -278,12 +270,8 @@ fn plan_daemons(
     let mut planned = plan(inputs)?;
     if starts && plan::netfilter_question(config, &options, &facts.netfilter).is_some() {
         // The faults do not depend on the answer, and there were none.
-        let mut facts = facts.clone();
         facts.netfilter.nf_tables = netfilter::ask();
-        planned = plan(Inputs {
-            facts: &facts,
-            ..inputs
-        })?;
+        planned = plan(addresses.with(surroundings, &facts))?;
     }
     planned.notes.extend(note);
     Ok(Made {

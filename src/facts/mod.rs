@@ -206,10 +206,10 @@ impl Facts {
 
     /// The same facts with what [`Facts::read`] leaves out: which image stores dockerd has.
     #[must_use]
-    pub fn with_image_stores(&self) -> Self {
+    pub fn with_image_stores(self) -> Self {
         Self {
             image_stores: self.programs.dockerd.as_deref().map(ImageStores::read),
-            ..self.clone()
+            ..self
         }
     }
 }

@@ -39,6 +39,19 @@ pub struct Addresses<'a> {
     pub group: Option<u32>,
 }
 
+impl<'a> Addresses<'a> {
+    /// Returns all that the plan is computed from, with the facts, which are read afterwards.
+    pub fn with(self, surroundings: &'a Surroundings, facts: &'a Facts) -> Inputs<'a> {
+        Inputs {
+            contract: self.contract,
+            config: self.config,
+            surroundings,
+            options: self.options,
+            facts,
+        }
+    }
+}
+
 impl<'a> Inputs<'a> {
     /// Returns the part of them that the sockets depend on.
     pub fn addresses(self) -> Addresses<'a> {

@@ -163,6 +163,27 @@ fn the_sockets_listen_before_the_facts_are_read() {
     }
 }
 
+/// A daemon without TLS and without a command reads no addresses, which are for certificates, and
+/// looks for no docker CLI, which is for a command.
+#[test]
+fn a_daemon_alone_reads_no_addresses_and_no_docker() {
+    let container = dind()
+        .image(&lab("DIND_LAB_STRACE"))
+        .env("DOCKER_TLS_CERTDIR", "")
+        .shell("exec strace -DD -qq -o /trace dind")
+        .ready(&[]);
+    let trace = container.text(&["cat", "/trace"]);
+    assert!(trace.contains("listen("), "{trace}");
+    for part in [
+        "NETLINK_ROUTE",
+        "bin/docker\"",
+        "cli-plugins",
+        "\"/etc/hostname\"",
+    ] {
+        assert!(!trace.contains(part), "{part}: {trace}");
+    }
+}
+
 /// What changes something: in files, mounts, namespaces, or in the settings of others.
 const CHANGES: &[&str] = &[
     "chmod",
