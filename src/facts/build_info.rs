@@ -4,21 +4,13 @@
 //! A program that prints its version takes tens of milliseconds, and a search of its 20 MB of
 //! constants takes ten. This takes five reads of a few kilobytes.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use super::elf::{self, number};
+use super::elf;
 use crate::sys::read::{Links, open};
 
 /// How many bytes of the text are read. The lines about the program itself come first.
 const LIMIT: usize = 8 << 10;
-
-/// How many section headers are read: more than Go's linker and GNU's write.
-const SECTIONS: usize = 128;
-
-/// The size of a section header in bytes: elf(5), `Elf64_Shdr`.
-const SECTION: usize = 64;
 
 /// The section, and what it begins with: `buildInfoMagic` in Go's debug/buildinfo.
 const NAME: &[u8] = b".go.buildinfo\0";
@@ -35,22 +27,7 @@ const MARK: usize = 16;
 /// 64-bit little-endian ELF file that Go 1.18 or later linked.
 pub fn read(program: &Path) -> Option<String> {
     let (file, _) = open(program, Links::Follow).ok()?;
-    let head = part(&file, 0, 64);
-    if !elf::is_known(&head) {
-        return None;
-    }
-    let table = number(&head, 40, 8)?;
-    let count = usize::try_from(number(&head, 60, 2)?).ok()?.min(SECTIONS);
-    let names = usize::try_from(number(&head, 62, 2)?).ok()?;
-    let headers = part(&file, table, count.checked_mul(SECTION)?);
-    let header = |index: usize| headers.chunks_exact(SECTION).nth(index);
-    let texts = part(&file, number(header(names)?, 24, 8)?, LIMIT);
-    let section = headers.chunks_exact(SECTION).find(|header| {
-        let at = number(header, 0, 4).and_then(|at| usize::try_from(at).ok());
-        let name = at.and_then(|at| texts.get(at..));
-        name.is_some_and(|name| name.starts_with(NAME))
-    })?;
-    text(&part(&file, number(section, 24, 8)?, LIMIT))
+    text(&elf::section(&file, NAME, LIMIT)?)
 }
 
 /// The second string of the section: the first one is Go's version.
@@ -78,16 +55,9 @@ fn string(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     None
 }
 
-/// The bytes of a file from `offset` on, at most `length`.
-fn part(file: &File, offset: u64, length: usize) -> Vec<u8> {
-    let mut bytes = vec![0; length];
-    let count = file.read_at(&mut bytes, offset).unwrap_or(0);
-    bytes.truncate(count);
-    bytes
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::elf::SECTION;
     use super::*;
 
     const LINES: &str =
