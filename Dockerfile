@@ -27,6 +27,7 @@ COPY Cargo.toml Cargo.lock ./
 RUN mkdir src \
     && echo 'fn main() {}' > src/main.rs \
     && cargo build --release --locked
+COPY build.rs ./
 COPY src src
 # Cargo goes by dates, and the empty program is younger than the real one.
 RUN find src -name '*.rs' -exec touch {} + \

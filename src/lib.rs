@@ -12,6 +12,7 @@
 //! `supervise::machine` make no system call.
 
 pub mod messages;
+pub mod shortcut;
 pub mod sys;
 
 pub mod input;

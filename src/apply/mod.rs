@@ -3,6 +3,7 @@
 pub mod data_root;
 pub mod delegate;
 pub mod netfilter;
+mod shortcut;
 pub mod sockets;
 
 use std::fs::{self, File};
@@ -113,6 +114,7 @@ fn carry_out(action: &Action) -> Result<Option<Unfinished>> {
         },
         Action::RemoveTree { path } => remove_tree(path).context(action.to_string()),
         Action::Write { path, content } => write(path, content).context(action.to_string()),
+        Action::Shortcut { programs } => shortcut::install(programs).context(action.to_string()),
         Action::Set { path, value } => fs::write(path, value).context(action.to_string()),
         Action::Delegate {
             remount,

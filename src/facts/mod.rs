@@ -194,7 +194,12 @@ impl Facts {
                 Some(_) | None => ConfigVersion::Two,
             },
             programs,
-            netfilter: Netfilter::read(options.nftables),
+            netfilter: Netfilter::read(
+                options.nftables,
+                config
+                    .iptables_shortcut
+                    .then_some(config.search_path.as_os_str()),
+            ),
             hooks: HookFiles::read(),
             client: match known.command {
                 true => ClientFacts::read(config),

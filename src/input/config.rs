@@ -186,6 +186,9 @@ pub struct Config {
     /// `DOCKER_IPTABLES_LEGACY`: whether the user wants the legacy backend. As in
     /// docker-library's script, a variable that is set and empty means no.
     pub iptables_legacy: Option<bool>,
+    /// `DIND_IPTABLES_SHORTCUT`: whether dind answers dockerd's questions to iptables that it can
+    /// be certain of.
+    pub iptables_shortcut: bool,
     /// `NOTIFY_SOCKET`, from the program that started this container: sd_notify(3).
     pub notify_socket: Option<OsString>,
     /// `PATH`, or the usual value where it is not set.
@@ -326,6 +329,7 @@ impl Config {
             iptables_legacy: values
                 .get_even_empty(variables::DOCKER_IPTABLES_LEGACY)
                 .map(|value| !value.is_empty()),
+            iptables_shortcut: read.switch(variables::DIND_IPTABLES_SHORTCUT),
             notify_socket: values.get(variables::NOTIFY_SOCKET).map(OsStr::to_owned),
             search_path: values
                 .get(variables::PATH)
@@ -608,6 +612,7 @@ mod tests {
             ("DIND_CONTRACT", "dnd", "wrapdocker"),
             ("DIND_TMPFS", "maybe", "on, off"),
             ("DIND_DNS", "1", "on, off"),
+            ("DIND_IPTABLES_SHORTCUT", "0", "on, off"),
             ("DIND_MTU", "67", "68 to 65535"),
             ("DIND_MTU", "65536", "68 to 65535"),
             ("DIND_MTU", "auto", "off, or bytes"),
@@ -648,6 +653,7 @@ mod tests {
             ("DIND_CONTRACT", ""),
             ("DIND_TMPFS", ""),
             ("DIND_DNS", ""),
+            ("DIND_IPTABLES_SHORTCUT", ""),
             ("DIND_MTU", ""),
             ("DIND_HOOK_TIMEOUT", ""),
             ("DIND_EPHEMERAL", ""),

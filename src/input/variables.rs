@@ -87,6 +87,8 @@ table! {
         "more names for the server's certificate: DNS:NAME,IP:ADDRESS";
     DOCKER_IPTABLES_LEGACY: Nothing, DAEMONS,
         "not empty: legacy iptables; set and empty: nft";
+    DIND_IPTABLES_SHORTCUT: Value("on"), DAEMONS,
+        "off: iptables itself answers each of dockerd's questions";
     NOTIFY_SOCKET: Nothing, DAEMONS,
         "receives READY=1 when docker is ready: podman, systemd";
     DIND_CONTRACT: Words("the program's name"), ALL,

@@ -5,6 +5,9 @@ use std::path::PathBuf;
 
 use nix::mount::MsFlags;
 
+use crate::facts::netfilter::NftPrograms;
+use crate::shortcut::place;
+
 /// One change to the container. Its [`Display`](fmt::Display) is one line for `dind plan`, as a
 /// shell command where there is one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,6 +80,12 @@ pub enum Action {
         path: PathBuf,
         /// Its whole content.
         content: String,
+    },
+    /// Put the program that answers dockerd's questions to iptables into
+    /// [`place::DIRECTORY`](crate::shortcut::place::DIRECTORY).
+    Shortcut {
+        /// What it finds the real programs by.
+        programs: NftPrograms,
     },
     /// Write a value to a file of the kernel: sysctl(8).
     Set {
@@ -177,6 +186,13 @@ impl fmt::Display for Action {
             Self::Lock { path } => write!(formatter, "lock {}", path.display()),
             Self::LoadModule { name } => write!(formatter, "load module {name}"),
             Self::Write { path, .. } => write!(formatter, "write {}", path.display()),
+            Self::Shortcut { programs } => write!(
+                formatter,
+                "answer for {} {} in {}",
+                programs.iptables.display(),
+                programs.version,
+                place::DIRECTORY
+            ),
             Self::Set { path, value } => write!(formatter, "echo {value} >{}", path.display()),
             Self::Delegate {
                 root,

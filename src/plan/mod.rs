@@ -177,7 +177,14 @@ pub fn stores_question(inputs: Inputs<'_>) -> bool {
 /// Returns the iptables backend that a start would choose, and the reason, as a finding of
 /// severity note.
 pub fn iptables_note(inputs: Inputs<'_>) -> Finding {
-    iptables::plan(inputs.config, inputs.options, &inputs.facts.netfilter).note
+    let mounts = &inputs.facts.container.mounts;
+    iptables::plan(
+        inputs.config,
+        inputs.options,
+        &inputs.facts.netfilter,
+        mounts,
+    )
+    .note
 }
 
 /// Returns the MTU that a start would give to inner networks, in bytes; `None` where it leaves
@@ -227,7 +234,8 @@ fn engine(
         return Err(fault);
     }
     let storage = storage::plan(inputs)?;
-    let iptables = iptables::plan(config, options, &facts.netfilter);
+    let mounts = &facts.container.mounts;
+    let iptables = iptables::plan(config, options, &facts.netfilter, mounts);
     let resolver = resolver::plan(inputs);
     let mut warnings = Vec::new();
     if !facts.pid1 {
@@ -310,7 +318,7 @@ fn engine(
     );
     let engine = Engine {
         data_file: storage.data_file,
-        network: network::own(inputs, iptables.directory.as_deref()),
+        network: network::own(inputs, path),
         certificates: tls.certificates,
         containerd,
         dockerd,

@@ -27,7 +27,7 @@ use crate::facts::exec_root::ExecRoot;
 use crate::facts::hooks::HookFiles;
 use crate::facts::limits::Limits;
 use crate::facts::mountinfo::{Mount, MountTable};
-use crate::facts::netfilter::{Forwarding, LegacyPrograms, Netfilter, NfTables};
+use crate::facts::netfilter::{Forwarding, LegacyPrograms, Netfilter, NfTables, NftPrograms};
 use crate::facts::network::{Network, Networks, Route};
 use crate::facts::programs::{InformFacts, Programs};
 use crate::facts::read_only::ReadOnly;
@@ -108,6 +108,7 @@ fn facts(mountinfo: &str, memberships: &str, root: RootMount) -> Facts {
             legacy_in_use: false,
             nf_tables: NfTables::Present,
             legacy_programs: LegacyPrograms::Suffixed("/usr/sbin".into()),
+            nft_programs: Some(nft_programs()),
             forwarding: Forwarding::default(),
         },
         hooks: HookFiles::default(),
@@ -115,6 +116,15 @@ fn facts(mountinfo: &str, memberships: &str, root: RootMount) -> Facts {
             docker: true,
             ..ClientFacts::default()
         },
+    }
+}
+
+/// Those of Debian trixie.
+fn nft_programs() -> NftPrograms {
+    NftPrograms {
+        iptables: "/usr/sbin/iptables".into(),
+        ip6tables: "/usr/sbin/ip6tables".into(),
+        version: "1.8.11".into(),
     }
 }
 
@@ -513,6 +523,7 @@ fn after(facts: &Facts, plan: &Plan) -> Facts {
             }
             Action::Directory { .. }
             | Action::Write { .. }
+            | Action::Shortcut { .. }
             | Action::Set { .. }
             | Action::LoadModule { .. }
             | Action::Lock { .. } => {}
@@ -547,6 +558,7 @@ fn repeated(plan: &Plan) -> Vec<String> {
     plan.changes()
         .filter(|step| match &step.action {
             Action::Write { .. }
+            | Action::Shortcut { .. }
             | Action::Set { .. }
             | Action::LoadModule { .. }
             | Action::Lock { .. } => false,

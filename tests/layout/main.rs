@@ -14,9 +14,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Lowest first, as in the map of `.github/CONTRIBUTING.md`.
-const FOLDERS: [&str; 11] = [
+const FOLDERS: [&str; 12] = [
     "messages",
     "sys",
+    "shortcut",
     "input",
     "facts",
     "plan",

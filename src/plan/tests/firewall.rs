@@ -87,3 +87,71 @@ fn forwarding_is_turned_on_where_dockerd_only_looks() -> Result<(), Fault> {
     }
     Ok(())
 }
+
+/// dind's program before iptables, and whether dockerd finds it first.
+fn shortcut(start: &Start<'_>, facts: &Facts) -> Result<bool, Fault> {
+    let plan = start.plan(facts)?;
+    let is_made = commands(&plan)
+        .iter()
+        .any(|command| command.starts_with("answer for"));
+    let engine = start.engine(facts)?;
+    let found = engine.dockerd.environment.iter().any(|(name, value)| {
+        name == "PATH" && value.to_string_lossy().starts_with("/run/dind/iptables:")
+    });
+    assert_eq!(is_made, found, "{plan}");
+    let others = engine.containerd.iter().map(|program| &program.environment);
+    for (name, value) in others.chain([&engine.environment]).flatten() {
+        let value = value.to_string_lossy();
+        assert!(!value.contains("/run/dind/iptables"), "{name:?}={value}");
+    }
+    Ok(is_made)
+}
+
+#[test]
+fn the_shortcut_is_dockerds_alone() -> Result<(), Fault> {
+    assert!(shortcut(&DAEMON, &bare_v1())?);
+    Ok(())
+}
+
+#[test]
+fn the_shortcut_is_only_where_its_answers_are_known() -> Result<(), Fault> {
+    let with = |variable| Start {
+        variables: variable,
+        ..DAEMON
+    };
+    for start in [
+        NFTABLES,
+        with(&[("DIND_IPTABLES_SHORTCUT", "off")]),
+        with(&[("DOCKER_IPTABLES_LEGACY", "1")]),
+        with(&[("XTABLES_LIBDIR", "/opt/xtables")]),
+        Start {
+            arguments: &["dind", "--iptables=false"],
+            ..DAEMON
+        },
+        Start {
+            json: r#"{"iptables": false}"#,
+            ..DAEMON
+        },
+    ] {
+        assert!(!shortcut(&start, &bare_v1())?, "{:?}", start.variables);
+    }
+    for (version, expected) in [("1.8.9", true), ("1.8.13", true), ("1.8.14", false)] {
+        let mut facts = bare_v1();
+        facts.netfilter.nft_programs = Some(NftPrograms {
+            version: version.into(),
+            ..nft_programs()
+        });
+        assert_eq!(shortcut(&DAEMON, &facts)?, expected, "{version}");
+    }
+    let mut own = bare_v1();
+    own.netfilter.nft_programs = None;
+    let mut legacy = bare_v1();
+    legacy.netfilter.legacy_in_use = true;
+    let mut noexec = bare_v1();
+    let mounts = &mut noexec.container.mounts.mounts;
+    mounts.extend(MountTable::parse("9 1 0:9 / /run rw,noexec - tmpfs tmpfs rw\n").mounts);
+    for facts in [own, legacy, noexec] {
+        assert!(!shortcut(&DAEMON, &facts)?);
+    }
+    Ok(())
+}

@@ -13,6 +13,7 @@ const SAMPLES: &[(&str, &str)] = &[
     ("DOCKER_TLS_CERTDIR", "/own"),
     ("DOCKER_TLS_SAN", "DNS:other"),
     ("DOCKER_IPTABLES_LEGACY", "1"),
+    ("DIND_IPTABLES_SHORTCUT", "off"),
     ("NOTIFY_SOCKET", "/run/notify"),
     ("DIND_READY_TIMEOUT", "61"),
     ("DIND_STOP_TIMEOUT", "8"),

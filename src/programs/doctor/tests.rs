@@ -121,6 +121,7 @@ fn machine(layout: &str, name: &str) -> Machine {
             legacy_in_use: false,
             nf_tables: NfTables::Present,
             legacy_programs: LegacyPrograms::Missing,
+            nft_programs: None,
             forwarding: Forwarding::default(),
         },
         hooks: HookFiles::default(),

@@ -150,6 +150,7 @@ fuzz_target!(|text: &str| {
                 NfTables::Unknown
             },
             legacy_programs: LegacyPrograms::Suffixed("/usr/sbin".into()),
+            nft_programs: None,
             forwarding: Forwarding::default(),
         },
         hooks: HookFiles::default(),
@@ -233,7 +234,7 @@ fn stays_in_place(plan: &Plan, inputs: Inputs<'_>) {
             Action::Lock { path } => *path == inputs.facts.data_root.path,
             Action::Remove { path } => inputs.facts.stale.contains(path),
             Action::RemoveTree { path } => inputs.facts.exec_root.stale.contains(path),
-            Action::LoadModule { .. } => true,
+            Action::LoadModule { .. } | Action::Shortcut { .. } => true,
         };
         assert!(fine, "{step:?}");
     }
