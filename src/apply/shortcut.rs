@@ -1,4 +1,4 @@
-//! Puts the program that answers dockerd's questions to iptables before the real ones.
+//! Puts the program that answers dockerd's calls of iptables before the real ones.
 
 use std::fs::{self, File};
 use std::io;

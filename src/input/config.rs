@@ -186,8 +186,8 @@ pub struct Config {
     /// `DOCKER_IPTABLES_LEGACY`: whether the user wants the legacy backend. As in
     /// docker-library's script, a variable that is set and empty means no.
     pub iptables_legacy: Option<bool>,
-    /// `DIND_IPTABLES_SHORTCUT`: whether dind answers dockerd's questions to iptables that it can
-    /// be certain of.
+    /// `DIND_IPTABLES_SHORTCUT`: whether a program of dind's answers dockerd's calls of iptables
+    /// where it can be certain.
     pub iptables_shortcut: bool,
     /// `NOTIFY_SOCKET`, from the program that started this container: sd_notify(3).
     pub notify_socket: Option<OsString>,

@@ -88,7 +88,7 @@ table! {
     DOCKER_IPTABLES_LEGACY: Nothing, DAEMONS,
         "not empty: legacy iptables; set and empty: nft";
     DIND_IPTABLES_SHORTCUT: Value("on"), DAEMONS,
-        "off: iptables itself answers each of dockerd's questions";
+        "off: iptables itself is executed for each of dockerd's calls";
     NOTIFY_SOCKET: Nothing, DAEMONS,
         "receives READY=1 when docker is ready: podman, systemd";
     DIND_CONTRACT: Words("the program's name"), ALL,

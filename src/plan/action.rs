@@ -81,7 +81,7 @@ pub enum Action {
         /// Its whole content.
         content: String,
     },
-    /// Put the program that answers dockerd's questions to iptables into
+    /// Put the program that answers dockerd's calls of iptables into
     /// [`place::DIRECTORY`](crate::shortcut::place::DIRECTORY).
     Shortcut {
         /// What it finds the real programs by.

@@ -1,4 +1,5 @@
-//! The answer to a question, of what the kernel says. Only no is ever answered.
+//! The answer to a question, of what the kernel says: only no is ever answered. What is to be made
+//! is made where it is as plain as a chain, or a rule with nothing but interfaces and a verdict.
 
 use super::arguments::{Asked, Question, Rule, Table, Target};
 use super::netlink::Verdict;
@@ -14,6 +15,15 @@ pub enum No<'a> {
     Target(&'a [u8]),
     /// The chain has no such rule.
     Rule,
+}
+
+/// The outcome of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer<'a> {
+    /// What was asked for is not there.
+    No(No<'a>),
+    /// It is made. There is nothing to say.
+    Made,
 }
 
 /// An extension that the real program looks for in the kernel when a rule names it, with the
@@ -43,10 +53,37 @@ pub trait Kernel {
     ) -> Option<bool>;
     /// Whether legacy tables are in use, of which the real program warns when it lists.
     fn has_legacy_tables(&mut self) -> Option<bool>;
+    /// Whether the chain is the one that the real program would make under this name.
+    fn is_plain(&mut self, table: Table, chain: &[u8]) -> Option<bool>;
+    /// Makes the chain, if its table exists and the chain does not.
+    fn make_chain(&mut self, table: Table, chain: &[u8]) -> Option<()>;
+    /// Makes the rule, if everything that it names exists.
+    fn make_rule(&mut self, table: Table, chain: &[u8], rule: &Rule<'_>, last: bool) -> Option<()>;
 }
 
-/// The answer, if it is certainly no.
-pub fn answer<'a>(question: &Question<'a>, kernel: &mut impl Kernel) -> Option<No<'a>> {
+/// The outcome, if it is certainly the real program's. Otherwise nothing is changed.
+pub fn answer<'a>(question: &Question<'a>, kernel: &mut impl Kernel) -> Option<Answer<'a>> {
+    let Question {
+        table,
+        chain,
+        asked,
+    } = *question;
+    match asked {
+        Asked::NewChain => kernel.make_chain(table, chain)?,
+        Asked::NewRule { rule, last } => {
+            let is_verdict = !matches!(rule.target, None | Some(Target::Masquerade));
+            let has_more = rule.addrtype || rule.conntrack || rule.addresses;
+            (is_verdict && !has_more && kernel.is_plain(table, chain)?).then_some(())?;
+            kernel.make_rule(table, chain, &rule, last)?;
+        }
+        Asked::Chain | Asked::List | Asked::Rule(_) => {
+            return refusal(question, kernel).map(Answer::No);
+        }
+    }
+    Some(Answer::Made)
+}
+
+fn refusal<'a>(question: &Question<'a>, kernel: &mut impl Kernel) -> Option<No<'a>> {
     let Question {
         table,
         chain,
@@ -71,6 +108,7 @@ pub fn answer<'a>(question: &Question<'a>, kernel: &mut impl Kernel) -> Option<N
             let none_is_the_same = kernel.all_rules(table, chain, &holds)?;
             none_is_the_same.then_some(No::Rule)
         }
+        Asked::NewChain | Asked::NewRule { .. } => None,
     }
 }
 
@@ -147,6 +185,28 @@ mod tests {
         fn has_legacy_tables(&mut self) -> Option<bool> {
             self.legacy
         }
+
+        fn is_plain(&mut self, table: Table, chain: &[u8]) -> Option<bool> {
+            self.has_chain(table, chain)
+        }
+
+        fn make_chain(&mut self, table: Table, chain: &[u8]) -> Option<()> {
+            (!self.has_chain(table, chain)?).then_some(())
+        }
+
+        fn make_rule(
+            &mut self,
+            table: Table,
+            chain: &[u8],
+            rule: &Rule<'_>,
+            _: bool,
+        ) -> Option<()> {
+            let target = match rule.target {
+                Some(Target::Chain(name)) => self.has_chain(table, name)?,
+                _ => true,
+            };
+            (target && self.has_chain(table, chain)?).then_some(())
+        }
     }
 
     const JUMP: Verdict<'_> = Verdict::Jump(b"DOCKER");
@@ -205,6 +265,7 @@ mod tests {
             (rule(b"DOCKER-ODD", Some(Target::Accept)), None),
             (rule(b"DOCKER-ODD", None), None),
         ] {
+            let expected = expected.map(Answer::No);
             assert_eq!(answer(&question, &mut { CHAINS }), expected, "{question:?}");
         }
     }
@@ -227,12 +288,53 @@ mod tests {
                 extensions,
                 ..CHAINS
             };
+            let expected = expected.map(Answer::No);
             assert_eq!(answer(&question, &mut kernel), expected, "{extensions:?}");
         }
         for legacy in [Some(true), None] {
             let mut kernel = Chains { legacy, ..CHAINS };
             let question = chain(Asked::List, b"DOCKER-CT");
             assert_eq!(answer(&question, &mut kernel), None, "{legacy:?}");
+        }
+    }
+
+    #[test]
+    fn only_what_is_plain_is_made() {
+        let new = |name, rule| chain(Asked::NewRule { rule, last: true }, name);
+        let plain = Rule {
+            target: Some(Target::Accept),
+            ..Rule::default()
+        };
+        let to = |name| Rule {
+            target: Some(Target::Chain(name)),
+            ..Rule::default()
+        };
+        let more = |change: fn(&mut Rule<'static>)| {
+            let mut rule = plain;
+            change(&mut rule);
+            rule
+        };
+        for (question, made) in [
+            (chain(Asked::NewChain, b"DOCKER-CT"), true),
+            (chain(Asked::NewChain, b"DOCKER"), false),
+            (new(b"FORWARD", plain), true),
+            (new(b"FORWARD", to(b"DOCKER")), true),
+            (new(b"FORWARD", to(b"DOCKER-CT")), false),
+            (new(b"DOCKER-CT", plain), false),
+            (new(b"FORWARD", Rule::default()), false),
+            (new(b"FORWARD", more(|rule| rule.addresses = true)), false),
+            (new(b"FORWARD", more(|rule| rule.conntrack = true)), false),
+            (new(b"FORWARD", more(|rule| rule.addrtype = true)), false),
+            (
+                new(
+                    b"FORWARD",
+                    more(|rule| rule.target = Some(Target::Masquerade)),
+                ),
+                false,
+            ),
+        ] {
+            let expected = made.then_some(Answer::Made);
+            assert_eq!(answer(&question, &mut { CHAINS }), expected, "{question:?}");
         }
     }
 }

@@ -33,7 +33,7 @@ impl Table {
     }
 }
 
-/// A call that changes nothing if the answer is no.
+/// A call that changes nothing if the answer is no, or one that makes something plain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Question<'a> {
     /// The table.
@@ -53,6 +53,15 @@ pub enum Asked<'a> {
     List,
     /// `-C` and `-D`: this rule, if it is there.
     Rule(Rule<'a>),
+    /// `-N`: the chain is to be made.
+    NewChain,
+    /// `-A` and `-I`: the rule is to be made.
+    NewRule {
+        /// The rule.
+        rule: Rule<'a>,
+        /// Whether it comes last, not first.
+        last: bool,
+    },
 }
 
 /// As much of a rule as its answer depends on.
@@ -64,6 +73,21 @@ pub struct Rule<'a> {
     pub addrtype: bool,
     /// `-m conntrack`.
     pub conntrack: bool,
+    /// `-i`.
+    pub incoming: Option<Interface<'a>>,
+    /// `-o`.
+    pub outgoing: Option<Interface<'a>>,
+    /// `-s` or `-d`.
+    pub addresses: bool,
+}
+
+/// A condition on an interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Interface<'a> {
+    /// Its name.
+    pub name: &'a [u8],
+    /// Whether it must be another one.
+    pub inverted: bool,
 }
 
 /// What a rule does with a packet.
@@ -104,6 +128,17 @@ pub fn question<'a>(
     let (chain, asked) = match next {
         b"-F" | b"-X" => (dockerds(arguments.next()?)?, Asked::Chain),
         b"-n" if arguments.next()? == b"-L" => (dockerds(arguments.next()?)?, Asked::List),
+        b"-N" => (dockerds(arguments.next()?)?, Asked::NewChain),
+        b"-A" | b"-I" => {
+            let chain = arguments.next()?;
+            // The real program makes the other ones where they are missing, as this one as well.
+            if (table, chain) != (Table::Filter, b"FORWARD") {
+                dockerds(chain)?;
+            }
+            let rule = rule(family, table, chain, &mut arguments)?;
+            let last = next == b"-A";
+            (chain, Asked::NewRule { rule, last })
+        }
         b"-C" | b"-D" => {
             let chain = arguments.next()?;
             if !is_builtin(table, chain) {
@@ -144,19 +179,21 @@ fn rule<'a>(
             }
             b"-i" if !matches!(chain, b"OUTPUT" | b"POSTROUTING") => {
                 once(0)?;
-                interface(arguments.next()?)?;
+                rule.incoming = Some(interface(arguments.next()?, inverted)?);
             }
             b"-o" if !matches!(chain, b"INPUT" | b"PREROUTING") => {
                 once(1)?;
-                interface(arguments.next()?)?;
+                rule.outgoing = Some(interface(arguments.next()?, inverted)?);
             }
             b"-s" => {
                 once(2)?;
                 address(family, arguments.next()?)?;
+                rule.addresses = true;
             }
             b"-d" | b"--dst" => {
                 once(3)?;
                 address(family, arguments.next()?)?;
+                rule.addresses = true;
             }
             b"-m" if !inverted => match arguments.next()? {
                 b"addrtype" if !rule.addrtype => {
@@ -207,10 +244,11 @@ fn dockerds(chain: &[u8]) -> Option<&[u8]> {
 }
 
 /// A name without a wildcard, and none that the real program warns of (`xtables_parse_interface`).
-fn interface(name: &[u8]) -> Option<()> {
+fn interface(name: &[u8], inverted: bool) -> Option<Interface<'_>> {
     let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-    ((1..16).contains(&name.len()) && !name.starts_with(b"-") && name.iter().all(is_plain))
-        .then_some(())
+    let is_known =
+        (1..16).contains(&name.len()) && !name.starts_with(b"-") && name.iter().all(is_plain);
+    is_known.then_some(Interface { name, inverted })
 }
 
 /// An address in numbers, with or without the length of a prefix. The real program would look up a
@@ -245,39 +283,50 @@ mod tests {
     #[test]
     fn what_dockerd_asks_is_understood() {
         let chain = |table, asked| Some((table, "DOCKER", asked));
-        let rule = |table, chain, target, addrtype, conntrack| {
-            let rule = Rule {
-                target,
-                addrtype,
-                conntrack,
-            };
-            Some((table, chain, Asked::Rule(rule)))
+        let interface = |name: &'static str, inverted| Interface {
+            name: name.as_bytes(),
+            inverted,
         };
-        let docker = Some(Target::Chain(b"DOCKER"));
+        let bridge = interface("docker0", false);
+        let other = interface("docker0", true);
+        let rule = |table, chain, rule| Some((table, chain, Asked::Rule(rule)));
+        let none = Rule::default();
+        let to = |target| Rule {
+            target: Some(target),
+            ..none
+        };
+        let docker = Target::Chain(b"DOCKER");
         for (text, expected) in [
             ("--wait -t nat -F DOCKER", chain(Table::Nat, Asked::Chain)),
             ("-t filter -X DOCKER", chain(Table::Filter, Asked::Chain)),
             ("--wait -n -L DOCKER", chain(Table::Filter, Asked::List)),
+            ("-t nat -N DOCKER", chain(Table::Nat, Asked::NewChain)),
             (
                 "--wait -t nat -D PREROUTING",
-                rule(Table::Nat, "PREROUTING", None, false, false),
+                rule(Table::Nat, "PREROUTING", none),
             ),
             (
                 "--wait -t nat -C OUTPUT -m addrtype --dst-type LOCAL -j DOCKER ! --dst 127.0.0.0/8",
-                rule(Table::Nat, "OUTPUT", docker, true, false),
-            ),
-            (
-                "--wait -t filter -C FORWARD -i docker0 ! -o docker0 -j ACCEPT",
-                rule(Table::Filter, "FORWARD", Some(Target::Accept), false, false),
+                rule(
+                    Table::Nat,
+                    "OUTPUT",
+                    Rule {
+                        addrtype: true,
+                        addresses: true,
+                        ..to(docker)
+                    },
+                ),
             ),
             (
                 "--wait -t nat -C POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE",
                 rule(
                     Table::Nat,
                     "POSTROUTING",
-                    Some(Target::Masquerade),
-                    false,
-                    false,
+                    Rule {
+                        outgoing: Some(other),
+                        addresses: true,
+                        ..to(Target::Masquerade)
+                    },
                 ),
             ),
             (
@@ -285,9 +334,39 @@ mod tests {
                 rule(
                     Table::Filter,
                     "DOCKER-CT",
-                    Some(Target::Accept),
-                    false,
-                    true,
+                    Rule {
+                        conntrack: true,
+                        outgoing: Some(bridge),
+                        ..to(Target::Accept)
+                    },
+                ),
+            ),
+            (
+                "--wait -I FORWARD -i docker0 ! -o docker0 -j DROP",
+                Some((
+                    Table::Filter,
+                    "FORWARD",
+                    Asked::NewRule {
+                        rule: Rule {
+                            incoming: Some(bridge),
+                            outgoing: Some(other),
+                            ..to(Target::Drop)
+                        },
+                        last: false,
+                    },
+                )),
+            ),
+            (
+                "-t nat -A DOCKER -i docker0 -j RETURN",
+                chain(
+                    Table::Nat,
+                    Asked::NewRule {
+                        rule: Rule {
+                            incoming: Some(bridge),
+                            ..to(Target::Return)
+                        },
+                        last: true,
+                    },
                 ),
             ),
         ] {
@@ -310,10 +389,15 @@ mod tests {
             "--wait",
             "-t",
             "-t mangle -F DOCKER",
-            "-t nat -N DOCKER",
-            "-t nat -A DOCKER -j RETURN",
-            "-I FORWARD -j DOCKER-USER",
             "-P FORWARD DROP",
+            "-N",
+            "-N docker",
+            "-N FORWARD",
+            "-A",
+            "-A INPUT -j DROP",
+            "-t nat -A OUTPUT -j DOCKER",
+            "-I FORWARD 1 -j DROP",
+            "-E DOCKER DOCKER-USER",
             "-F",
             "-F FORWARD",
             "-F docker",
@@ -365,23 +449,23 @@ mod tests {
     }
 
     proptest! {
-        /// Only the four options that change nothing when the answer is no are ever taken.
+        /// A call of one known command, and of no other, is all that is ever taken.
         #[test]
         fn nothing_else_is_a_question(
             words in prop::collection::vec(
                 prop::sample::select(vec![
                     "--wait", "-t", "nat", "filter", "-F", "-X", "-n", "-L", "-C", "-D", "-N", "-A",
-                    "-I", "-P", "DOCKER", "FORWARD", "OUTPUT", "!", "-i", "-o", "docker0", "-j",
+                    "-I", "-P", "-R", "DOCKER", "FORWARD", "OUTPUT", "!", "-i", "-o", "docker0", "-j",
                     "ACCEPT", "-m", "addrtype", "--dst-type", "LOCAL", "-s", "10.0.0.0/8",
                 ]),
                 0..12,
             )
         ) {
             let asked = question(Family::Ipv4, words.iter().map(|word| word.as_bytes()));
-            let changes = words.iter().any(|word| ["-N", "-A", "-I", "-P"].contains(word));
-            prop_assert!(asked.is_none() || !changes, "{words:?}");
-            let asks = words.iter().filter(|word| ["-F", "-X", "-L", "-C", "-D"].contains(word));
-            prop_assert!(asked.is_none() || asks.count() == 1, "{words:?}");
+            let known = ["-F", "-X", "-L", "-C", "-D", "-N", "-A", "-I"];
+            let commands = words.iter().filter(|word| known.contains(word)).count();
+            let others = words.contains(&"-P") || words.contains(&"-R");
+            prop_assert!(asked.is_none() || (commands == 1 && !others), "{words:?}");
         }
     }
 }

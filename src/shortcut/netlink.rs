@@ -1,6 +1,8 @@
 //! Requests to nf_tables and its answers: netlink(7), linux/netfilter/nf_tables.h,
 //! linux/netfilter/nfnetlink.h.
 
+use super::arguments::{Interface, Rule, Target};
+
 /// The subsystem nf_tables, in the upper byte of a message's type.
 const NF_TABLES: u16 = 10 << 8;
 /// The subsystem that knows the extensions.
@@ -19,7 +21,17 @@ pub const ERROR: u16 = 2;
 /// `NLMSG_DONE`: the end of a dump.
 pub const DONE: u16 = 3;
 
+const BATCH_BEGIN: u16 = 16;
+const BATCH_END: u16 = 17;
+
 const REQUEST: u16 = 1;
+/// `NLM_F_ACK`, `NLM_F_EXCL`, `NLM_F_CREATE` and `NLM_F_APPEND`.
+const ACKNOWLEDGE: u16 = 4;
+const EXCLUSIVE: u16 = 0x200;
+const CREATE: u16 = 0x400;
+const APPEND: u16 = 0x800;
+/// `NLA_F_NESTED`.
+const NESTED: u16 = 0x8000;
 const DUMP: u16 = 0x300;
 /// `NLM_F_DUMP_INTR`: something changed during the dump.
 const INTERRUPTED: u16 = 0x10;
@@ -32,14 +44,16 @@ const ATTRIBUTE: usize = 4;
 /// A request, at most as long as the longest that is made here.
 #[derive(Debug)]
 pub struct Request {
-    bytes: [u8; 128],
+    bytes: [u8; 640],
+    /// Where the current message begins.
+    begin: usize,
     length: usize,
 }
 
 impl Request {
     /// Asks for one chain.
     pub fn chain(family: u8, table: &[u8], chain: &[u8]) -> Option<Self> {
-        let mut request = Self::new(GET_CHAIN, REQUEST, family)?;
+        let mut request = Self::new(GET_CHAIN, REQUEST, family, 0)?;
         request.string(1, table)?;
         request.string(3, chain)?;
         request.finished()
@@ -47,7 +61,7 @@ impl Request {
 
     /// Asks for all rules of a chain.
     pub fn rules(family: u8, table: &[u8], chain: &[u8]) -> Option<Self> {
-        let mut request = Self::new(GET_RULE, REQUEST | DUMP, family)?;
+        let mut request = Self::new(GET_RULE, REQUEST | DUMP, family, 0)?;
         request.string(1, table)?;
         request.string(2, chain)?;
         request.finished()
@@ -55,7 +69,7 @@ impl Request {
 
     /// Asks for an extension in a revision, a target's or a match's.
     pub fn extension(family: u8, name: &[u8], revision: u32, target: bool) -> Option<Self> {
-        let mut request = Self::new(EXTENSION, REQUEST, family)?;
+        let mut request = Self::new(EXTENSION, REQUEST, family, 0)?;
         request.string(1, name)?;
         request.attribute(2, &[&revision.to_be_bytes()])?;
         request.attribute(3, &[&u32::from(target).to_be_bytes()])?;
@@ -67,17 +81,135 @@ impl Request {
         self.bytes.get(..self.length).unwrap_or_default()
     }
 
-    fn new(kind: u16, flags: u16, family: u8) -> Option<Self> {
+    fn new(kind: u16, flags: u16, family: u8, resource: u16) -> Option<Self> {
         let mut request = Self {
-            bytes: [0; 128],
-            length: 4,
+            bytes: [0; 640],
+            begin: 0,
+            length: 0,
         };
-        request.put(&kind.to_ne_bytes())?;
-        request.put(&flags.to_ne_bytes())?;
-        // Sequence number, port; family, version, resource.
-        request.put(&[0; 8])?;
-        request.put(&[family, 0, 0, 0])?;
+        request.begin(kind, flags, family, resource)?;
         Some(request)
+    }
+
+    fn begin(&mut self, kind: u16, flags: u16, family: u8, resource: u16) -> Option<()> {
+        self.begin = self.length;
+        // The length is written at the end of the message.
+        self.put(&[0; 4])?;
+        self.put(&kind.to_ne_bytes())?;
+        self.put(&flags.to_ne_bytes())?;
+        // Sequence number, port; family, version, resource.
+        self.put(&[0; 8])?;
+        self.put(&[family, 0])?;
+        self.put(&resource.to_be_bytes())
+    }
+
+    /// Makes a chain that does not exist in a table that does.
+    pub fn new_chain(family: u8, table: &[u8], chain: &[u8]) -> Option<Self> {
+        let flags = REQUEST | ACKNOWLEDGE | CREATE | EXCLUSIVE;
+        Self::batch(NEW_CHAIN, flags, family, |request| {
+            request.string(1, table)?;
+            request.string(3, chain)
+        })
+    }
+
+    /// Makes a rule with the expressions that the real program writes: the interfaces, a counter,
+    /// and the verdict. `None` for a target that is none.
+    pub fn new_rule(
+        family: u8,
+        table: &[u8],
+        chain: &[u8],
+        rule: &Rule<'_>,
+        last: bool,
+    ) -> Option<Self> {
+        const INCOMING_NAME: u32 = 6;
+        const OUTGOING_NAME: u32 = 7;
+        let (code, target): (i32, &[u8]) = match rule.target? {
+            Target::Accept => (1, b""),
+            Target::Drop => (0, b""),
+            Target::Return => (-5, b""),
+            Target::Chain(target) => (-3, target),
+            Target::Masquerade => return None,
+        };
+        let place = if last { APPEND } else { 0 };
+        let flags = REQUEST | ACKNOWLEDGE | CREATE | place;
+        Self::batch(NEW_RULE, flags, family, |request| {
+            request.string(1, table)?;
+            request.string(2, chain)?;
+            request.nested(4, |list| {
+                list.interface(INCOMING_NAME, rule.incoming)?;
+                list.interface(OUTGOING_NAME, rule.outgoing)?;
+                list.expression(b"counter", |counter| {
+                    counter.attribute(1, &[&[0; 8]])?;
+                    counter.attribute(2, &[&[0; 8]])
+                })?;
+                list.expression(b"immediate", |immediate| {
+                    immediate.attribute(1, &[&[0; 4]])?;
+                    immediate.nested(2, |data| {
+                        data.nested(2, |verdict| {
+                            verdict.attribute(1, &[&code.to_be_bytes()])?;
+                            match target {
+                                b"" => Some(()),
+                                target => verdict.string(2, target),
+                            }
+                        })
+                    })
+                })
+            })
+        })
+    }
+
+    fn interface(&mut self, key: u32, interface: Option<Interface<'_>>) -> Option<()> {
+        const REGISTER: [u8; 4] = 1_u32.to_be_bytes();
+        let Some(Interface { name, inverted }) = interface else {
+            return Some(());
+        };
+        self.expression(b"meta", |meta| {
+            meta.attribute(1, &[&REGISTER])?;
+            meta.attribute(2, &[&key.to_be_bytes()])
+        })?;
+        self.expression(b"cmp", |compare| {
+            compare.attribute(1, &[&REGISTER])?;
+            compare.attribute(2, &[&u32::from(inverted).to_be_bytes()])?;
+            compare.nested(3, |data| data.string(1, name))
+        })
+    }
+
+    fn expression(
+        &mut self,
+        name: &[u8],
+        data: impl FnOnce(&mut Self) -> Option<()>,
+    ) -> Option<()> {
+        self.nested(1, |element| {
+            element.string(1, name)?;
+            element.nested(2, data)
+        })
+    }
+
+    fn nested(&mut self, kind: u16, value: impl FnOnce(&mut Self) -> Option<()>) -> Option<()> {
+        let start = self.length;
+        self.put(&[0; 2])?;
+        self.put(&(kind | NESTED).to_ne_bytes())?;
+        value(self)?;
+        let length = u16::try_from(self.length - start).ok()?.to_ne_bytes();
+        let place = self.bytes.get_mut(start..)?.first_chunk_mut()?;
+        *place = length;
+        Some(())
+    }
+
+    /// One message as a transaction of nf_tables: nfnetlink.h.
+    fn batch(
+        kind: u16,
+        flags: u16,
+        family: u8,
+        message: impl FnOnce(&mut Self) -> Option<()>,
+    ) -> Option<Self> {
+        // The resource of a batch is its subsystem.
+        let mut request = Self::new(BATCH_BEGIN, REQUEST, 0, NF_TABLES >> 8)?.finished()?;
+        request.begin(kind, flags, family, 0)?;
+        message(&mut request)?;
+        let mut request = request.finished()?;
+        request.begin(BATCH_END, REQUEST, 0, NF_TABLES >> 8)?;
+        request.finished()
     }
 
     fn put(&mut self, bytes: &[u8]) -> Option<()> {
@@ -103,8 +235,8 @@ impl Request {
     }
 
     fn finished(mut self) -> Option<Self> {
-        let length = u32::try_from(self.length).ok()?.to_ne_bytes();
-        self.bytes.get_mut(..4)?.copy_from_slice(&length);
+        let length = u32::try_from(self.length - self.begin).ok()?.to_ne_bytes();
+        *self.bytes.get_mut(self.begin..)?.first_chunk_mut()? = length;
         Some(self)
     }
 }
@@ -139,6 +271,18 @@ impl<'a> Message<'a> {
     pub fn error(&self) -> Option<i32> {
         let number = i32::from_ne_bytes(*self.body.first_chunk()?);
         number.checked_neg()
+    }
+
+    /// Whether this is a chain that is at no hook, or at the hook of the packets that are forwarded
+    /// with the priority of the table filter, as the real program makes it.
+    pub fn is_plain_chain(&self) -> Option<bool> {
+        const FORWARD: [u8; 4] = 2_u32.to_be_bytes();
+        let attributes = self.body.get(FAMILY..)?;
+        let Some(hook) = find(attributes, 4) else {
+            return Some(find(attributes, 3)?.starts_with(b"DOCKER"));
+        };
+        let is_at = find(hook, 1) == Some(&FORWARD) && find(hook, 2) == Some(&[0; 4]);
+        Some(is_at && find(attributes, 3)?.starts_with(b"FORWARD"))
     }
 
     /// What a rule does, if this is a rule of the chain.
@@ -252,7 +396,7 @@ mod tests {
         let attributes = message.body.get(FAMILY..).ok_or("attributes")?;
         assert_eq!(find(attributes, 1), Some(&b"nat\0"[..]));
         assert_eq!(find(attributes, 3), Some(&b"DOCKER\0"[..]));
-        let long = [b'a'; 128];
+        let long = [b'a'; 640];
         assert!(Request::chain(2, b"nat", &long).is_none());
         let request = Request::extension(2, b"addrtype", 1, false).ok_or("it fits")?;
         let (message, _) = Message::first(request.bytes()).ok_or("a message")?;

@@ -17,8 +17,8 @@ mod place;
 
 use core::arch::{asm, global_asm};
 
-use answer::{Extension, Kernel, No};
-use arguments::{Family, Table};
+use answer::{Answer, Extension, Kernel, No};
+use arguments::{Family, Rule, Table};
 use netlink::{Message, Request, Verdict};
 
 // The kernel starts a program with the stack pointer at the number of arguments: System V ABI,
@@ -96,8 +96,11 @@ fn answer_by_netlink(family: Family, arguments: &[&[u8]]) -> Option<()> {
     let mut version = [0; 16];
     let version = version_of_the_real_one(&mut version)?;
     let mut kernel = Netlink::open(family)?;
-    let no = answer::answer(&question, &mut kernel)?;
+    let answer = answer::answer(&question, &mut kernel)?;
     let mut said = Said::new();
+    let Answer::No(no) = answer else {
+        said.exit(0);
+    };
     let name = family_name(family);
     let status = match no {
         // In 1.8.9 a chain that does not exist is no compatible one (`nft_is_table_compatible`).
@@ -217,7 +220,41 @@ impl Netlink {
     }
 }
 
+impl Netlink {
+    /// Whether the kernel has carried out the transaction: error number 0 is its acknowledgement.
+    fn done(&self, request: Option<Request>) -> Option<()> {
+        self.send(&request?)?;
+        let mut buffer = [0; LONGEST_ANSWER];
+        let (message, _) = Message::first(self.receive(&mut buffer)?)?;
+        (message.kind == netlink::ERROR && message.error()? == 0).then_some(())
+    }
+}
+
 impl Kernel for Netlink {
+    fn is_plain(&mut self, table: Table, chain: &[u8]) -> Option<bool> {
+        self.send(&Request::chain(self.family(), table.name(), chain)?)?;
+        let mut buffer = [0; LONGEST_ANSWER];
+        let (message, _) = Message::first(self.receive(&mut buffer)?)?;
+        match message.kind {
+            netlink::NEW_CHAIN => message.is_plain_chain(),
+            _ => None,
+        }
+    }
+
+    fn make_chain(&mut self, table: Table, chain: &[u8]) -> Option<()> {
+        self.done(Request::new_chain(self.family(), table.name(), chain))
+    }
+
+    fn make_rule(&mut self, table: Table, chain: &[u8], rule: &Rule<'_>, last: bool) -> Option<()> {
+        self.done(Request::new_rule(
+            self.family(),
+            table.name(),
+            chain,
+            rule,
+            last,
+        ))
+    }
+
     fn has_chain(&mut self, table: Table, chain: &[u8]) -> Option<bool> {
         const ENOENT: i32 = 2;
         let request = Request::chain(self.family(), table.name(), chain);
@@ -311,7 +348,9 @@ impl Said {
 
     /// Says it on standard error, and ends. As with the real program, nobody has to listen.
     fn exit(&self, status: usize) -> ! {
-        call(number::WRITE, &[2, self.bytes.as_ptr().addr(), self.length]);
+        if self.length > 0 {
+            call(number::WRITE, &[2, self.bytes.as_ptr().addr(), self.length]);
+        }
         loop {
             call(number::EXIT_GROUP, &[status]);
         }
