@@ -64,6 +64,7 @@ mod registry;
 mod restart;
 mod serve;
 mod session;
+mod shortcut;
 mod signals;
 mod soak;
 mod stop;
