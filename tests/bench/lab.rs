@@ -26,6 +26,8 @@ enum Contestant {
     Dind,
     /// `dind`: Unix socket, and TCP with TLS and certificates made from nothing.
     DindTls,
+    /// As the first, with iptables itself for each of dockerd's calls.
+    DindIptables,
     /// dockerd as PID 1, Unix socket only.
     Plain,
     /// dockerd as wrapdocker starts it with `PORT`: Unix and TCP socket.
@@ -37,6 +39,7 @@ impl Contestant {
         match self {
             Self::Dind => "dind, unix + tcp",
             Self::DindTls => "dind, unix + tls",
+            Self::DindIptables => "dind, no shortcut",
             Self::Plain => "dockerd, unix",
             Self::PlainTcp => "dockerd, unix + tcp",
         }
@@ -47,6 +50,9 @@ impl Contestant {
             Self::Dind => "DOCKER_TLS_CERTDIR= DOCKER_HOST=unix:///bench/docker.sock exec dind",
             Self::DindTls => {
                 "DOCKER_TLS_CERTDIR=/certs DOCKER_HOST=unix:///bench/docker.sock exec dind"
+            }
+            Self::DindIptables => {
+                "DIND_IPTABLES_SHORTCUT=off DOCKER_TLS_CERTDIR= DOCKER_HOST=unix:///bench/docker.sock exec dind"
             }
             Self::Plain => "exec dockerd -H unix:///bench/docker.sock",
             Self::PlainTcp => "exec dockerd -H unix:///bench/docker.sock -H tcp://0.0.0.0:2375",
@@ -76,9 +82,15 @@ pub fn bench(suite: &str) -> Result<()> {
             Contestant::Dind,
             Contestant::Plain,
             Contestant::DindTls,
+            Contestant::DindIptables,
             Contestant::PlainTcp,
         ],
-        _ => &[Contestant::Dind, Contestant::Plain, Contestant::DindTls],
+        _ => &[
+            Contestant::Dind,
+            Contestant::Plain,
+            Contestant::DindTls,
+            Contestant::DindIptables,
+        ],
     };
     let mut runs: Vec<Vec<Figures>> = contestants.iter().map(|_| Vec::new()).collect();
     for round in 0..=ROUNDS {
@@ -114,7 +126,7 @@ fn report(
             spread(runs, |figures| figures.stop),
         );
     }
-    let [dind, plain, tls, ..] = runs else {
+    let [dind, plain, tls, iptables, ..] = runs else {
         return Err("no runs".into());
     };
     let ready: fn(&Figures) -> f64 = |figures| figures.ready.as_secs_f64();
@@ -127,7 +139,7 @@ fn report(
         ready_limit,
         "",
     );
-    if let Some(tcp) = runs.get(3) {
+    if let Some(tcp) = runs.get(4) {
         row(
             "ready, against dockerd, unix + tcp",
             ratio(dind, tcp, ready),
@@ -135,6 +147,12 @@ fn report(
             "",
         );
     }
+    row(
+        "ready, against no shortcut for iptables",
+        ratio(dind, iptables, ready),
+        0.85,
+        "",
+    );
     row(
         "ready with TLS from nothing, against without",
         ratio(tls, dind, ready),
@@ -267,7 +285,7 @@ fn run(contestant: Contestant, image: &str) -> Result<Figures> {
     let cpu: u64 = cpu.split(' ').next().unwrap_or_default().parse()?;
     std::thread::sleep(IDLE);
     let health = match contestant {
-        Contestant::Dind | Contestant::DindTls => health(&run.name)?,
+        Contestant::Dind | Contestant::DindTls | Contestant::DindIptables => health(&run.name)?,
         Contestant::Plain | Contestant::PlainTcp => Duration::ZERO,
     };
     let status = docker(&["exec", &run.name, "cat", "/proc/1/status"])?;
