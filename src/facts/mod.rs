@@ -194,12 +194,11 @@ impl Facts {
                 Some(_) | None => ConfigVersion::Two,
             },
             programs,
-            netfilter: Netfilter::read(
-                options.nftables,
-                config
-                    .iptables_shortcut
-                    .then_some(config.search_path.as_os_str()),
-            ),
+            netfilter: {
+                let wanted = config.iptables_shortcut && !options.iptables_off;
+                let search_path = wanted.then_some(config.search_path.as_os_str());
+                Netfilter::read(options.nftables, search_path)
+            },
             hooks: HookFiles::read(),
             client: match known.command {
                 true => ClientFacts::read(config),
