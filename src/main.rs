@@ -126,10 +126,10 @@ impl Intent<'_> {
     }
 
     /// Binds the sockets of a start.
-    fn open(&self, listeners: &[Listener]) -> Option<Result<Entrance, Fault>> {
+    fn bind(&self, listeners: &[Listener]) -> Option<Result<Entrance, Fault>> {
         match self {
             Self::Show => None,
-            Self::Start(signals) => Some(open(listeners, signals)),
+            Self::Start(signals) => Some(bind(listeners, signals)),
         }
     }
 }
@@ -141,7 +141,7 @@ struct Entrance {
 }
 
 /// Binds the sockets. Then clients wait until dockerd answers, whatever this start still has to do.
-fn open(listeners: &[Listener], signals: &Signals) -> Result<Entrance, Fault> {
+fn bind(listeners: &[Listener], signals: &Signals) -> Result<Entrance, Fault> {
     // A command that this process becomes may be waiting for some of them.
     descriptors::close_other_descriptors(&signals.descriptors()).map_err(|error| {
         Fault::failure(format!("cannot close inherited descriptors: {error}")).remedy("mount /proc")
@@ -240,7 +240,7 @@ fn plan_daemons(
         socket: &surroundings.socket,
         group: known.socket_group,
     };
-    let entrance = intent.open(&plan::listeners(serve, addresses));
+    let entrance = intent.bind(&plan::listeners(serve, addresses));
     known.command = serve.is_none();
     known.certificates = plan::has_certificates(addresses);
     if let Some(Ok(entrance)) = &entrance {
@@ -289,7 +289,7 @@ fn carry_out(
     match &plan.outcome {
         Outcome::Supervise(engine) => {
             // Only a plan that is shown has none, and that one is not carried out.
-            let entrance = entrance.map_or_else(|| open(&engine.listeners, &signals), Ok)?;
+            let entrance = entrance.map_or_else(|| bind(&engine.listeners, &signals), Ok)?;
             supervise_engine(&plan, engine, entrance, config, signals, started)
         }
         Outcome::Become {

@@ -349,7 +349,7 @@ fn containerd_dead_before_ready_is_shown_as_dockerd_is() {
                 exited(Containerd, 3),
                 exited(PostStart, 0),
                 exited(Process::Diagnosis, 0),
-                exited(Dockerd, 1),
+                exited(Dockerd, 0),
             ];
             let effects = life(settings, &[begin, &end].concat());
             let shown = [
@@ -505,7 +505,7 @@ fn dockerd_is_stopped_when_the_watcher_is_ready_or_late() {
         let effects = machine
             .clone()
             .step(Event::Ended(Process::Watcher, end), SECOND);
-        assert_eq!(effects, [send(Dockerd, SIGTERM)]);
+        assert!(effects.ends_with(&[send(Dockerd, SIGTERM)]), "{effects:?}");
     }
     let deadline = late.deadline().expect("a stop always has a deadline");
     assert!(deadline < SECOND + NINE.containers);
