@@ -1,13 +1,13 @@
 //! Puts the program that answers dockerd's calls of iptables before the real ones.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use crate::facts::netfilter::NftPrograms;
 use crate::shortcut::{PROGRAM, place};
-use crate::sys::write;
+use crate::sys::{read, write};
 
 /// Makes the links to the real programs, and the program last: without it dockerd finds nothing in
 /// the directory, and takes the real ones. Those of an earlier start are replaced.
@@ -27,5 +27,5 @@ pub fn install(programs: &NftPrograms) -> io::Result<()> {
             Err(_) | Ok(()) => symlink(to, link)?,
         }
     }
-    write::replace(&File::open(place)?, "iptables".as_ref(), 0o755, PROGRAM)
+    write::replace(&read::directory(place)?, "iptables".as_ref(), 0o755, PROGRAM)
 }
