@@ -27,5 +27,10 @@ pub fn install(programs: &NftPrograms) -> io::Result<()> {
             Err(_) | Ok(()) => symlink(to, link)?,
         }
     }
-    write::replace(&read::directory(place)?, "iptables".as_ref(), 0o755, PROGRAM)
+    write::replace(
+        &read::directory(place)?,
+        "iptables".as_ref(),
+        0o755,
+        PROGRAM,
+    )
 }

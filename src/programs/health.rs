@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
@@ -207,11 +208,12 @@ fn watch(sockets: impl Iterator<Item = PathBuf>) -> Result<Inotify> {
         // containerd sets the mode of its socket once it listens (`GetLocalListener` in containerd's
         // pkg/sys).
         let made = AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_ATTRIB;
-        if let Some(directory) = directory {
-            watch
-                .add_watch(directory, made)
+        match directory.map(|directory| (directory, watch.add_watch(directory, made))) {
+            // Whoever may not read the exec root does not see what is in it either.
+            None | Some((_, Ok(_) | Err(Errno::EACCES))) => {}
+            Some((directory, Err(errno))) => Err(errno)
                 .with_context(|| format!("cannot watch {}", directory.display()))
-                .remedy("raise fs.inotify.max_user_watches")?;
+                .remedy("raise fs.inotify.max_user_watches")?,
         }
     }
     Ok(watch)

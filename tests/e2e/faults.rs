@@ -25,8 +25,15 @@ const DESCRIPTIONS: [&str; 4] = [
 
 /// What is not called everywhere. For some layouts of cgroups: a hierarchy of v2 is mounted
 /// beside those of v1, and entered for that; a controller of v1 has several names. And by some
-/// versions of the C library: for fstat(3).
-const NOT_EVERYWHERE: [&str; 5] = ["fstat", "newfstatat", "setns", "symlink", "unshare"];
+/// versions of the C library: for fstat(3), and for memory that is given back.
+const NOT_EVERYWHERE: [&str; 6] = [
+    "fstat",
+    "munmap",
+    "newfstatat",
+    "setns",
+    "symlink",
+    "unshare",
+];
 
 /// What no test makes fail, with the reason.
 const NEVER_FAILS: [&str; 12] = [
