@@ -1,7 +1,7 @@
 //! The file system of the data root, and the alternatives where overlay2 cannot use it.
 
 use std::ffi::{OsStr, OsString};
-use std::fs;
+use std::fs::{self, DirEntry};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -167,7 +167,12 @@ impl Means {
         let is_ours = |name: OsString| ours.contains(&PathBuf::from(name));
         Self {
             occupied: fs::read_dir(data_root).is_ok_and(|mut entries| {
-                entries.any(|entry| !entry.is_ok_and(|entry| is_ours(entry.file_name())))
+                // A start binds its sockets before it looks here.
+                let is_socket =
+                    |entry: &DirEntry| entry.file_type().is_ok_and(|kind| kind.is_socket());
+                entries.any(|entry| {
+                    !entry.is_ok_and(|entry| is_ours(entry.file_name()) || is_socket(&entry))
+                })
             }),
             vfs: data_root.join("image/vfs").is_dir() && !data_root.join("image/overlay2").exists(),
             made: has_data_file(data_root, mounts),

@@ -26,15 +26,18 @@ fn what_is_below_tmp_stays_in_sight() {
         let kept = container.sh("awk '$2 == \"/tmp\"' /proc/mounts");
         assert_eq!(kept, "");
     }
-    socket.logged(&[
-        "dind: no tmpfs is mounted on /tmp",
-        "the socket /tmp/x/docker.sock",
-    ]);
     data.logged(&[
         "dind: no tmpfs is mounted on /tmp",
         "the data root /tmp/data",
     ]);
-    // The plan says the same, and an ordinary start has its tmpfs.
+    // The plan says the same, of the socket before it is there, and an ordinary start has its tmpfs.
+    let plan = dind().env("DOCKER_HOST", "unix:///tmp/x/docker.sock");
+    let plan = plan.run(&["plan"]).text();
+    let note = [
+        "note: no tmpfs is mounted on /tmp",
+        "the socket /tmp/x/docker.sock",
+    ];
+    assert!(line_with(&plan, &note).is_some(), "{plan}");
     let plan = dind().run(&["plan", "--data-root", "/tmp/data"]).text();
     let note = [
         "note: no tmpfs is mounted on /tmp",
@@ -57,10 +60,16 @@ fn the_socket_in_an_exec_root_stays_in_sight() {
         .ready(&["--exec-root", "/srv/engine"]);
     container.text(&["docker", "-H", socket, "version"]);
     container.exec(&["dind", "health"]).exited(0);
-    container.logged(&[
-        "dind: no tmpfs is mounted on /srv/engine",
+    // It is there before anything is mounted, and the plan knows of it before it is.
+    let kept = container.sh("awk '$2 == \"/srv/engine\"' /proc/mounts");
+    assert_eq!(kept, "");
+    let plan = dind().env("DOCKER_HOST", socket);
+    let plan = plan.run(&["plan", "--exec-root", "/srv/engine"]).text();
+    let note = [
+        "note: no tmpfs is mounted on /srv/engine",
         "the socket /srv/engine/docker.sock",
-    ]);
+    ];
+    assert!(line_with(&plan, &note).is_some(), "{plan}");
 }
 
 /// A socket in the data root: nothing is mounted there, by itself or where it is asked for.

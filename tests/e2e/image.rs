@@ -18,8 +18,15 @@ pub fn context() -> Scratch {
     let copied = Command::new("cp")
         .arg("-a")
         .args(
-            ["Dockerfile", "Cargo.toml", "Cargo.lock", ".cargo", "src"]
-                .map(|name| checkout.join(name)),
+            [
+                "Dockerfile",
+                "Cargo.toml",
+                "Cargo.lock",
+                ".cargo",
+                "build.rs",
+                "src",
+            ]
+            .map(|name| checkout.join(name)),
         )
         .arg(&scratch.path)
         .status();
