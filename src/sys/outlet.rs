@@ -88,7 +88,8 @@ impl<D: AsFd> Outlet<D> {
                 }
             }
         };
-        if written == Err(Errno::EPIPE) {
+        // A socket's raises no signal, and one from elsewhere is not this program's to take.
+        if written == Err(Errno::EPIPE) && !matches!(self.way, Way::Socket) {
             signals::forget_broken_pipe();
         }
         written

@@ -20,7 +20,7 @@ use nix::unistd::Pid;
 pub enum Change {
     /// It has ended.
     Gone,
-    /// It is stopped before it takes this signal: [`resume`] it.
+    /// It is stopped before it takes this signal, or where that is 0 in a trap: [`resume`] it.
     Signal(i32),
     /// It is stopped like its whole thread group, as by SIGSTOP: [`listen`] to it.
     GroupStop,
@@ -75,7 +75,11 @@ fn wait_of(pid: libc::pid_t) -> Option<(Pid, Change)> {
     let change = if !libc::WIFSTOPPED(status) {
         Change::Gone
     } else if status >> 16 == libc::PTRACE_EVENT_STOP {
-        Change::GroupStop
+        match libc::WSTOPSIG(status) {
+            libc::SIGSTOP | libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU => Change::GroupStop,
+            // SIGCONT has ended one, and the process waits in a trap for the tracer: ptrace(2).
+            _ => Change::Signal(0),
+        }
     } else {
         Change::Signal(libc::WSTOPSIG(status))
     };
@@ -122,17 +126,21 @@ mod tests {
         while let Some((changed, change)) = wait_of(pid.as_raw()) {
             seen.push(change);
             match change {
+                // SIGCONT has ended the stop.
+                Change::Signal(0) => resume(changed, 0)?,
                 Change::Signal(signal) => {
                     // The sender is visible.
                     assert!(!is_from_outside(changed)?);
                     resume(changed, signal)?;
-                    if signal == libc::SIGWINCH {
-                        process::kill(pid, libc::SIGSTOP)?;
+                    match signal {
+                        libc::SIGWINCH => process::kill(pid, libc::SIGSTOP)?,
+                        libc::SIGCONT => process::kill(pid, libc::SIGKILL)?,
+                        _ => {}
                     }
                 }
                 Change::GroupStop => {
                     listen(changed)?;
-                    process::kill(pid, libc::SIGKILL)?;
+                    process::kill(pid, libc::SIGCONT)?;
                 }
                 Change::Gone => break,
             }
@@ -141,6 +149,8 @@ mod tests {
             Change::Signal(libc::SIGWINCH),
             Change::Signal(libc::SIGSTOP),
             Change::GroupStop,
+            Change::Signal(0),
+            Change::Signal(libc::SIGCONT),
             Change::Gone,
         ];
         assert_eq!(seen, expected);
