@@ -152,7 +152,10 @@ impl Machine {
     }
 
     fn begin_stop(&mut self, now: Duration, asked: bool) {
-        self.dockerd.due = None;
+        // The containers of a dockerd that was to be started again have nobody else.
+        if self.dockerd.due.take().is_some() && self.reached != Reached::Nothing {
+            self.due.push(Process::Ender);
+        }
         self.containerd.due = None;
         let [stage, ..] = STAGES;
         self.phase = Phase::Stopping(Stop {

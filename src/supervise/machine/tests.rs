@@ -1077,9 +1077,13 @@ fn a_stop_cancels_a_restart() {
     let mut machine = begun(RESTARTED);
     machine.step(Event::Ready, SECOND);
     machine.step(killed(Dockerd, SIGKILL), SECOND);
-    machine.step(Event::Signal(SIGTERM), SECOND);
+    // The containers that it has left get their stop signal all the same.
+    let effects = machine.step(Event::Signal(SIGTERM), SECOND);
+    assert!(effects.ends_with(&[fork(Process::Ender)]), "{effects:?}");
     let late = SECOND + FIRST_PAUSE * 2;
     assert_eq!(machine.step(Event::Tick, late), []);
+    let effects = machine.step(exited(Process::Ender, 0), late);
+    assert_eq!(effects, [send(Containerd, SIGTERM)]);
     assert_eq!(machine.step(exited(Containerd, 0), late), [Effect::Exit(0)]);
 }
 
@@ -1375,7 +1379,7 @@ fn the_sockets_are_closed_when_no_dockerd_will_be_started() {
     machine.step(Event::Ready, SECOND);
     machine.step(killed(Dockerd, SIGKILL), SECOND);
     let effects = machine.step(Event::Signal(SIGTERM), SECOND);
-    assert_eq!(effects, [Effect::CloseSockets, send(Containerd, SIGTERM)]);
+    assert_eq!(effects, [Effect::CloseSockets, fork(Process::Ender)]);
     let mut machine = begun(RESTARTED);
     machine.step(Event::Ready, SECOND);
     let effects = machine.step(exited(Dockerd, 0), SECOND);
