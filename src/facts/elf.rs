@@ -17,6 +17,17 @@ pub fn is_known(begin: &[u8]) -> bool {
     begin.starts_with(b"\x7fELF\x02\x01")
 }
 
+/// Whether an ELF file is written for the processor that this program is written for: its
+/// `e_machine` is EM_X86_64 or EM_AARCH64.
+pub fn is_native(file: &File) -> bool {
+    let native = match std::env::consts::ARCH {
+        "x86_64" => Some(62),
+        "aarch64" => Some(183),
+        _ => None,
+    };
+    native.is_some() && number(&part(file, 18, 2), 0, 2) == native
+}
+
 /// The little-endian number of `length` bytes at `at`.
 pub fn number(bytes: &[u8], at: usize, length: usize) -> Option<u64> {
     let bytes = bytes.get(at..at.checked_add(length)?)?;

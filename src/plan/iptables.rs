@@ -14,7 +14,7 @@ use crate::shortcut::{self, place};
 
 /// Directory of symbolic links to Debian's legacy programs, under the names that dockerd looks
 /// for.
-const DIRECTORY: &str = "/run/dind/iptables-legacy";
+const DIRECTORY: &str = "/run/dind-iptables-legacy";
 
 /// The names under which dockerd and its plugins call the programs.
 const PROGRAMS: &[&str] = &[

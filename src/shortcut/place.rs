@@ -1,7 +1,7 @@
 //! Where the program is, where it finds the real ones, and what it must know of them.
 
 /// The directory that comes first in dockerd's `PATH`.
-pub const DIRECTORY: &str = "/run/dind/iptables";
+pub const DIRECTORY: &str = "/run/dind-iptables";
 
 /// The symbolic link to the real `iptables`, in [`DIRECTORY`].
 pub const REAL_IPTABLES: &str = "real/iptables";

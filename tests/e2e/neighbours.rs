@@ -38,7 +38,7 @@ fn publish(engine: &Container, name: &str, port: u16) -> String {
 /// The rules of the packet filter that the engine uses, without their counters.
 #[track_caller]
 fn rules(engine: &Container) -> BTreeSet<String> {
-    let text = engine.sh("PATH=/run/dind/iptables-legacy:$PATH iptables-save 2>/dev/null");
+    let text = engine.sh("PATH=/run/dind-iptables-legacy:$PATH iptables-save 2>/dev/null");
     let rules = text.lines().filter(|line| line.starts_with("-A"));
     rules.map(str::to_owned).collect()
 }

@@ -73,7 +73,7 @@ const COMPARE: &str = r#"
     both() {
         words=$(printf '%s' "$1" | sed "s/^IPT\b/$name/; s|ADDRESS|$address|g")
         arguments=${words#"$name"}
-        /run/dind/iptables/$name $arguments >/tmp/shortcut.out 2>/tmp/shortcut.err
+        /run/dind-iptables/$name $arguments >/tmp/shortcut.out 2>/tmp/shortcut.err
         echo "status $?" >>/tmp/shortcut.out
         /usr/sbin/$name $arguments >/tmp/real.out 2>/tmp/real.err
         echo "status $?" >>/tmp/real.out
@@ -119,7 +119,7 @@ fn iptables_is_executed_for_all_else_only() {
     let container = dind().ready(&[]);
     container.sh(
         "printf '#!/bin/sh\necho called\n' >/tmp/called; chmod +x /tmp/called
-         ln -sf /tmp/called /run/dind/iptables/real/iptables",
+         ln -sf /tmp/called /run/dind-iptables/real/iptables",
     );
     for (arguments, called) in [
         ("-t nat -F DOCKER-NO", false),
@@ -143,7 +143,7 @@ fn iptables_is_executed_for_all_else_only() {
         ("--version", true),
         ("", true),
     ] {
-        let words = format!("/run/dind/iptables/iptables {arguments}");
+        let words = format!("/run/dind-iptables/iptables {arguments}");
         let output = container.exec(&["sh", "-c", &words]);
         assert_eq!(
             output.stdout.trim() == "called",
@@ -219,7 +219,7 @@ fn it_makes_what_iptables_makes() {
         real.contains("-A FORWARD -i docker0 ! -o docker0 -j ACCEPT"),
         "{real}"
     );
-    assert_eq!(made("/run/dind/iptables"), real);
+    assert_eq!(made("/run/dind-iptables"), real);
 }
 
 /// The rules of both backends and families, as every program shows them, without counters.
@@ -283,7 +283,7 @@ fn found(container: &Container) -> String {
 /// dockerd alone has it in its PATH, and a program of the user's is not passed over.
 #[test]
 fn dockerd_alone_finds_it() {
-    let shortcut = "/run/dind/iptables";
+    let shortcut = "/run/dind-iptables";
     let container = dind().ready(&[]);
     assert_eq!(found(&container), shortcut);
     let path = "tr '\\0' '\\n' </proc/$(pgrep -x containerd)/environ | grep ^PATH=";

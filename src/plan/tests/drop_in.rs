@@ -542,7 +542,7 @@ fn the_backend_of_iptables_is_docker_librarys_choice() -> Result<(), Fault> {
             !plan.to_string().contains("load module nf_tables"),
             "{plan}"
         );
-        let link = "ln -s /usr/sbin/ip6tables-legacy-save /run/dind/iptables-legacy/ip6tables-save";
+        let link = "ln -s /usr/sbin/ip6tables-legacy-save /run/dind-iptables-legacy/ip6tables-save";
         assert_eq!(
             commands(&plan).iter().any(|command| command == link),
             legacy,
@@ -552,7 +552,7 @@ fn the_backend_of_iptables_is_docker_librarys_choice() -> Result<(), Fault> {
         let path = path.iter().find(|(name, _)| name == "PATH");
         let first = path.is_some_and(|(_, path)| {
             path.to_string_lossy()
-                .starts_with("/run/dind/iptables-legacy:/")
+                .starts_with("/run/dind-iptables-legacy:/")
         });
         assert_eq!(first, legacy, "{path:?}");
     }
@@ -806,7 +806,7 @@ fn client_variables_break_neither_the_daemon_nor_the_commands_docker() -> Result
         ]
     );
     let path = Config::read([], []).search_path;
-    let path = format!("PATH=/run/dind/iptables:{}", path.display());
+    let path = format!("PATH=/run/dind-iptables:{}", path.display());
     assert_eq!(
         daemon,
         ["DOCKER_DRIVER=overlay2", path.as_str(), "container=docker"]

@@ -96,13 +96,13 @@ fn shortcut(start: &Start<'_>, facts: &Facts) -> Result<bool, Fault> {
         .any(|command| command.starts_with("answer for"));
     let engine = start.engine(facts)?;
     let found = engine.dockerd.environment.iter().any(|(name, value)| {
-        name == "PATH" && value.to_string_lossy().starts_with("/run/dind/iptables:")
+        name == "PATH" && value.to_string_lossy().starts_with("/run/dind-iptables:")
     });
     assert_eq!(is_made, found, "{plan}");
     let others = engine.containerd.iter().map(|program| &program.environment);
     for (name, value) in others.chain([&engine.environment]).flatten() {
         let value = value.to_string_lossy();
-        assert!(!value.contains("/run/dind/iptables"), "{name:?}={value}");
+        assert!(!value.contains("/run/dind-iptables"), "{name:?}={value}");
     }
     Ok(is_made)
 }
