@@ -82,7 +82,7 @@ pub enum Action {
         content: String,
     },
     /// Put the program that answers dockerd's calls of iptables into
-    /// [`place::DIRECTORY`](crate::shortcut::place::DIRECTORY).
+    /// [`place::DIRECTORY`].
     Shortcut {
         /// What it finds the real programs by.
         programs: NftPrograms,
