@@ -4,11 +4,13 @@
 use crate::docker::{Spec, dind, lab, line_with, unprivileged};
 
 /// A dind that need not find out which iptables the kernel has: qemu opens no socket of
-/// netfilter's, which is how it is asked, so the machine's own binary does that.
+/// netfilter's, which is how it is asked, so the machine's own binary does that. And one without
+/// the program before iptables: dockerd could not execute that for arm64.
 fn told_iptables(spec: Spec) -> Spec {
     let plan = dind().run(&["plan"]).text();
     let legacy = line_with(&plan, &["iptables: legacy"]).map_or("", |_| "1");
     spec.env("DOCKER_IPTABLES_LEGACY", legacy)
+        .env("DIND_IPTABLES_SHORTCUT", "off")
 }
 
 /// `spec` with the binary for arm64, and with what runs it as its entrypoint.
