@@ -16,8 +16,6 @@ const INTERFACES: &str = "/sys/class/net";
 pub struct Inner {
     /// The interface of the default route. It leads outside, even where it is a bridge, as on a host.
     outer: Option<String>,
-    /// Whether sysfs tells the kinds of interfaces.
-    known: bool,
     /// What is known, by the index of the interface. None has the index of one that was there before
     /// it (`dev_new_index` in the kernel's net/core/dev.c), and a bridge remains one.
     seen: BTreeMap<u32, bool>,
@@ -32,7 +30,6 @@ impl Inner {
         let (_, outer) = network::routes(&read::kernel("/proc/net/route").unwrap_or_default());
         Self {
             outer,
-            known: Path::new(INTERFACES).join("lo").exists(),
             seen: BTreeMap::new(),
         }
     }
@@ -40,13 +37,15 @@ impl Inner {
     /// Whether the interface with this index is loopback, or a bridge that is not the way outside:
     /// every inner network that can reach this network namespace has a bridge in it (the drivers
     /// `bridge` and, by `docker_gwbridge`, `overlay`; from those of `macvlan` and `ipvlan` there is
-    /// no way). Networks outside are joined by veth or another kind of interface. Without sysfs it
-    /// is every one.
+    /// no way). Networks outside are joined by veth or another kind of interface. Where sysfs does
+    /// not have the interface it is one: with `-v /sys:/sys` it is of another network namespace.
     pub fn has(&mut self, index: u32) -> bool {
         if let Some(found) = self.seen.get(&index) {
             return *found;
         }
-        let found = !self.known || self.leads_inside(index);
+        let Some(found) = self.leads_inside(index) else {
+            return false;
+        };
         if self.seen.len() >= MOST {
             self.seen.clear();
         }
@@ -54,12 +53,14 @@ impl Inner {
         found
     }
 
-    fn leads_inside(&self, index: u32) -> bool {
-        let name = if_indextoname(index).ok();
-        let Some(name) = name.and_then(|name| name.into_string().ok()) else {
-            return false;
-        };
-        let bridge = Path::new(INTERFACES).join(&name).join("bridge");
-        name == "lo" || (self.outer.as_ref() != Some(&name) && bridge.exists())
+    /// `None` where there is no such interface any more, or not yet.
+    fn leads_inside(&self, index: u32) -> Option<bool> {
+        let name = if_indextoname(index).ok()?.into_string().ok()?;
+        let directory = Path::new(INTERFACES).join(&name);
+        let told = read::kernel(directory.join("ifindex")).ok();
+        let is_known = told.and_then(|told| told.trim().parse().ok()) == Some(index);
+        let is_bridge = directory.join("bridge").exists();
+        let is_inner = !is_known || (self.outer.as_ref() != Some(&name) && is_bridge);
+        Some(name == "lo" || is_inner)
     }
 }

@@ -1,6 +1,7 @@
 //! Who has to go for a newcomer where there is room for a limited number, so that one client takes
 //! no more than its part from others.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -40,7 +41,7 @@ pub enum Room {
 /// Decides about a newcomer from the client `source`. `held` are those that are there: the client of
 /// each, and since when it is idle. A client that has its part, or that has more than any other
 /// where all is taken, makes room itself: the longest idle of its own goes. Else the one that has
-/// most loses its longest idle.
+/// most loses its longest idle; of several that have as much, the one whose is idle longest of all.
 pub fn room(
     held: impl Iterator<Item = (IpAddr, Instant)> + Clone,
     source: IpAddr,
@@ -65,7 +66,9 @@ pub fn room(
         for (index, (client, idle)) in held.enumerate() {
             shares.entry(client).or_default().add(index, idle);
         }
-        let largest = shares.into_values().max_by_key(|share| share.count);
+        let largest = shares
+            .into_values()
+            .max_by_key(|share| (share.count, Reverse(share.longest.map(|(_, idle)| idle))));
         if let Some(largest) = largest.filter(|share| share.count > own.count)
             && let Some((place, _)) = largest.longest
         {
@@ -123,7 +126,9 @@ mod tests {
             // No room at all.
             (&[1, 1, 1, 1, 2, 2, 3, 3], 2, 9, Room::InPlaceOf(0)),
             (&[3, 2, 1, 1, 2, 1, 1, 3], 4, 9, Room::InPlaceOf(2)),
-            (&[1, 1, 2, 2, 3, 3, 4, 4], 5, 9, Room::InPlaceOf(6)),
+            (&[1, 1, 2, 2, 3, 3, 4, 4], 5, 9, Room::InPlaceOf(0)),
+            (&[4, 1, 1, 4, 2, 3, 3, 2], 5, 9, Room::InPlaceOf(0)),
+            (&[2, 1, 1, 4, 2, 3, 3, 4], 5, 9, Room::InPlaceOf(0)),
             (&[1, 1, 2, 2, 3, 3, 4, 4], 2, 9, Room::InPlaceOf(2)),
             // Its own has only begun.
             (&[1, 1, 1, 1], 1, 0, Room::None),
