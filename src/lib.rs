@@ -17,6 +17,8 @@ pub mod sys;
 
 pub mod input;
 
+pub mod store;
+
 pub mod facts;
 
 pub mod plan;

@@ -20,7 +20,8 @@ use dind::input::config::{self, Config};
 use dind::input::contract::Contract;
 use dind::input::dockerd_arguments::DockerdArguments;
 use dind::input::request::{self, Request, Start};
-use dind::messages::fault::Fault;
+use dind::input::store::StoreRequest;
+use dind::messages::fault::{FAILURE, Fault};
 use dind::messages::finding::Severity;
 use dind::messages::line::one_line;
 use dind::messages::logging;
@@ -30,8 +31,9 @@ use dind::plan::inputs::{Addresses, Inputs};
 use dind::plan::listener::Listener;
 use dind::plan::outcome::{Outcome, Plan};
 use dind::plan::role::{self, Role, Serve};
+use dind::plan::saving;
 use dind::plan::{self, client, inform, prepare};
-use dind::programs::{doctor, health, nest};
+use dind::programs::{doctor, health, nest, store};
 use dind::supervise::{self, Beginning};
 use dind::sys::signals::{self, Inherited, Signals};
 use dind::sys::{descriptors, log, search, spawn};
@@ -85,6 +87,16 @@ fn run(
             let (text, status) = doctor::report(&doctor::examine(&config, true)?, how);
             print(&text).map(|_| status)
         }
+        Request::Store(request) => match request {
+            StoreRequest::List(path) => print(&store::list(&path)?),
+            StoreRequest::Check(path) => {
+                let (text, whole) = store::check(&path)?;
+                print(&text).map(|status| if whole { status } else { FAILURE })
+            }
+            StoreRequest::Prune(path, kept) => print(&store::prune(&path, kept)?),
+            // It is a start.
+            StoreRequest::Save(_) => Ok(FAILURE),
+        },
         Request::Health(how) => Ok(health::check(&config, how).map_or_else(answer, |()| 0)),
         Request::Nest(nest) => {
             // The variables reach the next level, a start like any other.
@@ -196,7 +208,7 @@ fn make_plan(config: &Config, start: &Start, mut intent: Intent<'_>) -> Result<M
             &surroundings,
             mounts,
             (&serve.arguments, Some(&serve)),
-            |inputs| plan::serve(&serve, inputs),
+            |_, inputs| plan::serve(&serve, inputs),
         ),
         Role::Session {
             command,
@@ -209,7 +221,7 @@ fn make_plan(config: &Config, start: &Start, mut intent: Intent<'_>) -> Result<M
             &surroundings,
             mounts,
             (&arguments, None),
-            |inputs| plan::session(&command, levels_below, &arguments, inputs),
+            |arguments, inputs| plan::session(&command, levels_below, arguments, inputs),
         ),
     }
 }
@@ -226,16 +238,27 @@ fn plan_daemons(
     surroundings: &Surroundings,
     mounts: MountTable,
     (arguments, serve): (&DockerdArguments, Option<&Serve>),
-    plan: impl Fn(Inputs<'_>) -> Result<Plan, Fault>,
+    plan: impl Fn(&DockerdArguments, Inputs<'_>) -> Result<Plan, Fault>,
 ) -> Result<Made, Fault> {
     let (path, asked) = arguments.config_file();
     intent.probe(&[&path], &mounts, config)?;
     let text = daemon_json::read(&path, asked)?;
-    let options = arguments.options(text.as_deref().map(|text| (path.as_path(), text)))?;
+    let file = text.as_deref().map(|text| (path.as_path(), text));
+    let mut options = arguments.options(file)?;
+    // The data root of a save is in its store.
+    let in_store = match &start.save {
+        Some(save) => Some(saving::arguments(save, arguments, &options)?),
+        None => None,
+    };
+    if let Some(arguments) = &in_store {
+        options = arguments.options(file)?;
+    }
     let mut known = Known::read(&options);
+    known.store = start.save.as_ref().map(|save| save.path.clone());
     let addresses = Addresses {
         contract: start.contract,
         config,
+        save: start.save.as_ref(),
         options: &options,
         socket: &surroundings.socket,
         group: known.socket_group,
@@ -267,11 +290,12 @@ fn plan_daemons(
         )?,
         None => None,
     };
-    let mut planned = plan(inputs)?;
+    let arguments = in_store.as_ref().unwrap_or(arguments);
+    let mut planned = plan(arguments, inputs)?;
     if starts && plan::netfilter_question(config, &options, &facts.netfilter).is_some() {
         // The faults do not depend on the answer, and there were none.
         facts.netfilter.nf_tables = netfilter::ask();
-        planned = plan(addresses.with(surroundings, &facts))?;
+        planned = plan(arguments, addresses.with(surroundings, &facts))?;
     }
     planned.notes.extend(note);
     Ok(Made {

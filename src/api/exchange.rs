@@ -6,13 +6,16 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
-use nix::poll::PollFlags;
+use anyhow::{Context, Result, anyhow, bail};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, poll};
 
 use super::answer::Answer;
 use crate::messages::fault::Fault;
 use crate::sys::nonblocking::{connect, is_later};
+use crate::sys::wait;
 
 /// The most bytes of a body that are read at once.
 const PIECE: usize = 1 << 18;
@@ -108,6 +111,29 @@ impl Exchange {
         let read = self.read(content)?;
         let written = !self.answer.is_complete() && self.write()?;
         Ok(read || written)
+    }
+
+    /// Blocks until the answer is complete, and returns it with its content. The error is that it
+    /// does not go on for `patience`, or that it is longer than `limit` bytes.
+    pub fn finish(
+        mut self,
+        patience: Duration,
+        limit: usize,
+    ) -> Result<(Answer, Vec<u8>), ExchangeError> {
+        let mut content = Vec::new();
+        while !self.answer.is_complete() {
+            let descriptor = PollFd::new(self.as_fd(), self.awaited());
+            match poll(&mut [descriptor], wait::timeout(Some(patience))) {
+                Ok(0) => return Err(anyhow!("no answer within {} s", patience.as_secs()).into()),
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(errno) => return Err(anyhow::Error::new(errno).context("poll").into()),
+            }
+            self.advance(&mut content)?;
+            if content.len() > limit {
+                return Err(anyhow!("the answer is longer than {limit} bytes").into());
+            }
+        }
+        Ok((self.answer, content))
     }
 
     fn read(&mut self, content: &mut Vec<u8>) -> Result<bool, ExchangeError> {

@@ -31,6 +31,7 @@ pub mod programs;
 pub mod read_only;
 pub mod space;
 pub mod storage;
+pub mod store;
 pub mod surroundings;
 
 use std::collections::BTreeSet;
@@ -54,6 +55,7 @@ use network::Networks;
 use programs::Programs;
 use read_only::ReadOnly;
 use storage::DataRoot;
+use store::StoreFacts;
 
 /// The facts that a start with daemons depends on. Other starts read a part of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,6 +75,8 @@ pub struct Facts {
     pub log_directory_own: bool,
     /// Whether the default directory of images to load exists.
     pub images: bool,
+    /// The store of images and build cache, if there is one or the user has named one.
+    pub store: Option<StoreFacts>,
     /// Directories that a start may write to, on file systems that are mounted read-only.
     pub read_only: Vec<ReadOnly>,
     /// The paths of sockets, certificates and the like that a symbolic link leads elsewhere, each as
@@ -120,6 +124,8 @@ pub struct Known {
     pub socket_group: Option<u32>,
     /// The inodes of the sockets that were bound: no other engine's. Empty before.
     pub sockets: BTreeSet<u64>,
+    /// The store that is saved to, if any.
+    pub store: Option<PathBuf>,
 }
 
 impl Known {
@@ -130,6 +136,7 @@ impl Known {
             certificates: true,
             socket_group: options.socket_group().and_then(groups::group_id),
             sockets: BTreeSet::new(),
+            store: None,
         }
     }
 }
@@ -166,6 +173,11 @@ impl Facts {
             limits: Limits::read(),
             kills: memory::kills_of(&container),
             images: Path::new(config::IMAGES).is_dir(),
+            store: StoreFacts::read(
+                config,
+                known.store.as_deref(),
+                data_root.origin.as_ref().ok().and_then(Option::as_ref),
+            ),
             apparmor: programs::may_load_profiles()?,
             stale,
             running,
@@ -225,6 +237,7 @@ pub fn directories(options: &DockerdOptions, config: &Config) -> Vec<PathBuf> {
         options.data_root.clone(),
         options.exec_root.clone(),
         config::IMAGES.into(),
+        config.store.clone().unwrap_or_else(|| config::STORE.into()),
         hooks::DIRECTORY.into(),
         read_only::KEY.into(),
         log_directory(),

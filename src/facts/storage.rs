@@ -14,6 +14,8 @@ use super::paths::{existing, resolve};
 use super::space::Space;
 use crate::facts::mountinfo::MountTable;
 use crate::input::config::{Config, Storage};
+use crate::messages::fault::Fault;
+use crate::store::origin::Origin;
 use crate::sys::filesystem;
 use crate::sys::read;
 use crate::sys::search::search;
@@ -41,6 +43,9 @@ pub struct DataRoot {
     pub filesystem: Filesystem,
     /// What the image stores of earlier starts have left in it.
     pub contents: Contents,
+    /// The generation of a store that it depends on, or why it cannot be told. It may have another one
+    /// below an ext4 image.
+    pub origin: Result<Option<Origin>, Fault>,
     /// The alternatives to that file system. Read only where the plan may choose one.
     pub means: Option<Means>,
 }
@@ -59,6 +64,7 @@ impl DataRoot {
             means: to_choose.then(|| Means::read(&path, mounts, &config.search_path)),
             filesystem,
             contents: Contents::read(&path),
+            origin: Origin::of(&path).map_err(Fault::from),
             path,
         }
     }

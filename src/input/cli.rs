@@ -4,6 +4,7 @@
 //! see [`super::request`].
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 
 use clap::builder::PossibleValuesParser;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -20,7 +21,7 @@ use crate::messages::line::one_line;
 const MAX_DEPTH: i64 = 1000;
 
 /// The subcommands. `dind help` takes each as its argument.
-const SUBCOMMANDS: [&str; 5] = ["plan", "health", "doctor", "nest", "help"];
+const SUBCOMMANDS: [&str; 6] = ["plan", "health", "doctor", "nest", "store", "help"];
 
 /// The arguments that a subcommand allows, in one line for an error.
 fn allowed(subcommand: &str) -> &'static str {
@@ -31,7 +32,11 @@ fn allowed(subcommand: &str) -> &'static str {
             "DEPTH, 1 to 1000, then -- and the arguments of the innermost level: \
              dind nest 3 -- docker info"
         }
-        "help" => "plan, health, doctor, nest",
+        "store" => {
+            "save STORE [--from-nothing] [--no-build-cache] -- COMMAND, list STORE, check STORE, \
+             prune STORE [--keep N]"
+        }
+        "help" => "plan, health, doctor, nest, store",
         _ => "arguments as for a start",
     }
 }
@@ -66,6 +71,7 @@ fn subcommand(name: &str) -> Command {
         "health" => health(),
         "doctor" => doctor(),
         "nest" => nest(),
+        "store" => store(),
         _ => help_command(),
     };
     command
@@ -154,6 +160,63 @@ fn nest() -> Command {
         .after_help("For example: dind nest 3 -- docker info")
 }
 
+fn store() -> Command {
+    Command::new("store")
+        .about("Images and build cache that any number of dinds begin with: DIND_STORE")
+        .override_usage(
+            "dind store save STORE [--from-nothing] [--no-build-cache] -- COMMAND [ARG...]\n       \
+             dind store list STORE\n       \
+             dind store check STORE\n       \
+             dind store prune STORE [--keep N]",
+        )
+        .arg(
+            Arg::new("action")
+                .value_name("ACTION")
+                .required(true)
+                .value_parser(PossibleValuesParser::new([
+                    "save", "list", "check", "prune",
+                ]))
+                .hide_possible_values(true)
+                .help(
+                    "save what COMMAND leaves; list generations; check that all is there; prune old ones",
+                ),
+        )
+        .arg(
+            Arg::new("path")
+                .value_name("STORE")
+                .required(true)
+                .value_parser(value_parser!(PathBuf))
+                .help("The directory of the store, as an absolute path"),
+        )
+        .arg(
+            Arg::new("from-nothing")
+                .long("from-nothing")
+                .action(ArgAction::SetTrue)
+                .help("Begin with an empty data root, and not with the current generation"),
+        )
+        .arg(
+            Arg::new("no-build-cache")
+                .long("no-build-cache")
+                .action(ArgAction::SetTrue)
+                .help("Publish images alone"),
+        )
+        .arg(
+            Arg::new("keep")
+                .long("keep")
+                .value_name("N")
+                .value_parser(value_parser!(u64).range(1..))
+                .help("How many generations stay, besides those in use [default: 2]"),
+        )
+        .arg(
+            Arg::new("arguments")
+                .value_name("ARG")
+                .num_args(0..)
+                .last(true)
+                .value_parser(value_parser!(OsString))
+                .help("The command; nothing is published if it fails"),
+        )
+}
+
 fn help_command() -> Command {
     Command::new("help")
         .about("Print this help, or that of a subcommand")
@@ -162,7 +225,7 @@ fn help_command() -> Command {
                 .value_name("SUBCOMMAND")
                 .value_parser(PossibleValuesParser::new(SUBCOMMANDS))
                 .hide_possible_values(true)
-                .help("One of plan, health, doctor, nest"),
+                .help("One of plan, health, doctor, nest, store"),
         )
 }
 
@@ -444,12 +507,12 @@ mod tests {
             (
                 "help helth",
                 "help: unexpected argument 'helth'; did you mean 'health'?",
-                "allowed: plan, health, doctor, nest",
+                "allowed: plan, health, doctor, nest, store",
             ),
             (
                 "help run",
                 "help: unexpected argument 'run';",
-                "allowed: plan, health, doctor, nest",
+                "allowed: plan, health, doctor, nest, store",
             ),
         ] {
             assert_eq!(message(line), format!("{problem} {allowed}"));

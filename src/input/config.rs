@@ -107,6 +107,9 @@ pub const LOG_FILE: &str = "/var/log/docker.log";
 /// The directory of images to load where `DIND_IMAGES` is not set.
 pub const IMAGES: &str = "/var/lib/dind/images";
 
+/// The store of images and build cache where `DIND_STORE` is not set.
+pub const STORE: &str = "/var/lib/dind/store";
+
 /// The docker CLI's context that stands for `DOCKER_HOST` and the default socket.
 const DEFAULT_CONTEXT: &str = "default";
 
@@ -160,6 +163,10 @@ pub struct Config {
     pub images: Option<PathBuf>,
     /// `DIND_IMAGES_STRICT`: whether an archive that cannot be loaded ends the start.
     pub images_strict: bool,
+    /// `DIND_STORE`: the store that an empty data root begins with, instead of [`STORE`].
+    pub store: Option<PathBuf>,
+    /// `DIND_STORE_STRICT`: whether a store that cannot be used ends the start.
+    pub store_strict: bool,
     /// `DOCKER_DRIVER`: dockerd's own variable for its storage driver.
     pub docker_driver: Option<String>,
     /// `DIND_STOP_TIMEOUT`: how long after the beginning of a stop everything has ended.
@@ -293,6 +300,10 @@ impl Config {
                 |text| Some(PathBuf::from(text)).filter(|path| path.is_absolute()),
             ),
             images_strict: read.flag(variables::DIND_IMAGES_STRICT),
+            store: read.parse(variables::DIND_STORE, "an absolute path", |text| {
+                Some(PathBuf::from(text)).filter(|path| path.is_absolute())
+            }),
+            store_strict: read.flag(variables::DIND_STORE_STRICT),
             docker_driver: read.parse(variables::DOCKER_DRIVER, "a storage driver", |text| {
                 Some(text.to_owned())
             }),
@@ -620,6 +631,8 @@ mod tests {
             ("DIND_EPHEMERAL", "yes", "1, 0"),
             ("DIND_IMAGES", "images", "an absolute path"),
             ("DIND_IMAGES_STRICT", "yes", "1, 0"),
+            ("DIND_STORE", "store", "an absolute path"),
+            ("DIND_STORE_STRICT", "yes", "1, 0"),
             ("DIND_RESTART", "always", "on-failure:N"),
             ("DIND_RESTART", "on-failure:", "on-failure:N"),
             ("DIND_RESTART", "on-failure:-1", "on-failure:N"),
@@ -659,6 +672,8 @@ mod tests {
             ("DIND_EPHEMERAL", ""),
             ("DIND_IMAGES", ""),
             ("DIND_IMAGES_STRICT", ""),
+            ("DIND_STORE", ""),
+            ("DIND_STORE_STRICT", ""),
             ("DIND_RESTART", ""),
             ("DIND_STORAGE", ""),
             ("DIND_STORAGE_SIZE", ""),

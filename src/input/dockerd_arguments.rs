@@ -71,6 +71,8 @@ const INFORMATIONAL: &[&str] = &["--help", "--version", "--validate"];
 pub struct DockerdOptions {
     /// `--data-root`: images, containers, volumes.
     pub data_root: PathBuf,
+    /// Whether the user chose it.
+    pub data_root_set: bool,
     /// `--exec-root`: run-time state.
     pub exec_root: PathBuf,
     /// `--pidfile`.
@@ -90,6 +92,8 @@ pub struct DockerdOptions {
     /// The feature `containerd-snapshotter`, where it is set: whether dockerd uses containerd's
     /// image store.
     pub containerd_store: Option<bool>,
+    /// Whether containers get user ids of their own: `--userns-remap`.
+    pub userns_remap: bool,
     /// `--storage-driver`.
     pub storage_driver: Option<String>,
     /// Whether the user chose addresses for the default bridge or for networks.
@@ -291,6 +295,7 @@ impl DockerdArguments {
                 "data-root",
                 "/var/lib/docker",
             ),
+            data_root_set: text(&["--data-root", "-g", "--graph"], "data-root").is_some(),
             exec_root: path(&["--exec-root"], "exec-root", "/var/run/docker"),
             pid_file: path(&["-p", "--pidfile"], "pidfile", "/var/run/docker.pid"),
             group: text(&["-G", "--group"], "group"),
@@ -311,6 +316,8 @@ impl DockerdArguments {
             containerd: text(&["--containerd"], "containerd").is_some(),
             containerd_embedded: feature("embedded-containerd") == Some(true),
             containerd_store: feature("containerd-snapshotter"),
+            userns_remap: text(&["--userns-remap"], "userns-remap")
+                .is_some_and(|user| !user.is_empty()),
             storage_driver: text(&["-s", "--storage-driver"], "storage-driver"),
             addresses_set: is_set(&[
                 "bip",

@@ -7,4 +7,5 @@ pub mod dockerd_arguments;
 pub mod nest;
 pub mod request;
 pub mod san;
+pub mod store;
 pub mod variables;

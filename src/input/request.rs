@@ -8,6 +8,7 @@ use crate::input::cli;
 use crate::input::config::Config;
 use crate::input::contract::Contract;
 use crate::input::nest::Nest;
+use crate::input::store::{Save, StoreRequest};
 use crate::messages::fault::Fault;
 
 /// What the command line asks for.
@@ -25,6 +26,8 @@ pub enum Request {
     Doctor(Report),
     /// Make the next level of the nest, beside the daemon of this level.
     Nest(Nest),
+    /// Look at a store, or remove generations of it.
+    Store(StoreRequest),
     /// Start a daemon, a client or a command, as the contract and its arguments say.
     Start(Start),
 }
@@ -55,6 +58,8 @@ pub struct Start {
     pub arguments: Vec<OsString>,
     /// The nest whose next level is made inside this container, if any.
     pub nest: Option<Nest>,
+    /// The store that the command's images are published to, if any.
+    pub save: Option<Save>,
 }
 
 /// What the command line in `config` asks for. The error is a usage fault.
@@ -68,6 +73,7 @@ pub fn request(config: &Config) -> Result<Request, Fault> {
             .unwrap_or_else(|| Contract::from_program(&config.program)),
         arguments: config.arguments.clone(),
         nest: None,
+        save: None,
     };
     let ours = start.contract == Contract::Dind;
     // A health check runs with the container's environment, and so with its DIND_CONTRACT.
@@ -79,7 +85,7 @@ pub fn request(config: &Config) -> Result<Request, Fault> {
     let first = first.to_str();
     let subcommand = first.filter(|first| match *first {
         "help" => ours,
-        "plan" | "health" | "doctor" | "nest" => named_dind,
+        "plan" | "health" | "doctor" | "nest" | "store" => named_dind,
         _ => false,
     });
     if subcommand.is_some()
@@ -115,6 +121,10 @@ pub fn request(config: &Config) -> Result<Request, Fault> {
                 _ => Request::Start(start.named_contract()),
             })
         }
+        Some("store") => Ok(match StoreRequest::parse(rest)? {
+            StoreRequest::Save(save) => Request::Start(start.saving(save, config)?),
+            request => Request::Store(request),
+        }),
         _ => Ok(match first.filter(|_| ours && rest.is_empty()) {
             Some("--help" | "-h") => Request::Help(cli::help()),
             Some("--version" | "-V") => Request::Version,
@@ -145,6 +155,20 @@ impl Start {
         self.contract = Contract::Dind;
         self.arguments = nest.inside(&config.program);
         self.nest = Some(nest);
+        Ok(self)
+    }
+
+    /// A start whose command makes the next generation of a store.
+    fn saving(mut self, save: Save, config: &Config) -> Result<Self, Fault> {
+        if let Some(port) = config.port {
+            return Err(Fault::usage(format!(
+                "PORT={port} needs a daemon in the foreground, and store save needs a command beside it"
+            ))
+            .remedy("drop one of them"));
+        }
+        self.contract = Contract::Dind;
+        self.arguments = save.arguments.clone();
+        self.save = Some(save);
         Ok(self)
     }
 
@@ -189,6 +213,7 @@ mod tests {
             contract: Contract::Dind,
             arguments: words.iter().map(OsString::from).collect(),
             nest: None,
+            save: None,
         }
     }
 
@@ -332,6 +357,7 @@ mod tests {
             prop_assume!(!text.contains("dind") && !text.ends_with("docker"));
             prop_assume!(!text.ends_with(".sh"));
             let expected = Start {
+                save: None,
                 contract: Contract::Dind,
                 arguments: words.clone(),
                 nest: None,

@@ -115,6 +115,10 @@ table! {
         "directory of images to load at the start";
     DIND_IMAGES_STRICT: Value("0"), DAEMONS,
         "1: an image that cannot be loaded ends the container";
+    DIND_STORE: Value("/var/lib/dind/store"), DAEMONS,
+        "store that an empty data root begins with";
+    DIND_STORE_STRICT: Value("0"), DAEMONS,
+        "1: a store that cannot be used ends the container";
     DIND_STORAGE: Value("auto"), DAEMONS,
         "what holds data: loop, tmpfs, fuse-overlayfs, vfs, none";
     DIND_STORAGE_SIZE: Words("9/10 of the free space"), DAEMONS,
@@ -251,7 +255,7 @@ fn read_by(contract: Contract) -> String {
 #[cfg(test)]
 pub mod tests {
     use super::*;
-    use crate::input::config::{Config, IMAGES, logs};
+    use crate::input::config::{Config, IMAGES, STORE, logs};
 
     const README: &str = include_str!("../../README.md");
 
@@ -355,6 +359,10 @@ pub mod tests {
             if *variable == DIND_IMAGES {
                 // The default directory may be missing, and one that is set must not be.
                 assert_eq!(default, IMAGES);
+                continue;
+            }
+            if *variable == DIND_STORE {
+                assert_eq!(default, STORE);
                 continue;
             }
             let set = vec![(OsString::from(variable.name), OsString::from(default))];

@@ -47,6 +47,15 @@ pub struct Finding {
 }
 
 impl Finding {
+    /// The same, as something that works in another way.
+    #[must_use]
+    pub fn as_warning(self) -> Self {
+        Self {
+            severity: Severity::Warning,
+            ..self
+        }
+    }
+
     /// A finding of severity error, without a remedy: see the fields.
     pub fn error(code: &'static str, seen: impl Into<String>, link: &'static str) -> Self {
         Self {

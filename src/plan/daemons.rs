@@ -93,6 +93,7 @@ pub fn listeners(serve: Option<&Serve>, addresses: Addresses<'_>) -> Vec<Listene
         options,
         socket,
         group,
+        ..
     } = addresses;
     let literal = serve.is_some_and(|serve| serve.literal);
     // dockerd refuses `-H` beside `hosts` in daemon.json, and a command line `dockerd -H …` gives

@@ -17,6 +17,7 @@ use super::stop_budget::StopBudget;
 use crate::facts::memory::Kills;
 use crate::input::config::StopDeaf;
 use crate::input::san::Name;
+use crate::store::manifest::Layout;
 use crate::sys::limits::{Limit, Resource};
 
 /// A program to start, as execve(2) takes it.
@@ -62,6 +63,40 @@ pub struct NewDataFile {
     pub mkfs: PathBuf,
 }
 
+/// The input of the filler, which fills the data root before the daemons start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Filling {
+    /// The path of the store.
+    pub store: PathBuf,
+    /// The data root.
+    pub data_root: PathBuf,
+    /// The program dockerd, whose version is compared with that of the store.
+    pub dockerd: PathBuf,
+    /// How dockerd keeps images.
+    pub layout: Layout,
+    /// Whether a store that cannot be used ends the container: `DIND_STORE_STRICT`.
+    pub strict: bool,
+}
+
+/// The input of the preparer and of the publisher, which run before and after the daemons' stop.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Saving {
+    /// The path of the store.
+    pub store: PathBuf,
+    /// The data root, in the store.
+    pub data_root: PathBuf,
+    /// dockerd's Unix socket.
+    pub socket: PathBuf,
+    /// The program dockerd.
+    pub dockerd: PathBuf,
+    /// How it keeps images.
+    pub layout: Layout,
+    /// Whether the data root begins empty.
+    pub from_nothing: bool,
+    /// Whether the build cache is published.
+    pub build_cache: bool,
+}
+
 /// The TLS files of a server and its clients. Before the daemons start, missing files are issued
 /// and existing ones are verified.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,6 +139,10 @@ pub enum Foreground {
 pub struct Engine {
     /// The ext4 image for the data root; `None` if the data root's own file system is used.
     pub data_file: Option<DataFile>,
+    /// The store that the data root begins with; `None` if there is none.
+    pub filling: Option<Filling>,
+    /// The store that the data root is published in; `None` if in none.
+    pub saving: Option<Saving>,
     /// The default bridge, if another engine is in this network namespace.
     pub network: Option<OwnNetwork>,
     /// The certificates, if `DOCKER_TLS_CERTDIR` gives dockerd TLS.

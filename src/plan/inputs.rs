@@ -7,6 +7,7 @@ use crate::facts::surroundings::Surroundings;
 use crate::input::config::Config;
 use crate::input::contract::Contract;
 use crate::input::dockerd_arguments::DockerdOptions;
+use crate::input::store::Save;
 
 /// What the plan of a start with daemons is computed from, besides the role.
 #[derive(Debug, Clone, Copy)]
@@ -15,6 +16,8 @@ pub struct Inputs<'a> {
     pub contract: Contract,
     /// The environment's variables and the command line, parsed.
     pub config: &'a Config,
+    /// The store that the command's images are published to, if any.
+    pub save: Option<&'a Save>,
     /// The facts that the role was decided by.
     pub surroundings: &'a Surroundings,
     /// dockerd's options from its flags and from daemon.json.
@@ -31,6 +34,8 @@ pub struct Addresses<'a> {
     pub contract: Contract,
     /// The environment's variables and the command line, parsed.
     pub config: &'a Config,
+    /// The store that the command's images are published to, if any.
+    pub save: Option<&'a Save>,
     /// dockerd's options from its flags and from daemon.json.
     pub options: &'a DockerdOptions,
     /// The path of the Unix socket.
@@ -45,6 +50,7 @@ impl<'a> Addresses<'a> {
         Inputs {
             contract: self.contract,
             config: self.config,
+            save: self.save,
             surroundings,
             options: self.options,
             facts,
@@ -58,6 +64,7 @@ impl<'a> Inputs<'a> {
         Addresses {
             contract: self.contract,
             config: self.config,
+            save: self.save,
             options: self.options,
             socket: &self.surroundings.socket,
             group: self.facts.socket_group,

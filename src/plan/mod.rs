@@ -31,10 +31,12 @@ mod print;
 mod read_only;
 pub mod resolver;
 pub mod role;
+pub mod saving;
 pub mod stop_budget;
 mod storage;
 mod store;
 mod tls;
+pub mod warm_start;
 mod words;
 
 use std::ffi::OsString;
@@ -235,6 +237,11 @@ fn engine(
     }
     let storage = storage::plan(inputs)?;
     let mounts = &facts.container.mounts;
+    let saving = match inputs.save {
+        Some(save) => Some(saving::plan(save, inputs, &listeners, &dockerd)?),
+        None => None,
+    };
+    let warm_start = warm_start::plan(inputs, &dockerd, saving.as_ref())?;
     let iptables = iptables::plan(config, options, &facts.netfilter, mounts);
     let resolver = resolver::plan(inputs);
     let mut warnings = Vec::new();
@@ -248,6 +255,7 @@ fn engine(
     }
     warnings.extend(self::warnings(serve, inputs));
     warnings.extend(hooks::warnings(inputs));
+    warnings.extend(warm_start.warning);
     // Loading nf_tables comes first: the iptables backend depends on the kernel's answer. Then
     // comes the lock: if another process holds it, nothing else in the container is changed.
     let mut steps: Vec<Step> = netfilter_question(config, options, &facts.netfilter)
@@ -318,6 +326,8 @@ fn engine(
     );
     let engine = Engine {
         data_file: storage.data_file,
+        filling: warm_start.filling,
+        saving,
         network: network::own(inputs, path),
         certificates: tls.certificates,
         containerd,

@@ -6,7 +6,9 @@ use std::fmt;
 use std::path::PathBuf;
 
 use super::action::Step;
-use super::engine::{Certificates, DataFile, Engine, Foreground, NewDataFile, Readiness};
+use super::engine::{
+    Certificates, DataFile, Engine, Filling, Foreground, NewDataFile, Readiness, Saving,
+};
 use super::growth::Growth;
 use super::outcome::{Outcome, Plan};
 use super::own_network::OwnNetwork;
@@ -111,10 +113,40 @@ impl fmt::Display for Certificates {
     }
 }
 
+impl fmt::Display for Filling {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (root, store) = (self.data_root.display(), self.store.display());
+        write!(
+            formatter,
+            "fill {root} from the store {store}, if it is empty"
+        )
+    }
+}
+
+impl fmt::Display for Saving {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let cache = match self.build_cache {
+            true => "images and build cache",
+            false => "images",
+        };
+        let store = self.store.display();
+        write!(
+            formatter,
+            "publish {cache} in the store {store} if the command succeeds"
+        )
+    }
+}
+
 impl fmt::Display for Engine {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(data_file) = &self.data_file {
             line(formatter, format_args!("prepare: {data_file}"))?;
+        }
+        if let Some(filling) = &self.filling {
+            line(formatter, format_args!("prepare: {filling}"))?;
+        }
+        if let Some(saving) = &self.saving {
+            line(formatter, format_args!("at the end: {saving}"))?;
         }
         if let Some(network) = &self.network {
             line(formatter, format_args!("prepare: {network}"))?;

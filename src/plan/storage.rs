@@ -134,7 +134,9 @@ pub fn stores_question(inputs: Inputs<'_>) -> bool {
     let contents = &inputs.facts.data_root.contents;
     let has_images = contents.graph_images.is_some() || contents.containerd_images.is_some();
     let may_hide = || has_images && store(inputs).is_none();
-    inputs.facts.image_stores.is_none() && (differ || may_hide())
+    let is_unknown = inputs.facts.image_stores.is_none();
+    // What is saved is taken from where they have it.
+    is_unknown && (differ || inputs.save.is_some() || may_hide())
 }
 
 /// Where they have not been read, the plan does not depend on them: [`stores_question`].
@@ -160,6 +162,27 @@ pub fn store(inputs: Inputs<'_>) -> Option<Store> {
             (first == second && second == third).then_some(first)
         }
     }
+}
+
+/// Returns the storage driver that dockerd gets; `None` where it chooses.
+pub fn named(inputs: Inputs<'_>) -> Option<String> {
+    let choice = choose(inputs, known_stores(inputs)).ok()?;
+    let own = || {
+        let variable = inputs.config.docker_driver.as_deref();
+        let variable = variable.filter(|_| !choice.drops_variable);
+        variable.or(inputs.options.storage_driver.as_deref())
+    };
+    match choice.holder {
+        Holder::Driver(driver) => Some(driver.to_owned()),
+        _ => own().map(str::to_owned),
+    }
+}
+
+/// Whether the data of dockerd is to be elsewhere than on the file system of the data root: in an ext4
+/// image, or on a tmpfs.
+pub fn is_elsewhere(inputs: Inputs<'_>) -> bool {
+    choose(inputs, known_stores(inputs))
+        .is_ok_and(|choice| matches!(choice.holder, Holder::DataFile(_) | Holder::Tmpfs(_)))
 }
 
 /// Returns the warnings about the data root. One is about its place, with two causes and the same

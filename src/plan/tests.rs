@@ -57,6 +57,7 @@ fn facts(mountinfo: &str, memberships: &str, root: RootMount) -> Facts {
         .map(str::to_owned)
         .collect();
     Facts {
+        store: None,
         pid1: true,
         container: ContainerFacts {
             cgroup: CgroupFacts {
@@ -73,6 +74,7 @@ fn facts(mountinfo: &str, memberships: &str, root: RootMount) -> Facts {
         images: false,
         log_directory_own: true,
         data_root: DataRoot {
+            origin: Ok(None),
             path: "/var/lib/docker".into(),
             mode: Some(0o710),
             filesystem: Filesystem::Other,
@@ -356,6 +358,7 @@ impl Start<'_> {
             | Request::Version
             | Request::Health(_)
             | Request::Doctor(_)
+            | Request::Store(_)
             | Request::Nest(_) => {
                 panic!("not a start")
             }
@@ -412,6 +415,7 @@ impl Start<'_> {
         let json = Some((Path::new("/etc/docker/daemon.json"), self.json));
         let options = arguments.options(json)?;
         let inputs = Inputs {
+            save: None,
             contract,
             config: &config,
             surroundings: &surroundings,

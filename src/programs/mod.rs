@@ -3,3 +3,4 @@
 pub mod doctor;
 pub mod health;
 pub mod nest;
+pub mod store;

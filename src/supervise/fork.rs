@@ -18,7 +18,8 @@ use crate::apply::delegate;
 use crate::helpers::child::{become_helper, leave_terminal};
 use crate::helpers::hooks::Runner;
 use crate::helpers::{
-    certificates, containers, data_file, forwarder, grower, joiner, loader, port_forwarder, sweeper,
+    certificates, containers, data_file, filler, forwarder, grower, joiner, loader, port_forwarder,
+    preparer, publisher, sweeper,
 };
 use crate::input::config::Config;
 use crate::messages::fault::{FAILURE, Fault};
@@ -45,6 +46,21 @@ impl Supervisor<'_> {
             },
             Some(_) | None => None,
         };
+        if process == Process::Filler
+            && let Some(filling) = &self.engine.filling
+        {
+            match filler::hold(filling, self.engine.saving.as_ref()) {
+                Ok((generation, lock)) => {
+                    self.generation = generation;
+                    self.store_lock = lock;
+                }
+                Err(error) => {
+                    error!("{}", Fault::from(error));
+                    events.push_back(Event::NotStarted(process, FAILURE));
+                    return;
+                }
+            }
+        }
         match process::fork() {
             Ok(ForkResult::Parent { child }) => self.children.add(process, child),
             Ok(ForkResult::Child) => {
@@ -104,6 +120,24 @@ impl Supervisor<'_> {
                 .data_file
                 .as_ref()
                 .map_or(Ok(()), |file| data_file::put_in_place(file, inherited))?,
+            Process::Filler => {
+                let generation = self.generation.as_ref();
+                if let Some(saving) = &engine.saving {
+                    publisher::begin(saving)?;
+                }
+                if let (None, Some(file)) = (&engine.filling, &engine.data_file) {
+                    filler::needs_none(&file.target)?;
+                }
+                if let (Some(filling), Some(generation)) = (&engine.filling, generation) {
+                    filler::run(filling, generation, inherited)?;
+                }
+            }
+            Process::Preparer => engine.saving.as_ref().map_or(Ok(()), preparer::prepare)?,
+            Process::Publisher => {
+                if let Some(saving) = &engine.saving {
+                    publisher::publish(saving, self.generation.as_ref())?;
+                }
+            }
             Process::Certificates => engine.certificates.as_ref().map_or(Ok(()), |wanted| {
                 certificates::prepare(wanted, SystemTime::now())
             })?,

@@ -109,6 +109,8 @@ pub fn run(
         terminal: terminal != Terminal::None,
         containerd: engine.containerd.is_some(),
         data_file: Need::of(engine.data_file.as_ref().map(|file| file.required)),
+        // An ext4 image may have come from a store.
+        filler: engine.filling.is_some() || engine.data_file.is_some(),
         grower: engine
             .data_file
             .as_ref()
@@ -128,6 +130,7 @@ pub fn run(
         ready_timeout: engine.ready_timeout,
         stop: engine.stop,
         restarts: engine.restarts,
+        saves: engine.saving.is_some(),
         sweeps: engine.emptied.is_some() || engine.network.is_some(),
     });
     let addresses = bound.iter().map(|bound| bound.address.clone()).collect();
@@ -140,6 +143,8 @@ pub fn run(
         bound,
         forwarded: forwarded.pop(),
         delegation,
+        generation: None,
+        store_lock: None,
         without_data_file: false,
         started,
         clock: Clock::since(started),

@@ -2,6 +2,7 @@
 //! effects that the machine returns.
 
 use std::collections::VecDeque;
+use std::fs::File;
 use std::io::{Stderr, Stdout};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
@@ -27,6 +28,7 @@ use crate::input::config::Config;
 use crate::messages::fault::Fault;
 use crate::plan;
 use crate::plan::engine::{Engine, Readiness};
+use crate::store::disk::Generation;
 use crate::sys::clock::Clock;
 use crate::sys::end::End;
 use crate::sys::process::{self, Reaped};
@@ -71,6 +73,10 @@ pub struct Supervisor<'a> {
     /// The socket for the port forwarder, and for the next one, should it end.
     pub(super) forwarded: Option<Bound>,
     pub(super) delegation: Option<Unfinished>,
+    /// The generation of a store that the data root depends on, with the lock on it.
+    pub(super) generation: Option<Generation>,
+    /// The lock on the store that the data root is published in.
+    pub(super) store_lock: Option<File>,
     /// Whether the data root has no ext4 image, although the plan has one.
     pub(super) without_data_file: bool,
     pub(super) started: Instant,

@@ -23,3 +23,4 @@ pub mod trace;
 pub mod tree;
 pub mod wait;
 pub mod write;
+pub mod xattr;

@@ -75,3 +75,4 @@ mod tls;
 mod tools;
 mod unread;
 mod upstream;
+mod warm_starts;

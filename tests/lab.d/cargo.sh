@@ -63,6 +63,7 @@ lab_run() {
 # those that do not: terminals, signals, statuses, counts. A new test is none of these.
 STORE_TESTS=(
     commit:: crash:: data_root:: images:: nest:: nesting:: restart:: soak:: storage:: stores::
+    warm_starts::what_a_command_has_made warm_starts::a_save_goes_on
     stop::a_stop_in_the_middle_of_an_image stop::a_stop_with
     --skip crash::a_command_keeps_its_daemon
     --skip crash::the_number_of_restarts_in_a_row_is_limited

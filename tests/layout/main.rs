@@ -14,11 +14,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Lowest first, as in the map of `.github/CONTRIBUTING.md`.
-const FOLDERS: [&str; 12] = [
+const FOLDERS: [&str; 13] = [
     "messages",
     "sys",
     "shortcut",
     "input",
+    "store",
     "facts",
     "plan",
     "tls",

@@ -1,17 +1,13 @@
 //! The images that dockerd has before anything is loaded.
 
 use std::collections::BTreeSet;
-use std::os::fd::AsFd;
 use std::path::Path;
 
-use anyhow::{Context, Result, anyhow, bail};
-use nix::errno::Errno;
-use nix::poll::{PollFd, poll};
+use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use super::answer::{STALL, refusal};
 use crate::api::exchange::{Body, Exchange, ExchangeError};
-use crate::sys::wait;
 
 /// The longest list of images that is read, in bytes: more than any daemon's.
 const LONGEST_LIST: usize = 64 << 20;
@@ -30,23 +26,11 @@ impl Inventory {
     pub fn ask(socket: &Path) -> Result<Self, ExchangeError> {
         // all=1 adds intermediate images: an image that was loaded without a name may be the
         // parent of another one now.
-        let mut exchange = Exchange::begin(socket, "GET", "/images/json?all=1", Body::None)?;
-        let mut content = Vec::new();
-        while !exchange.answer.is_complete() {
-            let descriptor = PollFd::new(exchange.as_fd(), exchange.awaited());
-            match poll(&mut [descriptor], wait::timeout(Some(STALL))) {
-                Ok(0) => return Err(anyhow!("no answer within {} s", STALL.as_secs()).into()),
-                Ok(_) | Err(Errno::EINTR) => {}
-                Err(errno) => return Err(anyhow::Error::new(errno).context("poll").into()),
-            }
-            exchange.advance(&mut content)?;
-            if content.len() > LONGEST_LIST {
-                return Err(anyhow!("the list is longer than {LONGEST_LIST} bytes").into());
-            }
-        }
+        let exchange = Exchange::begin(socket, "GET", "/images/json?all=1", Body::None)?;
+        let (answer, content) = exchange.finish(STALL, LONGEST_LIST)?;
         Ok(Self {
-            images: names(&content, exchange.answer.status())?,
-            api_version: exchange.answer.api_version(),
+            images: names(&content, answer.status())?,
+            api_version: answer.api_version(),
         })
     }
 

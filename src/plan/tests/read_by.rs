@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
+use crate::facts::store::{Found, StoreFacts};
 use crate::input::variables::tests::table;
 
 /// For each variable, a value that changes the plan of a contract that reads it.
@@ -26,6 +27,7 @@ const SAMPLES: &[(&str, &str)] = &[
     ("DIND_RESTART", "on-failure"),
     ("DIND_IMAGES", "/images"),
     ("DIND_IMAGES_STRICT", "1"),
+    ("DIND_STORE_STRICT", "1"),
     ("DIND_STORAGE", "vfs"),
     ("DIND_STORAGE_SIZE", "1G"),
     ("DOCKER_DRIVER", "vfs"),
@@ -36,11 +38,12 @@ const SAMPLES: &[(&str, &str)] = &[
 ];
 
 /// Variables that are read before there is a plan: for logging, to choose the contract, and to
-/// find programs and the files of the docker CLI.
+/// find programs, the store and the files of the docker CLI.
 const READ_BEFORE: &[&str] = &[
     "DIND_LOG",
     "DIND_LOG_FORMAT",
     "DIND_CONTRACT",
+    "DIND_STORE",
     "DOCKER_CERT_PATH",
     "DOCKER_CONFIG",
     "HOME",
@@ -85,6 +88,10 @@ fn shown(start: &Start<'_>, facts: &Facts, variable: &str) -> String {
 fn places() -> Vec<Facts> {
     let mut facts = bare_v1();
     facts.images = true;
+    facts.store = Some(StoreFacts {
+        path: "/store".into(),
+        found: Found::Nothing,
+    });
     facts.networks.resolvers = vec![[127, 0, 0, 11].into()];
     facts.data_root = DataRoot {
         filesystem: Filesystem::Unsuitable("overlay"),

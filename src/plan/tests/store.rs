@@ -1,6 +1,7 @@
 //! Which image store dockerd uses, and the storage driver that it gets for it.
 
 use super::*;
+use crate::input::store::Save;
 
 const PLAIN: ImageStores = ImageStores::GraphDrivers;
 const REQUEST: ImageStores = ImageStores::ContainerdOnRequest;
@@ -26,6 +27,7 @@ fn with<T>(
     let arguments = DockerdArguments::default();
     let options = arguments.options(Some((Path::new("/etc/docker/daemon.json"), json)))?;
     Ok(test(Inputs {
+        save: None,
         contract: request.contract,
         config: &config,
         surroundings: &surroundings,
@@ -152,6 +154,19 @@ fn dockerd_is_searched_only_where_the_plan_depends_on_it() -> Result<(), Fault> 
             crate::plan::stores_question(inputs)
         })?;
         assert_eq!(found, asks, "{variables:?} {json} {:?}", facts.data_root);
+        // What is saved is taken from where dockerd keeps it, so a save always asks.
+        let save = Save {
+            path: "/stores/main".into(),
+            from_nothing: false,
+            build_cache: true,
+            arguments: Vec::new(),
+        };
+        assert!(with(&facts, variables, json, |inputs| {
+            crate::plan::stores_question(Inputs {
+                save: Some(&save),
+                ..inputs
+            })
+        })?);
         let known = engine(facts, REQUEST);
         assert!(!with(&known, variables, json, |inputs| {
             crate::plan::stores_question(inputs)

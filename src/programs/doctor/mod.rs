@@ -86,6 +86,7 @@ pub fn examine(config: &Config, ask: bool) -> Result<Vec<Finding>, Fault> {
         host.versions = versions::ask(&facts.programs, config);
     }
     let inputs = Inputs {
+        save: None,
         contract,
         config,
         surroundings: &surroundings,

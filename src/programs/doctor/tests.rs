@@ -66,6 +66,7 @@ fn machine(layout: &str, name: &str) -> Machine {
         (!name.is_empty() && !name.contains('/')).then(|| name.to_owned())
     });
     let facts = Facts {
+        store: None,
         pid1: true,
         container: ContainerFacts {
             cgroup: CgroupFacts {
@@ -91,6 +92,7 @@ fn machine(layout: &str, name: &str) -> Machine {
         images: false,
         log_directory_own: true,
         data_root: DataRoot {
+            origin: Ok(None),
             path: "/var/lib/docker".into(),
             mode: Some(0o710),
             filesystem: Filesystem::Other,
@@ -192,6 +194,7 @@ impl Machine {
             socket_state: self.socket_state,
         };
         let inputs = Inputs {
+            save: None,
             contract: Contract::Dind,
             config: &config,
             surroundings: &surroundings,

@@ -63,6 +63,7 @@ impl Machine {
             (
                 Phase::Preparing,
                 Process::Mounter
+                | Process::Filler
                 | Process::Certificates
                 | Process::Joiner
                 | Process::Delegation
@@ -70,6 +71,26 @@ impl Machine {
             ) => self.prepared(process, end, now, effects),
             (_, Process::Loader | Process::PostStart) => {
                 self.provisioned(process, end, now, effects);
+            }
+            (_, Process::Command) if self.settings.saves && end == End::Exited(0) => {
+                self.fork(Process::Preparer, effects);
+            }
+            (_, Process::Preparer) => {
+                log_killed(process, end, effects);
+                match end {
+                    End::Exited(0)
+                        if !self.dockerd.runs
+                            || self.settings.containerd && !self.containerd.runs =>
+                    {
+                        self.publishes_nothing(process, "a daemon has ended before", effects);
+                        self.stop(FAILURE, now, effects);
+                    }
+                    End::Exited(0) => {
+                        self.due.push(Process::Publisher);
+                        self.stop(0, now, effects);
+                    }
+                    _ => self.stop(FAILURE, now, effects),
+                }
             }
             (_, Process::Command) => self.stop(end.status(), now, effects),
             (_, Process::Forwarder | Process::PortForwarder | Process::Grower) => {
@@ -86,6 +107,7 @@ impl Machine {
             (
                 _,
                 Process::Mounter
+                | Process::Filler
                 | Process::Certificates
                 | Process::Joiner
                 | Process::Delegation
@@ -93,6 +115,7 @@ impl Machine {
                 | Process::PreStop
                 | Process::Watcher
                 | Process::Ender
+                | Process::Publisher
                 | Process::Sweeper
                 | Process::LogReader
                 | Process::Diagnosis

@@ -15,6 +15,8 @@ pub enum Process {
     Command,
     /// Mounts an ext4 image over the data root, before the daemons start.
     Mounter,
+    /// See [`crate::helpers::filler`].
+    Filler,
     /// Issues or verifies the certificates, before the daemons start.
     Certificates,
     /// Makes the default bridge beside another engine, before the daemons start.
@@ -33,6 +35,10 @@ pub enum Process {
     Watcher,
     /// Stops containers that a dead dockerd has left.
     Ender,
+    /// Makes the engine ready for its data root to be published, after the command.
+    Preparer,
+    /// Publishes the data root in a store, after the daemons.
+    Publisher,
     /// Empties the data root at the end.
     Sweeper,
     /// Forwards DNS queries of inner containers, as long as the daemons run.
@@ -57,6 +63,7 @@ impl Process {
             Self::Dockerd => "dockerd",
             Self::Command => "the command",
             Self::Mounter => "the data-root mounter",
+            Self::Filler => "the data root's filler",
             Self::Certificates => "the certificate issuer",
             Self::Joiner => "the network joiner",
             Self::Delegation => "the cgroup delegation",
@@ -66,6 +73,8 @@ impl Process {
             Self::PreStop => "the pre-stop hook runner",
             Self::Watcher => "the container watcher",
             Self::Ender => "the container ender",
+            Self::Preparer => "the store's preparer",
+            Self::Publisher => "the store's publisher",
             Self::Sweeper => "the sweeper",
             Self::Forwarder => "the DNS forwarder",
             Self::Grower => "the data-root grower",

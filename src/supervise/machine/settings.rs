@@ -17,6 +17,8 @@ pub struct Settings {
     pub containerd: bool,
     /// Whether an ext4 image is to be mounted over the data root.
     pub data_file: Need,
+    /// Whether a store is to be put into the data root.
+    pub filler: bool,
     /// Whether that image grows.
     pub grower: bool,
     /// Whether certificates are to be issued or verified.
@@ -50,6 +52,8 @@ pub struct Settings {
     pub ready_timeout: Duration,
     /// The deadlines of a stop.
     pub stop: StopBudget,
+    /// Whether what the command leaves is published in a store.
+    pub saves: bool,
     /// Whether something is taken away once everything has ended: the content of the data root, or
     /// a bridge beside another engine.
     pub sweeps: bool,

@@ -13,8 +13,9 @@ use crate::sys::end::End;
 pub const DIAGNOSIS: Duration = Duration::from_secs(5);
 
 /// The helpers that run before the daemons, one after the other.
-const PREPARATION: [Process; 5] = [
+const PREPARATION: [Process; 6] = [
     Process::Mounter,
+    Process::Filler,
     Process::Certificates,
     Process::Joiner,
     Process::Delegation,
@@ -71,7 +72,9 @@ impl Machine {
                 effects.push(Effect::GoWithoutDataFile);
                 self.prepare(now, effects);
             }
-            Process::Mounter | Process::Certificates | Process::Joiner if failed => {
+            Process::Mounter | Process::Filler | Process::Certificates | Process::Joiner
+                if failed =>
+            {
                 log_killed(process, end, effects);
                 self.fail(Then::Stop(FAILURE), now, effects);
             }

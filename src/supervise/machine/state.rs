@@ -101,6 +101,7 @@ impl Machine {
     pub fn new(settings: Settings) -> Self {
         let due = [
             (Process::Mounter, settings.data_file != Need::None),
+            (Process::Filler, settings.filler),
             (Process::Certificates, settings.certificates),
             (Process::Joiner, settings.joiner),
             (Process::Delegation, settings.delegation),

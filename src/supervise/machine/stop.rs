@@ -13,20 +13,23 @@ use crate::sys::end::End;
 use crate::sys::signals::asks_to_end;
 
 /// The stages of a stop, in order.
-const STAGES: [Process; 14] = [
+const STAGES: [Process; 17] = [
     Process::Command,
     Process::Mounter,
+    Process::Filler,
     Process::Certificates,
     Process::Joiner,
     Process::Delegation,
     Process::PreStart,
     Process::Loader,
     Process::PostStart,
+    Process::Preparer,
     Process::PreStop,
     Process::Watcher,
     Process::Dockerd,
     Process::Ender,
     Process::Containerd,
+    Process::Publisher,
     Process::Sweeper,
 ];
 
@@ -47,17 +50,17 @@ impl Stop {
     pub(super) fn deadline(&self, budget: &StopBudget) -> Duration {
         let is_killed = self.forced == Forced::Stage;
         let left = match (self.stage, self.forced) {
-            (Process::Sweeper, _) if !self.asked && is_killed => {
+            (Process::Publisher | Process::Sweeper, _) if !self.asked && is_killed => {
                 budget.sweep.saturating_add(SWEEPERS_END)
             }
-            (Process::Sweeper, _) if !self.asked => budget.sweep,
+            (Process::Publisher | Process::Sweeper, _) if !self.asked => budget.sweep,
             (stage, Forced::Stage) if is_before_daemons(stage) => budget.abandoned,
             (_, Forced::Stage) => budget.end,
             (Process::PreStop, Forced::Nothing) => budget.hook,
             (Process::Watcher, Forced::Nothing) => budget.abandoned,
             (Process::Dockerd | Process::Ender, Forced::Nothing) => budget.containers,
             (Process::Dockerd | Process::Ender, Forced::Inside) => budget.dockerd,
-            (Process::Containerd | Process::Sweeper, _) => budget.containerd,
+            (Process::Containerd | Process::Publisher | Process::Sweeper, _) => budget.containerd,
             (Process::Command, _) => budget.command,
             (_, _) => budget.hooks,
         };
@@ -74,16 +77,22 @@ impl Machine {
     pub(super) fn signal(&mut self, signal: i32, now: Duration, effects: &mut Vec<Effect>) {
         let stops = asks_to_end(signal);
         if let Phase::Stopping(stop) = &mut self.phase {
-            if stops && !stop.asked {
+            let is_first = stops && !stop.asked;
+            if is_first {
                 stop.asked = true;
-                if stop.stage == Process::Sweeper {
+                if matches!(stop.stage, Process::Publisher | Process::Sweeper) {
                     stop.began = now;
                 }
             }
             // dockerd abandons its clean-up at the third signal, so it gets only one. The
             // command gets every signal.
-            if stop.stage == Process::Command {
+            let stage = stop.stage;
+            if stage == Process::Command {
                 effects.push(Effect::Send(Process::Command, signal));
+            }
+            if is_first && self.due.contains(&Process::Publisher) {
+                self.publishes_nothing(stage, "the container was told to stop", effects);
+                self.status = Some(End::Signaled(signal).status());
             }
             return;
         }
@@ -192,16 +201,51 @@ impl Machine {
             });
         }
         if process == Process::Command {
-            self.status.get_or_insert(end.status());
+            let saved = self.settings.saves && end == End::Exited(0);
+            if saved {
+                self.publishes_nothing(process, "the container was told to stop", effects);
+            }
+            self.status.get_or_insert(match saved {
+                true => FAILURE,
+                false => end.status(),
+            });
+        }
+        // What a daemon leaves that did not end by itself, or not in its turn, may be half written.
+        if matches!(process, Process::Dockerd | Process::Containerd)
+            && (end != End::Exited(0) || process != stop.stage)
+            && self.due.contains(&Process::Publisher)
+        {
+            self.publishes_nothing(process, &format!("{} {end}", process.name()), effects);
         }
         if let End::Signaled(signal) = end
             && !has_sent(stop, process, signal)
         {
             log_killed(process, end, effects);
         }
+        if process == Process::Publisher && end != End::Exited(0) {
+            self.status = Some(FAILURE);
+        }
         if process == stop.stage {
             self.advance(Some(process), now, effects);
         }
+    }
+
+    /// Drops what the command has made, which was to be published.
+    pub(super) fn publishes_nothing(
+        &mut self,
+        process: Process,
+        why: &str,
+        effects: &mut Vec<Effect>,
+    ) {
+        self.due.retain(|due| *due != Process::Publisher);
+        self.status = Some(FAILURE);
+        let text = format!("nothing is published in the store, since {why}; save again");
+        effects.push(Effect::Log(Message::about(
+            Level::Error,
+            process,
+            None,
+            text,
+        )));
     }
 
     /// Begins the next stage that runs or is due, after one that has ended or is given up. Exits
@@ -216,7 +260,7 @@ impl Machine {
             // There is no pre-stop without a complete start.
             Process::PreStop => self.reached == Reached::Announcement && self.due.contains(process),
             Process::Watcher => self.due.contains(process) && self.runs(Process::Dockerd),
-            Process::Ender | Process::Sweeper => self.due.contains(process),
+            Process::Ender | Process::Publisher | Process::Sweeper => self.due.contains(process),
             process => self.runs(*process),
         });
         let Some(next) = next else {
@@ -224,7 +268,7 @@ impl Machine {
             return;
         };
         let began = match next {
-            Process::Sweeper if !stop.asked => now,
+            Process::Publisher | Process::Sweeper if !stop.asked => now,
             _ => stop.began,
         };
         let stop = Stop {
@@ -283,6 +327,12 @@ impl Machine {
             }
             (_, Forced::Nothing | Forced::Inside) => {
                 log(Level::Warn, late(stage, "killed"));
+                if matches!(stage, Process::Dockerd | Process::Containerd)
+                    && self.due.contains(&Process::Publisher)
+                {
+                    // What a killed daemon leaves may be half written.
+                    self.publishes_nothing(stage, "a daemon had to be killed", effects);
+                }
                 effects.push(Effect::Send(stage, libc::SIGKILL));
                 Forced::Stage
             }
@@ -318,7 +368,11 @@ fn has_sent(stop: Stop, process: Process, signal: i32) -> bool {
 fn is_before_daemons(stage: Process) -> bool {
     !matches!(
         stage,
-        Process::Dockerd | Process::Ender | Process::Containerd | Process::Sweeper
+        Process::Dockerd
+            | Process::Ender
+            | Process::Containerd
+            | Process::Publisher
+            | Process::Sweeper
     )
 }
 

@@ -34,6 +34,8 @@ const NINE: StopBudget = StopBudget {
 };
 
 const SERVE: Settings = Settings {
+    filler: false,
+    saves: false,
     command: false,
     terminal: false,
     containerd: true,
@@ -1616,4 +1618,75 @@ fn the_log_relay_is_restarted_whatever_ended_it() {
     let now = later + SECOND;
     assert_eq!(machine.step(Event::NotStarted(Process::Relay, 1), now), []);
     assert_eq!(machine.deadline(), Some(now + SECOND * 2));
+}
+
+#[test]
+fn only_what_daemons_leave_that_ended_in_order_is_published() {
+    const SAVING: Settings = Settings {
+        saves: true,
+        ..COMMAND
+    };
+    use Process::{Preparer, Publisher};
+    let begin = [Event::Ready, exited(Command, 0), exited(Preparer, 0)];
+    let whole = [
+        exited(Dockerd, 0),
+        exited(Containerd, 0),
+        exited(Publisher, 0),
+    ];
+    let ended = |events: &[Event]| {
+        let events: Vec<Event> = begin.iter().chain(events).copied().collect();
+        let effects = life(SAVING, &events);
+        let published = effects.contains(&Effect::Fork(Publisher));
+        let status = effects.iter().find_map(|effect| match effect {
+            Effect::Exit(status) => Some(*status),
+            _ => None,
+        });
+        (published, status)
+    };
+    assert_eq!(ended(&whole), (true, Some(0)));
+    for (events, status) in [
+        // The container is told to stop while dockerd ends, or while containerd does.
+        (
+            vec![
+                Event::Signal(SIGTERM),
+                exited(Dockerd, 0),
+                exited(Containerd, 0),
+            ],
+            143,
+        ),
+        (
+            vec![
+                exited(Dockerd, 0),
+                Event::Signal(SIGINT),
+                exited(Containerd, 0),
+            ],
+            130,
+        ),
+        // A daemon fails, is killed, or ends before its turn.
+        (
+            vec![
+                exited(Dockerd, 1),
+                exited(Process::Ender, 0),
+                exited(Containerd, 0),
+            ],
+            1,
+        ),
+        (vec![exited(Dockerd, 0), killed(Containerd, SIGKILL)], 1),
+        (vec![exited(Containerd, 0), exited(Dockerd, 0)], 1),
+    ] {
+        assert_eq!(ended(&events), (false, Some(status)), "{events:?}");
+    }
+    // A command that succeeds when it is told to stop has not made what was asked for.
+    let effects = life(
+        SAVING,
+        &[
+            Event::Ready,
+            Event::Signal(SIGTERM),
+            exited(Command, 0),
+            exited(Dockerd, 0),
+            exited(Containerd, 0),
+        ],
+    );
+    assert_eq!(effects.last(), Some(&Effect::Exit(1)));
+    assert!(!effects.contains(&Effect::Fork(Publisher)));
 }

@@ -1,0 +1,314 @@
+//! The data root's filler: puts into an empty data root what a generation of a store has.
+//!
+//! Everything is made in [`INCOMING`] and renamed into place, the origin last. So a start that is
+//! killed has put nothing in place, or the next one puts the rest there: nothing that was in the
+//! data root before is touched.
+
+use std::env::consts::ARCH;
+use std::fs::{self, File};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use tracing::{info, warn};
+
+use super::{publisher, run};
+use crate::messages::fault::Fault;
+use crate::messages::remedy::Remedy;
+use crate::plan::engine::{Filling, Saving};
+use crate::store::build;
+use crate::store::clean::{self, remove};
+use crate::store::copy::{self, Content};
+use crate::store::disk::{Generation, MOUNT_POINT, Store, is_written, layer_of};
+use crate::store::manifest::{Manifest, Version};
+use crate::store::origin::{INCOMING, ORIGIN, Origin};
+use crate::sys::signals::Inherited;
+use crate::sys::{read, write};
+
+/// What the user can do about a data root that cannot be filled.
+const SPACE: &str = "free space in the data root, or unset DIND_STORE";
+
+/// The largest file of the names of layers, in bytes: a page, which is all that mount(2) takes.
+const NAMES: u64 = 1 << 16;
+
+/// What PID 1 holds as long as the container lives: the generation that its data root depends on,
+/// and the lock on a store that it saves to.
+pub type Held = (Option<Generation>, Option<File>);
+
+/// Locks the generation that the data root is to have: the one that it depends on, else the
+/// current one; and the store, if the data root is to be published in it. No generation means that
+/// the data root begins empty, the reason for which is logged. To be called by PID 1, since the
+/// locks last as long as the value. Does not wait.
+pub fn hold(filling: &Filling, saving: Option<&Saving>) -> Result<Held> {
+    if let Some(saving) = saving {
+        let store = publisher::make(&saving.store)?;
+        let lock = clean::lock(&store)?;
+        let generation = match saving.from_nothing {
+            true => None,
+            false => store.hold_current()?,
+        };
+        return Ok((generation, Some(lock)));
+    }
+    let store = Store {
+        path: filling.store.clone(),
+    };
+    let shown = store.path.display();
+    let Some(origin) = Origin::of(&filling.data_root)? else {
+        return match store.hold_current() {
+            Err(error) if !filling.strict => {
+                let fault = Fault::from(error);
+                warn!(path = %shown, "{}", fault.consequence("the data root begins empty"));
+                Ok((None, None))
+            }
+            held => held.map(|held| (held, None)),
+        };
+    };
+    let held = store.hold(origin.generation)?;
+    let held = held.filter(|held| held.manifest.store == origin.store);
+    let lost = || {
+        let path = filling.data_root.display();
+        let number = origin.generation;
+        anyhow!("{path} depends on generation {number} of the store {shown}, which is not there")
+            .remedy("mount the store that it came from, or use another volume")
+    };
+    Ok((Some(held.ok_or_else(lost)?), None))
+}
+
+/// Fails if the data root at `path` depends on a store: there is none. Blocks, so it must run in a
+/// child.
+pub fn needs_none(path: &Path) -> Result<()> {
+    match Origin::of(path)? {
+        None => Ok(()),
+        Some(origin) => Err(anyhow!(
+            "{} depends on generation {} of a store, and DIND_STORE names none",
+            path.display(),
+            origin.generation
+        )
+        .remedy("mount that store and set DIND_STORE, or use another volume")),
+    }
+}
+
+/// Mounts the store, and fills the data root if it is empty. One that has data of its own stays as
+/// it is. Blocks, so it must run in a child. The error names the path.
+pub fn run(filling: &Filling, generation: &Generation, inherited: &Inherited) -> Result<()> {
+    let started = Instant::now();
+    let (root, shown) = (&filling.data_root, filling.store.display());
+    let manifest = &generation.manifest;
+    let number = manifest.generation;
+    let is_filled = finish(root)?;
+    if !is_filled && is_occupied(root)? {
+        let root = root.display();
+        info!(path = %shown, "the store {shown} is not used, since {root} has data of its own");
+        return Ok(());
+    }
+    let used = fits(filling, manifest, inherited).and_then(|()| mount_read_only(&filling.store));
+    if is_filled {
+        used?;
+        let root = root.display();
+        info!(path = %shown, generation = number, "{root} is of generation {number} of the store {shown}");
+        return Ok(());
+    }
+    let incoming = root.join(INCOMING);
+    if let Err(error) = used.and_then(|()| make(generation, &incoming)) {
+        remove(&incoming)?;
+        // It is not there where it was not mounted.
+        let _ = umount2(MOUNT_POINT, MntFlags::MNT_DETACH);
+        if filling.strict {
+            return Err(error);
+        }
+        let fault = Fault::from(error);
+        warn!(path = %shown, "{}", fault.consequence("the data root begins empty"));
+        return Ok(());
+    }
+    finish(root)?;
+    let seconds = started.elapsed().as_secs_f64();
+    let (images, steps) = (manifest.images, manifest.steps);
+    info!(
+        path = %shown,
+        generation = number,
+        stored_images = images,
+        steps,
+        seconds,
+        "store {shown}: generation {number}, {images} images, {steps} build steps, in {seconds:.2} s"
+    );
+    Ok(())
+}
+
+/// Whether a data root that was not filled has data: anything but what a new file system has.
+fn is_occupied(data_root: &Path) -> Result<bool> {
+    let entries = fs::read_dir(data_root)
+        .with_context(|| format!("cannot read {}", data_root.display()))
+        .remedy("check its file system")?;
+    for entry in entries {
+        let entry = entry.with_context(|| format!("cannot read {}", data_root.display()))?;
+        let name = entry.file_name();
+        if name != "lost+found" && name != INCOMING {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Fails if this engine cannot use the generation.
+fn fits(filling: &Filling, manifest: &Manifest, inherited: &Inherited) -> Result<()> {
+    let shown = filling.store.display();
+    let (made, used) = (manifest.layout.name(), filling.layout.name());
+    if manifest.machine != ARCH || made != used {
+        let why = anyhow!(
+            "the store {shown} is not used: it is of the storage driver {made} on {}, and this one is {used} on {ARCH}",
+            manifest.machine
+        );
+        return Err(why.remedy("save one with this driver on this architecture"));
+    }
+    if build::of(&filling.dockerd).as_ref() == Some(&manifest.build) {
+        return Ok(());
+    }
+    let (_, output) = run::run(&filling.dockerd, &["--version"], inherited)?;
+    // "Docker version 26.1.5, build a72d7cd": printVersion in moby's cmd/dockerd.
+    let version = output
+        .split_whitespace()
+        .find_map(|word| Version::of(word.trim_end_matches(',')));
+    let version = version
+        .with_context(|| format!("{} prints no version", filling.dockerd.display()))
+        .remedy("unset DIND_STORE")?;
+    match version < manifest.engine {
+        false => Ok(()),
+        true => Err(anyhow!(
+            "the store {shown} is not used: it was made by dockerd {}, and this one is {version}",
+            manifest.engine
+        )
+        .remedy("save one with this dockerd, or use a newer one")),
+    }
+}
+
+/// Mounts the store where the links of a data root lead to.
+fn mount_read_only(store: &Path) -> Result<()> {
+    const NOTHING: Option<&str> = None;
+    let bind = |flags: MsFlags| {
+        mount(
+            Some(store),
+            MOUNT_POINT,
+            NOTHING,
+            MsFlags::MS_BIND | flags,
+            NOTHING,
+        )
+    };
+    fs::create_dir_all(MOUNT_POINT)
+        .with_context(|| format!("cannot make {MOUNT_POINT}"))
+        .remedy("make /run writable")?;
+    bind(MsFlags::empty())
+        .and_then(|()| bind(MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY))
+        .with_context(|| format!("cannot mount {} on {MOUNT_POINT}", store.display()))
+        .remedy("start the container with --privileged")
+}
+
+/// Puts in place what has been made, if it is whole, and returns whether the data root is filled.
+fn finish(data_root: &Path) -> Result<bool> {
+    let incoming = data_root.join(INCOMING);
+    let origin = Path::new(ORIGIN);
+    if incoming.join(origin).exists() {
+        let entries = fs::read_dir(&incoming);
+        for entry in entries.with_context(|| format!("cannot read {}", incoming.display()))? {
+            let name = entry.context("cannot read a directory")?.file_name();
+            if name != ORIGIN {
+                put(&incoming, data_root, Path::new(&name))?;
+            }
+        }
+        put(&incoming, data_root, origin)?;
+    }
+    let is_filled = data_root.join(origin).exists();
+    if is_filled {
+        remove(&incoming)?;
+    }
+    Ok(is_filled)
+}
+
+fn put(incoming: &Path, data_root: &Path, name: &Path) -> Result<()> {
+    let from = incoming.join(name);
+    fs::rename(&from, data_root.join(name))
+        .with_context(|| format!("cannot rename {}", from.display()))
+        .remedy("empty the data root, or give it another volume")
+}
+
+fn make(generation: &Generation, incoming: &Path) -> Result<()> {
+    let shown = incoming.display();
+    let data = generation.path.join("data");
+    let layers = generation.path.join("../../layers");
+    for layer in generation.manifest.layers.keys() {
+        let path = layers.join(layer);
+        let found = fs::symlink_metadata(&path)
+            .with_context(|| format!("cannot read layer {layer} of the store"))?;
+        ensure!(
+            found.is_dir() || found.is_file(),
+            "layer {layer} of the store is neither a directory nor a file"
+        );
+    }
+    remove(incoming)?;
+    fs::DirBuilder::new()
+        .mode(0o700)
+        .create(incoming)
+        .with_context(|| format!("cannot make {shown}"))
+        .remedy(SPACE)?;
+    let open = |path: &Path| -> Result<File> {
+        write::open_directory(path).with_context(|| format!("cannot open {}", path.display()))
+    };
+    let target = open(incoming)?;
+    let allowed = |path: &Path, target: &Path| is_allowed(generation, path, target);
+    copy::tree(
+        OwnedFd::from(open(&data)?),
+        target.as_fd(),
+        Content::PlainBut(&allowed, &is_written),
+    )
+    .with_context(|| format!("cannot copy {} to {shown}", data.display()))
+    .remedy(SPACE)?;
+    names_are_safe(incoming)?;
+    let origin = Origin::of_manifest(&generation.manifest).print();
+    write::replace(&target, ORIGIN.as_ref(), 0o600, origin.as_bytes())
+        .with_context(|| format!("cannot write {shown}/{ORIGIN}"))
+        .remedy(SPACE)
+}
+
+/// Fails where a file of overlay2's leads dockerd out of its directory: it takes the names in them as
+/// they are.
+fn names_are_safe(data: &Path) -> Result<()> {
+    let is_id = |id: &str| !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    let is_link = |part: &str| part.strip_prefix("l/").is_some_and(is_id);
+    let check = |directory: &Path, file: &str, is_safe: &dyn Fn(&str) -> bool| -> Result<()> {
+        for name in clean::names(directory)? {
+            let path = directory.join(name).join(file);
+            let text = read::text(&path, NAMES)
+                .with_context(|| format!("cannot read {}", path.display()))?;
+            ensure!(
+                text.is_none_or(|text| is_safe(&text)),
+                "{} names something else than a layer",
+                path.display()
+            );
+        }
+        Ok(())
+    };
+    check(
+        &data.join("image/overlay2/layerdb/sha256"),
+        "cache-id",
+        &is_id,
+    )?;
+    let layers = data.join("overlay2");
+    check(&layers, "lower", &|text| text.split(':').all(is_link))?;
+    check(&layers, "link", &is_id)
+}
+
+/// Whether a link of a generation may be in a data root: one to a layer of that generation, or one
+/// of overlay2's short names for its directories.
+fn is_allowed(generation: &Generation, path: &Path, target: &Path) -> bool {
+    if let Some(layer) = layer_of(target) {
+        return generation.manifest.layers.contains_key(layer);
+    }
+    let is_short = path.parent() == Some(Path::new("overlay2/l"));
+    let id = target.strip_prefix("..").ok().and_then(Path::parent);
+    let is_id = id
+        .and_then(Path::to_str)
+        .is_some_and(|id| !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_alphanumeric()));
+    is_short && is_id && target.ends_with("diff")
+}

@@ -1,0 +1,108 @@
+//! The making of the next generation of a store from what a command leaves.
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use super::engine::Saving;
+use super::inputs::Inputs;
+use super::listener::Listener;
+use super::storage;
+use crate::facts::storage::Filesystem;
+use crate::facts::store::Found;
+use crate::input::dockerd_arguments::{DockerdArguments, DockerdOptions};
+use crate::input::store::Save;
+use crate::messages::fault::Fault;
+use crate::store::manifest::Layout;
+
+/// The directory in a store that is the data root of the engine that makes the next generation.
+pub const SAVING: &str = "saving";
+
+/// Returns dockerd's arguments with the data root in the store. The fault is that the user has
+/// named another one.
+pub fn arguments(
+    save: &Save,
+    arguments: &DockerdArguments,
+    options: &DockerdOptions,
+) -> Result<DockerdArguments, Fault> {
+    if options.data_root_set {
+        return Err(Fault::usage(format!(
+            "store save has its data root in the store, and dockerd is given {}",
+            options.data_root.display()
+        ))
+        .remedy("remove data-root from its flags and from daemon.json"));
+    }
+    let flag = format!("--data-root={}", save.path.join(SAVING).display());
+    let words: Vec<OsString> = arguments.words().cloned().collect();
+    Ok(DockerdArguments::new(&[flag.into()], &words))
+}
+
+/// Returns the input of the publisher. A fault is a store that is none, or whose file system
+/// cannot hold layers.
+pub fn plan(
+    save: &Save,
+    inputs: Inputs<'_>,
+    listeners: &[Listener],
+    dockerd: &Path,
+) -> Result<Saving, Fault> {
+    let path = save.path.display();
+    let nothing = |why: &str| Fault::failure(format!("nothing can be saved to {path}: {why}"));
+    match inputs.facts.store.as_ref().map(|store| &store.found) {
+        Some(Found::Damage(why)) => return Err(nothing(why).remedy("name another directory")),
+        Some(Found::Unreadable(why)) if !save.from_nothing => {
+            return Err(nothing(why).remedy("save with --from-nothing"));
+        }
+        _ => {}
+    }
+    let refused = |what: &str, remedy: &str| {
+        Err(Fault::usage(format!("store save cannot publish what {what}")).remedy(remedy))
+    };
+    if inputs.options.userns_remap {
+        return refused(
+            "a dockerd with userns-remap has made: its files have other owners",
+            "drop userns-remap for the save",
+        );
+    }
+    if inputs.options.containerd {
+        return refused(
+            "a containerd of its own keeps: its directory is not in the data root",
+            "drop --containerd for the save",
+        );
+    }
+    if let Filesystem::Unsuitable(name) = inputs.facts.data_root.filesystem {
+        return Err(Fault::failure(format!(
+            "the store {path} is on {name}, which cannot hold layers of images"
+        ))
+        .remedy("put it on a volume: docker run -v stores:/stores"));
+    }
+    if storage::is_elsewhere(inputs) {
+        return refused(
+            "is in an ext4 image or on a tmpfs, and not in the store",
+            "unset DIND_STORAGE for the save",
+        );
+    }
+    let layout = match storage::store(inputs) {
+        Some(super::store::Store::Containerd) => Layout::Containerd,
+        Some(super::store::Store::GraphDriver) | None => Layout::Overlay2,
+    };
+    if let Some(driver) = storage::named(inputs).filter(|driver| driver != layout.name()) {
+        return Err(Fault::usage(format!(
+            "a store has images of the storage driver {}, and dockerd uses {driver}",
+            layout.name()
+        ))
+        .remedy("unset DOCKER_DRIVER, DIND_STORAGE and --storage-driver"));
+    }
+    let socket = listeners.iter().find_map(Listener::unix_path);
+    let socket = socket.ok_or_else(|| {
+        Fault::usage("store save needs dockerd's Unix socket")
+            .remedy("add -H unix:///var/run/docker.sock")
+    })?;
+    Ok(Saving {
+        store: save.path.clone(),
+        data_root: save.path.join(SAVING),
+        socket: socket.to_owned(),
+        dockerd: dockerd.to_owned(),
+        layout,
+        from_nothing: save.from_nothing,
+        build_cache: save.build_cache,
+    })
+}

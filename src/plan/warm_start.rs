@@ -1,0 +1,163 @@
+//! The store of images and build cache that an empty data root begins with.
+
+use std::env::consts::ARCH;
+use std::path::Path;
+
+use super::engine::{Filling, Saving};
+use super::inputs::Inputs;
+use super::storage;
+use crate::facts::store::{Found, StoreFacts};
+use crate::messages::fault::Fault;
+use crate::messages::finding::Finding;
+use crate::store::manifest::{Layout, Manifest};
+
+const LINK: &str = "README.md#warm-starts";
+
+/// The part of a plan that is about the store.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct WarmStart {
+    /// The input of the filler. `None` if no store is used.
+    pub filling: Option<Filling>,
+    /// Why the store is not used.
+    pub warning: Option<Finding>,
+}
+
+/// Returns the plan for the store. A fault is a data root whose store is not there, or, with
+/// `DIND_STORE_STRICT`, a store that cannot be used.
+pub fn plan(
+    inputs: Inputs<'_>,
+    dockerd: &Path,
+    saving: Option<&Saving>,
+) -> Result<WarmStart, Fault> {
+    let Inputs { config, facts, .. } = inputs;
+    if let Some(saving) = saving {
+        let filling = Filling {
+            store: saving.store.clone(),
+            data_root: saving.data_root.clone(),
+            dockerd: dockerd.to_owned(),
+            layout: saving.layout,
+            strict: true,
+        };
+        let begins_anew = saving.from_nothing || !facts.store.as_ref().is_some_and(has_generation);
+        if !begins_anew && let Some(found) = &facts.store {
+            usable(inputs, found)?;
+        }
+        return Ok(WarmStart {
+            filling: Some(filling),
+            warning: None,
+        });
+    }
+    let usable = match &facts.store {
+        None => Ok(None),
+        Some(found) => usable(inputs, found).map(|()| Some(found)),
+    };
+    let root = &facts.data_root;
+    if let Some(origin) = root.origin.as_ref().map_err(Fault::clone)? {
+        let path = root.path.display();
+        let needs = format!(
+            "{path} depends on generation {} of a store",
+            origin.generation
+        );
+        let why = match (&usable, &facts.store) {
+            (Err(obstacle), _) => obstacle.to_string(),
+            (Ok(None), _) | (_, None) => "DIND_STORE names none".to_owned(),
+            (Ok(Some(found)), _) if found.name() != Some(&origin.store) => {
+                format!("{} is another one", found.path.display())
+            }
+            (Ok(Some(_)), _) => String::new(),
+        };
+        if !why.is_empty() {
+            return Err(Fault::failure(format!("{needs}, and {why}"))
+                .remedy("mount that store and set DIND_STORE, or use another volume"));
+        }
+    }
+    match usable {
+        Ok(found) => Ok(WarmStart {
+            filling: found.and_then(|found| {
+                Some(Filling {
+                    store: found.path.clone(),
+                    data_root: root.path.clone(),
+                    dockerd: dockerd.to_owned(),
+                    layout: found.manifest()?.layout,
+                    strict: config.store_strict,
+                })
+            }),
+            warning: None,
+        }),
+        Err(obstacle) if config.store_strict => Err(obstacle),
+        Err(obstacle) => Ok(WarmStart {
+            filling: None,
+            warning: Some(Finding::fault("store-unused", obstacle, LINK).as_warning()),
+        }),
+    }
+}
+
+impl StoreFacts {
+    /// The store's own name, where it has a generation.
+    fn name(&self) -> Option<&String> {
+        self.manifest().map(|manifest| &manifest.store)
+    }
+
+    fn manifest(&self) -> Option<&Manifest> {
+        match &self.found {
+            Found::Generation(manifest) => Some(manifest),
+            Found::Nothing | Found::Unreadable(_) | Found::Damage(_) => None,
+        }
+    }
+}
+
+fn has_generation(store: &StoreFacts) -> bool {
+    store.name().is_some()
+}
+
+/// Whether this engine can use the store, as far as it is known before dockerd's version is.
+fn usable(inputs: Inputs<'_>, found: &StoreFacts) -> Result<(), Fault> {
+    let path = found.path.display();
+    let unused = |why: String, remedy: &str| {
+        Err(Fault::failure(format!("the store {path} is not used: {why}")).remedy(remedy))
+    };
+    let manifest = match &found.found {
+        Found::Generation(manifest) => manifest,
+        Found::Nothing => {
+            return unused(
+                "it has no generation".to_owned(),
+                "save one: dind store save",
+            );
+        }
+        Found::Unreadable(why) | Found::Damage(why) => return unused(why.clone(), "save it again"),
+    };
+    if manifest.machine != ARCH {
+        let why = format!("it is of {} and not of {ARCH}", manifest.machine);
+        return unused(why, "save one on this architecture");
+    }
+    if inputs.options.userns_remap {
+        let why = "dockerd has userns-remap, which needs other owners of files".to_owned();
+        return unused(why, "drop one of the two");
+    }
+    match other_driver(inputs, manifest) {
+        None => Ok(()),
+        Some(driver) => {
+            let made = manifest.layout.name();
+            let why = format!("it is of the storage driver {made}, and dockerd uses {driver}");
+            unused(why, "save one with this driver")
+        }
+    }
+}
+
+/// The storage driver of this dockerd, where it is not that of the store.
+fn other_driver(inputs: Inputs<'_>, manifest: &Manifest) -> Option<String> {
+    let expected = manifest.layout.name();
+    if let Some(driver) = storage::named(inputs) {
+        return (driver != expected).then_some(driver);
+    }
+    // dockerd 29 keeps to the graph driver whose data it finds.
+    let is_containerds = match manifest.layout {
+        Layout::Overlay2 => inputs.options.containerd_store == Some(true),
+        Layout::Containerd => storage::store(inputs) != Some(super::store::Store::GraphDriver),
+    };
+    let used = match is_containerds {
+        true => Layout::Containerd,
+        false => Layout::Overlay2,
+    };
+    (used != manifest.layout).then(|| used.name().to_owned())
+}

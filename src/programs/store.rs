@@ -1,0 +1,150 @@
+//! `dind store list`, `check` and `prune`: what does not need a daemon.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow};
+use time::OffsetDateTime;
+
+use crate::messages::fault::Fault;
+use crate::messages::remedy::Remedy;
+use crate::store::clean;
+use crate::store::disk::{Generation, Store, is_written, layer_of};
+use crate::store::manifest::{Manifest, shown};
+
+/// The text of `dind store list`: a line for each generation.
+pub fn list(path: &Path) -> Result<String, Fault> {
+    let store = open(path)?;
+    let current = store.current()?;
+    let mut text = String::new();
+    for number in store.generations()? {
+        let is_used = clean::is_used(&store, number)?;
+        let line = match store.look(number) {
+            Ok(Some(manifest)) => described(&manifest),
+            Ok(None) => "being removed".to_owned(),
+            Err(error) => Fault::from(error).to_string(),
+        };
+        let marks = [
+            (current == Some(number)).then_some("current"),
+            is_used.then_some("in use"),
+        ];
+        let marks: Vec<&str> = marks.into_iter().flatten().collect();
+        let marks = match marks.is_empty() {
+            true => String::new(),
+            false => format!(" ({})", marks.join(", ")),
+        };
+        let _ = writeln!(text, "generation {number}{marks}: {line}");
+    }
+    Ok(text)
+}
+
+fn described(manifest: &Manifest) -> String {
+    let created = i64::try_from(manifest.created).ok();
+    let created = created.and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok());
+    let created = created.map_or_else(String::new, |time| {
+        let (hour, minute, second) = time.to_hms();
+        format!("{}T{hour:02}:{minute:02}:{second:02}Z, ", time.date())
+    });
+    format!(
+        "{created}dockerd {} with {} on {}, {} images, {} build steps, {}",
+        manifest.engine,
+        manifest.layout.name(),
+        manifest.machine,
+        manifest.images,
+        manifest.steps,
+        shown(manifest.bytes()),
+    )
+}
+
+/// The text of `dind store check`, and whether everything is there.
+pub fn check(path: &Path) -> Result<(String, bool), Fault> {
+    let store = open(path)?;
+    let (mut text, mut whole) = (String::new(), true);
+    for number in store.generations()? {
+        let missing = match store.hold(number) {
+            Ok(Some(generation)) => missing(&store, &generation)?,
+            Ok(None) => continue,
+            Err(error) => vec![Fault::from(error).to_string()],
+        };
+        if missing.is_empty() {
+            let _ = writeln!(text, "generation {number}: all is there");
+        }
+        for what in missing {
+            whole = false;
+            let _ = writeln!(text, "generation {number}: {what}");
+        }
+    }
+    Ok((text, whole))
+}
+
+/// What a generation needs and is not there.
+fn missing(store: &Store, generation: &Generation) -> Result<Vec<String>> {
+    let mut missing = Vec::new();
+    for layer in generation.manifest.layers.keys() {
+        let path = store.layers().join(layer);
+        if fs::symlink_metadata(&path).is_err() {
+            missing.push(format!("{} is missing", path.display()));
+        }
+    }
+    let data = generation.path.join("data");
+    let mut left: Vec<PathBuf> = vec![data.clone()];
+    while let Some(path) = left.pop() {
+        let failed = || format!("cannot read {}", path.display());
+        let kind = fs::symlink_metadata(&path)
+            .with_context(failed)?
+            .file_type();
+        if path.strip_prefix(&data).is_ok_and(is_written) && kind.is_dir() {
+            // Its links are those of a container.
+            continue;
+        }
+        if kind.is_dir() {
+            for name in clean::names(&path)? {
+                left.push(path.join(name));
+            }
+        } else if kind.is_symlink() {
+            let target = fs::read_link(&path).with_context(failed)?;
+            let is_known = match layer_of(&target) {
+                Some(layer) => generation.manifest.layers.contains_key(layer),
+                // Its end may be a link to a layer, which leads nowhere from here.
+                None => path
+                    .parent()
+                    .is_some_and(|directory| fs::symlink_metadata(directory.join(&target)).is_ok()),
+            };
+            if !is_known {
+                missing.push(format!(
+                    "{} leads to {}, which is not there",
+                    path.display(),
+                    target.display()
+                ));
+            }
+        }
+    }
+    let records = generation.path.join("data/buildkit");
+    if !records.exists() {
+        missing.push(format!("{} is missing", records.display()));
+    }
+    Ok(missing)
+}
+
+/// Removes old generations, and returns the text that says which.
+pub fn prune(path: &Path, kept: usize) -> Result<String, Fault> {
+    let store = open(path)?;
+    let _locked = clean::lock(&store)?;
+    let (removed, used) = clean::prune(&store, kept)?;
+    let mut text = format!("removed {} generations", removed.len());
+    if !used.is_empty() {
+        let numbers: Vec<String> = used.iter().map(u64::to_string).collect();
+        let _ = write!(text, ", and kept {} in use", numbers.join(", "));
+    }
+    Ok(text)
+}
+
+fn open(path: &Path) -> Result<Store, Fault> {
+    let store = Store::open(path)?;
+    let nothing = || {
+        anyhow!("{} is not a store", path.display())
+            .remedy("make one: dind store save STORE -- COMMAND")
+    };
+    Ok(store.ok_or_else(nothing)?)
+}
