@@ -63,8 +63,9 @@ pub fn tree(from: OwnedFd, to: BorrowedFd<'_>, content: Content<'_>) -> Result<(
         path: PathBuf::new(),
         depth: 0,
     };
+    let top = from.try_clone().context("cannot open the directory")?;
     copy.directory(from, to)?;
-    copy.attributes(&metadata, &descriptor(to, c".")?, to, c".")
+    copy.attributes(&metadata, &descriptor(top.as_fd(), c".")?, to, c".")
 }
 
 /// The name of `name` in an open directory as a path, for system calls that take no descriptor.
@@ -72,6 +73,16 @@ fn descriptor(directory: BorrowedFd<'_>, name: &CStr) -> Result<CString> {
     let mut path = format!("/proc/self/fd/{}/", directory.as_raw_fd()).into_bytes();
     path.extend_from_slice(name.to_bytes());
     Ok(CString::new(path)?)
+}
+
+/// Opens an entry of the tree for reading. EXDEV where something is mounted on it.
+fn open(directory: BorrowedFd<'_>, name: &CStr, flags: OFlag) -> nix::Result<OwnedFd> {
+    let how = OpenHow::new().flags(flags).resolve(
+        ResolveFlag::RESOLVE_NO_XDEV
+            | ResolveFlag::RESOLVE_NO_SYMLINKS
+            | ResolveFlag::RESOLVE_BENEATH,
+    );
+    openat2(directory, name, how)
 }
 
 impl Copying<'_> {
@@ -109,19 +120,16 @@ impl Copying<'_> {
         let metadata = fstatat(from, name, AtFlags::AT_SYMLINK_NOFOLLOW)
             .with_context(|| self.shown("read"))?;
         let kind = SFlag::from_bits_truncate(metadata.st_mode) & SFlag::S_IFMT;
-        if kind != SFlag::S_IFDIR && self.is_linked(&metadata, to, name)? {
+        // Whether a symbolic link is allowed depends on its name, so each name is asked about.
+        let has_one_name = kind == SFlag::S_IFDIR
+            || kind == SFlag::S_IFLNK && matches!(self.content, Content::Plain(_));
+        if !has_one_name && self.is_linked(&metadata, to, name)? {
             return Ok(());
         }
         match kind {
             SFlag::S_IFDIR => {
-                let inside =
-                    OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-                let how = OpenHow::new().flags(inside).resolve(
-                    ResolveFlag::RESOLVE_NO_XDEV
-                        | ResolveFlag::RESOLVE_NO_SYMLINKS
-                        | ResolveFlag::RESOLVE_BENEATH,
-                );
-                let source = openat2(from, name, how).with_context(|| self.shown("open"))?;
+                let inside = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+                let source = open(from, name, inside).with_context(|| self.shown("open"))?;
                 mkdirat(to, name, Mode::S_IRWXU).with_context(|| self.shown("make"))?;
                 let target =
                     openat(to, name, inside, Mode::empty()).with_context(|| self.shown("open"))?;
@@ -186,9 +194,9 @@ impl Copying<'_> {
         name: &CStr,
         metadata: &FileStat,
     ) -> Result<()> {
-        let read = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let read = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
         let create = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
-        let mut source = File::from(openat(from, name, read, Mode::empty())?);
+        let mut source = File::from(open(from, name, read)?);
         let mut target = File::from(openat(to, name, create, Mode::S_IRUSR | Mode::S_IWUSR)?);
         let size = u64::try_from(metadata.st_size)?;
         // st_blocks counts 512 bytes: stat(2).

@@ -12,6 +12,8 @@
     reason = "tests: they start programs, and a failure is to end them"
 )]
 
+mod copies;
+
 use std::ffi::OsStr;
 use std::fs;
 use std::io::Write;
