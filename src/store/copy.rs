@@ -122,7 +122,7 @@ impl Copying<'_> {
         let kind = SFlag::from_bits_truncate(metadata.st_mode) & SFlag::S_IFMT;
         // Whether a symbolic link is allowed depends on its name, so each name is asked about.
         let has_one_name = kind == SFlag::S_IFDIR
-            || kind == SFlag::S_IFLNK && matches!(self.content, Content::Plain(_));
+            || kind == SFlag::S_IFLNK && !matches!(self.content, Content::Any);
         if !has_one_name && self.is_linked(&metadata, to, name)? {
             return Ok(());
         }

@@ -328,9 +328,15 @@ fn a_plain_tree_has_no_special_files_and_no_other_links() {
                 shell(&from, &format!("{good}; {bad}"));
                 let to = top.join(number.to_string());
                 fs::create_dir(&to).unwrap();
-                let said = refused(&from, &to, Content::Plain(&allowed));
-                assert_eq!(said, reason, "{bad}");
-                assert!(fs::symlink_metadata(to.join("x")).is_err(), "{bad}");
+                for content in [
+                    Content::Plain(&allowed),
+                    Content::PlainBut(&allowed, &|path| path == Path::new("other")),
+                ] {
+                    let said = refused(&from, &to, content);
+                    assert_eq!(said, reason, "{bad}");
+                    assert!(fs::symlink_metadata(to.join("x")).is_err(), "{bad}");
+                    shell(&to, "rm -rf ./*");
+                }
             }
             shell(&from, good);
             let _socket = UnixListener::bind(from.join("x")).unwrap();

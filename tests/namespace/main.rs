@@ -13,6 +13,7 @@
 )]
 
 mod copies;
+mod stores;
 
 use std::ffi::OsStr;
 use std::fs;
