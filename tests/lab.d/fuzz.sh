@@ -46,6 +46,8 @@ fuzz_seeds() {
         } >"$LAB_FUZZ/seeds/network/$name"
         fuzz_plan_facts "$facts" >"$LAB_FUZZ/seeds/plan/$name"
     done
+    mkdir -p "$LAB_FUZZ/seeds/bolt"
+    cp "$LAB_TOP"/tests/fixtures/store/*.db "$LAB_FUZZ/seeds/bolt"
     fuzz_certificates
 }
 
