@@ -14,6 +14,7 @@ mod images;
 mod lab;
 mod peer;
 mod scale;
+mod store;
 mod timeline;
 
 use std::process::ExitCode;
@@ -32,6 +33,7 @@ const SUBJECTS: &[(&str, Bench)] = &[
     ("--cold", cold::bench),
     ("--images", images::bench),
     ("--scale", scale::bench),
+    ("--store", store::bench),
 ];
 
 fn main() -> ExitCode {
