@@ -33,7 +33,7 @@ use crate::sys::read::{self, Links};
 use crate::sys::write;
 
 /// Where an engine has the store that its data root depends on.
-pub const MOUNT_POINT: &str = "/run/dind/store";
+pub const MOUNT_POINT: &str = "/run/dind-store";
 
 /// The content of the file `format`.
 pub const FORMAT: &str = "dind-store 1\n";
