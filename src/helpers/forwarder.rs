@@ -407,17 +407,19 @@ impl Forwarding {
             }
             let held = self.queries.iter();
             let held = held.map(|query| (query.client.ip(), query.begin));
-            match room(held, client.ip(), self.most_queries, now) {
-                Room::Free => {}
-                Room::InPlaceOf(index) => {
-                    self.queries.remove(index);
-                }
+            let leaves = match room(held, client.ip(), self.most_queries, now) {
+                Room::Free => None,
+                Room::InPlaceOf(index) => Some(index),
                 Room::None => continue,
-            }
+            };
             *own += 1;
             let Some((asked, socket)) = ask_from(&self.upstreams, 0, packet) else {
                 continue;
             };
+            // Only now, so that nobody goes for one that cannot be asked.
+            if let Some(index) = leaves {
+                self.queries.remove(index);
+            }
             self.queries.push_back(Query {
                 socket,
                 client,
@@ -448,15 +450,16 @@ impl Forwarding {
             }
             let held = self.connections.iter();
             let held = held.map(|connection| (connection.source, connection.moved));
-            match room(held, source, self.most_connections, now) {
-                Room::Free => {}
-                Room::InPlaceOf(index) => {
-                    self.connections.remove(index);
-                }
+            let leaves = match room(held, source, self.most_connections, now) {
+                Room::Free => None,
+                Room::InPlaceOf(index) => Some(index),
                 Room::None => continue,
-            }
+            };
             let upstream = connect_from(&self.upstreams, 0);
             if let (Some((asked, upstream)), Ok(())) = (upstream, client.set_nonblocking(true)) {
+                if let Some(index) = leaves {
+                    self.connections.remove(index);
+                }
                 self.connections.push(Connection {
                     client,
                     source,
@@ -630,6 +633,34 @@ mod tests {
             forwarding.turn()?;
         }
         assert_eq!(has(&forwarding).get(&client(2).into()), Some(&16));
+        Ok(())
+    }
+
+    #[test]
+    fn nobody_goes_for_a_newcomer_that_no_resolver_takes() -> Result<()> {
+        let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let tcp = TcpListener::bind(udp.local_addr()?)?;
+        let (mut forwarding, datagram, connection) = forwarding(tcp.local_addr()?)?;
+        forwarding.most_queries = Most::new(1, 1);
+        forwarding.most_connections = Most::new(1, 1);
+        let first = (datagrams(2, datagram)?, stream(2, connection)?);
+        first.0.send(b"question")?;
+        while forwarding.queries.is_empty() || forwarding.connections.is_empty() {
+            forwarding.turn()?;
+        }
+        // Long enough ago that a newcomer of the same client may take their places.
+        let ago = Instant::now() - Duration::from_secs(2);
+        forwarding.queries[0].begin = ago;
+        forwarding.connections[0].moved = ago;
+        // No socket connects to a broadcast address without SO_BROADCAST: connect(2), EACCES.
+        forwarding.upstreams = vec![(Ipv4Addr::BROADCAST, 53).into()];
+        let second = (datagrams(2, datagram)?, stream(2, connection)?);
+        second.0.send(b"another")?;
+        forwarding.take_queries(Instant::now());
+        forwarding.take_connections(Instant::now());
+        assert_eq!(forwarding.queries[0].packet, b"question");
+        assert_eq!(forwarding.queries[0].begin, ago);
+        assert_eq!(forwarding.connections[0].moved, ago);
         Ok(())
     }
 }
