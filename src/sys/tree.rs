@@ -54,24 +54,30 @@ struct Level {
     entries: Vec<(CString, Option<Type>)>,
     /// The directory's name in its parent.
     name: CString,
+    /// How much was left when its removal began.
+    left: usize,
 }
 
 impl Level {
-    fn open(directory: OwnedFd, name: CString) -> nix::Result<Self> {
+    fn open(directory: OwnedFd, name: &CStr, left: &Left) -> nix::Result<Self> {
         let found = fstat(&directory)?;
         let mut directory = Dir::from_fd(directory)?;
         // Read as a whole first: readdir(3) may skip entries while others are removed.
         let entries = directory
             .iter()
-            .filter_map(Result::ok)
-            .filter(|entry| entry.file_name() != c"." && entry.file_name() != c"..")
-            .map(|entry| (entry.file_name().to_owned(), entry.file_type()))
-            .collect();
+            .filter(|entry| {
+                !entry
+                    .as_ref()
+                    .is_ok_and(|entry| entry.file_name() == c"." || entry.file_name() == c"..")
+            })
+            .map(|entry| entry.map(|entry| (entry.file_name().to_owned(), entry.file_type())))
+            .collect::<nix::Result<_>>()?;
         Ok(Self {
             directory: Some(directory),
             identity: (found.st_dev, found.st_ino),
             entries,
-            name,
+            name: name.to_owned(),
+            left: left.count,
         })
     }
 
@@ -106,12 +112,17 @@ pub fn empty(path: &Path, mounts: Mounts) -> nix::Result<Left> {
             | ResolveFlag::RESOLVE_BENEATH,
     );
     let mut left = Left::default();
-    let mut levels = vec![Level::open(top, CString::default())?];
+    let mut levels = vec![Level::open(top, c"", &left)?];
     while let Some(level) = levels.last_mut() {
         let Some((name, kind)) = level.entries.pop() else {
             if let (Some(done), Some(above)) = (levels.pop(), levels.last_mut()) {
                 let above = above.reopen(done.directory.as_ref())?;
-                remove(above, &done.name, UnlinkatFlags::RemoveDir, &mut left);
+                match unlinkat(above, done.name.as_c_str(), UnlinkatFlags::RemoveDir) {
+                    Ok(()) | Err(Errno::ENOENT) => {}
+                    // What is in it is in `left` already.
+                    Err(Errno::ENOTEMPTY) if left.count > done.left => {}
+                    Err(errno) => left.add(&done.name, errno),
+                }
             }
             continue;
         };
@@ -126,29 +137,27 @@ pub fn empty(path: &Path, mounts: Mounts) -> nix::Result<Left> {
             (Some(_), _) => Err(Errno::ENOTDIR),
         };
         match opened {
-            Ok(directory) => {
-                levels.push(Level::open(directory, name)?);
-                let far = levels.len().checked_sub(OPEN + 1);
-                if let Some(far) = far.and_then(|far| levels.get_mut(far)) {
-                    far.directory = None;
+            Ok(directory) => match Level::open(directory, &name, &left) {
+                Ok(below) => {
+                    levels.push(below);
+                    let far = levels.len().checked_sub(OPEN + 1);
+                    if let Some(far) = far.and_then(|far| levels.get_mut(far)) {
+                        far.directory = None;
+                    }
                 }
-            }
+                Err(errno) => left.add(&name, errno),
+            },
             Err(Errno::EXDEV) => left.add(&name, Errno::EBUSY),
             // Not a directory; some file systems have no types in readdir(3).
             Err(Errno::ENOTDIR | Errno::ELOOP) => {
-                remove(directory, &name, UnlinkatFlags::NoRemoveDir, &mut left);
+                match unlinkat(directory, name.as_c_str(), UnlinkatFlags::NoRemoveDir) {
+                    Ok(()) | Err(Errno::ENOENT) => {}
+                    Err(errno) => left.add(&name, errno),
+                }
             }
             Err(Errno::ENOSYS) => return Err(Errno::ENOSYS),
             Err(errno) => left.add(&name, errno),
         }
     }
     Ok(left)
-}
-
-fn remove(directory: &Dir, name: &CStr, how: UnlinkatFlags, left: &mut Left) {
-    match unlinkat(directory, name, how) {
-        // ENOTEMPTY: something inside could not be removed and is in `left` already.
-        Ok(()) | Err(Errno::ENOENT | Errno::ENOTEMPTY) => {}
-        Err(errno) => left.add(name, errno),
-    }
 }
