@@ -38,7 +38,12 @@ pub fn become_helper(inherited: &Inherited, kept: &[BorrowedFd<'_>]) -> Result<(
     descriptors::close_other_descriptors(kept)
         .context("a child cannot close its parent's descriptors")
         .remedy("mount /proc")?;
-    // This may need CAP_SYS_RESOURCE (proc(5)). The helper runs without it, too.
-    let _ = fs::write("/proc/self/oom_score_adj", DOCKERD_OOM_SCORE.to_string());
+    take_daemons_oom_score();
     Ok(())
+}
+
+/// Gives this process dockerd's `oom_score_adj`, so that the kernel ends it before PID 1. That may
+/// need CAP_SYS_RESOURCE: proc_pid_oom_score_adj(5). A helper runs without it, too.
+pub fn take_daemons_oom_score() {
+    let _ = fs::write("/proc/self/oom_score_adj", DOCKERD_OOM_SCORE.to_string());
 }

@@ -15,7 +15,7 @@ use super::output::output;
 use super::start::null;
 use super::supervisor::Supervisor;
 use crate::apply::delegate;
-use crate::helpers::child::{become_helper, leave_terminal};
+use crate::helpers::child::{become_helper, leave_terminal, take_daemons_oom_score};
 use crate::helpers::hooks::Runner;
 use crate::helpers::{
     certificates, containers, data_file, filler, forwarder, grower, joiner, loader, port_forwarder,
@@ -206,6 +206,10 @@ impl Supervisor<'_> {
         descriptors::close_other_descriptors(&[wait, wake, stdout, stderr])
             .context("the hook runner cannot close its parent's descriptors")
             .remedy("mount /proc")?;
+        // Where PID 1 has its own score still, the hooks get it from the runner.
+        if self.oom_score_adj.is_some() {
+            take_daemons_oom_score();
+        }
         let null = null()?;
         let mut runner = Runner {
             timeout: self.engine.hooks.timeout,

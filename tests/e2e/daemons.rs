@@ -192,7 +192,8 @@ fn the_daemons_are_spared_when_memory_runs_out() {
         .flags(["--oom-score-adj=100"])
         .prelude(
             "mkdir -p /etc/dind/post-start.d
-             printf '#!/bin/sh\ncat /proc/self/oom_score_adj >/hook\n' >/etc/dind/post-start.d/score
+             printf '#!/bin/sh\ncat /proc/self/oom_score_adj /proc/$PPID/oom_score_adj >/hook\n' \
+                 >/etc/dind/post-start.d/score
              chmod +x /etc/dind/post-start.d/score",
         )
         .run(&[
@@ -206,15 +207,15 @@ fn the_daemons_are_spared_when_memory_runs_out() {
         ])
         .text();
     let lines: Vec<&str> = output.lines().collect();
-    let [hook, first, command, dockerd, containerd, allowed] = lines[..] else {
+    let [hook, runner, first, command, dockerd, containerd, allowed] = lines[..] else {
         panic!("{output}");
     };
     assert_eq!((hook, command), ("100", "100"));
     let expected = match allowed {
-        "allowed" => ("-999", "-500", "-999"),
-        _ => ("100", "100", "100"),
+        "allowed" => ("-500", "-999", "-500", "-999"),
+        _ => ("100", "100", "100", "100"),
     };
-    assert_eq!((first, dockerd, containerd), expected);
+    assert_eq!((runner, first, dockerd, containerd), expected);
 }
 
 /// A containerd of the user's is used, and no other one is started.
