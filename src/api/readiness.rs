@@ -10,11 +10,12 @@ use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
 
+use crate::sys::clock::Clock;
 use crate::sys::lock::Record;
 use crate::sys::read::{self, Links};
 
@@ -70,11 +71,19 @@ fn is_complete_with(path: &Path, patience: Option<Duration>) -> bool {
     let Ok((file, _)) = read::open(path, Links::Refuse) else {
         return true;
     };
-    let locked = match patience.filter(|patience| !patience.is_zero()) {
-        Some(patience) => Record::Read.wait(&file, patience),
-        None => Record::Read.set(&file),
-    };
-    !matches!(locked, Err(Errno::EAGAIN | Errno::EACCES | Errno::EINTR))
+    let clock = Clock::since(Instant::now());
+    loop {
+        let slice = clock.timeout(patience).filter(|slice| !slice.is_zero());
+        let locked = match slice {
+            Some(slice) => Record::Read.wait(&file, slice),
+            None => Record::Read.set(&file),
+        };
+        match locked {
+            // The slice is over, or another signal arrived.
+            Err(Errno::EINTR) => {}
+            locked => return !matches!(locked, Err(Errno::EAGAIN | Errno::EACCES)),
+        }
+    }
 }
 
 #[cfg(test)]
