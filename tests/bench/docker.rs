@@ -10,7 +10,8 @@ pub fn docker(arguments: &[&str]) -> Result<String> {
     let output = Command::new("docker").args(arguments).output()?;
     if !output.status.success() {
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
-        return Err(format!("docker {}: {}", arguments.join(" "), error.trim()).into());
+        let (words, status) = (arguments.join(" "), output.status);
+        return Err(format!("docker {words}: {status}: {}", error.trim()).into());
     }
     Ok(String::from_utf8(output.stdout)?)
 }

@@ -7,6 +7,7 @@
 )]
 
 mod cold;
+mod crowd;
 mod deep;
 mod docker;
 mod harness;
@@ -34,6 +35,7 @@ const SUBJECTS: &[(&str, Bench)] = &[
     ("--images", images::bench),
     ("--scale", scale::bench),
     ("--store", store::bench),
+    ("--crowd", crowd::bench),
 ];
 
 fn main() -> ExitCode {

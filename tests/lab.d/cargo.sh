@@ -134,7 +134,7 @@ lab_bench() {
         [ -n "$peer" ] || usage_error "bench: --peer needs an image, or stand-in"
         shift 2
         ;;
-    --deep | --timeline | --cold | --images | --scale | --store)
+    --deep | --timeline | --cold | --images | --scale | --store | --crowd)
         subject=$1
         shift
         ;;
