@@ -1,17 +1,19 @@
 //! Makes an engine whose data root is to be published ready for that, through its API: what is no
 //! image and no build cache is removed, while its daemons can still forget it.
 
+use std::fs::File;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use serde_json::Value;
 
 use crate::api::exchange::{Body, Exchange};
 use crate::messages::remedy::Remedy;
 use crate::plan::engine::Saving;
-use crate::store::disk::{COUNTS, Counts};
-use crate::store::manifest::Version;
+use crate::store::disk::{BUILDKIT_STEPS, COUNTS, Counts, STEPS};
+use crate::store::manifest::{Layout, Version};
+use crate::sys::read::{self, Links};
 use crate::sys::write;
 
 /// How long dockerd may take for one answer.
@@ -23,6 +25,12 @@ const LONGEST: usize = 64 << 20;
 /// What BuildKit keeps of the directories that builds were sent: it is never used again by an
 /// engine that has other ones.
 const CONTEXTS: &str = "/build/prune?filters=%7B%22type%22%3A%5B%22source.local%22%5D%7D";
+
+/// The largest database of steps that is copied, in bytes.
+const STEPS_LIMIT: u64 = 1 << 30;
+
+/// How often a database is read that changes meanwhile.
+const ATTEMPTS: u32 = 8;
 
 /// All of BuildKit's cache.
 const CACHE: &str = "/build/prune?all=1";
@@ -40,6 +48,12 @@ pub fn prepare(saving: &Saving) -> Result<()> {
             delete(&saving.socket, id)?;
         }
     }
+    let shown = saving.data_root.display();
+    let directory =
+        write::open_directory(&saving.data_root).with_context(|| format!("cannot open {shown}"))?;
+    if saving.build_cache && saving.layout == Layout::Containerd {
+        copy_steps(saving, &directory)?;
+    }
     let pruned = if saving.build_cache { CONTEXTS } else { CACHE };
     ask("POST", pruned)?;
     let images = list(&ask("GET", "/images/json")?).len();
@@ -55,9 +69,6 @@ pub fn prepare(saving: &Saving) -> Result<()> {
             .context("dockerd names no storage driver")?
             .to_owned(),
     };
-    let shown = saving.data_root.display();
-    let directory =
-        write::open_directory(&saving.data_root).with_context(|| format!("cannot open {shown}"))?;
     write::replace(
         &directory,
         COUNTS.as_ref(),
@@ -66,6 +77,37 @@ pub fn prepare(saving: &Saving) -> Result<()> {
     )
     .with_context(|| format!("cannot write {shown}/{COUNTS}"))
     .remedy("free space in the store")
+}
+
+/// Copies what BuildKit knows about steps, for the publisher to put back.
+///
+/// After a prune BuildKit forgets every step whose result is not found, and asks for the results in
+/// the context of a group of goroutines that has ended: `Prune` in its control/control.go, from 0.8
+/// to 0.32. containerd does not answer in such a context, so with its image store any prune forgets
+/// all steps, though their results stay. An engine that begins with the copy forgets those whose
+/// results are gone: `NewCacheManager` in solver/cachemanager.go.
+fn copy_steps(saving: &Saving, directory: &File) -> Result<()> {
+    let path = saving.data_root.join(BUILDKIT_STEPS);
+    let read = || {
+        read::read(&path, STEPS_LIMIT, Links::Refuse)
+            .with_context(|| format!("cannot read {}", path.display()))
+    };
+    let mut last = read()?;
+    for _ in 0..ATTEMPTS {
+        let next = read()?;
+        // No build has changed it while it was read, so it is whole.
+        if next == last {
+            let Some(steps) = next else {
+                return Ok(());
+            };
+            return write::replace(directory, STEPS.as_ref(), 0o600, &steps)
+                .with_context(|| format!("cannot write {}/{STEPS}", saving.data_root.display()))
+                .remedy("free space in the store");
+        }
+        last = next;
+    }
+    Err(anyhow!("{} changes all the time", path.display())
+        .remedy("wait in the command for the builds that it starts"))
 }
 
 fn list(value: &Value) -> Vec<&Value> {

@@ -24,7 +24,9 @@ use crate::plan::engine::Saving;
 use crate::store::bolt;
 use crate::store::build;
 use crate::store::clean::{clean, names, remove};
-use crate::store::disk::{COUNTS, Counts, FORMAT, Generation, Store, layer_of, link_to};
+use crate::store::disk::{
+    BUILDKIT_STEPS, COUNTS, Counts, FORMAT, Generation, STEPS, Store, layer_of, link_to,
+};
 use crate::store::manifest::{Layout, Manifest, shown};
 use crate::store::snapshots::{self, Kind};
 use crate::sys::{read, write};
@@ -218,6 +220,12 @@ impl Publication<'_> {
     /// Takes the layers out of the data root, and removes what is not published.
     fn take_all(&mut self, saving: &Saving) -> Result<()> {
         let root = &saving.data_root;
+        // The preparer has copied it.
+        let steps = root.join(STEPS);
+        if fs::symlink_metadata(&steps).is_ok() {
+            fs::rename(&steps, root.join(BUILDKIT_STEPS))
+                .with_context(|| format!("cannot rename {}", steps.display()))?;
+        }
         match saving.layout {
             Layout::Overlay2 => {
                 keep(root, &OVERLAY2)?;

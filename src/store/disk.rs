@@ -54,6 +54,13 @@ const ATTEMPTS: u32 = 8;
 /// The file in the data root of a save with its [`Counts`].
 pub const COUNTS: &str = "dind-saving.json";
 
+/// The copy in the data root of a save of what BuildKit knows about steps and their results.
+pub const STEPS: &str = "dind-steps.db";
+
+/// Where BuildKit has that in a data root: `newSnapshotterController` of moby's
+/// builder/builder-next/controller.go.
+pub const BUILDKIT_STEPS: &str = "buildkit/cache.db";
+
 /// What an engine says of itself before its data root is published.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Counts {

@@ -252,7 +252,7 @@ fn a_store_that_cannot_be_used_is_named_and_the_start_is_cold() {
             "engine is a symbolic link to /etc/passwd",
         ),
         (
-            "ln -s /run/dind-store/layers/../../../../etc /stores/main/generations/1/data/image/x"
+            "ln -s /run/dind-store/layers/../../../../etc /stores/main/generations/1/data/buildkit/x"
                 .into(),
             "/data",
         ),
