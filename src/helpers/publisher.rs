@@ -25,7 +25,7 @@ use crate::store::bolt;
 use crate::store::build;
 use crate::store::clean::{clean, names, remove};
 use crate::store::disk::{
-    BUILDKIT_STEPS, COUNTS, Counts, FORMAT, Generation, STEPS, Store, layer_of, link_to,
+    BUILDKIT_STEPS, COUNTS, Counts, FORMAT, Generation, NEXT, STEPS, Store, layer_of, link_to,
 };
 use crate::store::manifest::{Layout, Manifest, shown};
 use crate::store::snapshots::{self, Kind};
@@ -208,7 +208,7 @@ fn put(store: &Store, root: &Path, manifest: &Manifest) -> Result<()> {
     let directory = read::directory(&store.path)?;
     syncfs(&directory)?;
     fs::rename(&hidden, store.generation(manifest.generation))?;
-    let next = store.path.join(".current");
+    let next = store.path.join(NEXT);
     remove(&next)?;
     symlink(format!("generations/{}", manifest.generation), &next)?;
     fs::rename(&next, store.path.join("current"))?;

@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use nix::libc;
 use tracing::warn;
 
-use super::disk::Store;
+use super::disk::{NEXT, Store};
 use crate::messages::fault::Fault;
 use crate::messages::remedy::Remedy;
 use crate::sys::lock::Record;
@@ -115,6 +115,7 @@ pub fn clean(store: &Store) -> Result<()> {
             remove(&generations.join(name))?;
         }
     }
+    remove(&store.path.join(NEXT))?;
     let mut needed = BTreeSet::new();
     // The newest generation of which nobody knows what it needs.
     let mut unknown = None;

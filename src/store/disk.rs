@@ -44,6 +44,9 @@ const MANIFEST_LIMIT: u64 = 4 << 20;
 /// The directories of a store.
 const DIRECTORIES: [&str; 3] = ["generations", "layers", "saving"];
 
+/// The link that is to be `current`.
+pub const NEXT: &str = ".current";
+
 /// What else a store may have before it has its `format`: what a new ext4 has, and the format that
 /// is being written.
 const BEGUN: [&str; 2] = ["lost+found", ".dind-format"];

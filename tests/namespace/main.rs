@@ -8,11 +8,13 @@
 #![allow(
     clippy::disallowed_methods,
     clippy::expect_used,
+    clippy::panic,
     clippy::unwrap_used,
     reason = "tests: they start programs, and a failure is to end them"
 )]
 
 mod copies;
+mod kills;
 mod stores;
 
 use std::ffi::OsStr;

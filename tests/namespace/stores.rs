@@ -4,16 +4,17 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use dind::helpers::publisher;
-use dind::plan::engine::Saving;
+use dind::helpers::{filler, publisher};
+use dind::plan::engine::{Filling, Saving};
 use dind::store::clean;
 use dind::store::disk::{COUNTS, Counts, Generation, Store, layer_of};
 use dind::store::manifest::{Layout, Version};
+use dind::store::origin::{ORIGIN, Origin};
 
 use super::{inside, scratch};
 
 /// A save to a store in `top`, whose data root is empty.
-fn saving(top: &Path) -> (Saving, Store) {
+pub fn saving(top: &Path) -> (Saving, Store) {
     let path = top.join("store");
     let store = publisher::make(&path).unwrap();
     let saving = Saving {
@@ -30,7 +31,7 @@ fn saving(top: &Path) -> (Saving, Store) {
 }
 
 /// What an engine with the graph driver overlay2 leaves, with these layers of images.
-fn engine(root: &Path, layers: &[&str]) {
+pub fn engine(root: &Path, layers: &[&str]) {
     for layer in layers {
         let image = root.join("image/overlay2/layerdb/sha256").join(layer);
         fs::create_dir_all(&image).unwrap();
@@ -65,7 +66,7 @@ fn directory(root: &Path, layer: &str) {
     symlink(format!("../{layer}/diff"), short).unwrap();
 }
 
-fn names(path: &Path) -> Vec<String> {
+pub fn names(path: &Path) -> Vec<String> {
     let mut names: Vec<String> = fs::read_dir(path)
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
@@ -75,7 +76,7 @@ fn names(path: &Path) -> Vec<String> {
 }
 
 /// The layer of the store that an engine's layer is now.
-fn layer(generation: &Generation, name: &str) -> String {
+pub fn layer(generation: &Generation, name: &str) -> String {
     let link = generation
         .path
         .join("data/overlay2")
@@ -86,7 +87,7 @@ fn layer(generation: &Generation, name: &str) -> String {
 }
 
 /// Three generations: of `a`, of `a` and `b`, and of `b` alone.
-fn three(top: &Path) -> (Saving, Store) {
+pub fn three(top: &Path) -> (Saving, Store) {
     let (saving, store) = saving(top);
     engine(&saving.data_root, &["a"]);
     publisher::publish(&saving, None).unwrap();
@@ -105,7 +106,7 @@ fn three(top: &Path) -> (Saving, Store) {
     (saving, store)
 }
 
-fn copy(from: &Path, to: &Path) {
+pub fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     let open = |path| fs::File::open(path).unwrap();
     let all = |_: &Path, _: &Path| true;
@@ -349,4 +350,181 @@ fn a_generation_that_is_held_is_there_whatever_is_pruned() {
             });
         },
     );
+}
+
+/// Several save at once, again and again: each is refused or on top of the one before, and what
+/// any of them has published is in all later generations.
+#[test]
+fn of_saves_at_once_none_is_lost() {
+    inside("stores::of_saves_at_once_none_is_lost", || {
+        const SAVERS: usize = 4;
+        const EACH: usize = 25;
+        let (saving, store) = saving(&scratch());
+        let saving = Saving {
+            from_nothing: false,
+            ..saving
+        };
+        let filling = filling(&saving);
+        let refused = std::sync::atomic::AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for saver in 0..SAVERS {
+                let (saving, filling, refused) = (&saving, &filling, &refused);
+                scope.spawn(move || {
+                    for number in 0..EACH {
+                        // As PID 1 holds both, and its children do the rest.
+                        let (base, _lock) = loop {
+                            match filler::hold(filling, Some(saving)) {
+                                Ok(held) => break held,
+                                Err(error) => {
+                                    let said = error.to_string();
+                                    assert!(said.contains("another container saves"), "{said}");
+                                    refused.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                                    std::thread::yield_now();
+                                }
+                            }
+                        };
+                        publisher::begin(saving).unwrap();
+                        let mut layers = vec![format!("s{saver}n{number}")];
+                        if let Some(base) = &base {
+                            copy(&base.path.join("data"), &saving.data_root);
+                            layers.extend(engines(base));
+                        }
+                        let layers: Vec<&str> = layers.iter().map(String::as_str).collect();
+                        engine(&saving.data_root, &layers);
+                        publisher::publish(saving, base.as_ref()).unwrap();
+                    }
+                });
+            }
+        });
+        assert!(refused.into_inner() > 0);
+        let numbers = store.generations().unwrap();
+        assert_eq!(numbers.len(), SAVERS * EACH);
+        assert_eq!(store.current().unwrap(), numbers.last().copied());
+        let mut before: Vec<String> = Vec::new();
+        for number in numbers {
+            let generation = store.hold(number).unwrap().unwrap();
+            let layers = engines(&generation);
+            assert_eq!(layers.len(), before.len() + 1);
+            assert!(before.iter().all(|layer| layers.contains(layer)));
+            before = layers;
+        }
+    });
+}
+
+/// The names that the engine has for the layers of a generation.
+fn engines(generation: &Generation) -> Vec<String> {
+    let mut layers = names(&generation.path.join("data/overlay2"));
+    layers.retain(|name| name != "l");
+    layers
+}
+
+/// A start with the store of a save, in a data root beside it.
+pub fn filling(saving: &Saving) -> Filling {
+    let data_root = saving.store.with_file_name("root");
+    fs::create_dir_all(&data_root).unwrap();
+    Filling {
+        store: saving.store.clone(),
+        data_root,
+        dockerd: saving.dockerd.clone(),
+        layout: saving.layout,
+        strict: true,
+    }
+}
+
+#[test]
+fn a_data_root_has_its_own_generation_and_no_other() {
+    inside(
+        "stores::a_data_root_has_its_own_generation_and_no_other",
+        || {
+            let (saving, store) = three(&scratch());
+            let filling = filling(&saving);
+            let held = || filler::hold(&filling, None).map(|(held, _)| held.unwrap());
+            assert_eq!(held().unwrap().manifest.generation, 3);
+            let own = store.look(2).unwrap().unwrap();
+            let file = filling.data_root.join(ORIGIN);
+            fs::write(&file, Origin::of_manifest(&own).print()).unwrap();
+            assert_eq!(held().unwrap().manifest.generation, 2);
+            // A generation of this number, in another store that is mounted in its place.
+            let path = store.generation(2).join("manifest.json");
+            let text = fs::read_to_string(&path).unwrap();
+            fs::write(&path, text.replace(&own.store, "another")).unwrap();
+            for change in ["another", "gone"] {
+                if change == "gone" {
+                    fs::remove_dir_all(store.generation(2)).unwrap();
+                }
+                let said = held().unwrap_err().to_string();
+                assert!(
+                    said.contains("depends on generation 2 of the store"),
+                    "{change}: {said}"
+                );
+            }
+            assert_eq!(names(&filling.data_root), [ORIGIN]);
+        },
+    );
+}
+
+/// What is a directory of a store is no link to one of the host's, whatever asks for it.
+#[test]
+fn a_link_is_no_part_of_a_store() {
+    inside("stores::a_link_is_no_part_of_a_store", || {
+        let top = scratch();
+        let (saving, store) = three(&top);
+        let others = top.join("others");
+        for part in ["generations", "layers", "saving", "generations/3"] {
+            let path = store.path.join(part);
+            fs::rename(&path, &others).unwrap();
+            symlink(&others, &path).unwrap();
+            let before = names(&others);
+            let shown = path.display().to_string();
+            let held = Store::open(&store.path)
+                .and_then(|store| store.unwrap().hold_current())
+                .map(|_| ());
+            let filling = filling(&saving);
+            let from_nothing = filler::hold(&filling, Some(&saving)).map(|_| ());
+            let asked = [
+                ("hold", held),
+                ("make", publisher::make(&store.path).map(|_| ())),
+                ("check", {
+                    let checked = dind::programs::store::check(&store.path);
+                    match checked {
+                        Ok((text, whole)) => {
+                            assert!(!whole, "{text}");
+                            Err(anyhow::anyhow!(text))
+                        }
+                        Err(fault) => Err(anyhow::anyhow!(fault.to_string())),
+                    }
+                }),
+                ("save", from_nothing),
+            ];
+            for (asks, found) in asked {
+                // A save that begins with nothing looks into no generation.
+                if part == "generations/3" && matches!(asks, "make" | "save") {
+                    continue;
+                }
+                let said = format!("{:#}", found.unwrap_err());
+                assert!(said.contains(&shown), "{asks} of {part}: {said}");
+            }
+            assert_eq!(names(&others), before);
+            fs::remove_file(&path).unwrap();
+            fs::rename(&others, &path).unwrap();
+        }
+        // Nor are its files.
+        for part in ["format", "lock", "generations/3/manifest.json"] {
+            let path = store.path.join(part);
+            drop(clean::lock(&store).unwrap());
+            fs::rename(&path, &others).unwrap();
+            symlink(&others, &path).unwrap();
+            match part {
+                "lock" => drop(clean::lock(&store).unwrap_err()),
+                "format" => drop(Store::open(&store.path).unwrap_err()),
+                _ => drop(store.hold(3).unwrap_err()),
+            }
+            fs::remove_file(&path).unwrap();
+            fs::rename(&others, &path).unwrap();
+        }
+        assert_eq!(
+            store.hold_current().unwrap().unwrap().manifest.generation,
+            3
+        );
+    });
 }
