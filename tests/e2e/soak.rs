@@ -79,10 +79,10 @@ const KINDS: [&str; 5] = ["container", "file", "image", "lines", "volume"];
 type Objects = BTreeMap<(String, String), String>;
 
 /// Random numbers that a seed determines: splitmix64, by Sebastiano Vigna (public domain).
-struct Random(u64);
+pub struct Random(pub u64);
 
 impl Random {
-    fn next(&mut self) -> u64 {
+    pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -91,12 +91,12 @@ impl Random {
     }
 
     /// Up to `most` milliseconds.
-    fn time(&mut self, most: u64) -> Duration {
+    pub fn time(&mut self, most: u64) -> Duration {
         Duration::from_millis(self.next() % most)
     }
 }
 
-fn setting(name: &str) -> Option<u64> {
+pub fn setting(name: &str) -> Option<u64> {
     let value = std::env::var(name).ok().filter(|value| !value.is_empty())?;
     Some(
         value
@@ -105,9 +105,17 @@ fn setting(name: &str) -> Option<u64> {
     )
 }
 
+/// The seed that `tests/lab soak` gives, or another one each time.
+pub fn seed() -> u64 {
+    setting("DIND_LAB_SOAK_SEED").unwrap_or_else(|| {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        now.map_or(0, |now| u64::from(now.subsec_nanos()))
+    })
+}
+
 /// Waits until the API answers, however long the engine needs to find its way.
 #[track_caller]
-fn wait_healthy(container: &Container) {
+pub fn wait_healthy(container: &Container) {
     let health = container.exec(&["dind", "health", "--wait", "250"]);
     assert_eq!(
         health.status, 0,
@@ -117,7 +125,7 @@ fn wait_healthy(container: &Container) {
 }
 
 #[track_caller]
-fn kill(container: &Container) {
+pub fn kill(container: &Container) {
     container.signal("KILL");
     assert_eq!(container.wait(), 137);
 }
@@ -200,10 +208,7 @@ fn look(container: &Container, objects: &[(&(String, String), &String)]) -> Obje
 #[test]
 fn a_kill_loses_nothing_that_was_acknowledged() {
     let kills = setting("DIND_LAB_SOAK_KILLS").unwrap_or(5);
-    let seed = setting("DIND_LAB_SOAK_SEED").unwrap_or_else(|| {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        now.map_or(0, |now| u64::from(now.subsec_nanos()))
-    });
+    let seed = seed();
     eprintln!("soak: {kills} kills, seed {seed}");
     let mut random = Random(seed);
     let volume = Volume::new();

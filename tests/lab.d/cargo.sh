@@ -63,7 +63,7 @@ lab_run() {
 # those that do not: terminals, signals, statuses, counts. A new test is none of these.
 STORE_TESTS=(
     commit:: crash:: data_root:: images:: nest:: nesting:: restart:: soak:: storage:: stores::
-    warm_starts::what_a_command_has_made warm_starts::a_save_goes_on
+    warm_starts::what_a_command_has_made warm_starts::a_save_goes_on fleet:: soak_stores::
     stop::a_stop_in_the_middle_of_an_image stop::a_stop_with
     --skip crash::a_command_keeps_its_daemon
     --skip crash::the_number_of_restarts_in_a_row_is_limited
@@ -171,7 +171,9 @@ lab_soak() {
         shift
     done
     lab_environment trixie
-    DIND_LAB_SOAK_KILLS=$kills DIND_LAB_SOAK_SEED=$seed \
-        cargo test --locked --test e2e -- --exact --nocapture soak::a_kill_loses_nothing_that_was_acknowledged ||
+    export DIND_LAB_SOAK_KILLS=$kills DIND_LAB_SOAK_SEED=$seed
+    cargo test --locked --test e2e -- --exact --nocapture soak::a_kill_loses_nothing_that_was_acknowledged ||
         die "acknowledged data was lost, or an engine did not start: see above"
+    cargo test --locked --test e2e -- --exact --nocapture soak_stores::a_kill_leaves_a_store_as_it_was ||
+        die "a store was damaged, or an engine did not start from it: see above"
 }
