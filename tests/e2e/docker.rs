@@ -654,6 +654,10 @@ impl Volume {
         Self(name.to_owned())
     }
 
+    pub fn name(&self) -> &str {
+        &self.0
+    }
+
     /// The words that mount it for `docker run`.
     pub fn on(&self, target: &str) -> [String; 2] {
         ["-v".into(), format!("{}:{target}", self.0)]

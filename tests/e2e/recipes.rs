@@ -16,6 +16,7 @@ use crate::docker::{
     BUSYBOX, Container, Network, Output, Scratch, Spec, Volume, deadline, dind, docker, lab,
     line_with, unique_name, unprivileged,
 };
+use crate::fleet::save;
 
 /// What a job of a recipe prints.
 const PRINTED: &str = "a container of the inner engine";
@@ -180,6 +181,26 @@ const REGISTRY: &str = "\
     printf 'version: 0.1\\nstorage: {filesystem: {rootdirectory: /registry}}\\nhttp: {addr: \":5000\"}\\n' >/config.yml; \
     exec docker-registry serve /config.yml";
 
+/// A registry in this network that plays Docker Hub, with busybox in it. Engines ask it where they
+/// have [`MIRROR`].
+fn hub(network: &str) -> Container {
+    let hub = unprivileged()
+        .image(&lab("DIND_LAB_CLIENTS"))
+        .flags(["--network", network, "--network-alias", "hub"])
+        .start(&["sh", "-c", REGISTRY]);
+    let publisher = dind()
+        .flags(["--network", network])
+        .ready(&["--insecure-registry=hub:5000"]);
+    load_busybox(&publisher, SOCKET);
+    publisher.text(&["docker", "tag", BUSYBOX, "hub:5000/library/busybox"]);
+    hub.wait_log("listening on", 1);
+    publisher.text(&["docker", "push", "hub:5000/library/busybox"]);
+    hub
+}
+
+/// The flag of an engine that pulls from [`hub`].
+const MIRROR: &str = "--registry-mirror=http://hub:5000";
+
 /// One registry plays Docker Hub. What one runner has pulled, the other gets when the hub is
 /// gone: out of the cache.
 #[test]
@@ -191,18 +212,7 @@ fn what_one_runner_has_pulled_is_kept_for_the_other() {
         .env("UPSTREAM", "http://hub:5000");
     project.compose(&["up", "--no-start"]).exited(0);
     let network = format!("{}_default", project.name);
-    let in_network = ["--network", network.as_str(), "--network-alias", "hub"];
-    let hub = unprivileged()
-        .image(&lab("DIND_LAB_CLIENTS"))
-        .flags(in_network)
-        .start(&["sh", "-c", REGISTRY]);
-    let publisher = dind()
-        .flags(["--network", &network])
-        .ready(&["--insecure-registry=hub:5000"]);
-    load_busybox(&publisher, SOCKET);
-    publisher.text(&["docker", "tag", BUSYBOX, "hub:5000/library/busybox"]);
-    hub.wait_log("listening on", 1);
-    publisher.text(&["docker", "push", "hub:5000/library/busybox"]);
+    let hub = hub(&network);
     project.compose(&["up", "--detach", "--wait"]).exited(0);
     let runners = ["runner-1", "runner-2"].map(|name| project.service(name));
     assert_eq!(runners[0].text(&JOB), PRINTED);
@@ -372,7 +382,8 @@ fn githubs_and_giteas_jobs_run() {
 
 /// A container of a pod, as a kubelet starts it: privileged ones are in the host's cgroup
 /// namespace.
-fn pods_container(container: &Value, volumes: &[(String, Volume)]) -> Spec {
+/// `volumes` are those of the pod, with the name or the path that docker mounts.
+fn pods_container(container: &Value, volumes: &[(String, String)]) -> Spec {
     let privileged = container.pointer("/securityContext/privileged") == Some(&Value::Bool(true));
     let mut spec = if privileged {
         dind().flags(["--cgroupns=host"])
@@ -384,15 +395,24 @@ fn pods_container(container: &Value, volumes: &[(String, Volume)]) -> Spec {
     }
     for mount in items(container, "/volumeMounts") {
         let name = text(mount, "/name");
-        let (_, volume) = volumes
+        let (_, source) = volumes
             .iter()
             .find(|(known, _)| known == name)
             .unwrap_or_else(|| panic!("the pod has no volume {name}"));
-        spec = spec.flags(volume.on(text(mount, "/mountPath")));
+        let target = text(mount, "/mountPath");
+        let mode = match mount["readOnly"] == true {
+            true => ":ro",
+            false => "",
+        };
+        spec = spec.flags(["-v".to_owned(), format!("{source}:{target}{mode}")]);
     }
     if let Some(limits) = container.pointer("/resources/limits") {
-        let memory = text(limits, "/memory").replace("Gi", "g");
-        spec = spec.flags(["--cpus", text(limits, "/cpu"), "--memory", &memory]);
+        // Docker writes 2Gi as 2G.
+        let memory = text(limits, "/memory").trim_end_matches('i');
+        spec = spec.flags(["--memory", memory]);
+        if limits["cpu"].is_string() {
+            spec = spec.flags(["--cpus", text(limits, "/cpu")]);
+        }
     }
     spec
 }
@@ -400,10 +420,23 @@ fn pods_container(container: &Value, volumes: &[(String, Volume)]) -> Spec {
 /// Does with a pod what a kubelet does: the sidecar with its limits and volumes, its probes in
 /// their order, a job in its network, and the end within the time that the pod has for it.
 fn run_pod(spec: &Value, job: &str, user: &str) {
-    let volumes: Vec<_> = items(spec, "/volumes")
+    run_pod_on(spec, job, user, &[], &["docker is ready"]);
+}
+
+/// The same on a node with these volumes for those of the host. The engine logs a line with `parts`.
+fn run_pod_on(spec: &Value, job: &str, user: &str, host: &[(String, String)], parts: &[&str]) {
+    let (own, hosts): (Vec<&Value>, Vec<&Value>) = items(spec, "/volumes")
         .iter()
-        .inspect(|volume| assert!(volume["emptyDir"].is_object(), "{volume}"))
+        .partition(|volume| volume["emptyDir"].is_object());
+    assert_eq!(hosts.len(), host.len());
+    let own: Vec<_> = own
+        .into_iter()
         .map(|volume| (text(volume, "/name").to_owned(), Volume::new()))
+        .collect();
+    let volumes: Vec<_> = own
+        .iter()
+        .map(|(name, volume)| (name.clone(), volume.name().to_owned()))
+        .chain(host.iter().cloned())
         .collect();
     let named = |list: &str, name: &str| {
         items(spec, list)
@@ -420,6 +453,7 @@ fn run_pod(spec: &Value, job: &str, user: &str) {
     };
     wait_for("the startup probe", || probe("startupProbe"));
     assert!(probe("livenessProbe") && probe("readinessProbe"));
+    dind.logged(parts);
 
     let job = named("/containers", job);
     let host = items(job, "/env")
@@ -445,7 +479,7 @@ fn run_pod(spec: &Value, job: &str, user: &str) {
 
     // No TCP: the pod's address is every pod's to reach.
     dind.not_logged(&["docker is ready", "tcp://"]);
-    let (_, data) = &volumes[0];
+    let (_, data) = &own[0];
     let long = "trap 'echo in order >/out/end; exit' TERM; echo up; while :; do sleep 0.1; done";
     let bind = "/run/dind:/out";
     let run = ["docker", "-H", host, "run", "--detach", "--volume", bind];
@@ -487,6 +521,114 @@ fn a_pod_of_the_fleet_has_an_engine_beside_its_runner() {
         .find(|document| text(document, "/metadata/name") == "runner")
         .expect("the fleet is a Deployment named runner");
     run_pod(&fleet["spec"]["template"]["spec"], "runner", "root");
+}
+
+/// The store of a node: each pod of a CronJob's makes its next generation, and those of the fleet
+/// begin with it.
+#[test]
+fn a_pod_of_the_fleet_begins_with_the_store_of_its_node() {
+    let recipe = documents(include_str!("../recipes/kubernetes-store.yaml"));
+    let of_kind = |kind: &str| {
+        let found = recipe.iter().find(|document| document["kind"] == kind);
+        found.unwrap_or_else(|| panic!("no {kind}"))
+    };
+    let network = Network::new();
+    let _hub = hub(&network.name);
+    let node = Volume::new();
+    let stores = ("stores".to_owned(), node.name().to_owned());
+    let config = Scratch::new();
+    for (name, content) in entries(of_kind("ConfigMap"), "/data") {
+        config.file(name, content);
+    }
+    let refresh = config.path.to_str().expect("a name in UTF-8").to_owned();
+    let volumes = [stores.clone(), ("refresh".to_owned(), refresh)];
+    let job = &of_kind("CronJob")["spec"]["jobTemplate"]["spec"]["template"]["spec"];
+    for generation in 1..=3 {
+        for (list, engine) in [("/initContainers", true), ("/containers", false)] {
+            let container = &items(job, list)[0];
+            let mut spec = pods_container(container, &volumes);
+            if engine {
+                let flags = ["--network", network.name.as_str()];
+                spec = spec.flags(flags).env("DOCKER_DAEMON_ARGS", MIRROR);
+            }
+            let output = spec.run(&words(container, "/args")).exited(0);
+            if engine {
+                output.says(&[&format!("generation {generation}, 2 images, ")]);
+            }
+        }
+    }
+    let fleet = &of_kind("Deployment")["spec"]["template"]["spec"];
+    let says = ["store /stores/main: generation 3, 2 images, "];
+    run_pod_on(fleet, "runner", "root", &[stores], &says);
+}
+
+/// Four runners at once, and a refresh while they run.
+#[test]
+fn composes_runners_begin_with_one_store() {
+    let project = Project::new(include_str!("../recipes/store.compose.yaml"));
+    project
+        .compose(&["--profile", "refresh", "up", "--no-start"])
+        .exited(0);
+    let _hub = hub(&format!("{}_default", project.name));
+    let refresh = || {
+        let mirror = format!("DOCKER_DAEMON_ARGS={MIRROR}");
+        let run = ["run", "--rm", "--no-TTY", "--env", &mirror, "refresh"];
+        project.compose(&run).exited(0)
+    };
+    let prune = || project.compose(&["run", "--rm", "--no-TTY", "prune"]);
+    refresh().says(&["store /stores/main: generation 1, 2 images, "]);
+    project.compose(&["up", "--detach", "--wait"]).exited(0);
+    let runners = [1, 2, 3, 4].map(|number| {
+        ManuallyDrop::new(Container {
+            name: format!("{}-runner-{number}", project.name),
+        })
+    });
+    let built = runners.each_ref().map(|runner| {
+        runner.logged(&["store /stores/main: generation 1, 2 images, "]);
+        assert_eq!(runner.text(&JOB), PRINTED);
+        runner.sh("docker run --rm app cat /built")
+    });
+    assert!(built.iter().all(|one| one == &built[0]), "{built:?}");
+    for generation in 2..=4 {
+        refresh().says(&[&format!("generation {generation}, 2 images, ")]);
+    }
+    assert_eq!(prune().text(), "removed 1 generations, and kept 1 in use");
+    for runner in &runners {
+        assert_eq!(runner.sh("docker run --rm app cat /built"), built[0]);
+    }
+}
+
+/// A service as a runner's docker executor starts it: with the volumes and the environment that
+/// `config.toml` has for all of them.
+#[test]
+fn gitlabs_services_begin_with_the_store_of_their_host() {
+    const CONVERT: &str =
+        "import json, sys, tomllib; json.dump(tomllib.load(sys.stdin.buffer), sys.stdout)";
+    let scratch = Scratch::new();
+    let toml = include_str!("../recipes/gitlab-runner-store.toml");
+    let runner = unprivileged()
+        .image(&lab("DIND_LAB_TOOLS"))
+        .run_with_stdin(&scratch.file("toml", toml), &["python", "-c", CONVERT])
+        .text();
+    let runner: Value = serde_json::from_str(&runner).expect("Python writes JSON");
+    let runner = &runner["runners"][0];
+    assert_eq!(runner["docker"]["privileged"], true);
+    let stores = Volume::new();
+    save(&stores, "docker load --quiet").exited(0);
+    let certificates = Volume::new();
+    let mut service = dind();
+    for mount in words(runner, "/docker/volumes") {
+        service = match mount.split_once(':') {
+            Some((_, target)) => service.flags(stores.on(target)),
+            None => service.flags(certificates.on(mount)),
+        };
+    }
+    for variable in words(runner, "/environment") {
+        service = service.flags(["-e", variable]);
+    }
+    let service = service.ready(&[]);
+    service.logged(&["store /stores/main: generation 1, 1 images, "]);
+    assert_eq!(service.inner(&[], &["echo", "inside"]), "inside");
 }
 
 /// What the CLI of devcontainers has made.
@@ -598,6 +740,7 @@ fn every_file_holds_against_the_schema_of_its_format() {
     for (checker, file, (right, wrong)) in [
         (COMPOSE, "/recipes/compose.yaml", (image, typo)),
         (COMPOSE, "/recipes/cache.compose.yaml", (image, typo)),
+        (COMPOSE, "/recipes/store.compose.yaml", (image, typo)),
         (
             COMPOSE,
             "/recipes/swarm.compose.yaml",
@@ -610,6 +753,7 @@ fn every_file_holds_against_the_schema_of_its_format() {
         (GITHUB, "/workflows/release.yml", ("runs-on:", "run-on:")),
         (KUBERNETES, "/recipes/kubernetes-pod.yaml", probes),
         (KUBERNETES, "/recipes/kubernetes-cache.yaml", probes),
+        (KUBERNETES, "/recipes/kubernetes-store.yaml", probes),
         (KUBERNETES, "/recipes/jenkins.json", probes),
         (KUBERNETES, "/recipes/arc.json", probes),
     ] {
