@@ -63,35 +63,48 @@ impl Flow {
         &'a To: Write,
         To: Stream,
     {
-        let mut moved = false;
-        if self.held.is_empty() && !self.ended {
-            match from.read(buffer) {
-                Ok(0) => {
-                    self.ended = true;
-                    moved = true;
-                    to.end()?;
-                }
-                Ok(count) => {
-                    self.held
-                        .extend_from_slice(buffer.get(..count).unwrap_or_default());
-                    moved = true;
-                }
-                Err(error) if is_later(&error) => {}
-                Err(error) => return Err(error),
-            }
-        }
         if !self.held.is_empty() {
-            let mut writer = to;
-            match writer.write(&self.held) {
-                Ok(count) => {
-                    self.held.drain(..count.min(self.held.len()));
-                    moved = true;
-                }
-                Err(error) if is_later(&error) => {}
-                Err(error) => return Err(error),
+            let written = write(to, &self.held)?;
+            if written == self.held.len() {
+                // Most connections never hold anything again.
+                self.held = Vec::new();
+            } else {
+                self.held.drain(..written.min(self.held.len()));
             }
+            return Ok(written > 0);
         }
-        Ok(moved)
+        if self.ended {
+            return Ok(false);
+        }
+        match from.read(buffer) {
+            Ok(0) => {
+                self.ended = true;
+                to.end()?;
+                Ok(true)
+            }
+            Ok(count) => {
+                let read = buffer.get(..count).unwrap_or_default();
+                let written = write(to, read);
+                // Also after an error: the caller may go on with another receiver.
+                let count = written.as_ref().map_or(0, |count| *count);
+                let rest = read.get(count..).unwrap_or_default();
+                self.held.extend_from_slice(rest);
+                written.map(|_| true)
+            }
+            Err(error) if is_later(&error) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Writes without blocking. Returns how many bytes were written.
+fn write<'a, To>(mut to: &'a To, bytes: &[u8]) -> io::Result<usize>
+where
+    &'a To: Write,
+{
+    match to.write(bytes) {
+        Err(error) if is_later(&error) => Ok(0),
+        written => written,
     }
 }
 
@@ -111,4 +124,28 @@ pub fn awaited<'a>(
     ]
     .into_iter()
     .filter(|(_, flags)| !flags.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Result;
+
+    use super::*;
+
+    #[test]
+    fn what_a_receiver_refused_goes_to_the_next_one() -> Result<()> {
+        let (mut client, from) = UnixStream::pair()?;
+        let (refuses, peer) = UnixStream::pair()?;
+        let (takes, mut end) = UnixStream::pair()?;
+        drop(peer);
+        client.write_all(b"question")?;
+        let mut flow = Flow::default();
+        let mut buffer = [0; 64];
+        assert!(flow.copy(&from, &refuses, &mut buffer).is_err());
+        assert!(flow.copy(&from, &takes, &mut buffer)?);
+        let mut taken = [0; 8];
+        end.read_exact(&mut taken)?;
+        assert_eq!(&taken, b"question");
+        Ok(())
+    }
 }
