@@ -1,6 +1,8 @@
-//! Requests to dockerd, and the lock by which other processes learn that docker is ready.
+//! Requests to dockerd and of dockerd, and the lock by which other processes learn that docker is
+//! ready.
 
 pub mod answer;
 pub mod exchange;
 pub mod ping;
 pub mod readiness;
+pub mod request;
