@@ -38,7 +38,7 @@ pub struct Flow {
 
 impl Flow {
     /// The events to poll for on the sender's socket and on the receiver's.
-    fn interests(&self) -> (PollFlags, PollFlags) {
+    pub fn interests(&self) -> (PollFlags, PollFlags) {
         match (self.held.is_empty(), self.ended) {
             (false, _) => (PollFlags::empty(), PollFlags::POLLOUT),
             (true, false) => (PollFlags::POLLIN, PollFlags::empty()),
@@ -49,6 +49,11 @@ impl Flow {
     /// Whether everything up to the sender's end has been passed on.
     pub fn is_done(&self) -> bool {
         self.ended && self.held.is_empty()
+    }
+
+    /// How many bytes were read and are not yet written.
+    pub fn held(&self) -> usize {
+        self.held.len()
     }
 
     /// Copies at most one buffer, without blocking. Returns whether anything moved.

@@ -13,6 +13,7 @@ pub mod hooks;
 pub mod joiner;
 pub mod loader;
 pub mod port_forwarder;
+pub mod ports;
 pub mod preparer;
 pub mod probe;
 pub mod publisher;

@@ -15,6 +15,7 @@
 
 mod copies;
 mod kills;
+mod ports;
 mod stores;
 
 use std::ffi::OsStr;
