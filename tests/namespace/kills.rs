@@ -49,9 +49,9 @@ fn trace(request: libc::c_uint, child: Pid) {
     Errno::result(done).unwrap();
 }
 
-/// Has `work` done by a child, which is killed before its system call of this number, counted from
-/// 0. Returns false where it makes no call of that number, and so has done its work.
-fn is_killed(call: usize, work: impl FnOnce()) -> bool {
+/// Has `work` done by a child, which stops before its system call of this number, counted from 0.
+/// `None` where it makes no call of that number, and so has done its work.
+fn stopped(call: usize, work: impl FnOnce()) -> Option<Pid> {
     let child = match process::fork().unwrap() {
         ForkResult::Parent { child } => child,
         ForkResult::Child => {
@@ -69,14 +69,29 @@ fn is_killed(call: usize, work: impl FnOnce()) -> bool {
         match wait(child) {
             Some(libc::SIGTRAP) => {}
             Some(signal) => panic!("the child got signal {signal}"),
-            None => return false,
+            None => return None,
         }
     }
+    Some(child)
+}
+
+/// Has `work` done by a child that is killed before its system call of this number. Returns false
+/// where it makes no such call.
+fn is_killed(call: usize, work: impl FnOnce()) -> bool {
+    let Some(child) = stopped(call, work) else {
+        return false;
+    };
     process::kill(child, libc::SIGKILL).unwrap();
-    while wait(child).is_some() {
-        trace(libc::PTRACE_SYSCALL, child);
-    }
+    assert_eq!(wait(child), None);
     true
+}
+
+/// Lets a stopped child go on to its end.
+fn end(child: Pid) {
+    trace(libc::PTRACE_CONT, child);
+    while wait(child).is_some() {
+        trace(libc::PTRACE_CONT, child);
+    }
 }
 
 /// Does something with a fresh scratch directory for each call that `work` makes, until it ends by
@@ -243,6 +258,36 @@ fn a_prune_that_is_killed_leaves_every_generation_whole_or_none() {
             assert!(calls > 50, "{calls}");
         },
     );
+}
+
+/// Whoever gets hold of a generation at whatever moment of a prune has it for as long as he likes.
+#[test]
+fn what_is_held_at_any_moment_of_a_prune_stays() {
+    inside("kills::what_is_held_at_any_moment_of_a_prune_stays", || {
+        let mut held = 0;
+        let calls = at_each_call(|call, top| {
+            let (_, store) = three(top);
+            let child = stopped(call, || {
+                let _locked = clean::lock(&store).unwrap();
+                clean::prune(&store, 1).unwrap();
+            });
+            let generation = store.hold(1).unwrap();
+            if let Some(child) = child {
+                end(child);
+            }
+            if let Some(generation) = generation {
+                held += 1;
+                assert_eq!(store.generations().unwrap(), [1, 3], "from call {call}");
+                assert_eq!(layer(&generation, "a"), "1-1");
+                assert!(store.layers().join("1-1/file").exists());
+            } else {
+                assert_eq!(store.generations().unwrap(), [3], "from call {call}");
+            }
+            is_whole(&store, call);
+            child.is_some()
+        });
+        assert!((10..calls - 10).contains(&held), "{held} of {calls}");
+    });
 }
 
 /// What an engine is to find in a data root: each path, and where its links lead to.
