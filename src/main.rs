@@ -21,6 +21,7 @@ use dind::input::contract::Contract;
 use dind::input::dockerd_arguments::DockerdArguments;
 use dind::input::request::{self, Request, Start};
 use dind::input::store::StoreRequest;
+use dind::input::variables::DIND_STORE;
 use dind::messages::fault::{FAILURE, Fault};
 use dind::messages::finding::Severity;
 use dind::messages::line::one_line;
@@ -94,6 +95,10 @@ fn run(
                 print(&text).map(|status| if whole { status } else { FAILURE })
             }
             StoreRequest::Prune(path, kept) => print(&store::prune(&path, kept)?),
+            StoreRequest::Detach(path) => {
+                config.check(|variable| variable == DIND_STORE)?;
+                print(&store::detach(&config, path.as_deref())?)
+            }
             // It is a start.
             StoreRequest::Save(_) => Ok(FAILURE),
         },

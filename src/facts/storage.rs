@@ -116,6 +116,11 @@ impl Contents {
     }
 }
 
+/// Whether a data root has an ext4 image that holds the data of an engine and is not mounted.
+pub fn is_in_image(data_root: &Path) -> bool {
+    data_root.join(ON_VOLUME).exists()
+}
+
 /// Whether `directory` is on the container's root file system and not on a mount, so that its
 /// files were not put there from outside.
 pub fn is_own(directory: &Path, mounts: &MountTable) -> bool {

@@ -2,8 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
-
 use crate::input::config::{Config, STORE};
 use crate::messages::fault::Fault;
 use crate::store::disk::Store;
@@ -33,38 +31,51 @@ pub enum Found {
 }
 
 impl StoreFacts {
-    /// Reads the store that is saved to, else the one that `DIND_STORE` names, else the default one.
-    /// `None` where the user has named none and there is none. The generation is the one that the data
-    /// root came from, where that is there.
+    /// Reads the store that is saved to, else the one that has the generation that the data root came
+    /// from, else the one that `DIND_STORE` names, else the default one. `None` where the user has
+    /// named none and there is none.
     pub fn read(config: &Config, saved: Option<&Path>, origin: Option<&Origin>) -> Option<Self> {
-        let path = match (saved, &config.store) {
-            (Some(path), _) => path,
-            (None, Some(path)) => path,
-            (None, None) if Path::new(STORE).exists() => Path::new(STORE),
-            (None, None) => return None,
+        let own = match (saved, origin) {
+            (None, Some(origin)) => origin.find(places(config)),
+            (Some(_), _) | (None, None) => Ok(None),
         };
-        let found = match Store::open(path) {
-            Err(error) => Found::Damage(Fault::from(error).message),
-            Ok(None) => Found::Nothing,
-            Ok(Some(store)) => {
-                let own: Result<Option<Manifest>> = origin.map_or(Ok(None), |origin| {
-                    let own = store.look(origin.generation)?;
-                    Ok(own.filter(|manifest| manifest.store == origin.store))
-                });
-                let found = own.and_then(|own| match own {
-                    None => Ok(store.hold_current()?.map(|current| current.manifest)),
-                    own => Ok(own),
-                });
-                match found {
-                    Ok(None) => Found::Nothing,
-                    Ok(Some(manifest)) => Found::Generation(Box::new(manifest)),
-                    Err(error) => Found::Unreadable(Fault::from(error).message),
-                }
-            }
+        if let Ok(Some(generation)) = own {
+            return Some(Self {
+                path: generation.store,
+                found: Found::Generation(Box::new(generation.manifest)),
+            });
+        }
+        let path = match saved {
+            Some(path) => path,
+            None => places(config).find(|path| config.store.is_some() || path.exists())?,
+        };
+        let found = match (own, Store::open(path)) {
+            (_, Err(error)) => Found::Damage(Fault::from(error).message),
+            (Err(error), _) => Found::Unreadable(Fault::from(error).message),
+            (Ok(_), Ok(None)) => Found::Nothing,
+            (Ok(_), Ok(Some(store))) => match store.hold_current() {
+                Ok(None) => Found::Nothing,
+                Ok(Some(current)) => Found::Generation(Box::new(current.manifest)),
+                Err(error) => Found::Unreadable(Fault::from(error).message),
+            },
         };
         Some(Self {
             path: path.to_owned(),
             found,
         })
     }
+
+    /// The manifest of its generation, if it has one.
+    pub fn manifest(&self) -> Option<&Manifest> {
+        match &self.found {
+            Found::Generation(manifest) => Some(manifest),
+            Found::Nothing | Found::Unreadable(_) | Found::Damage(_) => None,
+        }
+    }
+}
+
+/// Where a store may be: what `DIND_STORE` names, and the default path.
+pub fn places(config: &Config) -> impl Iterator<Item = &Path> {
+    let named = config.store.as_deref();
+    named.into_iter().chain([Path::new(STORE)])
 }

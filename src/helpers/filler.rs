@@ -16,15 +16,17 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use tracing::{info, warn};
 
 use super::{publisher, run};
+use crate::input::config;
 use crate::messages::fault::Fault;
 use crate::messages::remedy::Remedy;
 use crate::plan::engine::{Filling, Saving};
+use crate::plan::too_old;
 use crate::store::build;
 use crate::store::clean::{self, remove};
 use crate::store::copy::{self, Content};
 use crate::store::disk::{Generation, MOUNT_POINT, Store, is_written, layer_of};
-use crate::store::manifest::{Manifest, Version};
-use crate::store::origin::{INCOMING, ORIGIN, Origin};
+use crate::store::manifest::Version;
+use crate::store::origin::{INCOMING, ORIGIN, Origin, finish};
 use crate::sys::signals::Inherited;
 use crate::sys::{read, write};
 
@@ -66,8 +68,7 @@ pub fn hold(filling: &Filling, saving: Option<&Saving>) -> Result<Held> {
             held => held.map(|held| (held, None)),
         };
     };
-    let held = store.hold(origin.generation)?;
-    let held = held.filter(|held| held.manifest.store == origin.store);
+    let held = origin.find([store.path.as_path(), Path::new(config::STORE)])?;
     let lost = || {
         let path = filling.data_root.display();
         let number = origin.generation;
@@ -95,7 +96,7 @@ pub fn needs_none(path: &Path) -> Result<()> {
 /// it is. Blocks, so it must run in a child. The error names the path.
 pub fn run(filling: &Filling, generation: &Generation, inherited: &Inherited) -> Result<()> {
     let started = Instant::now();
-    let (root, shown) = (&filling.data_root, filling.store.display());
+    let (root, shown) = (&filling.data_root, generation.store.display());
     let manifest = &generation.manifest;
     let number = manifest.generation;
     let is_filled = finish(root)?;
@@ -104,7 +105,8 @@ pub fn run(filling: &Filling, generation: &Generation, inherited: &Inherited) ->
         info!(path = %shown, "the store {shown} is not used, since {root} has data of its own");
         return Ok(());
     }
-    let used = fits(filling, manifest, inherited).and_then(|()| mount_read_only(&filling.store));
+    let used =
+        fits(filling, generation, inherited).and_then(|()| mount_read_only(&generation.store));
     if is_filled {
         used?;
         let root = root.display();
@@ -153,8 +155,8 @@ fn is_occupied(data_root: &Path) -> Result<bool> {
 }
 
 /// Fails if this engine cannot use the generation.
-fn fits(filling: &Filling, manifest: &Manifest, inherited: &Inherited) -> Result<()> {
-    let shown = filling.store.display();
+fn fits(filling: &Filling, generation: &Generation, inherited: &Inherited) -> Result<()> {
+    let (shown, manifest) = (generation.store.display(), &generation.manifest);
     let (made, used) = (manifest.layout.name(), filling.layout.name());
     if manifest.machine != ARCH || made != used {
         let why = anyhow!(
@@ -174,13 +176,11 @@ fn fits(filling: &Filling, manifest: &Manifest, inherited: &Inherited) -> Result
     let version = version
         .with_context(|| format!("{} prints no version", filling.dockerd.display()))
         .remedy("unset DIND_STORE")?;
-    match version < manifest.engine {
-        false => Ok(()),
-        true => Err(anyhow!(
-            "the store {shown} is not used: it was made by dockerd {}, and this one is {version}",
-            manifest.engine
-        )
-        .remedy("save one with this dockerd, or use a newer one")),
+    match too_old(&generation.store, manifest, &version) {
+        None => Ok(()),
+        Some(Fault {
+            message, remedy, ..
+        }) => Err(anyhow!(message).remedy(remedy.unwrap_or_default())),
     }
 }
 
@@ -203,34 +203,6 @@ fn mount_read_only(store: &Path) -> Result<()> {
         .and_then(|()| bind(MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY))
         .with_context(|| format!("cannot mount {} on {MOUNT_POINT}", store.display()))
         .remedy("start the container with --privileged")
-}
-
-/// Puts in place what has been made, if it is whole, and returns whether the data root is filled.
-fn finish(data_root: &Path) -> Result<bool> {
-    let incoming = data_root.join(INCOMING);
-    let origin = Path::new(ORIGIN);
-    if incoming.join(origin).exists() {
-        let entries = fs::read_dir(&incoming);
-        for entry in entries.with_context(|| format!("cannot read {}", incoming.display()))? {
-            let name = entry.context("cannot read a directory")?.file_name();
-            if name != ORIGIN {
-                put(&incoming, data_root, Path::new(&name))?;
-            }
-        }
-        put(&incoming, data_root, origin)?;
-    }
-    let is_filled = data_root.join(origin).exists();
-    if is_filled {
-        remove(&incoming)?;
-    }
-    Ok(is_filled)
-}
-
-fn put(incoming: &Path, data_root: &Path, name: &Path) -> Result<()> {
-    let from = incoming.join(name);
-    fs::rename(&from, data_root.join(name))
-        .with_context(|| format!("cannot rename {}", from.display()))
-        .remedy("empty the data root, or give it another volume")
 }
 
 fn make(generation: &Generation, incoming: &Path) -> Result<()> {

@@ -34,7 +34,7 @@ fn allowed(subcommand: &str) -> &'static str {
         }
         "store" => {
             "save STORE [--from-nothing] [--no-build-cache] -- COMMAND, list STORE, check STORE, \
-             prune STORE [--keep N]"
+             prune STORE [--keep N], detach [DATA_ROOT]"
         }
         "help" => "plan, health, doctor, nest, store",
         _ => "arguments as for a start",
@@ -167,26 +167,30 @@ fn store() -> Command {
             "dind store save STORE [--from-nothing] [--no-build-cache] -- COMMAND [ARG...]\n       \
              dind store list STORE\n       \
              dind store check STORE\n       \
-             dind store prune STORE [--keep N]",
+             dind store prune STORE [--keep N]\n       \
+             dind store detach [DATA_ROOT]",
         )
         .arg(
             Arg::new("action")
                 .value_name("ACTION")
                 .required(true)
                 .value_parser(PossibleValuesParser::new([
-                    "save", "list", "check", "prune",
+                    "save", "list", "check", "prune", "detach",
                 ]))
                 .hide_possible_values(true)
                 .help(
-                    "save what COMMAND leaves; list generations; check that all is there; prune old ones",
+                    "save what COMMAND leaves; list generations; check that all is there; \
+                     prune old ones;\ndetach: make a data root independent of its store",
                 ),
         )
         .arg(
             Arg::new("path")
                 .value_name("STORE")
-                .required(true)
                 .value_parser(value_parser!(PathBuf))
-                .help("The directory of the store, as an absolute path"),
+                .help(
+                    "The directory of the store, as an absolute path; of detach, the data root\n\
+                     [default: dockerd's], whose store DIND_STORE names",
+                ),
         )
         .arg(
             Arg::new("from-nothing")

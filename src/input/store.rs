@@ -17,6 +17,8 @@ pub enum StoreRequest {
     Check(PathBuf),
     /// Remove old generations.
     Prune(PathBuf, usize),
+    /// Make a data root independent of the store that it came from.
+    Detach(Option<PathBuf>),
 }
 
 /// The making of the next generation of a store.
@@ -45,9 +47,12 @@ impl StoreRequest {
         let matches = cli::parse("store", words)?;
         let action = matches.get_one::<String>("action").map(String::as_str);
         let path = matches.get_one::<PathBuf>("path").cloned();
-        let path = path.unwrap_or_default();
-        if !path.is_absolute() {
-            return Err(cli::usage("store", "STORE is not an absolute path"));
+        if path.as_ref().is_some_and(|path| !path.is_absolute()) {
+            let what = match action {
+                Some("detach") => "DATA_ROOT is not an absolute path",
+                _ => "STORE is not an absolute path",
+            };
+            return Err(cli::usage("store", what));
         }
         let arguments = matches.get_many::<OsString>("arguments");
         let arguments: Vec<OsString> = arguments.into_iter().flatten().cloned().collect();
@@ -70,6 +75,10 @@ impl StoreRequest {
             return Err(Fault::usage("store save has no command")
                 .remedy("add -- and what makes the images: -- docker pull busybox"));
         }
+        if action == Some("detach") {
+            return Ok(Self::Detach(path));
+        }
+        let path = path.ok_or_else(|| cli::usage("store", "STORE is missing"))?;
         Ok(match action {
             Some("save") => Self::Save(Save {
                 path,

@@ -60,6 +60,7 @@ use listener::{Forwarded, Listener};
 use outcome::{Outcome, Plan};
 use stop_budget::StopBudget;
 pub use store::Store;
+pub use warm_start::{finding as store_finding, too_old};
 
 /// Returns the plan of a start with dockerd in the foreground. A fault is final, and nothing
 /// has been changed by then.

@@ -9,7 +9,7 @@ use super::storage;
 use crate::facts::store::{Found, StoreFacts};
 use crate::messages::fault::Fault;
 use crate::messages::finding::Finding;
-use crate::store::manifest::{Layout, Manifest};
+use crate::store::manifest::{Layout, Manifest, Version, shown};
 
 const LINK: &str = "README.md#warm-starts";
 
@@ -53,16 +53,20 @@ pub fn plan(
     };
     let root = &facts.data_root;
     if let Some(origin) = root.origin.as_ref().map_err(Fault::clone)? {
-        let path = root.path.display();
-        let needs = format!(
-            "{path} depends on generation {} of a store",
-            origin.generation
-        );
+        let (path, number) = (root.path.display(), origin.generation);
+        let needs = format!("{path} depends on generation {number} of a store");
         let why = match (&usable, &facts.store) {
             (Err(obstacle), _) => obstacle.to_string(),
             (Ok(None), _) | (_, None) => "DIND_STORE names none".to_owned(),
-            (Ok(Some(found)), _) if found.name() != Some(&origin.store) => {
+            (Ok(Some(found)), _)
+                if found.manifest().map(|found| &found.store) != Some(&origin.store) =>
+            {
                 format!("{} is another one", found.path.display())
+            }
+            (Ok(Some(found)), _)
+                if found.manifest().map(|found| found.generation) != Some(number) =>
+            {
+                format!("{} has it no more", found.path.display())
             }
             (Ok(Some(_)), _) => String::new(),
         };
@@ -92,22 +96,58 @@ pub fn plan(
     }
 }
 
-impl StoreFacts {
-    /// The store's own name, where it has a generation.
-    fn name(&self) -> Option<&String> {
-        self.manifest().map(|manifest| &manifest.store)
-    }
-
-    fn manifest(&self) -> Option<&Manifest> {
-        match &self.found {
-            Found::Generation(manifest) => Some(manifest),
-            Found::Nothing | Found::Unreadable(_) | Found::Damage(_) => None,
+/// What a start would say of the store: why it would not use it, or what is in it. `None` if there is
+/// none. `dockerd` is its version, where that is known. For `dind doctor`.
+pub fn finding(inputs: Inputs<'_>, dockerd: Option<&str>) -> Option<Finding> {
+    let Inputs { config, facts, .. } = inputs;
+    let warning = match plan(inputs, Path::new("dockerd"), None) {
+        Ok(planned) => planned.warning,
+        Err(fault) => {
+            let code = match facts.data_root.origin {
+                Ok(None) => "store-unused",
+                Ok(Some(_)) | Err(_) => "store-missing",
+            };
+            return Some(Finding::fault(code, fault, LINK));
         }
+    };
+    if warning.is_some() {
+        return warning;
     }
+    let found = facts.store.as_ref()?;
+    let manifest = found.manifest()?;
+    let version = dockerd.and_then(Version::of);
+    if let Some(fault) = version.and_then(|version| too_old(&found.path, manifest, &version)) {
+        let finding = Finding::fault("store-unused", fault, LINK);
+        return Some(match config.store_strict {
+            true => finding,
+            false => finding.as_warning(),
+        });
+    }
+    let seen = format!(
+        "the store {} has generation {}: {} images, {} build steps, {}",
+        found.path.display(),
+        manifest.generation,
+        manifest.images,
+        manifest.steps,
+        shown(manifest.bytes())
+    );
+    Some(Finding::note("store", seen, LINK))
+}
+
+/// The fault that a dockerd of this version cannot use what a newer one has made.
+pub fn too_old(store: &Path, manifest: &Manifest, dockerd: &Version) -> Option<Fault> {
+    (*dockerd < manifest.engine).then(|| {
+        Fault::failure(format!(
+            "the store {} is not used: it was made by dockerd {}, and this one is {dockerd}",
+            store.display(),
+            manifest.engine
+        ))
+        .remedy("save one with this dockerd, or use a newer one")
+    })
 }
 
 fn has_generation(store: &StoreFacts) -> bool {
-    store.name().is_some()
+    store.manifest().is_some()
 }
 
 /// Whether this engine can use the store, as far as it is known before dockerd's version is.

@@ -1,4 +1,4 @@
-//! `dind store list`, `check` and `prune`: what does not need a daemon.
+//! `dind store list`, `check`, `prune` and `detach`: what does not need a daemon.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -7,11 +7,19 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow};
 use time::OffsetDateTime;
 
+use crate::apply::data_root;
+use crate::facts::capabilities::{Capabilities, Capability};
+use crate::facts::storage::is_in_image;
+use crate::facts::store::places;
+use crate::input::config::Config;
 use crate::messages::fault::Fault;
 use crate::messages::remedy::Remedy;
+use crate::programs::health;
 use crate::store::clean;
+use crate::store::detach;
 use crate::store::disk::{Generation, Store, is_written, layer_of};
 use crate::store::manifest::{Manifest, shown};
+use crate::store::origin::Origin;
 
 /// The text of `dind store list`: a line for each generation.
 pub fn list(path: &Path) -> Result<String, Fault> {
@@ -138,6 +146,53 @@ pub fn prune(path: &Path, kept: usize) -> Result<String, Fault> {
         let _ = write!(text, ", and kept {} in use", numbers.join(", "));
     }
     Ok(text)
+}
+
+/// Copies to a data root all that it has in a store, dockerd's data root if none is named, and
+/// returns the text that says how much.
+pub fn detach(config: &Config, data_root: Option<&Path>) -> Result<String, Fault> {
+    let data_root = match data_root {
+        Some(path) => path.to_owned(),
+        None => health::options(config)?.data_root,
+    };
+    let path = data_root.display();
+    // Without it listxattr(2) leaves out the attributes of overlayfs: xattr(7), trusted.
+    if !Capabilities::read()?.effective.has(Capability::SYS_ADMIN) {
+        return Err(Fault::failure(format!(
+            "{path} cannot be detached without CAP_SYS_ADMIN: attributes of files would be lost"
+        ))
+        .remedy("start the container with --privileged"));
+    }
+    fs::read_dir(&data_root)
+        .with_context(|| format!("cannot read {path}"))
+        .remedy("mount the data root there")?;
+    data_root::lock(&data_root)
+        .context("an engine uses it")
+        .remedy("stop its container first")?;
+    let Some(origin) = Origin::of(&data_root)? else {
+        return match is_in_image(&data_root) {
+            false => Ok(format!("{path} depends on no store")),
+            true => Err(Fault::failure(format!(
+                "{path} has its data in an ext4 image, which is not mounted"
+            ))
+            .remedy(format!(
+                "mount it first: mount -o loop {path}/dind.ext4 {path}"
+            ))),
+        };
+    };
+    let lost = || {
+        let number = origin.generation;
+        anyhow!("{path} depends on generation {number} of a store that is not here")
+            .remedy("mount that store and set DIND_STORE")
+    };
+    let generation = origin.find(places(config))?.ok_or_else(lost)?;
+    let copied = detach::detach(&data_root, &generation)?;
+    Ok(format!(
+        "{path} does not depend on the store {} any more: {} layers are copied, {}",
+        generation.store.display(),
+        copied.layers,
+        shown(copied.bytes)
+    ))
 }
 
 fn open(path: &Path) -> Result<Store, Fault> {

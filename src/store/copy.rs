@@ -68,6 +68,20 @@ pub fn tree(from: OwnedFd, to: BorrowedFd<'_>, content: Content<'_>) -> Result<(
     copy.attributes(&metadata, &descriptor(top.as_fd(), c".")?, to, c".")
 }
 
+/// Copies `name`, a file or a directory with all that is in it, from the directory `from` into the
+/// directory `to`, which has no such name. Blocks while it copies. The error names the path in
+/// `from`.
+pub fn entry(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &OsStr) -> Result<()> {
+    let mut copy = Copying {
+        content: Content::Any,
+        top: to,
+        names: HashMap::new(),
+        path: PathBuf::from(name),
+        depth: 0,
+    };
+    copy.entry(from, to, &CString::new(name.as_bytes())?)
+}
+
 /// The name of `name` in an open directory as a path, for system calls that take no descriptor.
 fn descriptor(directory: BorrowedFd<'_>, name: &CStr) -> Result<CString> {
     let mut path = format!("/proc/self/fd/{}/", directory.as_raw_fd()).into_bytes();

@@ -113,6 +113,8 @@ pub struct Generation {
     pub manifest: Manifest,
     /// Its directory.
     pub path: PathBuf,
+    /// The path of its store.
+    pub store: PathBuf,
     /// The lock on it.
     pub held: File,
 }
@@ -255,6 +257,7 @@ impl Store {
         Ok(Some(Generation {
             manifest,
             path,
+            store: self.path.clone(),
             held,
         }))
     }

@@ -5,6 +5,7 @@ pub mod bolt;
 pub mod build;
 pub mod clean;
 pub mod copy;
+pub mod detach;
 pub mod disk;
 pub mod manifest;
 pub mod origin;

@@ -1,10 +1,13 @@
 //! Which generation of which store a data root depends on.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
+use super::clean::{names, remove};
+use super::disk::{Generation, Store};
 use super::manifest::{Manifest, pretty};
 use crate::messages::remedy::Remedy;
 use crate::sys::read::{self, Links};
@@ -48,6 +51,27 @@ impl Origin {
         }
     }
 
+    /// Locks that generation in the first of these stores that has it. `None` where none has. The
+    /// error is the first store's that cannot be used, where no other has it.
+    pub fn find<'a>(
+        &self,
+        stores: impl IntoIterator<Item = &'a Path>,
+    ) -> Result<Option<Generation>> {
+        let mut damage = None;
+        for path in stores {
+            let held = Store::open(path).and_then(|store| match store {
+                Some(store) => store.hold(self.generation),
+                None => Ok(None),
+            });
+            match held {
+                Ok(Some(found)) if found.manifest.store == self.store => return Ok(Some(found)),
+                Ok(_) => {}
+                Err(error) => drop(damage.get_or_insert(error)),
+            }
+        }
+        damage.map_or(Ok(None), Err)
+    }
+
     fn in_directory(path: &Path) -> Result<Option<Self>> {
         let file = file(path);
         let failed = || format!("cannot read {}", file.display());
@@ -84,4 +108,30 @@ impl Origin {
 /// The file in the directory at `path`.
 pub fn file(path: &Path) -> PathBuf {
     path.join(ORIGIN)
+}
+
+/// Puts in place what has been made in [`INCOMING`], if it is whole: the origin last, so that a data
+/// root with an origin has all of it. Returns whether the data root has one.
+pub fn finish(data_root: &Path) -> Result<bool> {
+    let incoming = data_root.join(INCOMING);
+    if file(&incoming).exists() {
+        for name in names(&incoming)? {
+            if name != ORIGIN {
+                put(&incoming, data_root, Path::new(&name))?;
+            }
+        }
+        put(&incoming, data_root, Path::new(ORIGIN))?;
+    }
+    let is_filled = file(data_root).exists();
+    if is_filled {
+        remove(&incoming)?;
+    }
+    Ok(is_filled)
+}
+
+fn put(incoming: &Path, data_root: &Path, name: &Path) -> Result<()> {
+    let from = incoming.join(name);
+    fs::rename(&from, data_root.join(name))
+        .with_context(|| format!("cannot rename {}", from.display()))
+        .remedy("empty the data root, or give it another volume")
 }

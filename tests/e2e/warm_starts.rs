@@ -5,23 +5,23 @@ use std::path::Path;
 use crate::docker::{BUSYBOX, Call, Container, Output, Spec, Volume, dind, lab};
 
 /// The store of these tests, in a volume.
-const STORE: &str = "/stores/main";
+pub const STORE: &str = "/stores/main";
 
 /// Builds an image of three steps. A step that is built again has another time in it.
-const BUILD: &str = "printf 'FROM dind-lab/busybox\nRUN date +%%s%%N >/when && ln /when /hard\n\
+pub const BUILD: &str = "printf 'FROM dind-lab/busybox\nRUN date +%%s%%N >/when && ln /when /hard\n\
     RUN rm /bin/wget && chown 5:6 /when && chmod 4711 /bin/busybox\nENV A=b\n' \
     | docker build --quiet --tag app -";
 
 /// What tells two builds of that image apart.
-const FILES: &str = "docker run --rm app sh -c \
+pub const FILES: &str = "docker run --rm app sh -c \
     'cat /when; stat -c \"%n %a %u:%g %h %s\" /when /hard /bin/busybox; ls /bin | wc -l'";
 
-fn saves(stores: &Volume) -> Spec {
+pub fn saves(stores: &Volume) -> Spec {
     dind().flags(stores.on("/stores"))
 }
 
 /// An engine that begins with the store.
-fn begins(stores: &Volume) -> Spec {
+pub fn begins(stores: &Volume) -> Spec {
     dind()
         .flags(stores.on("/stores:ro"))
         .env("DIND_STORE", STORE)
@@ -29,7 +29,7 @@ fn begins(stores: &Volume) -> Spec {
 
 /// Saves what a script leaves; its standard input is the archive of busybox.
 #[track_caller]
-fn save(stores: &Volume, flags: &[&str], script: &str) -> Output {
+pub fn save(stores: &Volume, flags: &[&str], script: &str) -> Output {
     let mut words = vec!["store", "save", STORE];
     words.extend(flags);
     words.extend(["--", "sh", "-ec", script]);
@@ -38,7 +38,7 @@ fn save(stores: &Volume, flags: &[&str], script: &str) -> Output {
 
 /// A volume with a store of busybox and `app`, and what the files of `app` are.
 #[track_caller]
-fn stored() -> (Volume, String) {
+pub fn stored() -> (Volume, String) {
     let stores = Volume::new();
     let script = format!(
         "docker load --quiet >/dev/null; {BUILD} >/dev/null; {FILES}; docker volume create kept >/dev/null; \
@@ -50,7 +50,7 @@ fn stored() -> (Volume, String) {
 }
 
 #[track_caller]
-fn store(stores: &Volume, words: &[&str]) -> Output {
+pub fn store(stores: &Volume, words: &[&str]) -> Output {
     let words: Vec<&str> = ["store"].iter().chain(words).copied().collect();
     saves(stores).run(&words)
 }
@@ -207,7 +207,7 @@ fn a_data_root_that_came_from_a_store_is_not_used_without_it() {
     store(&stores, &["prune", STORE, "--keep", "1"]).exited(0);
     on_data(begins(&stores)).run(&["true"]).exited(1).says(&[
         "dind: error: ",
-        "depends on generation 1 of the store /stores/main, which is not there",
+        "depends on generation 1 of a store, and /stores/main has it no more",
     ]);
 }
 

@@ -14,6 +14,7 @@
 )]
 
 mod copies;
+mod detached;
 mod kills;
 mod ports;
 mod stores;
