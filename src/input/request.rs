@@ -97,6 +97,13 @@ pub fn request(config: &Config) -> Result<Request, Fault> {
         Some("help") => cli::help_about(rest).map(Request::Help),
         Some("plan") => {
             start.arguments.remove(0);
+            let saves = matches!(rest, [first, second, ..] if first == "store" && second == "save");
+            if saves
+                && let StoreRequest::Save(save) =
+                    StoreRequest::parse(rest.get(1..).unwrap_or_default())?
+            {
+                return Ok(Request::Plan(start.saving(save, config)?));
+            }
             let start = start.nested(config)?;
             Ok(Request::Plan(start.named_contract()))
         }

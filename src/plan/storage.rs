@@ -14,10 +14,12 @@ use super::store::{self, Store};
 use crate::facts::Facts;
 use crate::facts::engine::ImageStores;
 use crate::facts::storage::{DataRoot, Filesystem, LOOP_CONTROL, Means, is_on_volume};
+use crate::facts::store::StoreFacts;
 use crate::input::config::Storage;
 use crate::input::dockerd_arguments::DockerdOptions;
 use crate::messages::fault::Fault;
 use crate::messages::finding::Finding;
+use crate::store::manifest::Layout;
 
 /// The mode that dockerd gives its data root: full access for root, and search permission for
 /// the group of a remapped root (`setupDaemonRoot` in moby's daemon_unix.go).
@@ -135,8 +137,13 @@ pub fn stores_question(inputs: Inputs<'_>) -> bool {
     let has_images = contents.graph_images.is_some() || contents.containerd_images.is_some();
     let may_hide = || has_images && store(inputs).is_none();
     let is_unknown = inputs.facts.image_stores.is_none();
-    // What is saved is taken from where they have it.
-    is_unknown && (differ || inputs.save.is_some() || may_hide())
+    // What is saved is taken from where they have it, and what is stored is put there.
+    let manifest = inputs.facts.store.as_ref().and_then(StoreFacts::manifest);
+    let may_be_of_another = || {
+        let is_containerds = manifest.is_some_and(|stored| stored.layout == Layout::Containerd);
+        is_containerds && inputs.options.containerd_store.is_none()
+    };
+    is_unknown && (differ || inputs.save.is_some() || may_hide() || may_be_of_another())
 }
 
 /// Where they have not been read, the plan does not depend on them: [`stores_question`].

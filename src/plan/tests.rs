@@ -7,6 +7,7 @@ mod golden;
 mod hides;
 mod read_by;
 mod store;
+mod warm_start;
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;

@@ -48,6 +48,7 @@ const TABLE: &[Row] = &[
     storage::read_only,
     storage::space,
     storage::runtime,
+    storage::store,
     leftovers,
     kernel::netfilter,
     kernel::modules,

@@ -31,6 +31,15 @@ pub fn read_only(case: Case<'_>) -> Vec<Finding> {
     finding.into_iter().collect()
 }
 
+/// The store of images and build cache: what is in it, or why a start does not use it.
+pub fn store(case: Case<'_>) -> Vec<Finding> {
+    let versions = &case.host.versions;
+    let dockerd = versions.iter().find(|(name, _)| name == "dockerd");
+    let finding = plan::store_finding(case.inputs, dockerd.map(|(_, version)| version.as_str()));
+    let finding = finding.filter(|_| case.host.in_container);
+    finding.into_iter().collect()
+}
+
 /// Free bytes and inodes on the data root's file system: statfs(2).
 pub fn space(case: Case<'_>) -> Vec<Finding> {
     const LINK: &str = "https://docs.docker.com/engine/manage-resources/pruning/";
