@@ -21,7 +21,7 @@ use nix::sys::stat::{
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, LinkatFlags, Uid, Whence, fchownat, linkat, lseek, symlinkat};
 
-use crate::sys::xattr;
+use crate::sys::{filesystem, xattr};
 
 /// The deepest directory that is copied: each level holds two descriptors.
 const DEPTH: usize = 400;
@@ -32,7 +32,8 @@ pub enum Content<'a> {
     /// Whatever a container has written.
     Any,
     /// Directories, regular files, and those symbolic links for which this is true. It gets the
-    /// link's path in the tree and its target.
+    /// link's path in the tree and its target. The files are few and an engine's own, so that they
+    /// are on their way to the disk when they are copied.
     Plain(&'a dyn Fn(&Path, &Path) -> bool),
     /// The same, and whatever a container has written in those directories for whose path in the
     /// tree the second one is true.
@@ -219,6 +220,9 @@ impl Copying<'_> {
             true => sparse(&mut source, &mut target, size)?,
             // copy_file_range(2), which shares extents where the file system can.
             false => drop(io::copy(&mut source, &mut target)?),
+        }
+        if !matches!(self.content, Content::Any) {
+            filesystem::begin_to_write(&target);
         }
         Ok(())
     }

@@ -34,6 +34,13 @@ pub fn capability(file: &File) -> io::Result<Option<Vec<u8>>> {
     }
 }
 
+/// Has the kernel begin to write a file to the disk, and does not wait for it: sync_file_range(2).
+/// Where that cannot be, the kernel writes when it does anyway.
+pub fn begin_to_write(file: &File) {
+    // SAFETY: a plain system call on a descriptor that is open. A length of 0 is the whole file.
+    let _ = unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) };
+}
+
 /// Whether an xfs stores the file type in its directory entries (`ftype=1`):
 /// ioctl_xfs_fsgeometry(2). Takes a directory on it; the error is that of ioctl(2).
 pub fn xfs_has_ftype(directory: &File) -> nix::Result<bool> {
