@@ -8,32 +8,21 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use nix::errno::Errno;
 use nix::libc;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::sys::wait::WaitStatus;
 use tracing::{info, warn};
 
+use super::loops::{self, Access};
 use super::run::run;
-use crate::facts::storage::{LOOP_CONTROL, new_name};
+use crate::facts::storage::new_name;
 use crate::messages::remedy::Remedy;
 use crate::plan::engine::{DataFile, NewDataFile};
+use crate::sys::lock;
 use crate::sys::signals::Inherited;
-use crate::sys::{lock, loop_device};
-
-/// The device numbers of loop devices and of `/dev/loop-control`:
-/// Documentation/admin-guide/devices.txt of the kernel.
-pub const LOOP_MAJOR: u64 = 7;
-const MISC_MAJOR: u64 = 10;
-const LOOP_CONTROL_MINOR: u64 = 237;
 
 /// The size of a block of an image that grows, in bytes.
 const BLOCK: u64 = 4096;
-
-/// How many times another process may take the loop device that the kernel has just returned
-/// as free.
-const ATTEMPTS: u32 = 64;
 
 /// What the user can do about a directory that cannot be changed.
 const WRITABLE: &str = "mount its directory writable";
@@ -54,9 +43,9 @@ pub fn put_in_place(data_file: &DataFile, inherited: &Inherited) -> Result<()> {
         None => open(&data_file.path, false)?,
     };
     // Kept open until the mount, since the device detaches the image when nothing uses it.
-    let (device, _open) = attach(&file)?;
+    let device = loops::attach(&file, Access::Write, NO_LOOP_DEVICE)?;
     mount(
-        Some(device.as_str()),
+        Some(device.path.as_str()),
         &data_file.target,
         Some("ext4"),
         MsFlags::empty(),
@@ -176,44 +165,4 @@ fn format(path: &Path, new: &NewDataFile, inherited: &Inherited) -> Result<()> {
         .remedy("start again")),
         _ => bail!("{} {} has not ended", mkfs.display(), path.display()),
     }
-}
-
-/// Attaches an image to a free loop device (loop(4)), which detaches it with the last unmount,
-/// and returns the device's path and its open file. The device nodes are made here, as the
-/// kernel makes none in a container's `/dev`.
-fn attach(data_file: &File) -> Result<(String, File)> {
-    let writable = |path: &str| File::options().read(true).write(true).open(path);
-    let make = |path: &str, kind, major, minor| {
-        let mode = Mode::from_bits_truncate(0o600);
-        match mknod(path, kind, mode, makedev(major, minor)) {
-            Ok(()) | Err(Errno::EEXIST) => Ok(()),
-            Err(errno) => Err(errno)
-                .with_context(|| format!("cannot make {path}"))
-                .remedy(NO_LOOP_DEVICE),
-        }
-    };
-    make(LOOP_CONTROL, SFlag::S_IFCHR, MISC_MAJOR, LOOP_CONTROL_MINOR)?;
-    let control = writable(LOOP_CONTROL)
-        .with_context(|| format!("cannot open {LOOP_CONTROL}"))
-        .remedy(NO_LOOP_DEVICE)?;
-    for _ in 0..ATTEMPTS {
-        let number = loop_device::free_loop_device(&control)
-            .context("no loop device is free")
-            .remedy(NO_LOOP_DEVICE)?;
-        let path = format!("/dev/loop{number}");
-        make(&path, SFlag::S_IFBLK, LOOP_MAJOR, u64::from(number))?;
-        let device = writable(&path)
-            .with_context(|| format!("cannot open {path}"))
-            .remedy(NO_LOOP_DEVICE)?;
-        match loop_device::attach_loop_device(&device, data_file) {
-            Ok(()) => return Ok((path, device)),
-            Err(Errno::EBUSY) => {}
-            Err(errno) => {
-                return Err(errno)
-                    .with_context(|| format!("cannot use {path}"))
-                    .remedy(NO_LOOP_DEVICE);
-            }
-        }
-    }
-    Err(anyhow!("other processes took {ATTEMPTS} loop devices in a row").remedy("start again"))
 }

@@ -26,6 +26,31 @@ struct LoopInfo {
     init: [u64; 2],
 }
 
+/// LO_FLAGS_READ_ONLY and LO_FLAGS_AUTOCLEAR of linux/loop.h. The kernel sets the first one by itself
+/// where the file or the device is not open for writing.
+const READ_ONLY: u32 = 1;
+const AUTOCLEAR: u32 = 4;
+
+impl LoopInfo {
+    fn new(flags: u32) -> Self {
+        Self {
+            device: 0,
+            inode: 0,
+            rdevice: 0,
+            offset: 0,
+            size_limit: 0,
+            number: 0,
+            encrypt_type: 0,
+            encrypt_key_size: 0,
+            flags,
+            file_name: [0; 64],
+            crypt_name: [0; 64],
+            encrypt_key: [0; 32],
+            init: [0; 2],
+        }
+    }
+}
+
 /// `struct loop_config` of linux/loop.h.
 #[repr(C)]
 struct LoopConfig {
@@ -52,34 +77,33 @@ pub fn update_size(device: &File) -> nix::Result<()> {
     Errno::result(unsafe { libc::ioctl(device.as_raw_fd(), SET_CAPACITY) }).map(drop)
 }
 
-/// Attaches `file` to a loop device. The kernel detaches it when the device is neither open
-/// nor mounted any more: LO_FLAGS_AUTOCLEAR in loop(4). With LOOP_CONFIGURE, and before Linux
-/// 5.8 with LOOP_SET_FD and LOOP_SET_STATUS64. The error is that of ioctl(2).
+/// Whether a loop device shows exactly the file with these numbers of stat(2), all of it and
+/// read-only, and detaches it by itself: LOOP_GET_STATUS64 in loop(4). The error is that of ioctl(2),
+/// ENXIO where the device has no file.
+pub fn shows(device: &File, (file_system, inode): (u64, u64)) -> nix::Result<bool> {
+    const GET_STATUS: libc::Ioctl = 0x4C05;
+    let mut info = LoopInfo::new(0);
+    // SAFETY: the kernel fills a structure that lives until the call has returned.
+    Errno::result(unsafe { libc::ioctl(device.as_raw_fd(), GET_STATUS, &raw mut info) })?;
+    Ok((info.device, info.inode) == (file_system, inode)
+        && (info.offset, info.size_limit) == (0, 0)
+        && info.flags & (READ_ONLY | AUTOCLEAR) == READ_ONLY | AUTOCLEAR)
+}
+
+/// Attaches `file` to a loop device, which is read-only where the file is. The kernel detaches it
+/// when the device is neither open nor mounted any more: LO_FLAGS_AUTOCLEAR in loop(4). With
+/// LOOP_CONFIGURE, and before Linux 5.8 with LOOP_SET_FD and LOOP_SET_STATUS64. The error is that of
+/// ioctl(2).
 pub fn attach_loop_device(device: &File, file: &File) -> nix::Result<()> {
     const CONFIGURE: libc::Ioctl = 0x4C0A;
     const SET_FILE: libc::Ioctl = 0x4C00;
     const SET_STATUS: libc::Ioctl = 0x4C04;
     const CLEAR_FILE: libc::Ioctl = 0x4C01;
-    const AUTOCLEAR: u32 = 4;
     let descriptor = file.as_raw_fd();
     let config = LoopConfig {
         descriptor: u32::try_from(descriptor).map_err(|_| Errno::EBADF)?,
         block_size: 0,
-        info: LoopInfo {
-            device: 0,
-            inode: 0,
-            rdevice: 0,
-            offset: 0,
-            size_limit: 0,
-            number: 0,
-            encrypt_type: 0,
-            encrypt_key_size: 0,
-            flags: AUTOCLEAR,
-            file_name: [0; 64],
-            crypt_name: [0; 64],
-            encrypt_key: [0; 32],
-            init: [0; 2],
-        },
+        info: LoopInfo::new(AUTOCLEAR),
         reserved: [0; 8],
     };
     let device = device.as_raw_fd();
