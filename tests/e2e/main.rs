@@ -71,6 +71,7 @@ mod soak;
 mod soak_stores;
 mod stop;
 mod storage;
+mod store_use;
 mod stores;
 mod terminal;
 mod tls;

@@ -64,6 +64,8 @@ lab_run() {
 STORE_TESTS=(
     commit:: crash:: data_root:: images:: nest:: nesting:: restart:: soak:: storage:: stores::
     warm_starts::what_a_command_has_made warm_starts::a_save_goes_on fleet:: soak_stores::
+    store_use::a_container_of_a_stored_image store_use::a_data_root_is_detached
+    store_use::the_commands_of_every_day
     stop::a_stop_in_the_middle_of_an_image stop::a_stop_with
     --skip crash::a_command_keeps_its_daemon
     --skip crash::the_number_of_restarts_in_a_row_is_limited
@@ -115,12 +117,14 @@ test_suite() {
     lab_environment "$suite"
     clients_image
     upstream_image
+    engine_images
     strace_image "$DIND_LAB_IMAGE" "$suite"
     tools_image
     bollard_client
     arm64_binary
     export DIND_LAB_CLIENTS=$CLIENTS_IMAGE DIND_LAB_STRACE=$STRACE_IMAGE
     export DIND_LAB_TOOLS=$TOOLS_IMAGE DIND_LAB_BOLLARD DIND_LAB_UPSTREAM=$UPSTREAM_IMAGE
+    export DIND_LAB_ENGINES=$ENGINE_IMAGES
     # Every end-to-end test starts its own daemons.
     export RUST_TEST_THREADS=${RUST_TEST_THREADS:-2}
     cargo test --locked "$@"

@@ -272,6 +272,17 @@ TEXT
     docker_build --build-arg "SUITE=$suite" "${tags[@]}" "$LAB_TOP"
 }
 
+# Has the engine in each of its versions, the oldest first, all with overlay2: a store goes from one
+# to the next.
+engine_images() {
+    local suite
+    ENGINE_IMAGES=
+    for suite in bookworm trixie forky; do
+        build_image "$suite"
+        ENGINE_IMAGES+="${ENGINE_IMAGES:+ }dind:$suite"
+    done
+}
+
 lab_image() {
     local suite=${1-trixie}
     [ $# -le 1 ] || usage_error "image: takes one argument, not '$2'"
