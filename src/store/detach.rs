@@ -12,7 +12,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use nix::unistd::syncfs;
 
@@ -86,6 +86,14 @@ pub fn detach(data_root: &Path, generation: &Generation) -> Result<Copied> {
 
 /// Puts a layer in the place of the link to it, and removes the link.
 fn replace(directory: &File, layer: &Path, link: &Path) -> Result<()> {
+    // A link would have overlayfs follow it, to wherever a hostile store says.
+    let found =
+        fs::symlink_metadata(layer).with_context(|| format!("cannot read {}", layer.display()))?;
+    ensure!(
+        found.is_dir() || found.is_file(),
+        "layer {} of the store is neither a directory nor a file",
+        layer.file_name().unwrap_or_default().display()
+    );
     // Files that a rename puts in place may be empty after a power failure: ext4(5), auto_da_alloc
     // is about those alone that replace a file.
     syncfs(directory)

@@ -222,6 +222,31 @@ fn a_fill_that_was_killed_is_finished_first() {
     });
 }
 
+#[test]
+fn a_layer_that_leads_elsewhere_is_not_taken() {
+    inside(
+        "detached::a_layer_that_leads_elsewhere_is_not_taken",
+        || {
+            let (generation, root) = attached(&scratch());
+            let target = fs::read_link(diff(&root, 3)).unwrap();
+            let layers = generation.store.join("layers");
+            let layer = layers.join(target.file_name().unwrap());
+            fs::remove_dir_all(&layer).unwrap();
+            symlink("/etc", &layer).unwrap();
+            let said = format!("{:#}", detach(&root, &generation).unwrap_err());
+            assert!(said.contains("is neither a directory nor a file"), "{said}");
+            assert_eq!(fs::read_link(diff(&root, 3)).unwrap(), target);
+            assert!(Origin::of(&root).unwrap().is_some());
+            assert!(!root.join(INCOMING).exists());
+            // The directory of all layers is no link, either.
+            fs::rename(&layers, generation.store.join("moved")).unwrap();
+            symlink("moved", &layers).unwrap();
+            let said = format!("{:#}", detach(&root, &generation).unwrap_err());
+            assert!(said.contains("a symbolic link"), "{said}");
+        },
+    );
+}
+
 /// The store of a data root is found by its name and not by its path.
 #[test]
 fn a_generation_is_found_wherever_its_store_is() {
