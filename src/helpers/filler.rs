@@ -12,7 +12,9 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, ensure};
+use nix::fcntl::OFlag;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::statvfs::{FsFlags, statvfs};
 use tracing::{info, warn};
 
 use super::{publisher, run};
@@ -185,9 +187,23 @@ fn fits(filling: &Filling, generation: &Generation, inherited: &Inherited) -> Re
     }
 }
 
-/// Mounts the store where the links of a data root lead to.
+/// Mounts the store where the links of a data root lead to. Where that fails, nothing is mounted.
 fn mount_read_only(store: &Path) -> Result<()> {
     const NOTHING: Option<&str> = None;
+    let shown = store.display();
+    let found = statvfs(store)
+        .with_context(|| format!("cannot read the flags of {shown}"))
+        .remedy("check its file system")?;
+    // A remount drops those that it does not name, and fails in a user namespace, where they are
+    // locked: mount_namespaces(7). The times of access stay as they are: path_mount of fs/namespace.c.
+    let mut kept = MsFlags::empty();
+    for (is, flag) in [
+        (FsFlags::ST_NOSUID, MsFlags::MS_NOSUID),
+        (FsFlags::ST_NODEV, MsFlags::MS_NODEV),
+        (FsFlags::ST_NOEXEC, MsFlags::MS_NOEXEC),
+    ] {
+        kept.set(flag, found.flags().contains(is));
+    }
     let bind = |flags: MsFlags| {
         mount(
             Some(store),
@@ -201,18 +217,28 @@ fn mount_read_only(store: &Path) -> Result<()> {
         .with_context(|| format!("cannot make {MOUNT_POINT}"))
         .remedy("make /run writable")?;
     bind(MsFlags::empty())
-        .and_then(|()| bind(MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY))
-        .with_context(|| format!("cannot mount {} on {MOUNT_POINT}", store.display()))
+        .and_then(|()| {
+            bind(MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY | kept).inspect_err(|_| {
+                // The store is not left there writable. The first error is the one to report.
+                let _ = umount2(MOUNT_POINT, MntFlags::MNT_DETACH);
+            })
+        })
+        .with_context(|| format!("cannot mount {shown} read-only on {MOUNT_POINT}"))
         .remedy("start the container with --privileged")
 }
 
 fn make(generation: &Generation, incoming: &Path) -> Result<()> {
     let shown = incoming.display();
+    // Whoever writes to the store meanwhile leads this nowhere else.
+    let store = &generation.store;
+    let top = read::directory(store).with_context(|| format!("cannot open {}", store.display()))?;
     let data = generation.path.join("data");
-    let layers = generation.path.join("../../layers");
+    let from = format!("generations/{}/data", generation.manifest.generation);
+    let from = read::beneath(&top, Path::new(&from), OFlag::O_DIRECTORY)
+        .with_context(|| format!("cannot open {}", data.display()))?;
     for layer in generation.manifest.layers.keys() {
-        let path = layers.join(layer);
-        let found = fs::symlink_metadata(&path)
+        let found = read::beneath(&top, &Path::new("layers").join(layer), OFlag::O_PATH)
+            .and_then(|layer| layer.metadata())
             .with_context(|| format!("cannot read layer {layer} of the store"))?;
         ensure!(
             found.is_dir() || found.is_file(),
@@ -225,13 +251,10 @@ fn make(generation: &Generation, incoming: &Path) -> Result<()> {
         .create(incoming)
         .with_context(|| format!("cannot make {shown}"))
         .remedy(SPACE)?;
-    let open = |path: &Path| -> Result<File> {
-        write::open_directory(path).with_context(|| format!("cannot open {}", path.display()))
-    };
-    let target = open(incoming)?;
+    let target = write::open_directory(incoming).with_context(|| format!("cannot open {shown}"))?;
     let allowed = |path: &Path, target: &Path| is_allowed(generation, path, target);
     copy::tree(
-        OwnedFd::from(open(&data)?),
+        OwnedFd::from(from),
         target.as_fd(),
         Content::PlainBut(&allowed, &is_written),
     )

@@ -8,6 +8,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::libc;
 
 /// The largest file of the kernel's that is read, in bytes: `/proc/net/unix` of a host with many
@@ -53,6 +54,17 @@ pub fn open(path: &Path, links: Links) -> io::Result<(File, Metadata)> {
         return Err(io::Error::other(NOT_REGULAR));
     }
     Ok((file, metadata))
+}
+
+/// Opens `path`, beneath the open directory `top`, with these flags. Neither it nor a directory on
+/// the way may be a symbolic link, whatever others do there meanwhile: openat2(2), Linux 5.6. With
+/// O_PATH a link is opened itself. The error is ELOOP for a link on the way, EXDEV for a path that
+/// leads out, or another one of openat2(2).
+pub fn beneath(top: &File, path: &Path, flags: OFlag) -> io::Result<File> {
+    let how = OpenHow::new()
+        .flags(flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
+    Ok(File::from(openat2(top, path, how)?))
 }
 
 /// The content of a regular file of at most `limit` bytes; `None` where there is no file. The
@@ -222,6 +234,32 @@ mod tests {
         // A link to nothing is a missing file.
         symlink("missing", directory.path("dangling"))?;
         assert_eq!(read(&directory.path("dangling"), 9, Links::Follow)?, None);
+        Ok(())
+    }
+
+    #[test]
+    fn nothing_beneath_a_directory_leads_out_of_it() -> io::Result<()> {
+        let directory = Directory::new("beneath")?;
+        fs::create_dir_all(directory.path("a/b"))?;
+        fs::write(directory.path("a/b/file"), "text")?;
+        symlink("a", directory.path("link"))?;
+        let top = super::directory(&directory.0)?;
+        let open = |path: &str, flags| {
+            let opened = beneath(&top, Path::new(path), flags).and_then(|file| file.metadata());
+            opened.map_err(|error| error.raw_os_error())
+        };
+        let read = OFlag::O_RDONLY;
+        assert!(open("a/b/file", read).is_ok_and(|found| found.is_file()));
+        assert!(open("a/b", OFlag::O_DIRECTORY).is_ok_and(|found| found.is_dir()));
+        assert!(open("link", OFlag::O_PATH).is_ok_and(|found| found.is_symlink()));
+        for (path, flags, errno) in [
+            ("link", read, libc::ELOOP),
+            ("link/b/file", OFlag::O_PATH, libc::ELOOP),
+            ("..", OFlag::O_PATH, libc::EXDEV),
+            ("/etc", OFlag::O_PATH, libc::EXDEV),
+        ] {
+            assert_eq!(open(path, flags).err(), Some(Some(errno)), "{path}");
+        }
         Ok(())
     }
 }

@@ -4,12 +4,21 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
+use dind::facts::mountinfo::MountTable;
 use dind::helpers::{filler, publisher};
 use dind::plan::engine::{Filling, Saving};
 use dind::store::clean;
-use dind::store::disk::{COUNTS, Counts, Generation, Store, layer_of};
+use dind::store::disk::{COUNTS, Counts, Generation, MOUNT_POINT, Store, layer_of};
 use dind::store::manifest::{Layout, Version};
 use dind::store::origin::{ORIGIN, Origin};
+
+use dind::sys::process;
+use dind::sys::signals::Inherited;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::statvfs::{FsFlags, statvfs};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::ForkResult;
 
 use super::{inside, scratch};
 
@@ -527,4 +536,53 @@ fn a_link_is_no_part_of_a_store() {
             3
         );
     });
+}
+
+#[test]
+fn a_store_is_mounted_read_only_where_other_flags_are_locked() {
+    inside(
+        "stores::a_store_is_mounted_read_only_where_other_flags_are_locked",
+        || {
+            const NOTHING: Option<&str> = None;
+            let top = scratch();
+            let (saving, _) = three(&top);
+            let filling = filling(&saving);
+            let none = MsFlags::empty();
+            mount(Some("run"), "/run", Some("tmpfs"), none, NOTHING).unwrap();
+            let locked = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+            let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | locked;
+            mount(NOTHING, &top, NOTHING, flags, NOTHING).unwrap();
+            let checks = || {
+                unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS).unwrap();
+                fs::write("/proc/self/setgroups", "deny").unwrap();
+                fs::write("/proc/self/uid_map", "0 0 1").unwrap();
+                fs::write("/proc/self/gid_map", "0 0 1").unwrap();
+                let (generation, _) = filler::hold(&filling, None).unwrap();
+                let inherited = Inherited::read().unwrap();
+                filler::run(&filling, &generation.unwrap(), &inherited).unwrap();
+                let found = statvfs(MOUNT_POINT).unwrap().flags();
+                for flag in [
+                    FsFlags::ST_RDONLY,
+                    FsFlags::ST_NOSUID,
+                    FsFlags::ST_NODEV,
+                    FsFlags::ST_NOEXEC,
+                ] {
+                    assert!(found.contains(flag), "{flag:?}");
+                }
+                let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+                let mounted = MountTable::parse(&table).below(Path::new("/run"));
+                assert_eq!(mounted, [Path::new(MOUNT_POINT)]);
+            };
+            // unshare(2) wants a process of one thread for a user namespace.
+            match process::fork().unwrap() {
+                ForkResult::Child => {
+                    let passed = std::panic::catch_unwind(checks).is_ok();
+                    process::exit_child(i32::from(!passed))
+                }
+                ForkResult::Parent { child } => {
+                    assert_eq!(waitpid(child, None), Ok(WaitStatus::Exited(child, 0)));
+                }
+            }
+        },
+    );
 }
