@@ -1676,17 +1676,41 @@ fn only_what_daemons_leave_that_ended_in_order_is_published() {
     ] {
         assert_eq!(ended(&events), (false, Some(status)), "{events:?}");
     }
-    // A command that succeeds when it is told to stop has not made what was asked for.
-    let effects = life(
-        SAVING,
-        &[
-            Event::Ready,
-            Event::Signal(SIGTERM),
-            exited(Command, 0),
+    let daemons = [exited(Dockerd, 0), exited(Containerd, 0)];
+    let stop = Event::Signal(SIGTERM);
+    for (events, status) in [
+        // A command that succeeds when it is told to stop has not made what was asked for.
+        (vec![Event::Ready, stop, exited(Command, 0)], 1),
+        // It fails, or is killed.
+        (vec![Event::Ready, exited(Command, 7)], 7),
+        (vec![Event::Ready, killed(Command, SIGKILL)], 137),
+        // What is asked of dockerd is not answered, or the container is told to stop meanwhile.
+        (
+            vec![Event::Ready, exited(Command, 0), exited(Preparer, 1)],
+            1,
+        ),
+        (
+            vec![
+                Event::Ready,
+                exited(Command, 0),
+                stop,
+                killed(Preparer, SIGTERM),
+            ],
+            143,
+        ),
+    ] {
+        let all: Vec<Event> = events.iter().chain(&daemons).copied().collect();
+        let effects = life(SAVING, &all);
+        assert_eq!(effects.last(), Some(&Effect::Exit(status)), "{events:?}");
+        assert!(!effects.contains(&Effect::Fork(Publisher)), "{events:?}");
+    }
+    // A publisher that fails or is killed has published nothing, or has not said so.
+    assert_eq!(
+        ended(&[
             exited(Dockerd, 0),
             exited(Containerd, 0),
-        ],
+            killed(Publisher, SIGKILL)
+        ]),
+        (true, Some(1))
     );
-    assert_eq!(effects.last(), Some(&Effect::Exit(1)));
-    assert!(!effects.contains(&Effect::Fork(Publisher)));
 }
