@@ -164,7 +164,14 @@ fn usable(inputs: Inputs<'_>, found: &StoreFacts) -> Result<(), Fault> {
                 "save one: dind store save",
             );
         }
-        Found::Unreadable(why) | Found::Damage(why) => return unused(why.clone(), "save it again"),
+        // A save begins with the current generation, too.
+        Found::Unreadable(why) => {
+            return unused(
+                why.clone(),
+                "save it again: dind store save STORE --from-nothing",
+            );
+        }
+        Found::Damage(why) => return unused(why.clone(), "set DIND_STORE to another directory"),
     };
     if manifest.machine != ARCH {
         let why = format!("it is of {} and not of {ARCH}", manifest.machine);

@@ -273,7 +273,7 @@ impl Store {
             }
         }
         Err(anyhow!("{}/current leads to nothing", self.path.display())
-            .remedy("save the store again"))
+            .remedy("save the store again with --from-nothing"))
     }
 }
 

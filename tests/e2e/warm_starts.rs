@@ -151,6 +151,7 @@ fn a_save_goes_on_from_the_generation_before() {
 fn a_command_that_fails_publishes_nothing() {
     let stores = Volume::new();
     save(&stores, &[], "docker load --quiet; exit 7").exited(7);
+    save(&stores, &[], "docker load --quiet; kill -9 $$").exited(137);
     assert_eq!(store(&stores, &["list", STORE]).text(), "");
     begins(&stores).run(&["true"]).exited(0).says(&[
         "dind: warning: the store /stores/main is not used: it has no generation; save one",
@@ -169,7 +170,7 @@ fn a_save_that_is_stopped_or_killed_leaves_the_store_as_it_was() {
         let second = save(&stores, &[], "true").exited(1);
         second.says(&["dind: error: ", "/stores/main"]);
         saving.docker(end).exited(0);
-        saving.wait();
+        assert_eq!(saving.wait(), if end == ["stop"] { 143 } else { 137 });
         let listed = store(&stores, &["list", STORE]).text();
         assert!(listed.starts_with("generation 1 (current): "), "{listed}");
         assert_eq!(listed.lines().count(), 1, "{listed}");
@@ -462,6 +463,30 @@ fn a_generation_that_cannot_be_read_blocks_neither_a_save_nor_a_prune() {
         "removed 2 generations"
     );
     assert_eq!(begins(&stores).ready(&[]).sh(FILES), files);
+}
+
+#[test]
+fn a_current_generation_that_cannot_be_read_is_replaced_by_a_save_from_nothing() {
+    let (stores, _) = stored();
+    for (damage, reason) in [
+        (
+            "echo x >/stores/main/generations/1/manifest.json",
+            "it is not JSON",
+        ),
+        (
+            "mv /stores/main/generations/2 /stores/gone",
+            "/stores/main/current leads to nothing",
+        ),
+    ] {
+        saves(&stores).shell(damage).run(&[]).exited(0);
+        let cold = begins(&stores).run(&["true"]).exited(0);
+        cold.says(&["dind: warning: ", reason, "--from-nothing"]);
+        let refused = save(&stores, &[], "true").exited(1);
+        refused.says(&["dind: error: ", reason, "save with --from-nothing"]);
+        save(&stores, &["--from-nothing"], "docker load --quiet").exited(0);
+        let container = begins(&stores).ready(&[]);
+        assert_eq!(container.sh("docker images --quiet | wc -l"), "1");
+    }
 }
 
 #[test]

@@ -85,7 +85,12 @@ fn a_store_that_cannot_be_used_is_a_warning_or_an_error() -> Result<(), Fault> {
         (
             Found::Damage("it is a file".to_owned()),
             None,
-            "it is a file; save it again",
+            "it is a file; set DIND_STORE to another directory",
+        ),
+        (
+            Found::Unreadable("it is not JSON".to_owned()),
+            None,
+            "it is not JSON; save it again: dind store save STORE --from-nothing",
         ),
         (
             generation(other_driver),
