@@ -67,6 +67,7 @@ STORE_TESTS=(
     store_use::a_container_of_a_stored_image store_use::a_data_root_is_detached
     store_use::the_commands_of_every_day
     stop::a_stop_in_the_middle_of_an_image stop::a_stop_with
+    --skip fleet::steps_that_no_saving_job_uses_expire
     --skip crash::a_command_keeps_its_daemon
     --skip crash::the_number_of_restarts_in_a_row_is_limited
     --skip crash::there_is_no_restart_where_it_is_of_no_use
