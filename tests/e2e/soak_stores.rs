@@ -50,9 +50,9 @@ true
 
 /// A store that is saved to, begun with and pruned, and what is known of it.
 struct Soak {
-    stores: Volume,
-    /// A container that looks into the store, without an engine.
+    /// A container that looks into the store, without an engine. It goes before the volume.
     tool: Container,
+    stores: Volume,
     random: Random,
     /// The tokens of the generations that were published.
     tokens: BTreeMap<u64, String>,
@@ -124,7 +124,7 @@ impl Soak {
             thread::sleep(self.random.time(4000));
         } else {
             saving.wait_log("made", 1);
-            thread::sleep(self.random.time(800));
+            thread::sleep(self.random.time(1500));
         }
         if kills {
             // It may have ended before.
