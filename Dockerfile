@@ -75,6 +75,7 @@ RUN { getent group 2375 || groupadd --system --gid 2375 docker; } \
         docker.io \
         ${cli} \
         e2fsprogs \
+        erofs-utils \
         fuse-overlayfs \
         git \
         iproute2 \

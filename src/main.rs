@@ -35,6 +35,7 @@ use dind::plan::role::{self, Role, Serve};
 use dind::plan::saving;
 use dind::plan::{self, client, inform, prepare};
 use dind::programs::{doctor, health, nest, store};
+use dind::store::disk::Form;
 use dind::supervise::{self, Beginning};
 use dind::sys::signals::{self, Inherited, Signals};
 use dind::sys::{descriptors, log, search, spawn};
@@ -246,20 +247,28 @@ fn plan_daemons(
     plan: impl Fn(&DockerdArguments, Inputs<'_>) -> Result<Plan, Fault>,
 ) -> Result<Made, Fault> {
     let (path, asked) = arguments.config_file();
-    intent.probe(&[&path], &mounts, config)?;
+    let saved = start.save.as_ref().map(|save| &save.path);
+    let first: Vec<&Path> = std::iter::once(&path)
+        .chain(saved)
+        .map(|path| path.as_path())
+        .collect();
+    intent.probe(&first, &mounts, config)?;
     let text = daemon_json::read(&path, asked)?;
     let file = text.as_deref().map(|text| (path.as_path(), text));
     let mut options = arguments.options(file)?;
     // The data root of a save is in its store.
     let in_store = match &start.save {
-        Some(save) => Some(saving::arguments(save, arguments, &options)?),
+        Some(save) => {
+            let form = Form::of(&save.path);
+            Some(saving::arguments(save, form, arguments, &options)?)
+        }
         None => None,
     };
     if let Some(arguments) = &in_store {
         options = arguments.options(file)?;
     }
     let mut known = Known::read(&options);
-    known.store = start.save.as_ref().map(|save| save.path.clone());
+    known.store = saved.cloned();
     let addresses = Addresses {
         contract: start.contract,
         config,

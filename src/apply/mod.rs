@@ -2,9 +2,11 @@
 
 pub mod data_root;
 pub mod delegate;
+pub mod loops;
 pub mod netfilter;
 mod shortcut;
 pub mod sockets;
+pub mod store_file;
 
 use std::fs::{self, File};
 use std::io;

@@ -4,17 +4,24 @@ use std::path::{Path, PathBuf};
 
 use crate::input::config::{Config, STORE};
 use crate::messages::fault::Fault;
-use crate::store::disk::Store;
+use crate::store::disk::{Form, Store};
+use crate::store::file::StoreFile;
 use crate::store::manifest::Manifest;
 use crate::store::origin::Origin;
+use crate::sys::search::search;
 
 /// A store, as it is found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoreFacts {
     /// Its path.
     pub path: PathBuf,
+    /// Whether it is a directory or a file.
+    pub form: Form,
     /// What is there.
     pub found: Found,
+    /// The path of `mkfs.erofs`, which a save to a file needs. `None` where it is not in `PATH`, or
+    /// not looked for.
+    pub mkfs: Option<PathBuf>,
 }
 
 /// What is at the path of a store.
@@ -42,26 +49,32 @@ impl StoreFacts {
         if let Ok(Some(generation)) = own {
             return Some(Self {
                 path: generation.store,
+                form: generation.form,
                 found: Found::Generation(Box::new(generation.manifest)),
+                mkfs: None,
             });
         }
         let path = match saved {
             Some(path) => path,
             None => places(config).find(|path| config.store.is_some() || path.exists())?,
         };
-        let found = match (own, Store::open(path)) {
-            (_, Err(error)) => Found::Damage(Fault::from(error).message),
-            (Err(error), _) => Found::Unreadable(Fault::from(error).message),
-            (Ok(_), Ok(None)) => Found::Nothing,
-            (Ok(_), Ok(Some(store))) => match store.hold_current() {
-                Ok(None) => Found::Nothing,
-                Ok(Some(current)) => Found::Generation(Box::new(current.manifest)),
-                Err(error) => Found::Unreadable(Fault::from(error).message),
-            },
+        let form = Form::of(path);
+        let found = match form {
+            Form::File => Found::in_file(path),
+            Form::Directory => Found::in_directory(path),
         };
         Some(Self {
             path: path.to_owned(),
-            found,
+            mkfs: (saved.is_some() && form == Form::File)
+                .then(|| search("mkfs.erofs", &config.search_path))
+                .flatten(),
+            form,
+            found: match own {
+                Err(error) if !matches!(found, Found::Damage(_)) => {
+                    Found::Unreadable(Fault::from(error).message)
+                }
+                _ => found,
+            },
         })
     }
 
@@ -70,6 +83,28 @@ impl StoreFacts {
         match &self.found {
             Found::Generation(manifest) => Some(manifest),
             Found::Nothing | Found::Unreadable(_) | Found::Damage(_) => None,
+        }
+    }
+}
+
+impl Found {
+    fn in_file(path: &Path) -> Self {
+        match StoreFile::open(path) {
+            Err(error) => Self::Damage(Fault::from(error).message),
+            Ok(None) => Self::Nothing,
+            Ok(Some(store)) => Self::Generation(Box::new(store.manifest)),
+        }
+    }
+
+    fn in_directory(path: &Path) -> Self {
+        match Store::open(path) {
+            Err(error) => Self::Damage(Fault::from(error).message),
+            Ok(None) => Self::Nothing,
+            Ok(Some(store)) => match store.hold_current() {
+                Ok(None) => Self::Nothing,
+                Ok(Some(current)) => Self::Generation(Box::new(current.manifest)),
+                Err(error) => Self::Unreadable(Fault::from(error).message),
+            },
         }
     }
 }

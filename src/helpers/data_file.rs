@@ -13,8 +13,8 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::wait::WaitStatus;
 use tracing::{info, warn};
 
-use super::loops::{self, Access};
 use super::run::run;
+use crate::apply::loops::{self, Access};
 use crate::facts::storage::new_name;
 use crate::messages::remedy::Remedy;
 use crate::plan::engine::{DataFile, NewDataFile};

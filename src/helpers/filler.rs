@@ -17,7 +17,8 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::statvfs::{FsFlags, statvfs};
 use tracing::{info, warn};
 
-use super::{publisher, run};
+use super::{packer, publisher, run};
+use crate::apply::store_file;
 use crate::input::config;
 use crate::messages::fault::Fault;
 use crate::messages::remedy::Remedy;
@@ -26,7 +27,8 @@ use crate::plan::too_old;
 use crate::store::build;
 use crate::store::clean::{self, remove};
 use crate::store::copy::{self, Content};
-use crate::store::disk::{Generation, MOUNT_POINT, Store, is_written, layer_of};
+use crate::store::disk::{Form, Generation, MOUNT_POINT, is_written, layer_of};
+use crate::store::file;
 use crate::store::manifest::Version;
 use crate::store::origin::{INCOMING, ORIGIN, Origin, finish};
 use crate::sys::read::{self, Links};
@@ -50,19 +52,19 @@ pub type Held = (Option<Generation>, Option<File>);
 pub fn hold(filling: &Filling, saving: Option<&Saving>) -> Result<Held> {
     if let Some(saving) = saving {
         let store = publisher::make(&saving.store)?;
-        let lock = clean::lock(&store)?;
+        let lock = match &saving.pack {
+            Some(pack) => packer::lock(&pack.path)?,
+            None => clean::lock(&store)?,
+        };
         let generation = match saving.from_nothing {
             true => None,
-            false => store.hold_current()?,
+            false => file::hold_current(&filling.store)?,
         };
         return Ok((generation, Some(lock)));
     }
-    let store = Store {
-        path: filling.store.clone(),
-    };
-    let shown = store.path.display();
+    let shown = filling.store.display();
     let Some(origin) = Origin::of(&filling.data_root)? else {
-        return match store.hold_current() {
+        return match file::hold_current(&filling.store) {
             Err(error) if !filling.strict => {
                 let fault = Fault::from(error);
                 warn!(path = %shown, "{}", fault.consequence("the data root begins empty"));
@@ -71,7 +73,7 @@ pub fn hold(filling: &Filling, saving: Option<&Saving>) -> Result<Held> {
             held => held.map(|held| (held, None)),
         };
     };
-    let held = origin.find([store.path.as_path(), Path::new(config::STORE)])?;
+    let held = origin.find([filling.store.as_path(), Path::new(config::STORE)])?;
     let lost = || {
         let path = filling.data_root.display();
         let number = origin.generation;
@@ -108,8 +110,7 @@ pub fn run(filling: &Filling, generation: &Generation, inherited: &Inherited) ->
         info!(path = %shown, "the store {shown} is not used, since {root} has data of its own");
         return Ok(());
     }
-    let used =
-        fits(filling, generation, inherited).and_then(|()| mount_read_only(&generation.store));
+    let used = fits(filling, generation, inherited).and_then(|()| put_in_place(generation));
     if is_filled {
         used?;
         let root = root.display();
@@ -187,7 +188,15 @@ fn fits(filling: &Filling, generation: &Generation, inherited: &Inherited) -> Re
     }
 }
 
-/// Mounts the store where the links of a data root lead to. Where that fails, nothing is mounted.
+/// Mounts the store where the links of a data root lead to.
+fn put_in_place(generation: &Generation) -> Result<()> {
+    match generation.form {
+        Form::Directory => mount_read_only(&generation.store),
+        Form::File => store_file::mount(&generation.store, &generation.held),
+    }
+}
+
+/// Mounts a directory there. Where that fails, nothing is mounted.
 fn mount_read_only(store: &Path) -> Result<()> {
     const NOTHING: Option<&str> = None;
     let shown = store.display();
@@ -230,7 +239,7 @@ fn mount_read_only(store: &Path) -> Result<()> {
 fn make(generation: &Generation, incoming: &Path) -> Result<()> {
     let shown = incoming.display();
     // Whoever writes to the store meanwhile leads this nowhere else.
-    let store = &generation.store;
+    let store = generation.tree();
     let top = read::directory(store).with_context(|| format!("cannot open {}", store.display()))?;
     let data = generation.path.join("data");
     let from = format!("generations/{}/data", generation.manifest.generation);

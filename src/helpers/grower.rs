@@ -15,7 +15,7 @@ use nix::sys::stat::{major, minor};
 use nix::sys::statvfs::statvfs;
 use tracing::{debug, info};
 
-use super::loops::LOOP_MAJOR;
+use crate::apply::loops::LOOP_MAJOR;
 use crate::messages::remedy::Remedy;
 use crate::plan::engine::DataFile;
 use crate::plan::growth::Growth;

@@ -12,7 +12,7 @@ pub mod grower;
 pub mod hooks;
 pub mod joiner;
 pub mod loader;
-pub mod loops;
+pub mod packer;
 pub mod port_forwarder;
 pub mod ports;
 pub mod preparer;

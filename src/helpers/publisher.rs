@@ -18,6 +18,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::unistd::syncfs;
 use tracing::info;
 
+use super::packer;
 use crate::facts::mountinfo::MountTable;
 use crate::messages::remedy::Remedy;
 use crate::plan::engine::Saving;
@@ -27,8 +28,10 @@ use crate::store::clean::{clean, names, remove};
 use crate::store::disk::{
     BUILDKIT_STEPS, COUNTS, Counts, FORMAT, Generation, NEXT, STEPS, Store, layer_of, link_to,
 };
+use crate::store::file::StoreFile;
 use crate::store::manifest::{Layout, Manifest, shown};
 use crate::store::snapshots::{self, Kind};
+use crate::sys::signals::Inherited;
 use crate::sys::{read, write};
 
 /// The largest database that is read, in bytes.
@@ -96,15 +99,30 @@ pub fn begin(saving: &Saving) -> Result<()> {
     for name in left {
         remove(&saving.data_root.join(name))?;
     }
-    clean(&Store {
+    let store = Store {
         path: saving.store.clone(),
-    })
+    };
+    match saving.pack {
+        Some(_) => empty_work(&store),
+        None => clean(&store),
+    }
+}
+
+/// Removes what a file has been made of, or was to be.
+fn empty_work(store: &Store) -> Result<()> {
+    remove(&store.path.join("current"))?;
+    for directory in [store.path.join("generations"), store.layers()] {
+        for name in names(&directory)? {
+            remove(&directory.join(name))?;
+        }
+    }
+    Ok(())
 }
 
 /// Makes the data root of a save the next generation of its store, and the current one, and logs
 /// it. `base` is the generation that the data root began with. The store must be locked, and no
 /// engine may run in the data root. Blocks, so it must run in a child.
-pub fn publish(saving: &Saving, base: Option<&Generation>) -> Result<()> {
+pub fn publish(saving: &Saving, base: Option<&Generation>, inherited: &Inherited) -> Result<()> {
     let store = Store {
         path: saving.store.clone(),
     };
@@ -138,10 +156,14 @@ pub fn publish(saving: &Saving, base: Option<&Generation>) -> Result<()> {
         );
     }
     let none = BTreeMap::new();
-    let last = store.generations()?.last().copied().unwrap_or_default();
+    let before = before(saving, &store)?;
+    let last = match &saving.pack {
+        Some(_) => before.as_ref().map(|before| before.generation),
+        None => store.generations()?.last().copied(),
+    };
     let mut publication = Publication {
         store: &store,
-        generation: last + 1,
+        generation: last.unwrap_or_default() + 1,
         layers: BTreeMap::new(),
         known: base.map_or(&none, |base| &base.manifest.layers),
         new: 0,
@@ -149,13 +171,7 @@ pub fn publish(saving: &Saving, base: Option<&Generation>) -> Result<()> {
     publication.take_all(saving)?;
     let new = publication.new;
     let manifest = Manifest {
-        store: match store.hold_current() {
-            Ok(Some(current)) => current.manifest.store,
-            // Nobody can tell any more which one it was.
-            Err(_) if saving.from_nothing => name()?,
-            Ok(None) => name()?,
-            Err(error) => return Err(error),
-        },
+        store: before.map_or_else(name, |before| Ok(before.store))?,
         generation: publication.generation,
         created: SystemTime::now()
             .duration_since(UNIX_EPOCH)
@@ -168,10 +184,15 @@ pub fn publish(saving: &Saving, base: Option<&Generation>) -> Result<()> {
         steps: counts.steps,
         layers: publication.layers,
     };
-    put(&store, root, &manifest)
+    put(&store, root, &manifest, saving.pack.is_none())
         .with_context(|| format!("cannot publish generation {}", manifest.generation))
         .remedy("free space in the store")?;
-    let (path, number) = (store.path.display(), manifest.generation);
+    if let Some(pack) = &saving.pack {
+        packer::pack(&store, pack, &manifest, inherited)
+            .with_context(|| format!("cannot publish generation {}", manifest.generation))?;
+        empty_work(&store)?;
+    }
+    let (path, number) = (saving.target().display(), manifest.generation);
     let (images, steps, bytes) = (manifest.images, manifest.steps, manifest.bytes());
     info!(
         path = %path,
@@ -186,6 +207,21 @@ pub fn publish(saving: &Saving, base: Option<&Generation>) -> Result<()> {
     Ok(())
 }
 
+/// The generation that is the current one until this one is; `None` before the first one, and where a
+/// save from nothing cannot tell any more which one it was.
+fn before(saving: &Saving, store: &Store) -> Result<Option<Manifest>> {
+    let found = match &saving.pack {
+        Some(pack) => StoreFile::open(&pack.path).map(|file| file.map(|file| file.manifest)),
+        None => store
+            .hold_current()
+            .map(|held| held.map(|held| held.manifest)),
+    };
+    match found {
+        Err(_) if saving.from_nothing => Ok(None),
+        found => found,
+    }
+}
+
 /// A new name for a store.
 fn name() -> Result<String> {
     let path = Path::new("/proc/sys/kernel/random/uuid");
@@ -194,8 +230,8 @@ fn name() -> Result<String> {
     Ok(uuid.chars().filter(char::is_ascii_alphanumeric).collect())
 }
 
-/// Puts a generation in place: whole, on the disk, and only then under its name.
-fn put(store: &Store, root: &Path, manifest: &Manifest) -> Result<()> {
+/// Puts a generation in place: whole, on the disk if it `lasts`, and only then under its name.
+fn put(store: &Store, root: &Path, manifest: &Manifest, lasts: bool) -> Result<()> {
     let hidden = store
         .generation(manifest.generation)
         .with_file_name(format!(".{}", manifest.generation));
@@ -206,13 +242,18 @@ fn put(store: &Store, root: &Path, manifest: &Manifest) -> Result<()> {
     }
     fs::write(hidden.join("manifest.json"), manifest.print())?;
     let directory = read::directory(&store.path)?;
-    syncfs(&directory)?;
+    // What a file is made of is nobody's: the file is synced.
+    let sync = || match lasts {
+        true => syncfs(&directory),
+        false => Ok(()),
+    };
+    sync()?;
     fs::rename(&hidden, store.generation(manifest.generation))?;
     let next = store.path.join(NEXT);
     remove(&next)?;
     symlink(format!("generations/{}", manifest.generation), &next)?;
     fs::rename(&next, store.path.join("current"))?;
-    syncfs(&directory)?;
+    sync()?;
     Ok(())
 }
 

@@ -188,7 +188,7 @@ fn store() -> Command {
                 .value_name("STORE")
                 .value_parser(value_parser!(PathBuf))
                 .help(
-                    "The directory of the store, as an absolute path; of detach, the data root\n\
+                    "The directory or the file of the store, as an absolute path; of detach, the data root\n\
                      [default: dockerd's], whose store DIND_STORE names",
                 ),
         )

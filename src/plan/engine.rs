@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::action::Step;
@@ -81,8 +81,10 @@ pub struct Filling {
 /// The input of the preparer and of the publisher, which run before and after the daemons' stop.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Saving {
-    /// The path of the store.
+    /// The path of the store that is a directory. It is nobody else's where a file is made of it.
     pub store: PathBuf,
+    /// The file that is made of it, if any.
+    pub pack: Option<Pack>,
     /// The data root, in the store.
     pub data_root: PathBuf,
     /// dockerd's Unix socket.
@@ -95,6 +97,22 @@ pub struct Saving {
     pub from_nothing: bool,
     /// Whether the build cache is published.
     pub build_cache: bool,
+}
+
+/// How a store becomes one file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pack {
+    /// The path of the file.
+    pub path: PathBuf,
+    /// The path of `mkfs.erofs`.
+    pub mkfs: PathBuf,
+}
+
+impl Saving {
+    /// The path of the store, as the user names it.
+    pub fn target(&self) -> &Path {
+        self.pack.as_ref().map_or(&self.store, |pack| &pack.path)
+    }
 }
 
 /// The TLS files of a server and its clients. Before the daemons start, missing files are issued

@@ -129,7 +129,7 @@ impl fmt::Display for Saving {
             true => "images and build cache",
             false => "images",
         };
-        let store = self.store.display();
+        let store = self.target().display();
         write!(
             formatter,
             "publish {cache} in the store {store} if the command succeeds"

@@ -3,35 +3,44 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use super::engine::Saving;
+use super::engine::{Pack, Saving};
 use super::inputs::Inputs;
 use super::listener::Listener;
 use super::storage;
 use crate::facts::storage::Filesystem;
-use crate::facts::store::Found;
+use crate::facts::store::{Found, StoreFacts};
 use crate::input::dockerd_arguments::{DockerdArguments, DockerdOptions};
 use crate::input::store::Save;
 use crate::messages::fault::Fault;
+use crate::store::disk::Form;
 use crate::store::manifest::Layout;
 
 /// The directory in a store that is the data root of the engine that makes the next generation.
 pub const SAVING: &str = "saving";
 
-/// Returns dockerd's arguments with the data root in the store. The fault is that the user has
-/// named another one.
+/// The directory in a data root that is a store of its own, where a store in a file is made.
+const WORK: &str = "dind-saving";
+
+/// Returns dockerd's arguments with the data root in the store, or in the directory that becomes a
+/// store in a file. The fault is that the user has named another one.
 pub fn arguments(
     save: &Save,
+    form: Form,
     arguments: &DockerdArguments,
     options: &DockerdOptions,
 ) -> Result<DockerdArguments, Fault> {
+    let store = match form {
+        Form::File => options.data_root.join(WORK),
+        Form::Directory => save.path.clone(),
+    };
     if options.data_root_set {
         return Err(Fault::usage(format!(
-            "store save has its data root in the store, and dockerd is given {}",
+            "store save has a data root of its own, and dockerd is given {}",
             options.data_root.display()
         ))
         .remedy("remove data-root from its flags and from daemon.json"));
     }
-    let flag = format!("--data-root={}", save.path.join(SAVING).display());
+    let flag = format!("--data-root={}", store.join(SAVING).display());
     let words: Vec<OsString> = arguments.words().cloned().collect();
     Ok(DockerdArguments::new(&[flag.into()], &words))
 }
@@ -46,8 +55,15 @@ pub fn plan(
 ) -> Result<Saving, Fault> {
     let path = save.path.display();
     let nothing = |why: &str| Fault::failure(format!("nothing can be saved to {path}: {why}"));
-    match inputs.facts.store.as_ref().map(|store| &store.found) {
-        Some(Found::Damage(why)) => return Err(nothing(why).remedy("name another directory")),
+    let found = inputs.facts.store.as_ref();
+    let form = found.map_or(Form::Directory, |found| found.form);
+    match found.map(|store| &store.found) {
+        Some(Found::Damage(why)) => {
+            return Err(nothing(why).remedy(match form {
+                Form::Directory => "name another directory",
+                Form::File => "name another file, or remove this one",
+            }));
+        }
         Some(Found::Unreadable(why)) if !save.from_nothing => {
             return Err(nothing(why).remedy("save with --from-nothing"));
         }
@@ -68,7 +84,19 @@ pub fn plan(
             "drop --containerd for the save",
         );
     }
+    let data_root = inputs.options.data_root.clone();
+    let (store, pack) = match (form, data_root.parent()) {
+        (Form::File, Some(work)) => (work.to_owned(), Some(packing(save, found)?)),
+        _ => (save.path.clone(), None),
+    };
     if let Filesystem::Unsuitable(name) = inputs.facts.data_root.filesystem {
+        if form == Form::File {
+            return Err(Fault::failure(format!(
+                "{path} is made in {}, which is on {name}, which cannot hold layers of images",
+                store.display()
+            ))
+            .remedy("give the data root a volume: docker run -v /var/lib/docker"));
+        }
         return Err(Fault::failure(format!(
             "the store {path} is on {name}, which cannot hold layers of images"
         ))
@@ -97,12 +125,29 @@ pub fn plan(
             .remedy("add -H unix:///var/run/docker.sock")
     })?;
     Ok(Saving {
-        store: save.path.clone(),
-        data_root: save.path.join(SAVING),
+        data_root: store.join(SAVING),
+        store,
+        pack,
         socket: socket.to_owned(),
         dockerd: dockerd.to_owned(),
         layout,
         from_nothing: save.from_nothing,
         build_cache: save.build_cache,
+    })
+}
+
+/// How the store becomes a file.
+fn packing(save: &Save, found: Option<&StoreFacts>) -> Result<Pack, Fault> {
+    let mkfs = found.and_then(|found| found.mkfs.clone());
+    let missing = || {
+        let path = save.path.display();
+        Fault::failure(format!(
+            "nothing can be saved to {path}: there is no mkfs.erofs in PATH"
+        ))
+        .remedy("install erofs-utils, or save to a directory")
+    };
+    Ok(Pack {
+        path: save.path.clone(),
+        mkfs: mkfs.ok_or_else(missing)?,
     })
 }

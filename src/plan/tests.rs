@@ -6,6 +6,7 @@ mod firewall;
 mod golden;
 mod hides;
 mod read_by;
+mod saving;
 mod store;
 mod warm_start;
 

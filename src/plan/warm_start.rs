@@ -32,7 +32,7 @@ pub fn plan(
     let Inputs { config, facts, .. } = inputs;
     if let Some(saving) = saving {
         let filling = Filling {
-            store: saving.store.clone(),
+            store: saving.target().to_owned(),
             data_root: saving.data_root.clone(),
             dockerd: dockerd.to_owned(),
             layout: saving.layout,

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow};
 use time::OffsetDateTime;
 
-use crate::apply::data_root;
+use crate::apply::{data_root, store_file};
 use crate::facts::capabilities::{Capabilities, Capability};
 use crate::facts::storage::is_in_image;
 use crate::facts::store::places;
@@ -17,12 +17,22 @@ use crate::messages::remedy::Remedy;
 use crate::programs::health;
 use crate::store::clean;
 use crate::store::detach;
-use crate::store::disk::{Generation, Store, is_written, layer_of};
+use crate::store::disk::{Form, Generation, Store, is_written, layer_of};
+use crate::store::file::StoreFile;
 use crate::store::manifest::{Manifest, shown};
 use crate::store::origin::Origin;
 
 /// The text of `dind store list`: a line for each generation.
 pub fn list(path: &Path) -> Result<String, Fault> {
+    if Form::of(path) == Form::File {
+        let store = open_file(path)?;
+        let length = store.file.metadata().context("cannot read the file")?.len();
+        let (number, of) = (store.manifest.generation, described(&store.manifest));
+        return Ok(format!(
+            "generation {number}: {of}, in a file of {}",
+            shown(length)
+        ));
+    }
     let store = open(path)?;
     let current = store.current()?;
     let mut text = String::new();
@@ -67,6 +77,19 @@ fn described(manifest: &Manifest) -> String {
 
 /// The text of `dind store check`, and whether everything is there.
 pub fn check(path: &Path) -> Result<(String, bool), Fault> {
+    if Form::of(path) == Form::File {
+        let store = open_file(path)?;
+        let whole = store.is_whole();
+        let whole = whole.with_context(|| format!("cannot read {}", path.display()))?;
+        let what = match whole {
+            true => "all is there",
+            false => "the file is not what was saved: copy it again, or save it again",
+        };
+        return Ok((
+            format!("generation {}: {what}", store.manifest.generation),
+            whole,
+        ));
+    }
     let store = open(path)?;
     let (mut text, mut whole) = (String::new(), true);
     for number in store.generations()? {
@@ -137,6 +160,15 @@ fn missing(store: &Store, generation: &Generation) -> Result<Vec<String>> {
 
 /// Removes old generations, and returns the text that says which.
 pub fn prune(path: &Path, kept: usize) -> Result<String, Fault> {
+    if Form::of(path) == Form::File {
+        let store = open_file(path)?;
+        return Err(Fault::failure(format!(
+            "{} is one file with generation {} alone, so there is nothing to prune",
+            path.display(),
+            store.manifest.generation
+        ))
+        .remedy("save to it again to replace it, or remove it"));
+    }
     let store = open(path)?;
     let _locked = clean::lock(&store)?;
     let (removed, used) = clean::prune(&store, kept)?;
@@ -186,6 +218,9 @@ pub fn detach(config: &Config, data_root: Option<&Path>) -> Result<String, Fault
             .remedy("mount that store and set DIND_STORE")
     };
     let generation = origin.find(places(config))?.ok_or_else(lost)?;
+    if generation.form == Form::File {
+        store_file::mount(&generation.store, &generation.held)?;
+    }
     let copied = detach::detach(&data_root, &generation)?;
     Ok(format!(
         "{path} does not depend on the store {} any more: {} layers are copied, {}",
@@ -202,4 +237,12 @@ fn open(path: &Path) -> Result<Store, Fault> {
             .remedy("make one: dind store save STORE -- COMMAND")
     };
     Ok(store.ok_or_else(nothing)?)
+}
+
+fn open_file(path: &Path) -> Result<StoreFile, Fault> {
+    let nothing = || {
+        anyhow!("{} is not a store", path.display())
+            .remedy("make one: dind store save STORE -- COMMAND")
+    };
+    Ok(StoreFile::open(path)?.ok_or_else(nothing)?)
 }

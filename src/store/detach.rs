@@ -50,7 +50,7 @@ pub fn detach(data_root: &Path, generation: &Generation) -> Result<Copied> {
     let open = |path: &Path| -> Result<File> {
         write::open_directory(path).with_context(|| format!("cannot open {}", path.display()))
     };
-    let (layers, target) = (open(&generation.store.join("layers"))?, open(&incoming)?);
+    let (layers, target) = (open(&generation.tree().join("layers"))?, open(&incoming)?);
     let mut copied = Copied::default();
     for (link, layer) in links(data_root)? {
         let bytes = generation.manifest.layers.get(&layer);

@@ -39,7 +39,10 @@ pub const MOUNT_POINT: &str = "/run/dind-store";
 pub const FORMAT: &str = "dind-store 1\n";
 
 /// The longest manifest that is read, in bytes: some 100 000 layers.
-const MANIFEST_LIMIT: u64 = 4 << 20;
+pub(super) const MANIFEST_LIMIT: u64 = 4 << 20;
+
+/// The suffix of the name of a new store in a file.
+const SUFFIX: &str = "erofs";
 
 /// The directories of a store.
 const DIRECTORIES: [&str; 3] = ["generations", "layers", "saving"];
@@ -99,6 +102,29 @@ impl Counts {
     }
 }
 
+/// Which form a store has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// A directory.
+    Directory,
+    /// One file.
+    File,
+}
+
+impl Form {
+    /// The form of the store at `path`, or of one that is to be made there.
+    pub fn of(path: &Path) -> Self {
+        let is_file = match fs::metadata(path) {
+            Ok(found) => found.is_file(),
+            Err(_) => path.extension().is_some_and(|suffix| suffix == SUFFIX),
+        };
+        match is_file {
+            true => Self::File,
+            false => Self::Directory,
+        }
+    }
+}
+
 /// A directory that is a store.
 #[derive(Debug, Clone)]
 pub struct Store {
@@ -115,8 +141,20 @@ pub struct Generation {
     pub path: PathBuf,
     /// The path of its store.
     pub store: PathBuf,
+    /// The form of its store.
+    pub form: Form,
     /// The lock on it.
     pub held: File,
+}
+
+impl Generation {
+    /// Where the directories of its store are. A file has to be mounted.
+    pub fn tree(&self) -> &Path {
+        match self.form {
+            Form::Directory => &self.store,
+            Form::File => Path::new(MOUNT_POINT),
+        }
+    }
 }
 
 impl Store {
@@ -258,6 +296,7 @@ impl Store {
             manifest,
             path,
             store: self.path.clone(),
+            form: Form::Directory,
             held,
         }))
     }
@@ -319,4 +358,22 @@ pub fn layer_of(target: &Path) -> Option<&str> {
 /// What a link to this layer has as its target.
 pub fn link_to(layer: &str) -> PathBuf {
     Path::new(MOUNT_POINT).join("layers").join(layer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_to_nothing_has_the_form_that_its_name_says() {
+        for (path, form) in [
+            ("/missing/main.erofs", Form::File),
+            ("/missing/main", Form::Directory),
+            ("/missing/erofs", Form::Directory),
+            ("/proc/version", Form::File),
+            ("/proc", Form::Directory),
+        ] {
+            assert_eq!(Form::of(Path::new(path)), form, "{path}");
+        }
+    }
 }

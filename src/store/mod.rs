@@ -7,6 +7,7 @@ pub mod clean;
 pub mod copy;
 pub mod detach;
 pub mod disk;
+pub mod file;
 pub mod manifest;
 pub mod origin;
 pub mod snapshots;

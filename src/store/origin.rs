@@ -7,7 +7,8 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use super::clean::{names, remove};
-use super::disk::{Generation, Store};
+use super::disk::Generation;
+use super::file as store_file;
 use super::manifest::{Manifest, pretty};
 use crate::messages::remedy::Remedy;
 use crate::sys::read::{self, Links};
@@ -59,11 +60,7 @@ impl Origin {
     ) -> Result<Option<Generation>> {
         let mut damage = None;
         for path in stores {
-            let held = Store::open(path).and_then(|store| match store {
-                Some(store) => store.hold(self.generation),
-                None => Ok(None),
-            });
-            match held {
+            match store_file::hold(path, self.generation) {
                 Ok(Some(found)) if found.manifest.store == self.store => return Ok(Some(found)),
                 Ok(_) => {}
                 Err(error) => drop(damage.get_or_insert(error)),

@@ -113,7 +113,14 @@ impl Supervisor<'_> {
         let port = self.forwarded.as_ref();
         let port = port.filter(|_| process == Process::PortForwarder);
         let log = self.log.as_ref().map(AsFd::as_fd);
-        let kept: Vec<_> = log.into_iter().chain(port.map(AsFd::as_fd)).collect();
+        // A store in a file is mounted from the file that was found to be one.
+        let store = self.generation.as_ref();
+        let store = store.filter(|_| process == Process::Filler);
+        let kept: Vec<_> = log
+            .into_iter()
+            .chain(port.map(AsFd::as_fd))
+            .chain(store.map(|store| store.held.as_fd()))
+            .collect();
         become_helper(inherited, &kept)?;
         match process {
             Process::Mounter => engine
@@ -135,7 +142,7 @@ impl Supervisor<'_> {
             Process::Preparer => engine.saving.as_ref().map_or(Ok(()), preparer::prepare)?,
             Process::Publisher => {
                 if let Some(saving) = &engine.saving {
-                    publisher::publish(saving, self.generation.as_ref())?;
+                    publisher::publish(saving, self.generation.as_ref(), inherited)?;
                 }
             }
             Process::Certificates => engine.certificates.as_ref().map_or(Ok(()), |wanted| {

@@ -34,6 +34,7 @@ use tracing::warn;
 
 use crate::apply::delegate::Unfinished;
 use crate::apply::sockets::{Bound, Opened};
+use crate::helpers::packer;
 use crate::input::config::{Config, StopDeaf};
 use crate::messages::fault::Fault;
 use crate::messages::logging::LogFormat;
@@ -167,6 +168,11 @@ pub fn run(
         leaving: None,
     };
     let status = supervisor.supervise();
+    if let (Some(saving), Some(lock)) = (&engine.saving, &supervisor.store_lock)
+        && let Some(pack) = &saving.pack
+    {
+        packer::give_up(&pack.path, lock);
+    }
     drop(files);
     Ok(status)
 }

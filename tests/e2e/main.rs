@@ -78,4 +78,5 @@ mod tls;
 mod tools;
 mod unread;
 mod upstream;
+mod warm_start_files;
 mod warm_starts;

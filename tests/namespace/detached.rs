@@ -5,7 +5,6 @@ use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use dind::helpers::publisher;
 use dind::store::detach::{Copied, detach};
 use dind::store::disk::{Generation, Store, link_to};
 use dind::store::manifest::Layout;
@@ -16,7 +15,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::ForkResult;
 
-use super::stores::{copy, engine, saving};
+use super::stores::{copy, engine, publish, saving};
 use super::{inside, scratch};
 
 /// How many layers the generation has.
@@ -42,7 +41,7 @@ fn attached(top: &Path) -> (Generation, PathBuf) {
         let shell = shell.args(["-ec", script]).current_dir(&diff);
         assert!(shell.status().unwrap().success());
     }
-    publisher::publish(&saving, None).unwrap();
+    publish(&saving, None);
     let generation = store.hold_current().unwrap().unwrap();
     let root = top.join("root");
     copy(&generation.path.join("data"), &root);
@@ -128,7 +127,7 @@ fn contents_of_containerds_are_copied_too() {
         let blob = saving.data_root.join(blobs).join("00ff");
         fs::write(&blob, "content").unwrap();
         fs::set_permissions(&blob, std::os::unix::fs::PermissionsExt::from_mode(0o444)).unwrap();
-        publisher::publish(&saving, None).unwrap();
+        publish(&saving, None);
         let generation = store.hold_current().unwrap().unwrap();
         let root = top.join("root");
         copy(&generation.path.join("data"), &root);

@@ -24,7 +24,7 @@ use nix::libc;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::unistd::{ForkResult, Pid};
 
-use super::stores::{copy, engine, filling, layer, names, saving, three};
+use super::stores::{copy, engine, filling, layer, names, publish, saving, three};
 use super::{inside, scratch};
 
 /// Waits until the child has ended, which is `None`, or stops for a signal.
@@ -143,7 +143,7 @@ fn save(saving: &Saving, store: &Store, layers: &[&str]) {
         copy(&base.path.join("data"), &saving.data_root);
     }
     engine(&saving.data_root, layers);
-    publisher::publish(saving, base.as_ref()).unwrap();
+    publish(saving, base.as_ref());
 }
 
 /// The layers of the current generation, by the engine's names for them.
@@ -167,7 +167,7 @@ fn a_save_that_is_killed_leaves_the_store_as_it_was() {
                 copy(&base.as_ref().unwrap().path.join("data"), &saving.data_root);
                 engine(&saving.data_root, &["a", "b"]);
                 let killed = is_killed(call, || {
-                    publisher::publish(&saving, base.as_ref()).unwrap();
+                    publish(&saving, base.as_ref());
                 });
                 is_whole(&store, call);
                 let expected = match store.current().unwrap() {

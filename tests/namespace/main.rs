@@ -17,6 +17,7 @@ mod copies;
 mod detached;
 mod kills;
 mod ports;
+mod store_files;
 mod stores;
 
 use std::ffi::OsStr;

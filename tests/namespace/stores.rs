@@ -11,9 +11,9 @@ use dind::store::clean;
 use dind::store::disk::{COUNTS, Counts, Generation, MOUNT_POINT, Store, layer_of};
 use dind::store::manifest::{Layout, Version};
 use dind::store::origin::{ORIGIN, Origin};
+use dind::sys::signals::Inherited;
 
 use dind::sys::process;
-use dind::sys::signals::Inherited;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::statvfs::{FsFlags, statvfs};
@@ -28,6 +28,7 @@ pub fn saving(top: &Path) -> (Saving, Store) {
     let store = publisher::make(&path).unwrap();
     let saving = Saving {
         store: path.clone(),
+        pack: None,
         data_root: path.join("saving"),
         socket: "/nowhere".into(),
         dockerd: "/proc/self/exe".into(),
@@ -95,11 +96,15 @@ pub fn layer(generation: &Generation, name: &str) -> String {
     layer_of(&target).unwrap().to_owned()
 }
 
+pub fn publish(saving: &Saving, base: Option<&Generation>) {
+    publisher::publish(saving, base, &Inherited::read().unwrap()).unwrap();
+}
+
 /// Three generations: of `a`, of `a` and `b`, and of `b` alone.
 pub fn three(top: &Path) -> (Saving, Store) {
     let (saving, store) = saving(top);
     engine(&saving.data_root, &["a"]);
-    publisher::publish(&saving, None).unwrap();
+    publish(&saving, None);
     for layers in [&["a", "b"][..], &["b"]] {
         let base = store.hold_current().unwrap().unwrap();
         // As the filler does it.
@@ -110,7 +115,7 @@ pub fn three(top: &Path) -> (Saving, Store) {
             }
         }
         engine(&saving.data_root, layers);
-        publisher::publish(&saving, Some(&base)).unwrap();
+        publish(&saving, Some(&base));
     }
     (saving, store)
 }
@@ -400,7 +405,7 @@ fn of_saves_at_once_none_is_lost() {
                         }
                         let layers: Vec<&str> = layers.iter().map(String::as_str).collect();
                         engine(&saving.data_root, &layers);
-                        publisher::publish(saving, base.as_ref()).unwrap();
+                        publish(saving, base.as_ref());
                     }
                 });
             }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::*;
 use crate::facts::store::{Found, StoreFacts};
 use crate::input::variables::tests::table;
+use crate::store::disk::Form;
 
 /// For each variable, a value that changes the plan of a contract that reads it.
 const SAMPLES: &[(&str, &str)] = &[
@@ -90,7 +91,9 @@ fn places() -> Vec<Facts> {
     facts.images = true;
     facts.store = Some(StoreFacts {
         path: "/store".into(),
+        form: Form::Directory,
         found: Found::Nothing,
+        mkfs: None,
     });
     facts.networks.resolvers = vec![[127, 0, 0, 11].into()];
     facts.data_root = DataRoot {

@@ -6,6 +6,7 @@ use super::*;
 use crate::facts::store::{Found, StoreFacts};
 use crate::messages::finding::{Finding, Severity};
 use crate::plan::warm_start;
+use crate::store::disk::Form;
 use crate::store::manifest::{Layout, Manifest, Version};
 use crate::store::origin::Origin;
 
@@ -30,7 +31,9 @@ fn with_store(found: Found, origin: Option<(&str, u64)>) -> Facts {
     facts.image_stores = Some(ImageStores::GraphDrivers);
     facts.store = Some(StoreFacts {
         path: "/stores/main".into(),
+        form: Form::Directory,
         found,
+        mkfs: None,
     });
     facts.data_root.origin = Ok(origin.map(|(store, generation)| Origin {
         store: store.to_owned(),
