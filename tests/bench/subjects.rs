@@ -16,6 +16,7 @@ mod lab;
 mod peer;
 mod scale;
 mod store;
+mod store_file;
 mod timeline;
 
 use std::process::ExitCode;
@@ -36,6 +37,7 @@ const SUBJECTS: &[(&str, Bench)] = &[
     ("--scale", scale::bench),
     ("--store", store::bench),
     ("--crowd", crowd::bench),
+    ("--store-file", store_file::bench),
 ];
 
 fn main() -> ExitCode {

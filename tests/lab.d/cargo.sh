@@ -139,7 +139,7 @@ lab_bench() {
         [ -n "$peer" ] || usage_error "bench: --peer needs an image, or stand-in"
         shift 2
         ;;
-    --deep | --timeline | --cold | --images | --scale | --store | --crowd)
+    --deep | --timeline | --cold | --images | --scale | --store | --store-file | --crowd)
         subject=$1
         shift
         ;;
@@ -153,6 +153,10 @@ lab_bench() {
     --peer)
         peer_image "$peer" "$suite"
         export DIND_LAB_PEER=$PEER_IMAGE
+        ;;
+    --store-file)
+        formats_image "$DIND_LAB_IMAGE" "$suite"
+        export DIND_LAB_FORMATS=$FORMATS_IMAGE
         ;;
     --timeline)
         strace_image "$DIND_LAB_IMAGE" "$suite"

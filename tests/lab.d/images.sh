@@ -108,6 +108,18 @@ RUN apt-get update \\
 TEXT
 }
 
+# formats_image IMAGE SUITE: one of dind's with what makes other images than erofs, to compare them.
+formats_image() {
+    FORMATS_IMAGE=dind-lab/formats:$2
+    say "building $FORMATS_IMAGE"
+    docker_build --tag "$FORMATS_IMAGE" - <<TEXT
+FROM $1
+RUN apt-get update \\
+    && apt-get install -y --no-install-recommends squashfs-tools \\
+    && rm -rf /var/lib/apt/lists/*
+TEXT
+}
+
 # pip_setting NAME: what pip.conf has for it, and nothing where it or pip is missing. A list
 # has a value a line there, and \n between them in pip's answer.
 pip_setting() {
