@@ -33,7 +33,7 @@ use dind::plan::listener::Listener;
 use dind::plan::outcome::{Outcome, Plan};
 use dind::plan::role::{self, Role, Serve};
 use dind::plan::saving;
-use dind::plan::{self, client, inform, prepare};
+use dind::plan::{self, client, inform, prepare, seccomp};
 use dind::programs::{doctor, health, nest, store};
 use dind::store::disk::Form;
 use dind::supervise::{self, Beginning};
@@ -103,6 +103,7 @@ fn run(
             // It is a start.
             StoreRequest::Save(_) => Ok(FAILURE),
         },
+        Request::Seccomp => print(&seccomp::text()),
         Request::Health(how) => Ok(health::check(&config, how).map_or_else(answer, |()| 0)),
         Request::Nest(nest) => {
             // The variables reach the next level, a start like any other.

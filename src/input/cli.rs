@@ -21,7 +21,9 @@ use crate::messages::line::one_line;
 const MAX_DEPTH: i64 = 1000;
 
 /// The subcommands. `dind help` takes each as its argument.
-const SUBCOMMANDS: [&str; 6] = ["plan", "health", "doctor", "nest", "store", "help"];
+const SUBCOMMANDS: [&str; 7] = [
+    "plan", "health", "doctor", "nest", "store", "seccomp", "help",
+];
 
 /// The arguments that a subcommand allows, in one line for an error.
 fn allowed(subcommand: &str) -> &'static str {
@@ -36,7 +38,8 @@ fn allowed(subcommand: &str) -> &'static str {
             "save STORE [--from-nothing] [--no-build-cache] -- COMMAND, list STORE, check STORE, \
              prune STORE [--keep N], detach [DATA_ROOT]"
         }
-        "help" => "plan, health, doctor, nest, store",
+        "seccomp" => "no arguments",
+        "help" => "plan, health, doctor, nest, store, seccomp",
         _ => "arguments as for a start",
     }
 }
@@ -72,6 +75,7 @@ fn subcommand(name: &str) -> Command {
         "doctor" => doctor(),
         "nest" => nest(),
         "store" => store(),
+        "seccomp" => seccomp(),
         _ => help_command(),
     };
     command
@@ -221,6 +225,16 @@ fn store() -> Command {
         )
 }
 
+fn seccomp() -> Command {
+    Command::new("seccomp")
+        .about("Print the seccomp profile for a dind without --privileged")
+        .override_usage("dind seccomp")
+        .after_help(
+            "For example:\n  docker run --rm dind seccomp > dind.json\n  \
+             docker run --security-opt seccomp=dind.json ...",
+        )
+}
+
 fn help_command() -> Command {
     Command::new("help")
         .about("Print this help, or that of a subcommand")
@@ -229,7 +243,7 @@ fn help_command() -> Command {
                 .value_name("SUBCOMMAND")
                 .value_parser(PossibleValuesParser::new(SUBCOMMANDS))
                 .hide_possible_values(true)
-                .help("One of plan, health, doctor, nest, store"),
+                .help("One of plan, health, doctor, nest, store, seccomp"),
         )
 }
 
@@ -382,6 +396,7 @@ mod tests {
             ("health", &["dind health", "--wait <SECONDS>", "Exit 0"]),
             ("doctor", &["dind doctor", "--json", "what is wrong"]),
             ("nest", &["dind nest DEPTH [-- ARG...]", "[ARG]..."]),
+            ("seccomp", &["dind seccomp", "without --privileged"]),
             ("help", &["dind help [SUBCOMMAND]"]),
         ] {
             let asked = help_asked(&words(&format!("{line} --help")));
@@ -503,6 +518,11 @@ mod tests {
                 "doctor: unexpected argument '-x';",
                 "allowed: --json",
             ),
+            (
+                "seccomp docker.json",
+                "seccomp: unexpected argument 'docker.json';",
+                "allowed: no arguments",
+            ),
             ("nest", "nest: DEPTH is missing;", nest),
             ("nest many", "nest: DEPTH \"many\" is not valid;", nest),
             ("nest 1001", "nest: DEPTH \"1001\" is not valid;", nest),
@@ -511,12 +531,12 @@ mod tests {
             (
                 "help helth",
                 "help: unexpected argument 'helth'; did you mean 'health'?",
-                "allowed: plan, health, doctor, nest, store",
+                "allowed: plan, health, doctor, nest, store, seccomp",
             ),
             (
                 "help run",
                 "help: unexpected argument 'run';",
-                "allowed: plan, health, doctor, nest, store",
+                "allowed: plan, health, doctor, nest, store, seccomp",
             ),
         ] {
             assert_eq!(message(line), format!("{problem} {allowed}"));

@@ -28,6 +28,8 @@ pub enum Request {
     Nest(Nest),
     /// Look at a store, or remove generations of it.
     Store(StoreRequest),
+    /// Print the seccomp profile for a container without `--privileged`.
+    Seccomp,
     /// Start a daemon, a client or a command, as the contract and its arguments say.
     Start(Start),
 }
@@ -85,7 +87,7 @@ pub fn request(config: &Config) -> Result<Request, Fault> {
     let first = first.to_str();
     let subcommand = first.filter(|first| match *first {
         "help" => ours,
-        "plan" | "health" | "doctor" | "nest" | "store" => named_dind,
+        "plan" | "health" | "doctor" | "nest" | "store" | "seccomp" => named_dind,
         _ => false,
     });
     if subcommand.is_some()
@@ -120,6 +122,10 @@ pub fn request(config: &Config) -> Result<Request, Fault> {
             } else {
                 Report::Text
             }))
+        }
+        Some("seccomp") => {
+            cli::parse("seccomp", rest)?;
+            Ok(Request::Seccomp)
         }
         Some("nest") => {
             let start = start.nested(config)?;
@@ -307,7 +313,7 @@ mod tests {
 
     #[test]
     fn help_of_a_subcommand_is_found_under_every_name() {
-        for name in ["plan", "health", "doctor", "nest"] {
+        for name in ["plan", "health", "doctor", "nest", "seccomp"] {
             let Ok(Request::Help(text)) = asked(&[name, "--help"]) else {
                 panic!("{name} has no help");
             };

@@ -32,6 +32,7 @@ mod read_only;
 pub mod resolver;
 pub mod role;
 pub mod saving;
+pub mod seccomp;
 pub mod stop_budget;
 mod storage;
 mod store;

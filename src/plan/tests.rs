@@ -361,6 +361,7 @@ impl Start<'_> {
             | Request::Health(_)
             | Request::Doctor(_)
             | Request::Store(_)
+            | Request::Seccomp
             | Request::Nest(_) => {
                 panic!("not a start")
             }
