@@ -18,6 +18,7 @@ use dind::helpers::probe;
 use dind::input::cli;
 use dind::input::config::{self, Config};
 use dind::input::contract::Contract;
+use dind::input::docker_proxy::Proxy;
 use dind::input::dockerd_arguments::DockerdArguments;
 use dind::input::request::{self, Request, Start};
 use dind::input::store::StoreRequest;
@@ -34,6 +35,7 @@ use dind::plan::outcome::{Outcome, Plan};
 use dind::plan::role::{self, Role, Serve};
 use dind::plan::saving;
 use dind::plan::{self, client, inform, prepare, seccomp};
+use dind::programs::docker_proxy::{self, Next};
 use dind::programs::{doctor, health, nest, store};
 use dind::store::disk::Form;
 use dind::supervise::{self, Beginning};
@@ -110,6 +112,7 @@ fn run(
             config.check(|variable| variable.is_refused_by(Contract::Dind))?;
             nest::run(&nest, &config, Signals::catch(inherited)?).map(|never| match never {})
         }
+        Request::DockerProxy(proxy) => publish(&proxy, &config, &inherited),
         Request::Start(start) => {
             let mut signals = Signals::catch(inherited)?;
             let made = make_plan(&config, &start, Intent::Start(&mut signals))?;
@@ -397,6 +400,18 @@ fn become_command(
     };
     let arguments: Vec<&OsStr> = command.iter().map(OsString::as_os_str).collect();
     spawn::become_program(&path, &arguments, environment, inherited).fault(path.as_os_str())
+}
+
+/// Publishes a port, and becomes docker-proxy. dockerd gets the fault, too.
+fn publish(proxy: &Proxy, config: &Config, inherited: &Inherited) -> Result<u8, Fault> {
+    let environment = &config.environment;
+    let fault = match docker_proxy::publish(proxy, environment) {
+        Ok(Next::Nothing) => return Ok(0),
+        Ok(Next::Become(command)) => become_command(&command, environment, config, inherited),
+        Err(error) => Fault::from(error),
+    };
+    docker_proxy::tell_failure(&fault);
+    Err(fault)
 }
 
 /// Prints the reason to standard error as text, whatever the log's format and level: it was asked

@@ -4,5 +4,6 @@
 pub mod answer;
 pub mod exchange;
 pub mod ping;
+pub mod ports;
 pub mod readiness;
 pub mod request;

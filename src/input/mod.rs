@@ -3,6 +3,7 @@
 pub mod cli;
 pub mod config;
 pub mod contract;
+pub mod docker_proxy;
 pub mod dockerd_arguments;
 pub mod nest;
 pub mod request;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::input::cli;
 use crate::input::config::Config;
 use crate::input::contract::Contract;
+use crate::input::docker_proxy::Proxy;
 use crate::input::nest::Nest;
 use crate::input::store::{Save, StoreRequest};
 use crate::messages::fault::Fault;
@@ -30,6 +31,8 @@ pub enum Request {
     Store(StoreRequest),
     /// Print the seccomp profile for a container without `--privileged`.
     Seccomp,
+    /// Publish a port for dockerd, and become docker-proxy.
+    DockerProxy(Proxy),
     /// Start a daemon, a client or a command, as the contract and its arguments say.
     Start(Start),
 }
@@ -69,6 +72,9 @@ pub struct Start {
 /// `docker run IMAGE wrapdocker` has the name of another contract as the first argument of the
 /// image's own entrypoint. It is then that contract that starts.
 pub fn request(config: &Config) -> Result<Request, Fault> {
+    if Proxy::is_asked(&config.program) {
+        return Proxy::parse(&config.arguments).map(Request::DockerProxy);
+    }
     let mut start = Start {
         contract: config
             .contract

@@ -362,6 +362,7 @@ impl Start<'_> {
             | Request::Doctor(_)
             | Request::Store(_)
             | Request::Seccomp
+            | Request::DockerProxy(_)
             | Request::Nest(_) => {
                 panic!("not a start")
             }

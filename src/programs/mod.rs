@@ -1,5 +1,6 @@
 //! The subcommands that are programs of their own, beside PID 1 or in its place.
 
+pub mod docker_proxy;
 pub mod doctor;
 pub mod health;
 pub mod nest;

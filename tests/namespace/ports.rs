@@ -15,7 +15,8 @@ use std::process::{Command, Stdio};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use dind::helpers::ports::{self, IDLE, Info, Service, WHILE_CONNECTED};
+use dind::api::ports::{Info, WHILE_CONNECTED};
+use dind::helpers::ports::{self, IDLE, Service};
 use dind::sys::process;
 use nix::libc;
 use nix::sched::{CloneFlags, setns, unshare};
@@ -779,4 +780,83 @@ fn it_serves_from_a_user_namespace() {
         child.kill().unwrap();
         child.wait().unwrap();
     });
+}
+
+/// What dockerd 26.1 sees of `rootlesskit-docker-proxy`: the process, and what it said on descriptor
+/// 3.
+fn proxy(ports: &Ports, flags: &str) -> (std::process::Child, String) {
+    let directory = ports.api.parent().unwrap();
+    let program = directory.join("rootlesskit-docker-proxy");
+    let _ = std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_dind"), &program);
+    // It stands where docker-proxy would, tells what it was asked for, and lives.
+    let real = directory.join("docker-proxy");
+    std::fs::write(
+        &real,
+        "#!/bin/sh\nprintf '0\\n' >&3\nexec 3>&-\necho \"$@\"\nexec sleep 1000\n",
+    )
+    .unwrap();
+    std::fs::set_permissions(&real, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let line = format!("exec 3>&1 >/mnt/asked; exec \"$0\" {flags}");
+    let mut child = Command::new("sh")
+        .args(["-c", &line])
+        .arg(&program)
+        .env("PATH", format!("{}:/usr/bin:/bin", directory.display()))
+        .env("ROOTLESSKIT_STATE_DIR", directory)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = String::new();
+    child
+        .stdout
+        .take()
+        .unwrap()
+        .read_to_string(&mut said)
+        .unwrap();
+    (child, said)
+}
+
+#[test]
+fn the_proxy_of_older_engines_publishes_a_port_as_long_as_it_lives() {
+    inside(
+        "ports::the_proxy_of_older_engines_publishes_a_port_as_long_as_it_lives",
+        || {
+            let ports = Ports::new(IDLE);
+            let child = at(CONTAINER, 80);
+            let listener = ports.inside(|| TcpListener::bind(child).unwrap());
+            let flags = format!(
+                "-proto tcp -host-ip 0.0.0.0 -host-port 8000 -container-ip {CONTAINER} \
+                 -container-port 80"
+            );
+            for _ in 0..2 {
+                let (mut process, said) = proxy(&ports, &flags);
+                assert_eq!(said, "0\n");
+                connect(at(SECOND, 8000));
+                drop(accept(&listener));
+                // As for a port that is in use without it.
+                let (mut second, said) = proxy(&ports, &flags);
+                assert_eq!(
+                    said,
+                    "1\nlisten tcp4 0.0.0.0:8000: bind: address already in use"
+                );
+                assert_eq!(second.wait().unwrap().code(), Some(1));
+                // However it ends.
+                process.kill().unwrap();
+                process.wait().unwrap();
+            }
+            let (mut process, _) = proxy(&ports, &flags);
+            let asked = loop {
+                let asked = std::fs::read_to_string("/mnt/asked").unwrap();
+                if asked.ends_with('\n') {
+                    break asked;
+                }
+            };
+            assert_eq!(asked.trim(), flags.replace("0.0.0.0", "127.0.0.1"));
+            process.kill().unwrap();
+            process.wait().unwrap();
+            // What cannot be published is left out, as 28 does it.
+            let (mut process, said) = proxy(&ports, &flags.replace("tcp", "sctp"));
+            assert_eq!(said, "0\n");
+            assert_eq!(process.wait().unwrap().code(), Some(0));
+        },
+    );
 }

@@ -16,7 +16,7 @@ use nix::sys::socket::{
 };
 use nix::sys::time::TimeVal;
 
-use super::spec::Protocol;
+use crate::api::ports::Protocol;
 use crate::sys::descriptors;
 
 /// A request: the protocol, the version of IP, the port, and the address in 16 bytes.

@@ -16,7 +16,6 @@
 mod binder;
 mod datagrams;
 mod server;
-mod spec;
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixListener;
@@ -28,9 +27,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::ForkResult;
 use tracing::warn;
 
-pub use server::WHILE_CONNECTED;
-pub use spec::{Info, Protocol, Spec};
-
+use crate::api::ports::Info;
 use crate::messages::fault::{FAILURE, Fault};
 use crate::messages::remedy::Remedy;
 use crate::sys::process;

@@ -23,7 +23,7 @@ use tracing::{debug, warn};
 
 use super::binder;
 use super::datagrams::{self, Parties};
-use super::spec::{Info, Protocol, Spec};
+use crate::api::ports::{Info, NO_IPV6, Protocol, Spec, WHILE_CONNECTED};
 use crate::api::request::{self, Request};
 use crate::helpers::flow::Flow;
 use crate::messages::fault::Fault;
@@ -60,10 +60,6 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// After how many silent seconds, and how often then, it is found out whether a client still
 /// exists, as Go's servers do (`defaultTCPKeepAliveIdle` in its net).
 const KEEP_ALIVE: u32 = 15;
-
-/// The target of a request for a port that is free again when the connection ends: the client need
-/// not live to say so.
-pub const WHILE_CONNECTED: &str = "/v1/ports?while=connected";
 
 /// Whom an event is for, as the number that epoll(7) keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -650,7 +646,7 @@ impl<'a> Server<'a> {
     ) -> Result<(u64, Spec), (u16, String)> {
         let spec = Spec::parse(content).map_err(|error| (400, Fault::from(error).message))?;
         if spec.parent.is_ipv6() && !self.ipv6 {
-            return Err((501, "there is no IPv6 outside".to_owned()));
+            return Err((NO_IPV6, "there is no IPv6 outside".to_owned()));
         }
         // dockerd may have started another container as soon as one has ended, and the end of a
         // connection need not have been seen yet.

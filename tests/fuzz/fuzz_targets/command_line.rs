@@ -31,6 +31,7 @@ fuzz_target!(|data: &[u8]| {
             | Request::Doctor(_)
             | Request::Store(_)
             | Request::Seccomp
+            | Request::DockerProxy(_)
             | Request::Nest(_),
         ) => return,
         Err(fault) => return assert_eq!(fault.status, 2),

@@ -3,8 +3,8 @@
 
 #![no_main]
 
+use dind::api::ports::Spec;
 use dind::api::request::{LARGEST, Request};
-use dind::helpers::ports::Spec;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
