@@ -13,7 +13,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dind::api::ports::{Info, WHILE_CONNECTED};
 use dind::helpers::ports::{self, IDLE, Service};
@@ -24,6 +24,7 @@ use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::time::TimeVal;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid};
 use serde_json::{Value, json};
@@ -210,10 +211,22 @@ fn connect(address: SocketAddr) -> TcpStream {
 }
 
 fn accept(listener: &TcpListener) -> TcpStream {
+    // It is that of accept(2), too: socket(7), SO_RCVTIMEO.
+    let most = TimeVal::new(60, 0);
+    setsockopt(listener, sockopt::ReceiveTimeout, &most).unwrap();
     let (stream, _) = listener.accept().unwrap();
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
     stream.set_write_timeout(Some(DEADLINE)).unwrap();
     stream
+}
+
+/// Waits for what happens elsewhere.
+fn until(mut happened: impl FnMut() -> bool) {
+    let end = Instant::now() + DEADLINE;
+    while !happened() {
+        assert!(Instant::now() < end, "it has not happened");
+        thread::yield_now();
+    }
 }
 
 /// Sends an end with a reset: SO_LINGER in socket(7).
@@ -368,7 +381,6 @@ fn an_early_end_waits_for_the_container() {
         let full = ports.inside(|| connect(child));
         ports.publish("tcp4", at(any(4), 8000), child);
         let mut client = connect(at(loopback(4), 8000));
-        client.write_all(b"early").unwrap();
         client.shutdown(Shutdown::Write).unwrap();
         // It is passed on, and the container has not accepted: another request is answered.
         assert_eq!(ports.ask("GET", "/v1/ports", "").0, 200);
@@ -376,7 +388,7 @@ fn an_early_end_waits_for_the_container() {
         let mut server = accept(&listener);
         let mut received = Vec::new();
         server.read_to_end(&mut received).unwrap();
-        assert_eq!(received, b"early");
+        assert_eq!(received, b"");
         server.write_all(b"late").unwrap();
         drop(server);
         received.clear();
@@ -641,9 +653,7 @@ fn a_silent_session_is_forgotten() {
         many.iter().for_each(|client| {
             session(client, b"query");
         });
-        while count() > 20 {
-            thread::yield_now();
-        }
+        until(|| count() <= 20);
         assert_ne!(session(&client, b"query"), first);
     });
 }
@@ -738,9 +748,7 @@ fn the_two_processes_end_with_each_other() {
         let parent = at(loopback(4), 8000);
         ports.publish("tcp4", parent, parent);
         kill(ports.pid, Signal::SIGKILL).unwrap();
-        while TcpStream::connect(parent).is_ok() {
-            thread::yield_now();
-        }
+        until(|| TcpStream::connect(parent).is_err());
     });
 }
 
@@ -844,13 +852,9 @@ fn the_proxy_of_older_engines_publishes_a_port_as_long_as_it_lives() {
                 process.wait().unwrap();
             }
             let (mut process, _) = proxy(&ports, &flags);
-            let asked = loop {
-                let asked = std::fs::read_to_string("/mnt/asked").unwrap();
-                if asked.ends_with('\n') {
-                    break asked;
-                }
-            };
-            assert_eq!(asked.trim(), flags.replace("0.0.0.0", "127.0.0.1"));
+            let asked = || std::fs::read_to_string("/mnt/asked").unwrap();
+            until(|| asked().ends_with('\n'));
+            assert_eq!(asked().trim(), flags.replace("0.0.0.0", "127.0.0.1"));
             process.kill().unwrap();
             process.wait().unwrap();
             // What cannot be published is left out, as 28 does it.

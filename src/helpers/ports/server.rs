@@ -16,7 +16,7 @@ use nix::libc;
 use nix::poll::PollFlags;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::socket::{
-    self, AddressFamily, MsgFlags, SockFlag, SockType, SockaddrStorage, setsockopt, sockopt,
+    self, AddressFamily, SockFlag, SockType, SockaddrStorage, setsockopt, sockopt,
 };
 use serde_json::{Value, json};
 use tracing::{debug, warn};
@@ -149,15 +149,6 @@ struct Client {
     holds: Option<u64>,
     /// When it is dropped; one that holds a port is not.
     until: Instant,
-}
-
-impl Client {
-    /// Whether its connection has ended: nothing comes of one that holds a port.
-    fn has_gone(&self) -> bool {
-        let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
-        let read = socket::recv(self.stream.as_raw_fd(), &mut [0], flags);
-        !matches!(read, Ok(1..) | Err(Errno::EAGAIN | Errno::EINTR))
-    }
 }
 
 /// A published port.
@@ -530,6 +521,8 @@ impl<'a> Server<'a> {
             return;
         };
         match client.holds {
+            // The next request for the same port finds it free: events come in the order in which
+            // they happened (`ep_poll_callback` in the kernel's fs/eventpoll.c).
             Some(port) => self.free(port),
             None if self.accept_from.is_none() => self.watch_api(now),
             None => {}
@@ -647,17 +640,6 @@ impl<'a> Server<'a> {
         let spec = Spec::parse(content).map_err(|error| (400, Fault::from(error).message))?;
         if spec.parent.is_ipv6() && !self.ipv6 {
             return Err((NO_IPV6, "there is no IPv6 outside".to_owned()));
-        }
-        // dockerd may have started another container as soon as one has ended, and the end of a
-        // connection need not have been seen yet.
-        let gone = self.clients.iter();
-        let gone = gone.filter(|(_, client)| client.holds.is_some() && client.has_gone());
-        let gone: Vec<(u64, Option<u64>)> = gone.map(|(id, client)| (*id, client.holds)).collect();
-        for (client, port) in gone {
-            self.clients.remove(&client);
-            if let Some(port) = port {
-                self.free(port);
-            }
         }
         let refused = |errno: Errno| (400, refused(&spec, errno));
         let socket = binder::ask(self.binder, spec.protocol, spec.parent).map_err(refused)?;
