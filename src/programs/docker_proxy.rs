@@ -87,7 +87,7 @@ fn leave_out(proxy: &Proxy, reason: &str) -> Next {
     let Proxy { host, protocol, .. } = proxy;
     let (ip, port) = host;
     warn!(
-        address = %ip, port,
+        address = %ip,
         "port {port}/{protocol} of {ip} is not published, since {reason}; publish it elsewhere"
     );
     tell("0\n");
