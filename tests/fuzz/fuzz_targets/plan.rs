@@ -109,6 +109,7 @@ fuzz_target!(|text: &str| {
             filesystem: Filesystem::Other,
             contents: Contents::default(),
             means: None,
+            origin: Ok(None),
         },
         exec_root: ExecRoot {
             path: options.exec_root.clone(),
@@ -155,6 +156,7 @@ fuzz_target!(|text: &str| {
         },
         hooks: HookFiles::default(),
         client: ClientFacts::default(),
+        store: None,
     };
     let inputs = Inputs {
         contract: start.contract,
@@ -162,6 +164,7 @@ fuzz_target!(|text: &str| {
         surroundings: &surroundings,
         options: &options,
         facts: &facts,
+        save: start.save.as_ref(),
     };
     let contract = start.contract;
     let plan = match &role {
