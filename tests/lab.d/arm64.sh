@@ -60,10 +60,12 @@ arm64_binary() {
 # The unit tests under emulation. Those in tests/ are not run: they need OpenSSL and the
 # namespaces of this kernel. tests/e2e/arm64.rs runs the binary itself.
 #
-# This emulation has neither ptrace(2) nor IP_PKTOPTIONS of ip(7).
+# This emulation has no ptrace(2), no openat2(2) and no IP_PKTOPTIONS of ip(7).
 ARM64_SKIPPED=(
     --skip sys::trace::tests::a_signal_stops_a_traced_process_before_it_takes_it
+    --skip sys::read::tests::nothing_beneath_a_directory_leads_out_of_it
     --skip helpers::forwarder::tests::idle_connections_keep_no_other_client_out
+    --skip helpers::forwarder::tests::nobody_goes_for_a_newcomer_that_no_resolver_takes
 )
 
 lab_arm64() {
