@@ -359,7 +359,9 @@ checks() {
 namespace_tests() {
     local name log=$LAB/log/namespace.log failed
     local -a names
-    mapfile -t names < <($LAB/namespace --list --format terse | sed -n 's/: test$//p')
+    # Those in modules are of stores and of published ports: they have the same on every host, and
+    # some kill a process at each of its system calls, which takes minutes under emulation.
+    mapfile -t names < <($LAB/namespace --list --format terse | sed -n 's/: test$//p' | grep -v ::)
     has "namespace: there are tests" '^delegation_' "$(printf '%s\n' "${names[@]}")"
     for name in "${names[@]}"; do
         failed=$(failures)
