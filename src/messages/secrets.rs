@@ -69,7 +69,7 @@ fn without(text: &str, is_end: fn(char) -> bool) -> String {
             shown.push_str(HIDDEN);
             next
         } else if let Some(at) = value.rfind('@')
-            && (*marker == "://" || (is_proxy(name) && !value.contains("://")))
+            && (*marker == "://" || (is_proxy(name) && !has_scheme(value)))
         {
             shown.push_str(HIDDEN);
             after.get(at..).unwrap_or_default()
@@ -99,6 +99,14 @@ fn is_proxy(name: &str) -> bool {
     ends_with(name, "proxy")
 }
 
+/// Whether an address begins with a scheme: RFC 3986, 3.1. A password may have `://` in it, too.
+fn has_scheme(address: &str) -> bool {
+    let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte);
+    address.split_once("://").is_some_and(|(scheme, _)| {
+        scheme.starts_with(|first: char| first.is_ascii_alphabetic()) && scheme.bytes().all(is_part)
+    })
+}
+
 fn ends_with(text: &str, end: &str) -> bool {
     let start = text.len().checked_sub(end.len());
     start
@@ -117,6 +125,7 @@ mod tests {
             ("https://me:pass@host/v2/", "https://xxxxx@host/v2/"),
             ("http://me:p/a@s#s@host:80", "http://xxxxx@host:80"),
             ("HTTPS_PROXY=me:pass@host:80", "HTTPS_PROXY=xxxxx@host:80"),
+            ("HTTPS_PROXY=me:p://s@host:80", "HTTPS_PROXY=xxxxx@host:80"),
             (
                 "--http-proxy=http://a:b@c d",
                 "--http-proxy=http://xxxxx@c d",
