@@ -151,12 +151,10 @@ pub fn clean(store: &Store) -> Result<()> {
 /// The names in a directory; none where it is not there.
 pub fn names(directory: &Path) -> Result<Vec<OsString>> {
     let failed = || format!("cannot read {}", directory.display());
-    let entries = match fs::read_dir(directory) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.with_context(failed)?,
-    };
-    let names: io::Result<Vec<_>> = entries.map(|entry| Ok(entry?.file_name())).collect();
-    names.with_context(failed)
+    match read::names(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        names => names.with_context(failed),
+    }
 }
 
 /// Removes a file, a link or a directory with all that is in it, however deep. A missing one is no

@@ -230,11 +230,8 @@ impl Store {
     /// The numbers of all generations, in their order.
     pub fn generations(&self) -> Result<Vec<u64>> {
         let path = self.path.join("generations");
-        let entries =
-            fs::read_dir(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let names: std::io::Result<Vec<OsString>> =
-            entries.map(|entry| Ok(entry?.file_name())).collect();
-        let names = names.with_context(|| format!("cannot read {}", path.display()))?;
+        let names =
+            read::names(&path).with_context(|| format!("cannot read {}", path.display()))?;
         let mut numbers: Vec<u64> = names
             .iter()
             .filter_map(|name| name.to_str()?.parse().ok())

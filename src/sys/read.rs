@@ -3,7 +3,8 @@
 //! nor runs out of memory. Only a file system that does not answer can still block it:
 //! O_NONBLOCK has no effect on a regular file, open(2).
 
-use std::fs::{File, Metadata};
+use std::ffi::OsString;
+use std::fs::{self, File, Metadata};
 use std::io::{self, Read};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
@@ -113,6 +114,13 @@ pub fn kernel(path: impl AsRef<Path>) -> io::Result<String> {
     })
 }
 
+/// The names in a directory, in no order. The error is that of opendir(3) or readdir(3).
+pub fn names(path: &Path) -> io::Result<Vec<OsString>> {
+    fs::read_dir(path)?
+        .map(|entry| Ok(entry?.file_name()))
+        .collect()
+}
+
 /// Opens a directory, with symbolic links followed. What is no directory is not opened at all, so
 /// a FIFO in its place does not block: open(2), O_DIRECTORY.
 pub fn directory(path: &Path) -> io::Result<File> {
@@ -137,7 +145,6 @@ pub fn null() -> io::Result<File> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
     use std::os::unix::fs::symlink;
     use std::os::unix::net::UnixListener;
     use std::path::PathBuf;

@@ -40,10 +40,7 @@ impl Listing {
     /// Reads a directory. Hidden files are skipped, and so is `lost+found`, which mkfs.ext4 makes
     /// on a volume. Symbolic links are followed. The error is that of opendir(3) or readdir(3).
     pub fn read(directory: &Path) -> io::Result<Self> {
-        let mut names = Vec::new();
-        for entry in fs::read_dir(directory)? {
-            names.push(entry?.file_name());
-        }
+        let mut names = read::names(directory)?;
         names.sort();
         let mut listing = Self::default();
         for name in names {
