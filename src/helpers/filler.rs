@@ -288,7 +288,6 @@ fn make(generation: &Generation, incoming: &Path) -> Result<()> {
 /// Fails where a file of overlay2's leads dockerd out of its directory: it takes the names in them as
 /// they are.
 fn names_are_safe(data: &Path) -> Result<()> {
-    let is_id = |id: &str| !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_alphanumeric());
     let is_link = |part: &str| part.strip_prefix("l/").is_some_and(is_id);
     let check = |directory: &Path, file: &str, is_safe: &dyn Fn(&str) -> bool| -> Result<()> {
         for name in clean::names(directory)? {
@@ -321,8 +320,11 @@ fn is_allowed(generation: &Generation, path: &Path, target: &Path) -> bool {
     }
     let is_short = path.parent() == Some(Path::new("overlay2/l"));
     let id = target.strip_prefix("..").ok().and_then(Path::parent);
-    let is_id = id
-        .and_then(Path::to_str)
-        .is_some_and(|id| !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_alphanumeric()));
-    is_short && is_id && target.ends_with("diff")
+    is_short && id.and_then(Path::to_str).is_some_and(is_id) && target.ends_with("diff")
+}
+
+/// Whether it can be the name of a directory of overlay2's, or a short name of one: nothing in it leads
+/// elsewhere.
+fn is_id(id: &str) -> bool {
+    !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_alphanumeric())
 }

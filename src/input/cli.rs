@@ -140,11 +140,7 @@ fn nest() -> Command {
                 .help("The number of levels, 1 to 1000, of which this container is the first"),
         )
         .arg(
-            Arg::new("arguments")
-                .value_name("ARG")
-                .num_args(0..)
-                .last(true)
-                .value_parser(value_parser!(OsString))
+            last_arguments()
                 .help("The arguments of the innermost level; without any, a shell or a daemon"),
         )
         // dind passes these to the levels and to their commands.
@@ -215,14 +211,16 @@ fn store() -> Command {
                 .value_parser(value_parser!(u64).range(1..))
                 .help("How many generations stay, besides those in use [default: 2]"),
         )
-        .arg(
-            Arg::new("arguments")
-                .value_name("ARG")
-                .num_args(0..)
-                .last(true)
-                .value_parser(value_parser!(OsString))
-                .help("The command; nothing is published if it fails"),
-        )
+        .arg(last_arguments().help("The command; nothing is published if it fails"))
+}
+
+/// What stands behind `--`.
+fn last_arguments() -> Arg {
+    Arg::new("arguments")
+        .value_name("ARG")
+        .num_args(0..)
+        .last(true)
+        .value_parser(value_parser!(OsString))
 }
 
 fn seccomp() -> Command {

@@ -231,18 +231,14 @@ pub fn detach(config: &Config, data_root: Option<&Path>) -> Result<String, Fault
 }
 
 fn open(path: &Path) -> Result<Store, Fault> {
-    let store = Store::open(path)?;
-    let nothing = || {
-        anyhow!("{} is not a store", path.display())
-            .remedy("make one: dind store save STORE -- COMMAND")
-    };
-    Ok(store.ok_or_else(nothing)?)
+    Ok(Store::open(path)?.ok_or_else(|| no_store(path))?)
 }
 
 fn open_file(path: &Path) -> Result<StoreFile, Fault> {
-    let nothing = || {
-        anyhow!("{} is not a store", path.display())
-            .remedy("make one: dind store save STORE -- COMMAND")
-    };
-    Ok(StoreFile::open(path)?.ok_or_else(nothing)?)
+    Ok(StoreFile::open(path)?.ok_or_else(|| no_store(path))?)
+}
+
+fn no_store(path: &Path) -> anyhow::Error {
+    anyhow!("{} is not a store", path.display())
+        .remedy("make one: dind store save STORE -- COMMAND")
 }
