@@ -1,32 +1,10 @@
 //! Many engines at once on one store, and saves whose engine is not idle when its command ends.
 
-use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use crate::docker::{BUSYBOX, Container, Output, Spec, Volume, all, dind, lab};
-
-/// The store of these tests, in a volume.
-pub const STORE: &str = "/stores/main";
-
-/// An engine, or another program, with the store writable.
-pub fn saves(stores: &Volume) -> Spec {
-    dind().flags(stores.on("/stores"))
-}
-
-/// An engine that begins with the store.
-pub fn begins(stores: &Volume) -> Spec {
-    dind()
-        .flags(stores.on("/stores:ro"))
-        .env("DIND_STORE", STORE)
-}
-
-/// Saves what a script leaves; its standard input is the archive of busybox.
-#[track_caller]
-pub fn save(stores: &Volume, script: &str) -> Output {
-    let words = ["store", "save", STORE, "--", "sh", "-ec", script];
-    saves(stores).run_with_stdin(Path::new(&lab("DIND_LAB_BUSYBOX")), &words)
-}
+use crate::docker::{BUSYBOX, Container, Volume, all};
+use crate::warm_starts::{STORE, begins, save, saves};
 
 /// How many engines do something at the same time: more than there are processors, and few enough
 /// that none of them comes to a deadline for want of one.
@@ -42,7 +20,7 @@ fn a_fleet_begins_with_one_store() {
         | DOCKER_BUILDKIT=1 docker build --quiet --tag app - >/dev/null";
     let when = "docker run --rm app cat /when";
     let script = format!("docker load --quiet >/dev/null; {build}; {when}");
-    let built = save(&stores, &script).text();
+    let built = save(&stores, &[], &script).text();
     let mut fleet: Vec<Container> = Vec::new();
     while fleet.len() < count {
         let wave = AT_ONCE.min(count - fleet.len());
@@ -94,7 +72,7 @@ fn containers_that_come_and_go_at_the_end_of_a_save_are_not_published() {
     );
     for generation in 1..=3 {
         let said = format!("store /stores/main: generation {generation}, 1 images, ");
-        save(&stores, &script).exited(0).says(&[&said]);
+        save(&stores, &[], &script).exited(0).says(&[&said]);
     }
     let container = begins(&stores).ready(&[]);
     assert_eq!(container.sh("docker ps --all --quiet"), "");
@@ -106,7 +84,7 @@ fn containers_that_come_and_go_at_the_end_of_a_save_are_not_published() {
 #[test]
 fn a_store_that_cannot_be_mounted_is_named() {
     let stores = Volume::new();
-    save(&stores, "docker load --quiet").exited(0);
+    save(&stores, &[], "docker load --quiet").exited(0);
     let taken = begins(&stores).prelude("echo mine >/run/dind-store");
     let cold = taken.run(&["docker", "images", "--quiet"]).exited(0);
     let said = "the data root begins empty";
@@ -133,13 +111,13 @@ fn steps_that_no_saving_job_uses_expire() {
     };
     let load = "docker load --quiet >/dev/null";
     let first = format!("{load}; {}", build("one"));
-    let old = save(&stores, &first).text();
+    let old = save(&stores, &[], &first).text();
     // Time passes, as between two nights.
     thread::sleep(Duration::from_secs(2));
     let expire = "docker image prune --force >/dev/null; \
                   docker builder prune --force --filter until=1s >/dev/null";
     let second = format!("{load}; {}; {expire}", build("two"));
-    let new = save(&stores, &second).text();
+    let new = save(&stores, &[], &second).text();
     let tool = saves(&stores).shell("exec sleep infinity").start(&[]);
     let layers = || tool.sh("ls /stores/main/layers | wc -l");
     let before = layers();

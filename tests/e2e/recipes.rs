@@ -16,7 +16,7 @@ use crate::docker::{
     BUSYBOX, Container, Network, Output, Scratch, Spec, Volume, deadline, dind, docker, lab,
     line_with, unique_name, unprivileged,
 };
-use crate::fleet::save;
+use crate::warm_starts::save;
 
 /// What a job of a recipe prints.
 const PRINTED: &str = "a container of the inner engine";
@@ -614,7 +614,7 @@ fn gitlabs_services_begin_with_the_store_of_their_host() {
     let runner = &runner["runners"][0];
     assert_eq!(runner["docker"]["privileged"], true);
     let stores = Volume::new();
-    save(&stores, "docker load --quiet").exited(0);
+    save(&stores, &[], "docker load --quiet").exited(0);
     let certificates = Volume::new();
     let mut service = dind();
     for mount in words(runner, "/docker/volumes") {

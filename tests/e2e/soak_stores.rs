@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use std::thread;
 
 use crate::docker::{Container, Volume};
-use crate::fleet::{STORE, begins, save, saves};
 use crate::soak::{Random, kill, seed, setting, wait_healthy};
+use crate::warm_starts::{STORE, begins, save, saves};
 
 /// Leaves images of one layer each, in the place of those of the session before, and a build. All
 /// of them have its token.
@@ -63,7 +63,7 @@ struct Soak {
 impl Soak {
     fn new(random: Random) -> Self {
         let stores = Volume::new();
-        save(&stores, "docker load --quiet").exited(0);
+        save(&stores, &[], "docker load --quiet").exited(0);
         let tool = saves(&stores).shell("exec sleep infinity").start(&[]);
         let soak = Self {
             stores,

@@ -11,7 +11,7 @@ const ON: &str = r#"{"features": {"containerd-snapshotter": true}}"#;
 const OFF: &str = r#"{"features": {"containerd-snapshotter": false}}"#;
 
 /// `inputs` of a daemon with these variables and this daemon.json.
-fn with<T>(
+pub(super) fn with<T>(
     facts: &Facts,
     variables: &[(&str, &str)],
     json: &str,

@@ -56,21 +56,7 @@ fn with<T>(facts: &Facts, strict: bool, test: impl FnOnce(Inputs<'_>) -> T) -> R
     } else {
         &[]
     };
-    let start = Start {
-        variables: strict,
-        ..DAEMON
-    };
-    let (config, request) = start.read()?;
-    let surroundings = start.surroundings(&config, &request, true, SocketState::Free);
-    let options = DockerdArguments::default().options(None)?;
-    Ok(test(Inputs {
-        save: None,
-        contract: request.contract,
-        config: &config,
-        surroundings: &surroundings,
-        options: &options,
-        facts,
-    }))
+    store::with(facts, strict, "{}", test)
 }
 
 #[test]
