@@ -99,23 +99,22 @@ pip_build() {
 # strace_image IMAGE SUITE: one of dind's with strace, so that system calls can fail in it.
 strace_image() {
     STRACE_IMAGE=dind-lab/strace:$2
-    say "building $STRACE_IMAGE"
-    docker_build --tag "$STRACE_IMAGE" - <<TEXT
-FROM $1
-RUN apt-get update \\
-    && apt-get install -y --no-install-recommends strace \\
-    && rm -rf /var/lib/apt/lists/*
-TEXT
+    image_with strace "$1" "$STRACE_IMAGE"
 }
 
 # formats_image IMAGE SUITE: one of dind's with what makes other images than erofs, to compare them.
 formats_image() {
     FORMATS_IMAGE=dind-lab/formats:$2
-    say "building $FORMATS_IMAGE"
-    docker_build --tag "$FORMATS_IMAGE" - <<TEXT
-FROM $1
+    image_with squashfs-tools "$1" "$FORMATS_IMAGE"
+}
+
+# image_with PACKAGE IMAGE NAME: an image with one more package.
+image_with() {
+    say "building $3"
+    docker_build --tag "$3" - <<TEXT
+FROM $2
 RUN apt-get update \\
-    && apt-get install -y --no-install-recommends squashfs-tools \\
+    && apt-get install -y --no-install-recommends $1 \\
     && rm -rf /var/lib/apt/lists/*
 TEXT
 }
