@@ -93,6 +93,13 @@ pub fn line_with<'a>(text: &'a str, parts: &[&str]) -> Option<&'a str> {
         .find(|line| parts.iter().all(|part| line.contains(part)))
 }
 
+/// What containerd logs when a shim has ended before the answer to its last event: the server of
+/// ttrpc (server.go, `serverConn.run`) has lost nothing but that answer.
+const SHIM_IS_GONE: [&str; 2] = [
+    "failed sending message on channel",
+    "containerd.sock.ttrpc->@: write: broken pipe",
+];
+
 /// A process of ours that ends, at the latest, when this value does.
 pub struct Running(pub Child);
 
@@ -544,6 +551,21 @@ impl Container {
     pub fn not_logged(&self, parts: &[&str]) {
         if let Some(line) = line_with(&self.logs(), parts) {
             panic!("a line that should not be in the log: {line}");
+        }
+    }
+
+    /// Fails the test if one of the engine's programs has logged an error.
+    #[track_caller]
+    pub fn no_error_logged(&self) {
+        let logs = self.logs();
+        let error = logs.lines().find(|line| {
+            ["level=error", "level=fatal"]
+                .iter()
+                .any(|level| line.contains(level))
+                && !SHIM_IS_GONE.iter().all(|part| line.contains(part))
+        });
+        if let Some(line) = error {
+            panic!("an error in the log: {line}");
         }
     }
 

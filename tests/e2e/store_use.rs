@@ -63,7 +63,7 @@ fn a_data_root_is_detached_from_its_store() {
     drop(container);
     let container = on_data(dind(), &data).ready(&[]);
     is_independent(&container, &files);
-    container.not_logged(&["level=error"]);
+    container.no_error_logged();
 }
 
 /// Everything of the store is there, and nothing leads to it.
@@ -322,7 +322,7 @@ fn the_commands_of_every_day_work_with_stored_images() {
     sh(BUILD);
     assert_ne!(sh(FILES), files);
     container.docker(&["stop"]).exited(0);
-    container.not_logged(&["level=error"]);
+    container.no_error_logged();
     drop(container);
     assert_eq!(listed(&stores), before);
     assert_eq!(begins(&stores).ready(&[]).sh(FILES), files);
@@ -443,7 +443,7 @@ fn a_newer_engine_uses_the_store_of_an_older_one() {
         );
         container.sh(&format!("export DOCKER_BUILDKIT=1; {BUILD}"));
         assert_eq!(container.sh(FILES), built, "{engine}");
-        container.not_logged(&["level=error"]);
+        container.no_error_logged();
         container.not_logged(&["is not used"]);
     }
     for engine in engines.iter().take(2) {

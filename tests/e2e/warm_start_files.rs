@@ -114,7 +114,7 @@ fn engines_with_one_file_share_one_loop_device_and_leave_none() {
     second.wait_ready_times(2);
     assert_eq!(second.sh(FILES), stored.files);
     for container in [first, second] {
-        container.not_logged(&["level=error"]);
+        container.no_error_logged();
         container.docker(&["kill"]).exited(0);
     }
     is_detached(&stored);

@@ -100,7 +100,7 @@ fn what_a_command_has_made_is_there_at_every_later_start() {
     second.logged(&["/var/lib/docker is of generation 1 of the store /stores/main"]);
     assert_eq!(second.sh(FILES), files);
     for container in [first, second] {
-        container.not_logged(&["level=error"]);
+        container.no_error_logged();
     }
 }
 
