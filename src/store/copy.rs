@@ -4,40 +4,64 @@
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, OsStr};
 use std::fs::File;
-use std::io::{self, Seek, SeekFrom};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
-use nix::dir::Dir;
+use anyhow::{Context, Result, bail, ensure};
+use nix::dir::{Dir, Type};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat};
 use nix::libc;
 use nix::sys::stat::{
-    FchmodatFlags, FileStat, Mode, SFlag, UtimensatFlags, fchmodat, fstat, fstatat, mkdirat,
-    mknodat, utimensat,
+    FchmodatFlags, FileStat, Mode, SFlag, UtimensatFlags, fchmod, fchmodat, fstat, fstatat,
+    mkdirat, mknodat, umask, utimensat,
 };
 use nix::sys::time::TimeSpec;
-use nix::unistd::{Gid, LinkatFlags, Uid, Whence, fchownat, linkat, lseek, symlinkat};
+use nix::unistd::{
+    Gid, LinkatFlags, Uid, Whence, fchown, fchownat, getegid, geteuid, linkat, lseek, symlinkat,
+};
 
-use crate::sys::{filesystem, xattr};
+use crate::sys::xattr;
 
 /// The deepest directory that is copied: each level holds two descriptors.
 const DEPTH: usize = 400;
+
+/// The largest file that is copied in one piece, in bytes.
+pub const PIECE: usize = 1 << 16;
+
+/// How directories and files of a tree are opened, and how files are made.
+const DIRECTORY: OFlag = OFlag::O_DIRECTORY
+    .union(OFlag::O_NOFOLLOW)
+    .union(OFlag::O_CLOEXEC);
+const READ: OFlag = OFlag::O_NOFOLLOW
+    .union(OFlag::O_NONBLOCK)
+    .union(OFlag::O_CLOEXEC);
+const CREATE: OFlag = OFlag::O_WRONLY
+    .union(OFlag::O_CREAT)
+    .union(OFlag::O_EXCL)
+    .union(OFlag::O_CLOEXEC);
 
 /// What may be in a tree.
 #[derive(Clone, Copy)]
 pub enum Content<'a> {
     /// Whatever a container has written.
     Any,
-    /// Directories, regular files, and those symbolic links for which this is true. It gets the
-    /// link's path in the tree and its target. The files are few and an engine's own, so that they
-    /// are on their way to the disk when they are copied.
-    Plain(&'a dyn Fn(&Path, &Path) -> bool),
-    /// The same, and whatever a container has written in those directories for whose path in the
-    /// tree the second one is true.
-    PlainBut(&'a dyn Fn(&Path, &Path) -> bool, &'a dyn Fn(&Path) -> bool),
+    /// Directories and regular files of an engine's own, and symbolic links. Their times and
+    /// extended attributes are of no use to an engine, and are not copied.
+    Plain(&'a Rules<'a>),
+}
+
+/// What may be in a tree of an engine's own. All paths are those in the tree.
+pub struct Rules<'a> {
+    /// Whether a symbolic link may have this path and this target.
+    pub link: &'a dyn Fn(&Path, &Path) -> bool,
+    /// Whether a regular file of this path and this content names layers alone, if it names any.
+    /// `None` is one of more than [`PIECE`] bytes.
+    pub names: &'a dyn Fn(&Path, Option<&[u8]>) -> bool,
+    /// Whether the directory of this path has whatever a container has written.
+    pub written: &'a dyn Fn(&Path) -> bool,
 }
 
 /// A copy that is being made.
@@ -50,6 +74,10 @@ struct Copying<'a> {
     /// The path in the tree of what is being copied.
     path: PathBuf,
     depth: usize,
+    /// The permission bits that the kernel takes from what is made; `None` where it may also get
+    /// another owner than the one of this process.
+    mask: Option<Mode>,
+    buffer: Vec<u8>,
 }
 
 /// Copies the content of the directory `from` into the directory `to`, which has nothing of it
@@ -57,13 +85,11 @@ struct Copying<'a> {
 /// the tree.
 pub fn tree(from: OwnedFd, to: BorrowedFd<'_>, content: Content<'_>) -> Result<()> {
     let metadata = fstat(&from).context("cannot read the directory")?;
-    let mut copy = Copying {
-        content,
-        top: to,
-        names: HashMap::new(),
-        path: PathBuf::new(),
-        depth: 0,
-    };
+    let mut copy = Copying::new(content, to, PathBuf::new());
+    if matches!(content, Content::Plain(_)) {
+        copy.mask = mask(to).context("cannot read the directory's owner")?;
+        copy.buffer = vec![0; PIECE];
+    }
     let top = from.try_clone().context("cannot open the directory")?;
     copy.directory(from, to)?;
     copy.attributes(&metadata, &descriptor(top.as_fd(), c".")?, to, c".")
@@ -73,14 +99,20 @@ pub fn tree(from: OwnedFd, to: BorrowedFd<'_>, content: Content<'_>) -> Result<(
 /// directory `to`, which has no such name. Blocks while it copies. The error names the path in
 /// `from`.
 pub fn entry(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &OsStr) -> Result<()> {
-    let mut copy = Copying {
-        content: Content::Any,
-        top: to,
-        names: HashMap::new(),
-        path: PathBuf::from(name),
-        depth: 0,
-    };
+    let mut copy = Copying::new(Content::Any, to, PathBuf::from(name));
     copy.entry(from, to, &CString::new(name.as_bytes())?)
+}
+
+/// The file mode creation mask, where what is made in a directory belongs to this process. It does
+/// not where the directory has the set-group-ID bit: inode(7).
+fn mask(directory: BorrowedFd<'_>) -> nix::Result<Option<Mode>> {
+    let inherits = fstat(directory)?.st_mode & libc::S_ISGID != 0;
+    if inherits || !geteuid().is_root() || getegid().as_raw() != 0 {
+        return Ok(None);
+    }
+    let mask = umask(Mode::empty());
+    umask(mask);
+    Ok(Some(mask))
 }
 
 /// The name of `name` in an open directory as a path, for system calls that take no descriptor.
@@ -100,7 +132,19 @@ fn open(directory: BorrowedFd<'_>, name: &CStr, flags: OFlag) -> nix::Result<Own
     openat2(directory, name, how)
 }
 
-impl Copying<'_> {
+impl<'a> Copying<'a> {
+    fn new(content: Content<'a>, top: BorrowedFd<'a>, path: PathBuf) -> Self {
+        Self {
+            content,
+            top,
+            names: HashMap::new(),
+            path,
+            depth: 0,
+            mask: None,
+            buffer: Vec::new(),
+        }
+    }
+
     /// Copies the entries of a directory.
     fn directory(&mut self, from: OwnedFd, to: BorrowedFd<'_>) -> Result<()> {
         self.depth += 1;
@@ -112,12 +156,15 @@ impl Copying<'_> {
         for entry in entries.iter() {
             let entry = entry.with_context(|| self.shown("read"))?;
             if entry.file_name() != c"." && entry.file_name() != c".." {
-                names.push(entry.file_name().to_owned());
+                names.push((entry.file_name().to_owned(), entry.file_type()));
             }
         }
-        for name in names {
+        for (name, kind) in names {
             self.path.push(OsStr::from_bytes(name.to_bytes()));
-            self.entry(entries.as_fd(), to, &name)?;
+            match self.content {
+                Content::Any => self.entry(entries.as_fd(), to, &name)?,
+                Content::Plain(rules) => self.plain(rules, entries.as_fd(), to, &name, kind)?,
+            }
             self.path.pop();
         }
         self.depth -= 1;
@@ -135,56 +182,155 @@ impl Copying<'_> {
         let metadata = fstatat(from, name, AtFlags::AT_SYMLINK_NOFOLLOW)
             .with_context(|| self.shown("read"))?;
         let kind = SFlag::from_bits_truncate(metadata.st_mode) & SFlag::S_IFMT;
-        // Whether a symbolic link is allowed depends on its name, so each name is asked about.
-        let has_one_name = kind == SFlag::S_IFDIR
-            || kind == SFlag::S_IFLNK && !matches!(self.content, Content::Any);
-        if !has_one_name && self.is_linked(&metadata, to, name)? {
+        if kind != SFlag::S_IFDIR && self.is_linked(&metadata, to, name)? {
             return Ok(());
         }
         match kind {
             SFlag::S_IFDIR => {
-                let inside = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-                let source = open(from, name, inside).with_context(|| self.shown("open"))?;
+                let source = open(from, name, DIRECTORY).with_context(|| self.shown("open"))?;
                 mkdirat(to, name, Mode::S_IRWXU).with_context(|| self.shown("make"))?;
-                let target =
-                    openat(to, name, inside, Mode::empty()).with_context(|| self.shown("open"))?;
-                if let Content::PlainBut(_, is_written) = self.content
-                    && is_written(&self.path)
-                {
-                    // No file in it is another name of one outside.
-                    let outside = (self.content, std::mem::take(&mut self.names));
-                    self.content = Content::Any;
-                    self.directory(source, target.as_fd())?;
-                    self.attributes(&metadata, &descriptor(from, name)?, to, name)?;
-                    (self.content, self.names) = outside;
-                    return Ok(());
-                }
+                let target = openat(to, name, DIRECTORY, Mode::empty())
+                    .with_context(|| self.shown("open"))?;
                 self.directory(source, target.as_fd())?;
             }
-            SFlag::S_IFREG => self
-                .regular(from, to, name, &metadata)
-                .with_context(|| self.shown("copy"))?,
+            SFlag::S_IFREG => {
+                regular(from, to, name, &metadata).with_context(|| self.shown("copy"))?
+            }
             SFlag::S_IFLNK => {
                 let target = readlinkat(from, name).with_context(|| self.shown("read"))?;
-                if let Content::Plain(allowed) | Content::PlainBut(allowed, _) = self.content
-                    && !allowed(&self.path, Path::new(&target))
-                {
-                    bail!(
-                        "{} is a symbolic link to {}",
-                        self.path.display(),
-                        Path::new(&target).display()
-                    );
-                }
                 symlinkat(target.as_os_str(), to, name).with_context(|| self.shown("make"))?;
-            }
-            _ if !matches!(self.content, Content::Any) => {
-                bail!("{} is a device, a FIFO or a socket", self.path.display());
             }
             kind => mknodat(to, name, kind, Mode::S_IRUSR, metadata.st_rdev)
                 .with_context(|| self.shown("make"))?,
         }
         let source = descriptor(from, name)?;
         self.attributes(&metadata, &source, to, name)
+    }
+
+    /// Copies an entry of an engine's own. There may be thousands, before the engine starts: so
+    /// each is made with its mode, and what the directory says of its kind is enough.
+    fn plain(
+        &mut self,
+        rules: &Rules<'_>,
+        from: BorrowedFd<'_>,
+        to: BorrowedFd<'_>,
+        name: &CStr,
+        kind: Option<Type>,
+    ) -> Result<()> {
+        let kind = match kind {
+            Some(kind) => kind,
+            // Not every file system has it: readdir(3).
+            None => {
+                let found = fstatat(from, name, AtFlags::AT_SYMLINK_NOFOLLOW);
+                let mode = found.with_context(|| self.shown("read"))?.st_mode;
+                match SFlag::from_bits_truncate(mode) & SFlag::S_IFMT {
+                    SFlag::S_IFDIR => Type::Directory,
+                    SFlag::S_IFREG => Type::File,
+                    SFlag::S_IFLNK => Type::Symlink,
+                    _ => Type::Fifo,
+                }
+            }
+        };
+        match kind {
+            Type::Directory => self.plain_directory(rules, from, to, name),
+            Type::File => self.plain_file(rules, from, to, name),
+            Type::Symlink => {
+                let target = readlinkat(from, name).with_context(|| self.shown("read"))?;
+                let target = Path::new(&target);
+                ensure!(
+                    (rules.link)(&self.path, target),
+                    "{} is a symbolic link to {}",
+                    self.path.display(),
+                    target.display()
+                );
+                symlinkat(target, to, name).with_context(|| self.shown("make"))
+            }
+            _ => bail!("{} is a device, a FIFO or a socket", self.path.display()),
+        }
+    }
+
+    fn plain_directory(
+        &mut self,
+        rules: &Rules<'_>,
+        from: BorrowedFd<'_>,
+        to: BorrowedFd<'_>,
+        name: &CStr,
+    ) -> Result<()> {
+        let source = open(from, name, DIRECTORY).with_context(|| self.shown("open"))?;
+        let metadata = fstat(&source).with_context(|| self.shown("read"))?;
+        mkdirat(to, name, mode(&metadata)).with_context(|| self.shown("make"))?;
+        let target =
+            openat(to, name, DIRECTORY, Mode::empty()).with_context(|| self.shown("open"))?;
+        if (rules.written)(&self.path) {
+            // No file in it is another name of one outside.
+            let outside = (self.content, std::mem::take(&mut self.names));
+            self.content = Content::Any;
+            self.directory(source, target.as_fd())?;
+            self.attributes(&metadata, &descriptor(from, name)?, to, name)?;
+            (self.content, self.names) = outside;
+            return Ok(());
+        }
+        self.directory(source, target.as_fd())?;
+        self.own(&metadata, target.as_fd())
+    }
+
+    fn plain_file(
+        &mut self,
+        rules: &Rules<'_>,
+        from: BorrowedFd<'_>,
+        to: BorrowedFd<'_>,
+        name: &CStr,
+    ) -> Result<()> {
+        let source = open(from, name, READ).with_context(|| self.shown("open"))?;
+        let metadata = fstat(&source).with_context(|| self.shown("read"))?;
+        let is_file = metadata.st_mode & libc::S_IFMT == libc::S_IFREG;
+        ensure!(is_file, "{} is no regular file", self.path.display());
+        let size = usize::try_from(metadata.st_size).unwrap_or(usize::MAX);
+        let mut source = File::from(source);
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let piece = match buffer.get_mut(..size) {
+            Some(piece) => {
+                let read = source.read_exact(piece);
+                read.with_context(|| self.shown("read"))?;
+                Some(&*piece)
+            }
+            None => None,
+        };
+        ensure!(
+            (rules.names)(&self.path, piece),
+            "{} names something else than a layer",
+            self.path.display()
+        );
+        if !self.is_linked(&metadata, to, name)? {
+            let made = openat(to, name, CREATE, mode(&metadata));
+            let mut target = File::from(made.with_context(|| self.shown("make"))?);
+            let copied = match piece {
+                Some(piece) => target.write_all(piece).map_err(anyhow::Error::from),
+                None => content(&mut source, &mut target, &metadata),
+            };
+            copied.with_context(|| self.shown("copy"))?;
+            self.own(&metadata, target.as_fd())?;
+        }
+        self.buffer = buffer;
+        Ok(())
+    }
+
+    /// Gives what was made with its mode the owner and the rest of the mode.
+    fn own(&self, metadata: &FileStat, target: BorrowedFd<'_>) -> Result<()> {
+        let mode = mode(metadata);
+        let is_own =
+            |mask: Mode| (metadata.st_uid, metadata.st_gid) == (0, 0) && !mode.intersects(mask);
+        if self.mask.is_some_and(is_own) {
+            return Ok(());
+        }
+        let (user, group) = (
+            Uid::from_raw(metadata.st_uid),
+            Gid::from_raw(metadata.st_gid),
+        );
+        fchown(target, Some(user), Some(group))
+            // After chown(2), which clears the set-user-ID bit.
+            .and_then(|()| fchmod(target, mode))
+            .with_context(|| self.shown("set the attributes of"))
     }
 
     /// Whether it is another name of a file that is there already: then it has that name, too.
@@ -200,31 +346,6 @@ impl Copying<'_> {
         linkat(self.top, first, to, name, LinkatFlags::empty())
             .with_context(|| self.shown("link"))?;
         Ok(true)
-    }
-
-    fn regular(
-        &self,
-        from: BorrowedFd<'_>,
-        to: BorrowedFd<'_>,
-        name: &CStr,
-        metadata: &FileStat,
-    ) -> Result<()> {
-        let read = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-        let create = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
-        let mut source = File::from(open(from, name, read)?);
-        let mut target = File::from(openat(to, name, create, Mode::S_IRUSR | Mode::S_IWUSR)?);
-        let size = u64::try_from(metadata.st_size)?;
-        // st_blocks counts 512 bytes: stat(2).
-        let is_sparse = u64::try_from(metadata.st_blocks)?.saturating_mul(512) < size;
-        match is_sparse {
-            true => sparse(&mut source, &mut target, size)?,
-            // copy_file_range(2), which shares extents where the file system can.
-            false => drop(io::copy(&mut source, &mut target)?),
-        }
-        if !matches!(self.content, Content::Any) {
-            filesystem::begin_to_write(&target);
-        }
-        Ok(())
     }
 
     /// Gives `name` in `to` the attributes of `source`.
@@ -266,6 +387,34 @@ impl Copying<'_> {
         };
         set().with_context(|| self.shown("set the attributes of"))
     }
+}
+
+/// The permission bits of a file, and the three bits before them.
+fn mode(metadata: &FileStat) -> Mode {
+    Mode::from_bits_truncate(metadata.st_mode & 0o7777)
+}
+
+fn regular(
+    from: BorrowedFd<'_>,
+    to: BorrowedFd<'_>,
+    name: &CStr,
+    metadata: &FileStat,
+) -> Result<()> {
+    let mut source = File::from(open(from, name, READ)?);
+    let made = openat(to, name, CREATE, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    content(&mut source, &mut File::from(made), metadata)
+}
+
+fn content(source: &mut File, target: &mut File, metadata: &FileStat) -> Result<()> {
+    let size = u64::try_from(metadata.st_size)?;
+    // st_blocks counts 512 bytes: stat(2).
+    let is_sparse = u64::try_from(metadata.st_blocks)?.saturating_mul(512) < size;
+    match is_sparse {
+        true => sparse(source, target, size)?,
+        // copy_file_range(2), which shares extents where the file system can.
+        false => drop(io::copy(source, target)?),
+    }
+    Ok(())
 }
 
 /// Copies what is not a hole: lseek(2), SEEK_DATA.

@@ -19,6 +19,7 @@ use nix::unistd::syncfs;
 use super::clean::{names, remove};
 use super::copy;
 use super::disk::{Generation, layer_of};
+use super::mend::{self, BOOT};
 use super::origin::{self, INCOMING, ORIGIN};
 use crate::messages::remedy::Remedy;
 use crate::sys::write;
@@ -39,6 +40,7 @@ pub struct Copied {
 /// generation must be that of the origin, and no engine may run there. Blocks while it copies.
 pub fn detach(data_root: &Path, generation: &Generation) -> Result<Copied> {
     origin::finish(data_root)?;
+    mend::mend(data_root, generation)?;
     let incoming = data_root.join(INCOMING);
     // Half a layer of one that was killed.
     remove(&incoming)?;
@@ -77,9 +79,11 @@ pub fn detach(data_root: &Path, generation: &Generation) -> Result<Copied> {
     let root = open(data_root)?;
     let synced = || syncfs(&root).with_context(|| format!("cannot sync {}", data_root.display()));
     synced()?;
-    write::remove(&root, ORIGIN.as_ref())
-        .with_context(|| format!("cannot remove {}", origin::file(data_root).display()))
-        .remedy("mount the data root writable")?;
+    for name in [BOOT, ORIGIN] {
+        write::remove(&root, name.as_ref())
+            .with_context(|| format!("cannot remove {}", data_root.join(name).display()))
+            .remedy("mount the data root writable")?;
+    }
     synced()?;
     Ok(copied)
 }

@@ -9,5 +9,6 @@ pub mod detach;
 pub mod disk;
 pub mod file;
 pub mod manifest;
+pub mod mend;
 pub mod origin;
 pub mod snapshots;

@@ -475,3 +475,30 @@ fn a_newer_engine_uses_the_store_of_an_older_one() {
         3
     );
 }
+
+/// A power failure soon after a start leaves names whose content was not written yet.
+#[test]
+fn a_data_root_is_whole_after_a_power_failure() {
+    let (stores, files) = stored();
+    let data = Volume::new();
+    let container = on_data(begins(&stores), &data).ready(&[]);
+    container.docker(&["kill"]).exited(0);
+    drop(container);
+    // The machine goes on, so that the data root was made in another boot is said by hand.
+    let cut = format!(
+        "cd {DATA_ROOT}; find engine-id image overlay2 -type f -exec truncate -s 0 {{}} + || true; \
+         cat /proc/sys/kernel/random/uuid >dind-store.boot"
+    );
+    on_data(dind(), &data).shell(&cut).run(&[]).exited(0);
+    let container = on_data(begins(&stores), &data).ready(&[]);
+    container.logged(&["dind: warning: a power failure had cut ", DATA_ROOT]);
+    container.logged(&["/var/lib/docker is of generation 1 of the store /stores/main"]);
+    assert_eq!(container.sh(FILES), files);
+    container.sh(BUILD);
+    assert_eq!(container.sh(FILES), files);
+    container.sh("docker save app | tar -t >/dev/null; ! ls /var/lib/docker/dind-store.boot");
+    container.no_error_logged();
+    container.docker(&["restart"]).exited(0);
+    container.wait_ready_times(2);
+    assert_eq!(container.sh(FILES), files);
+}

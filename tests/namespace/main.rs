@@ -16,6 +16,7 @@
 mod copies;
 mod detached;
 mod kills;
+mod mended;
 mod ports;
 mod store_files;
 mod stores;

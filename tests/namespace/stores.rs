@@ -16,6 +16,7 @@ use dind::sys::signals::Inherited;
 use dind::sys::process;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage, setrlimit};
 use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::ForkResult;
@@ -123,7 +124,11 @@ pub fn three(top: &Path) -> (Saving, Store) {
 pub fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     let open = |path| fs::File::open(path).unwrap();
-    let all = |_: &Path, _: &Path| true;
+    let all = dind::store::copy::Rules {
+        link: &|_, _| true,
+        names: &|_, _| true,
+        written: &|_| false,
+    };
     let content = dind::store::copy::Content::Plain(&all);
     let to = open(to);
     dind::store::copy::tree(open(from).into(), std::os::fd::AsFd::as_fd(&to), content).unwrap();
@@ -587,6 +592,54 @@ fn a_store_is_mounted_read_only_where_other_flags_are_locked() {
                 ForkResult::Parent { child } => {
                     assert_eq!(waitpid(child, None), Ok(WaitStatus::Exited(child, 0)));
                 }
+            }
+        },
+    );
+}
+
+/// With less memory and fewer descriptors than there are layers.
+#[test]
+fn a_start_with_thousands_of_layers_is_bounded() {
+    inside(
+        "stores::a_start_with_thousands_of_layers_is_bounded",
+        || {
+            const LAYERS: usize = 5000;
+            const NOTHING: Option<&str> = None;
+            let (saving, store) = saving(&scratch());
+            let layers: Vec<String> = (0..LAYERS).map(|number| format!("l{number}")).collect();
+            let layers: Vec<&str> = layers.iter().map(String::as_str).collect();
+            engine(&saving.data_root, &layers);
+            publish(&saving, None);
+            let filling = filling(&saving);
+            let none = MsFlags::empty();
+            mount(Some("run"), "/run", Some("tmpfs"), none, NOTHING).unwrap();
+            let start = || {
+                let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+                setrlimit(Resource::RLIMIT_NOFILE, 40, most).unwrap();
+                let before = getrusage(UsageWho::RUSAGE_SELF).unwrap().max_rss();
+                let (generation, _) = filler::hold(&filling, None).unwrap();
+                let inherited = Inherited::read().unwrap();
+                filler::run(&filling, &generation.unwrap(), &inherited).unwrap();
+                let after = getrusage(UsageWho::RUSAGE_SELF).unwrap().max_rss();
+                // In kB: some names of each layer, and not what is in it.
+                assert!(after - before < 8192, "{before} kB, then {after} kB");
+            };
+            // The most that this process has used before is no measure.
+            match process::fork().unwrap() {
+                ForkResult::Child => {
+                    let passed = std::panic::catch_unwind(start).is_ok();
+                    process::exit_child(i32::from(!passed))
+                }
+                ForkResult::Parent { child } => {
+                    assert_eq!(waitpid(child, None), Ok(WaitStatus::Exited(child, 0)));
+                }
+            }
+            let generation = store.hold(1).unwrap().unwrap();
+            for layer in layers {
+                let link = filling.data_root.join("overlay2").join(layer).join("diff");
+                let target = fs::read_link(link).unwrap();
+                let known = &generation.manifest.layers;
+                assert!(known.contains_key(layer_of(&target).unwrap()));
             }
         },
     );
