@@ -260,6 +260,8 @@ fn make(generation: &Generation, incoming: &Path) -> Result<()> {
         .with_context(|| format!("cannot make {shown}"))
         .remedy(SPACE)?;
     let target = write::open_directory(incoming).with_context(|| format!("cannot open {shown}"))?;
+    // Where the kernel takes no hint, it is as it is.
+    let _ = filesystem::spread(&target);
     let rules = Rules {
         link: &|path, target| is_allowed(generation, path, target),
         names: &names_layers_alone,

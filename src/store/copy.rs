@@ -1,6 +1,7 @@
 //! Copies a tree of files as it is: owners, modes, times, extended attributes, hard links, holes,
 //! devices. No symbolic link is followed, and no mount point below the tree is entered.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, OsStr};
 use std::fs::File;
@@ -8,11 +9,12 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::dir::{Dir, Type};
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat};
+use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat, renameat};
 use nix::libc;
 use nix::sys::stat::{
     FchmodatFlags, FileStat, Mode, SFlag, UtimensatFlags, fchmod, fchmodat, fstat, fstatat,
@@ -113,6 +115,18 @@ fn mask(directory: BorrowedFd<'_>) -> nix::Result<Option<Mode>> {
     let mask = umask(Mode::empty());
     umask(mask);
     Ok(Some(mask))
+}
+
+/// A name that no directory had before. ext4 chooses the place of a directory at the top by the name
+/// with which it is made: [`filesystem::spread`](crate::sys::filesystem::spread). By the same name
+/// it would choose the one of the data root before, where each new file is looked for among all
+/// inodes that were removed in the last minutes, since these are not used again so soon:
+/// `recently_deleted` in the kernel's fs/ext4/ialloc.c.
+fn new_name() -> CString {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let now = now.map_or(0, |now| now.as_nanos());
+    // No digit is a NUL.
+    CString::new(format!(".dind-{now}")).unwrap_or_default()
 }
 
 /// The name of `name` in an open directory as a path, for system calls that take no descriptor.
@@ -258,9 +272,16 @@ impl<'a> Copying<'a> {
     ) -> Result<()> {
         let source = open(from, name, DIRECTORY).with_context(|| self.shown("open"))?;
         let metadata = fstat(&source).with_context(|| self.shown("read"))?;
-        mkdirat(to, name, mode(&metadata)).with_context(|| self.shown("make"))?;
+        let made = match self.depth {
+            1 => Cow::Owned(new_name()),
+            _ => Cow::Borrowed(name),
+        };
+        mkdirat(to, &*made, mode(&metadata)).with_context(|| self.shown("make"))?;
         let target =
-            openat(to, name, DIRECTORY, Mode::empty()).with_context(|| self.shown("open"))?;
+            openat(to, &*made, DIRECTORY, Mode::empty()).with_context(|| self.shown("open"))?;
+        if made != name {
+            renameat(to, &*made, to, name).with_context(|| self.shown("make"))?;
+        }
         if (rules.written)(&self.path) {
             // No file in it is another name of one outside.
             let outside = (self.content, std::mem::take(&mut self.names));

@@ -22,7 +22,7 @@ use super::disk::{Generation, layer_of};
 use super::mend::{self, BOOT};
 use super::origin::{self, INCOMING, ORIGIN};
 use crate::messages::remedy::Remedy;
-use crate::sys::write;
+use crate::sys::{filesystem, write};
 
 /// What the user can do about a file system that takes no copy.
 const SPACE: &str = "free space in it and detach it again, which goes on from here; the data root still works with the store";
@@ -53,6 +53,8 @@ pub fn detach(data_root: &Path, generation: &Generation) -> Result<Copied> {
         write::open_directory(path).with_context(|| format!("cannot open {}", path.display()))
     };
     let (layers, target) = (open(&generation.tree().join("layers"))?, open(&incoming)?);
+    // As the filler does it. Where the kernel takes no hint, it is as it is.
+    let _ = filesystem::spread(&target);
     let mut copied = Copied::default();
     for (link, layer) in links(data_root)? {
         let bytes = generation.manifest.layers.get(&layer);

@@ -41,6 +41,24 @@ pub fn begin_to_write(file: &File) {
     let _ = unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) };
 }
 
+/// Has ext4 choose a group of inodes for each directory that is made in this one, by the new
+/// directory's name and how full the groups are, and not the group of this one: `find_group_orlov`
+/// in the kernel's fs/ext4/ialloc.c. Does nothing on other file systems. The error is that of
+/// ioctl(2).
+pub fn spread(directory: &File) -> nix::Result<()> {
+    /// `FS_IOC_GETFLAGS`, `FS_IOC_SETFLAGS` and `FS_TOPDIR_FL` of linux/fs.h: chattr(1), T.
+    const GET: libc::Ioctl = 0x8008_6601_u32 as libc::Ioctl;
+    const SET: libc::Ioctl = 0x4008_6602_u32 as libc::Ioctl;
+    const TOP: libc::c_int = 0x0002_0000;
+    let mut flags: libc::c_int = 0;
+    let directory = directory.as_raw_fd();
+    // SAFETY: the kernel writes an int, whatever size the request number encodes: ioctl_iflags(2).
+    Errno::result(unsafe { libc::ioctl(directory, GET, &raw mut flags) })?;
+    flags |= TOP;
+    // SAFETY: the kernel reads an int.
+    Errno::result(unsafe { libc::ioctl(directory, SET, &raw const flags) }).map(drop)
+}
+
 /// Whether an xfs stores the file type in its directory entries (`ftype=1`):
 /// ioctl_xfs_fsgeometry(2). Takes a directory on it; the error is that of ioctl(2).
 pub fn xfs_has_ftype(directory: &File) -> nix::Result<bool> {
