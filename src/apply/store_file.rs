@@ -48,17 +48,21 @@ pub fn mount(path: &Path, file: &File) -> Result<()> {
         )
     });
     drop(locked);
-    let is_known = match &mounted {
-        Ok(()) => true,
-        Err(error) => !matches!(
-            error.root_cause().downcast_ref(),
-            Some(Errno::ENODEV | Errno::EOPNOTSUPP)
-        ),
-    };
-    mounted.remedy(match is_known {
-        true => "copy the file again, or save it again",
-        false => "load the module erofs on the host, or use a store that is a directory",
-    })
+    let errno = mounted.as_ref().err();
+    let errno = errno.and_then(|error| error.root_cause().downcast_ref().copied());
+    mounted.remedy(remedy(errno))
+}
+
+/// What the user can do where mount(2) has failed with this error.
+fn remedy(errno: Option<Errno>) -> &'static str {
+    match errno {
+        // The kernel has no erofs, or has it without what the image is made with.
+        Some(Errno::ENODEV | Errno::EOPNOTSUPP) => {
+            "load the module erofs on the host, or use a store that is a directory"
+        }
+        Some(Errno::EPERM | Errno::EACCES) => NO_LOOP_DEVICE,
+        _ => "copy the file again, or save it again",
+    }
 }
 
 fn mount_image(device: &str) -> nix::Result<()> {
@@ -79,4 +83,23 @@ fn lock_a_moment(path: &Path, file: &File) -> Option<File> {
     }
     lock::lock(&own, libc::LOCK_EX, PATIENCE).ok()?;
     Some(own)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_helps_is_the_kernel_the_container_or_another_file() {
+        for (errno, expected) in [
+            (Errno::ENODEV, "load the module erofs"),
+            (Errno::EOPNOTSUPP, "load the module erofs"),
+            (Errno::EPERM, "--privileged"),
+            (Errno::EINVAL, "copy the file again"),
+            // EFSCORRUPTED of the kernel's fs/erofs/internal.h.
+            (Errno::EUCLEAN, "copy the file again"),
+        ] {
+            assert!(remedy(Some(errno)).contains(expected), "{errno}");
+        }
+    }
 }

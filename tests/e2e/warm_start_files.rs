@@ -280,3 +280,46 @@ fn what_a_file_cannot_be_made_of_is_named() {
         ""
     );
 }
+
+#[test]
+fn a_data_root_is_detached_from_a_file() {
+    let stored = Stored::new();
+    let data = Volume::new();
+    let on_data = |spec: Spec| spec.flags(data.on("/var/lib/docker"));
+    let container = on_data(stored.begins()).ready(&[]);
+    container.docker(&["stop"]).exited(0);
+    drop(container);
+    let detached = on_data(stored.begins()).run(&["store", "detach"]).text();
+    let path = stored.path();
+    let expected = format!("/var/lib/docker does not depend on the store {path} any more: ");
+    assert!(detached.starts_with(&expected), "{detached}");
+    is_detached(&stored);
+    let container = on_data(dind()).ready(&[]);
+    let links = "find /var/lib/docker -lname '/run/dind-store/*'; ls -A /var/lib/docker | grep dind-store || true";
+    assert_eq!(container.sh(links), "");
+    assert_eq!(container.sh(FILES), stored.files);
+    container.sh(BUILD);
+    assert_eq!(container.sh(FILES), stored.files);
+    container.no_error_logged();
+}
+
+#[test]
+fn without_a_loop_device_a_file_is_named_and_the_start_is_cold() {
+    let stored = Stored::new();
+    let none = stored
+        .begins()
+        .prelude("cd /dev; rm -f loop-control loop[0-9]*; mkdir loop-control");
+    let cold = none.run(&["docker", "images", "--quiet"]);
+    let cold = cold.says(&[
+        "dind: warning: the store ",
+        &stored.path(),
+        " is not used: ",
+        "/dev/loop-control",
+        "the data root begins empty; start the container with --privileged, or use a store that is a directory",
+    ]);
+    assert_eq!(cold.text(), "");
+    let strict = none.env("DIND_STORE_STRICT", "1").run(&["true"]);
+    strict
+        .exited(1)
+        .says(&["dind: error: the store ", &stored.path()]);
+}
