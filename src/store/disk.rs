@@ -277,7 +277,9 @@ impl Store {
             "{} is too large",
             file.display()
         );
-        let mut text = String::new();
+        // With room for a byte more, one call reads it and one sees its end.
+        let length = usize::try_from(metadata.len())?;
+        let mut text = String::with_capacity(length.saturating_add(1));
         (&held)
             .take(MANIFEST_LIMIT)
             .read_to_string(&mut text)
