@@ -24,6 +24,9 @@ const LAYERS: usize = 10;
 /// The image that is run and built: one on top of busybox.
 const IMAGE: usize = IMAGES;
 
+/// The size of a layer, in kB.
+const LAYER_KB: usize = 8_000;
+
 const STORE: &str = "/stores/main";
 
 /// How many engines share the page cache.
@@ -191,9 +194,15 @@ pub fn bench(_suite: &str) -> Result<()> {
     let image = variable("DIND_LAB_IMAGE")?;
     let archives = OwnVolume(format!("dind-bench-archives-{}", std::process::id()));
     let mounted = format!("--volume={}:/archives", archives.0);
-    let stored = Stored::new(&image, "stores", 8_000, true, &[&mounted])?;
-    let small = Stored::new(&image, "small", 6_000, false, &[])?;
-    let large = Stored::new(&image, "large", 60_000, false, &[])?;
+    let size = match std::env::var("DIND_LAB_LAYER_KB") {
+        Ok(size) => size
+            .parse()
+            .map_err(|error| format!("DIND_LAB_LAYER_KB={size}: {error}"))?,
+        Err(_) => LAYER_KB,
+    };
+    let stored = Stored::new(&image, "stores", size, true, &[&mounted])?;
+    let small = Stored::new(&image, "small", size * 3 / 4, false, &[])?;
+    let large = Stored::new(&image, "large", size * 15 / 2, false, &[])?;
     let data = stored.detached(&image)?;
     let contestant = |name: &str, options: &[String]| {
         let mut new = Contestant::new(name, &image, &["dind"]).env("DOCKER_TLS_CERTDIR=");
