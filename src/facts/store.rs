@@ -1,11 +1,12 @@
 //! The store of images and build cache that a data root can begin with.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::input::config::{Config, STORE};
 use crate::messages::fault::Fault;
-use crate::store::disk::{Form, Store};
-use crate::store::file::StoreFile;
+use crate::store::disk::{Form, Generation, Store};
+use crate::store::file;
 use crate::store::manifest::Manifest;
 use crate::store::origin::Origin;
 use crate::sys::search::search;
@@ -29,8 +30,9 @@ pub struct StoreFacts {
 pub enum Found {
     /// Nothing, or a store without a generation.
     Nothing,
-    /// A generation, the current one.
-    Generation(Box<Manifest>),
+    /// A generation, the current one or the one that the data root came from. It is locked as long
+    /// as the value lives.
+    Generation(Arc<Generation>),
     /// A store whose current generation cannot be used, and why.
     Unreadable(String),
     /// No store that can be used, and why.
@@ -48,9 +50,9 @@ impl StoreFacts {
         };
         if let Ok(Some(generation)) = own {
             return Some(Self {
-                path: generation.store,
+                path: generation.store.clone(),
                 form: generation.form,
-                found: Found::Generation(Box::new(generation.manifest)),
+                found: Found::Generation(Arc::new(generation)),
                 mkfs: None,
             });
         }
@@ -80,8 +82,13 @@ impl StoreFacts {
 
     /// The manifest of its generation, if it has one.
     pub fn manifest(&self) -> Option<&Manifest> {
+        self.generation().map(|generation| &generation.manifest)
+    }
+
+    /// Its generation, if it has one.
+    pub fn generation(&self) -> Option<&Arc<Generation>> {
         match &self.found {
-            Found::Generation(manifest) => Some(manifest),
+            Found::Generation(generation) => Some(generation),
             Found::Nothing | Found::Unreadable(_) | Found::Damage(_) => None,
         }
     }
@@ -89,10 +96,10 @@ impl StoreFacts {
 
 impl Found {
     fn in_file(path: &Path) -> Self {
-        match StoreFile::open(path) {
+        match file::hold_current(path) {
             Err(error) => Self::Damage(Fault::from(error).message),
             Ok(None) => Self::Nothing,
-            Ok(Some(store)) => Self::Generation(Box::new(store.manifest)),
+            Ok(Some(current)) => Self::Generation(Arc::new(current)),
         }
     }
 
@@ -102,7 +109,7 @@ impl Found {
             Ok(None) => Self::Nothing,
             Ok(Some(store)) => match store.hold_current() {
                 Ok(None) => Self::Nothing,
-                Ok(Some(current)) => Self::Generation(Box::new(current.manifest)),
+                Ok(Some(current)) => Self::Generation(Arc::new(current)),
                 Err(error) => Self::Unreadable(Fault::from(error).message),
             },
         }

@@ -10,6 +10,7 @@ use std::fs::{self, File};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -42,7 +43,7 @@ const SPACE: &str = "free space in the data root, or unset DIND_STORE";
 
 /// What PID 1 holds as long as the container lives: the generation that its data root depends on,
 /// and the lock on a store that it saves to.
-pub type Held = (Option<Generation>, Option<File>);
+pub type Held = (Option<Arc<Generation>>, Option<File>);
 
 /// Locks the generation that the data root is to have: the one that it depends on, else the
 /// current one; and the store, if the data root is to be published in it. No generation means that
@@ -55,21 +56,31 @@ pub fn hold(filling: &Filling, saving: Option<&Saving>) -> Result<Held> {
             Some(pack) => packer::lock(&pack.path)?,
             None => clean::lock(&store)?,
         };
-        let generation = match saving.from_nothing {
-            true => None,
-            false => file::hold_current(&filling.store)?,
+        // Another save may have published one before this one had the lock.
+        let generation = match &filling.generation {
+            _ if saving.from_nothing => None,
+            Some(seen) if file::is_current(seen)? => Some(Arc::clone(seen)),
+            _ => file::hold_current(&filling.store)?.map(Arc::new),
         };
         return Ok((generation, Some(lock)));
     }
     let shown = filling.store.display();
-    let Some(origin) = Origin::of(&filling.data_root)? else {
+    let origin = Origin::of(&filling.data_root)?;
+    if let Some(seen) = &filling.generation
+        && origin
+            .as_ref()
+            .is_none_or(|origin| *origin == Origin::of_manifest(&seen.manifest))
+    {
+        return Ok((Some(Arc::clone(seen)), None));
+    }
+    let Some(origin) = origin else {
         return match file::hold_current(&filling.store) {
             Err(error) if !filling.strict => {
                 let fault = Fault::from(error);
                 warn!(path = %shown, "{}", fault.consequence("the data root begins empty"));
                 Ok((None, None))
             }
-            held => held.map(|held| (held, None)),
+            held => held.map(|held| (held.map(Arc::new), None)),
         };
     };
     let held = origin.find([filling.store.as_path(), Path::new(config::STORE)])?;
@@ -79,7 +90,7 @@ pub fn hold(filling: &Filling, saving: Option<&Saving>) -> Result<Held> {
         anyhow!("{path} depends on generation {number} of the store {shown}, which is not there")
             .remedy("mount the store that it came from, or use another volume")
     };
-    Ok((Some(held.ok_or_else(lost)?), None))
+    Ok((Some(Arc::new(held.ok_or_else(lost)?)), None))
 }
 
 /// Fails if the data root at `path` depends on a store: there is none. Blocks, so it must run in a

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::action::Step;
@@ -17,6 +18,7 @@ use super::stop_budget::StopBudget;
 use crate::facts::memory::Kills;
 use crate::input::config::StopDeaf;
 use crate::input::san::Name;
+use crate::store::disk::Generation;
 use crate::store::manifest::Layout;
 use crate::sys::limits::{Limit, Resource};
 
@@ -68,6 +70,9 @@ pub struct NewDataFile {
 pub struct Filling {
     /// The path of the store.
     pub store: PathBuf,
+    /// Its generation, by the facts. `None` where another one may be needed: what is in an ext4 image
+    /// is not known before that is mounted.
+    pub generation: Option<Arc<Generation>>,
     /// The data root.
     pub data_root: PathBuf,
     /// The program dockerd, whose version is compared with that of the store.

@@ -31,14 +31,16 @@ pub fn plan(
 ) -> Result<WarmStart, Fault> {
     let Inputs { config, facts, .. } = inputs;
     if let Some(saving) = saving {
+        let found = facts.store.as_ref().and_then(StoreFacts::generation);
+        let begins_anew = saving.from_nothing || found.is_none();
         let filling = Filling {
             store: saving.target().to_owned(),
+            generation: found.filter(|_| !saving.from_nothing).cloned(),
             data_root: saving.data_root.clone(),
             dockerd: dockerd.to_owned(),
             layout: saving.layout,
             strict: true,
         };
-        let begins_anew = saving.from_nothing || !facts.store.as_ref().is_some_and(has_generation);
         if !begins_anew && let Some(found) = &facts.store {
             usable(inputs, found)?;
         }
@@ -80,6 +82,10 @@ pub fn plan(
             filling: found.and_then(|found| {
                 Some(Filling {
                     store: found.path.clone(),
+                    generation: found
+                        .generation()
+                        .filter(|_| !storage::is_elsewhere(inputs))
+                        .cloned(),
                     data_root: root.path.clone(),
                     dockerd: dockerd.to_owned(),
                     layout: found.manifest()?.layout,
@@ -146,10 +152,6 @@ pub fn too_old(store: &Path, manifest: &Manifest, dockerd: &Version) -> Option<F
     })
 }
 
-fn has_generation(store: &StoreFacts) -> bool {
-    store.manifest().is_some()
-}
-
 /// Whether this engine can use the store, as far as it is known before dockerd's version is.
 fn usable(inputs: Inputs<'_>, found: &StoreFacts) -> Result<(), Fault> {
     let path = found.path.display();
@@ -157,7 +159,7 @@ fn usable(inputs: Inputs<'_>, found: &StoreFacts) -> Result<(), Fault> {
         Err(Fault::failure(format!("the store {path} is not used: {why}")).remedy(remedy))
     };
     let manifest = match &found.found {
-        Found::Generation(manifest) => manifest,
+        Found::Generation(generation) => &generation.manifest,
         Found::Nothing => {
             return unused(
                 "it has no generation".to_owned(),

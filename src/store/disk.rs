@@ -147,6 +147,16 @@ pub struct Generation {
     pub held: File,
 }
 
+/// The lock has no part in it.
+impl PartialEq for Generation {
+    fn eq(&self, other: &Self) -> bool {
+        let place = |of: &Self| (of.path.clone(), of.store.clone(), of.form);
+        self.manifest == other.manifest && place(self) == place(other)
+    }
+}
+
+impl Eq for Generation {}
+
 impl Generation {
     /// Where the directories of its store are. A file has to be mounted.
     pub fn tree(&self) -> &Path {

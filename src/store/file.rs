@@ -13,9 +13,9 @@
 //! Nothing of this needs a lock: who saves makes another file and renames it, and the loop device keeps
 //! the old one for those who use it.
 
-use std::fs::File;
+use std::fs::{self, File, Metadata};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -138,6 +138,23 @@ pub fn hold_current(path: &Path) -> Result<Option<Generation>> {
     match Form::of(path) {
         Form::File => Ok(StoreFile::open(path)?.map(|store| store.generation(path))),
         Form::Directory => Store::open(path)?.map_or(Ok(None), |store| store.hold_current()),
+    }
+}
+
+/// Whether a generation is still the current one of its store.
+pub fn is_current(generation: &Generation) -> Result<bool> {
+    match generation.form {
+        Form::File => {
+            let (ours, now) = (generation.held.metadata(), fs::metadata(&generation.store));
+            let of = |found: &Metadata| (found.dev(), found.ino());
+            Ok(matches!((ours, now), (Ok(ours), Ok(now)) if of(&ours) == of(&now)))
+        }
+        Form::Directory => {
+            let store = Store {
+                path: generation.store.clone(),
+            };
+            Ok(store.current()? == Some(generation.manifest.generation))
+        }
     }
 }
 

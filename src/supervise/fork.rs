@@ -114,7 +114,7 @@ impl Supervisor<'_> {
         let port = port.filter(|_| process == Process::PortForwarder);
         let log = self.log.as_ref().map(AsFd::as_fd);
         // A store in a file is mounted from the file that was found to be one.
-        let store = self.generation.as_ref();
+        let store = self.generation.as_deref();
         let store = store.filter(|_| process == Process::Filler);
         let kept: Vec<_> = log
             .into_iter()
@@ -128,7 +128,7 @@ impl Supervisor<'_> {
                 .as_ref()
                 .map_or(Ok(()), |file| data_file::put_in_place(file, inherited))?,
             Process::Filler => {
-                let generation = self.generation.as_ref();
+                let generation = self.generation.as_deref();
                 if let Some(saving) = &engine.saving {
                     publisher::begin(saving)?;
                 }
@@ -142,7 +142,7 @@ impl Supervisor<'_> {
             Process::Preparer => engine.saving.as_ref().map_or(Ok(()), preparer::prepare)?,
             Process::Publisher => {
                 if let Some(saving) = &engine.saving {
-                    publisher::publish(saving, self.generation.as_ref(), inherited)?;
+                    publisher::publish(saving, self.generation.as_deref(), inherited)?;
                 }
             }
             Process::Certificates => engine.certificates.as_ref().map_or(Ok(()), |wanted| {

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{Stderr, Stdout};
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::libc;
@@ -74,7 +75,7 @@ pub struct Supervisor<'a> {
     pub(super) forwarded: Option<Bound>,
     pub(super) delegation: Option<Unfinished>,
     /// The generation of a store that the data root depends on, with the lock on it.
-    pub(super) generation: Option<Generation>,
+    pub(super) generation: Option<Arc<Generation>>,
     /// The lock on the store that the data root is published in.
     pub(super) store_lock: Option<File>,
     /// Whether the data root has no ext4 image, although the plan has one.

@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use dind::facts::mountinfo::MountTable;
 use dind::helpers::{filler, publisher};
@@ -410,7 +411,7 @@ fn of_saves_at_once_none_is_lost() {
                         }
                         let layers: Vec<&str> = layers.iter().map(String::as_str).collect();
                         engine(&saving.data_root, &layers);
-                        publish(saving, base.as_ref());
+                        publish(saving, base.as_deref());
                     }
                 });
             }
@@ -443,6 +444,7 @@ pub fn filling(saving: &Saving) -> Filling {
     fs::create_dir_all(&data_root).unwrap();
     Filling {
         store: saving.store.clone(),
+        generation: None,
         data_root,
         dockerd: saving.dockerd.clone(),
         layout: saving.layout,
@@ -478,6 +480,43 @@ fn a_data_root_has_its_own_generation_and_no_other() {
                 );
             }
             assert_eq!(names(&filling.data_root), [ORIGIN]);
+        },
+    );
+}
+
+/// The facts have locked a generation, and PID 1 holds that one where it is the right one.
+#[test]
+fn the_generation_that_was_found_is_held_unless_another_one_is_needed() {
+    inside(
+        "stores::the_generation_that_was_found_is_held_unless_another_one_is_needed",
+        || {
+            let (saving, store) = three(&scratch());
+            let hold = |number| Arc::new(store.hold(number).unwrap().unwrap());
+            let start = |found: &Arc<Generation>| Filling {
+                generation: Some(Arc::clone(found)),
+                ..filling(&saving)
+            };
+            let held = |filling: &Filling, saving: Option<&Saving>| {
+                filler::hold(filling, saving).unwrap().0.unwrap()
+            };
+            // An empty data root begins with what the plan has shown, also when there is a newer one.
+            let [second, third] = [2, 3].map(hold);
+            assert!(Arc::ptr_eq(&held(&start(&second), None), &second));
+            let start_of = |number| {
+                let origin = Origin::of_manifest(&hold(number).manifest).print();
+                fs::write(start(&third).data_root.join(ORIGIN), origin).unwrap();
+                held(&start(&third), None)
+            };
+            assert!(Arc::ptr_eq(&start_of(3), &third));
+            assert_eq!(start_of(1).manifest.generation, 1);
+            // A save goes on from the newest one.
+            let saving = Saving {
+                from_nothing: false,
+                ..saving.clone()
+            };
+            assert!(Arc::ptr_eq(&held(&start(&third), Some(&saving)), &third));
+            let newer = held(&start(&second), Some(&saving));
+            assert_eq!(newer.manifest.generation, 3);
         },
     );
 }

@@ -1,12 +1,14 @@
 //! Which store a data root begins with or depends on, and what is said of it.
 
 use std::env::consts::ARCH;
+use std::fs::File;
+use std::sync::Arc;
 
 use super::*;
 use crate::facts::store::{Found, StoreFacts};
 use crate::messages::finding::{Finding, Severity};
 use crate::plan::warm_start;
-use crate::store::disk::Form;
+use crate::store::disk::{Form, Generation};
 use crate::store::manifest::{Layout, Manifest, Version};
 use crate::store::origin::Origin;
 
@@ -43,7 +45,13 @@ fn with_store(found: Found, origin: Option<(&str, u64)>) -> Facts {
 }
 
 fn generation(manifest: Manifest) -> Found {
-    Found::Generation(Box::new(manifest))
+    Found::Generation(Arc::new(Generation {
+        path: "/stores/main/generations/1".into(),
+        store: "/stores/main".into(),
+        form: Form::Directory,
+        held: File::open("/dev/null").unwrap_or_else(|error| panic!("{error}")),
+        manifest,
+    }))
 }
 
 fn found(facts: &Facts, strict: bool, dockerd: Option<&str>) -> Result<Option<Finding>, Fault> {
