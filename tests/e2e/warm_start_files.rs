@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use crate::docker::{
-    Container, Image, Output, Spec, Volume, dind, docker, lab, nestable, unique_name,
+    Call, Container, Image, Output, Scratch, Spec, Volume, dind, docker, lab, nestable, privileges,
+    unique_name,
 };
 
 /// Builds an image whose layers have all that overlayfs marks: a whiteout, an opaque directory, a hard
@@ -214,30 +215,35 @@ fn a_file_that_is_cut_off_damaged_or_something_else_is_named_and_the_start_is_co
     is_detached(&stored);
 }
 
+/// By tests/recipes/store.Dockerfile.
 #[test]
 fn a_file_in_a_layer_of_an_image_serves_at_every_depth() {
     let stored = Stored::new();
-    let copied = nestable()
-        .flags(stored.volume.on("/out:ro"))
-        .shell(&format!(
-            "mkdir -p /var/lib/dind && cp {} /var/lib/dind/store",
-            stored.path()
-        ));
-    let maker = copied.create(&[]);
-    docker(["start", "--attach", &maker.name]).exited(0);
-    let image = Image::commit(&maker);
-    let of_image = |spec: Spec| {
-        let spec = spec.image(&image.0);
-        spec.flags(["--entrypoint", "dind"])
-    };
-    let container = of_image(dind()).ready(&[]);
+    let scratch = Scratch::new();
+    let maker = stored.writable().create(&[]);
+    let from = format!("{}:{}", maker.name, stored.path());
+    let to = scratch.path.join("main.erofs").display().to_string();
+    docker(["cp", &from, &to]).exited(0);
+    let base = format!("FROM {}\n", lab("DIND_LAB_IMAGE"));
+    let recipe = include_str!("../recipes/store.Dockerfile").replace("FROM dind\n", &base);
+    assert!(recipe.contains(&base), "{recipe}");
+    let recipe = scratch.file("Dockerfile", &recipe).display().to_string();
+    let image = Image(unique_name());
+    let context = scratch.path.display().to_string();
+    let words = ["build", "--tag", &image.0, "--file", &recipe, &context];
+    Call::new(words)
+        .env("DOCKER_BUILDKIT", "0")
+        .finish_build()
+        .exited(0);
+    let container = dind().image(&image.0).ready(&[]);
     container.logged(&["store /var/lib/dind/store: generation 1, 2 images, "]);
     assert_eq!(container.sh(FILES), stored.files);
     container.sh(BUILD);
     assert_eq!(container.sh(FILES), stored.files);
     drop(container);
     let inside = format!("{BUILD} >/dev/null; {FILES}");
-    let output = of_image(nestable()).run(&["nest", "2", "--", "sh", "-ec", &inside]);
+    let nested = nestable().image(&image.0);
+    let output = nested.run(&["nest", "2", "--", "sh", "-ec", &inside]);
     assert_eq!(output.text(), stored.files);
 }
 
@@ -246,7 +252,10 @@ fn a_container_in_a_container_shares_the_loop_device_of_the_outer_one() {
     let stored = Stored::new();
     let outer = stored.begins().ready(&[]);
     outer.sh("tar -c --one-file-system --exclude='./tmp/*' -C / . | docker import - own");
-    let inner = "docker run --rm --privileged -v /out:/out:ro -v /var/lib/docker -e DIND_STORE own dind sh -ec";
+    let inner = format!(
+        "docker run --rm {} -v /out:/out:ro -v /var/lib/docker -e DIND_STORE own dind sh -ec",
+        privileges()
+    );
     let seen =
         "awk '\\''$5 == \"/run/dind-store\" { print $3, $(NF - 1) }'\\'' /proc/self/mountinfo";
     assert_eq!(outer.sh(&format!("{inner} '{seen}'")), device(&outer));
