@@ -29,6 +29,7 @@ pub mod processes;
 mod program_text;
 pub mod programs;
 pub mod read_only;
+pub mod rootless;
 pub mod space;
 pub mod storage;
 pub mod store;

@@ -2,6 +2,7 @@
 
 pub mod bridge;
 pub mod clock;
+pub mod denied;
 pub mod descriptors;
 pub mod end;
 pub mod filesystem;
