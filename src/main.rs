@@ -196,7 +196,7 @@ fn make_plan(config: &Config, start: &Start, mut intent: Intent<'_>) -> Result<M
     // Whether a daemon answers there is asked before the role is known.
     let directory = socket.parent().unwrap_or(Path::new("/"));
     intent.probe(&[directory], &mounts, config)?;
-    let surroundings = surroundings::read(socket, &mounts)?;
+    let surroundings = surroundings::read(socket, &mounts, config)?;
     match role::decide(start, config, &surroundings)? {
         Role::Client { command } => {
             let bash = command.is_empty() && programs::has_bash(&config.search_path);
@@ -272,6 +272,7 @@ fn plan_daemons(
         options = arguments.options(file)?;
     }
     let mut known = Known::read(&options);
+    known.rootless = plan::is_rootless(surroundings, config);
     known.store = saved.cloned();
     let addresses = Addresses {
         contract: start.contract,
@@ -310,7 +311,7 @@ fn plan_daemons(
     };
     let arguments = in_store.as_ref().unwrap_or(arguments);
     let mut planned = plan(arguments, inputs)?;
-    if starts && plan::netfilter_question(config, &options, &facts.netfilter).is_some() {
+    if starts && plan::netfilter_question(inputs).is_some() {
         // The faults do not depend on the answer, and there were none.
         facts.netfilter.nf_tables = netfilter::ask();
         planned = plan(arguments, addresses.with(surroundings, &facts))?;

@@ -10,7 +10,7 @@ pub mod store_file;
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt, chown, symlink};
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -101,6 +101,11 @@ fn carry_out(action: &Action) -> Result<Option<Unfinished>> {
             None::<&str>,
         )
         .map_err(|errno| explained(action, errno)),
+        Action::Bind { source, target } => {
+            bind(source, target).map_err(|errno| explained(action, errno))
+        }
+        Action::CopyUp { path, own } => copy_up(path, own).context(action.to_string()),
+        Action::Give { path, user, alone } => give(path, *user, *alone).context(action.to_string()),
         Action::Symlink { link, to } => match symlink(to, link) {
             Err(_) if fs::read_link(link).is_ok_and(|found| found == *to) => Ok(()),
             result => result.context(action.to_string()),
@@ -211,6 +216,76 @@ fn explained(action: &Action, errno: Errno) -> anyhow::Error {
         _ => "see mount(2)",
     };
     anyhow!("{action}: {}", errno.desc()).remedy(hint)
+}
+
+fn bind(source: &Path, target: &Path) -> nix::Result<()> {
+    let none = None::<&str>;
+    mount(
+        Some(source),
+        target,
+        none,
+        MsFlags::MS_BIND | MsFlags::MS_REC,
+        none,
+    )
+}
+
+/// Where what a tmpfs covers is found, in that tmpfs.
+const BELOW: &str = ".dind-below";
+
+/// Where what is to be covered is mounted meanwhile: a directory that there is for certain, and that
+/// nothing here needs then.
+const ASIDE: &str = "/proc";
+
+/// Covers a directory: see [`Action::CopyUp`]. What is covered, with all that is mounted in it, comes
+/// to be in the tmpfs, and each name in it is a link. It cannot be mounted there once it is covered: a
+/// recursive bind takes along what covers it, and the kernel refuses one that is not recursive, which
+/// would uncover what the namespace above has covered (`has_locked_children` in fs/namespace.c).
+fn copy_up(path: &Path, own: &[&str]) -> Result<()> {
+    let none = None::<&str>;
+    bind(path, Path::new(ASIDE))?;
+    // The program before iptables is executed there.
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    let below = path.join(BELOW);
+    let moved = mount(Some("tmpfs"), path, Some("tmpfs"), flags, Some("mode=0755"))
+        .map_err(anyhow::Error::from)
+        .and_then(|()| Ok(fs::create_dir(&below)?))
+        .and_then(|()| Ok(mount(Some(ASIDE), &below, none, MsFlags::MS_MOVE, none)?));
+    if moved.is_err() {
+        let _ = umount2(ASIDE, MntFlags::MNT_DETACH);
+    }
+    moved?;
+    for entry in fs::read_dir(&below)? {
+        let name = entry?.file_name();
+        if !own.iter().any(|own| name == *own) {
+            symlink(Path::new(BELOW).join(&name), path.join(&name))?;
+        }
+    }
+    Ok(())
+}
+
+/// Gives a file to a user: see [`Action::Give`].
+fn give(path: &Path, user: u32, alone: bool) -> Result<()> {
+    let found = fs::symlink_metadata(path)?;
+    if found.uid() == user {
+        return Ok(());
+    }
+    if alone && found.is_dir() {
+        let others = fs::read_dir(path)?.filter_map(|entry| {
+            let entry = entry.ok()?;
+            let found = entry.metadata().ok()?;
+            // A start binds its socket before.
+            let counts = found.uid() != user && !found.file_type().is_socket();
+            counts.then(|| (entry.file_name(), found.uid()))
+        });
+        if let Some((name, other)) = others.into_iter().next() {
+            let name = name.to_string_lossy();
+            return Err(anyhow!("{name} in it belongs to user {other}")).remedy(format!(
+                "use another volume, or give this one to user {user} with all that is in it"
+            ));
+        }
+    }
+    chown(path, Some(user), None)?;
+    Ok(())
 }
 
 fn directory(path: &Path, mode: u32) -> io::Result<()> {

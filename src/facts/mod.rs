@@ -127,6 +127,8 @@ pub struct Known {
     pub sockets: BTreeSet<u64>,
     /// The store that is saved to, if any.
     pub store: Option<PathBuf>,
+    /// Whether the engine runs in namespaces of its own.
+    pub rootless: bool,
 }
 
 impl Known {
@@ -138,6 +140,7 @@ impl Known {
             socket_group: options.socket_group().and_then(groups::group_id),
             sockets: BTreeSet::new(),
             store: None,
+            rootless: false,
         }
     }
 }
@@ -157,9 +160,11 @@ impl Facts {
         let data_root = DataRoot::read(&options.data_root, &mounts, config);
         let container = ContainerFacts::read(mounts)?;
         // The ports of its own containers are no other engine's.
-        let neighbour = neighbours::listens(&known.sockets)
-            || (!exec_root.alive && neighbours::has_bridge_in_use());
-        let networks = Networks::read(programs.dockerd.as_deref(), config.mtu);
+        // In a network namespace of its own there is no other engine.
+        let neighbour = !known.rootless
+            && (neighbours::listens(&known.sockets)
+                || (!exec_root.alive && neighbours::has_bridge_in_use()));
+        let networks = Networks::read(programs.dockerd.as_deref(), config.mtu, known.rootless);
         Ok(Self {
             pid1: std::process::id() == 1,
             log_directory_own: storage::is_own(&log_directory(), &container.mounts),

@@ -77,8 +77,9 @@ pub const USUAL_MTU: u32 = 1500;
 impl Networks {
     /// Reads the rest from `/proc/net/route`, `/sys/class/net` and `/etc/resolv.conf`. A file that cannot be
     /// read adds nothing. `dockerd` is the program that is searched for
-    /// `--default-network-opt`; `asked` is the MTU that the user asked for.
-    pub fn read(dockerd: Option<&Path>, asked: Mtu) -> Self {
+    /// `--default-network-opt`; `asked` is the MTU that the user asked for, and `rootless` whether the
+    /// engine has a network namespace of its own, with another MTU.
+    pub fn read(dockerd: Option<&Path>, asked: Mtu, rootless: bool) -> Self {
         let text = |path: &str| read::kernel(path).unwrap_or_default();
         let (routes, default) = routes(&text("/proc/net/route"));
         let mtu = default.and_then(|interface| {
@@ -98,7 +99,7 @@ impl Networks {
             default_network_opt: match asked {
                 Mtu::Off => false,
                 Mtu::Bytes(_) => true,
-                Mtu::Auto => mtu.is_some_and(|mtu| mtu != USUAL_MTU),
+                Mtu::Auto => rootless || mtu.is_some_and(|mtu| mtu != USUAL_MTU),
             } && dockerd
                 .is_some_and(|path| program_text::has(path, [b"default-network-opt"]) == [true]),
         }

@@ -68,6 +68,13 @@ pub fn has_shim() -> bool {
     pids.any(|pid| name(pid).starts_with("containerd-shim"))
 }
 
+/// The pid of the first child of `supervisor` with this name. `None` where there is none.
+pub fn child(supervisor: i32, name: &str) -> Option<i32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let mut pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.find(|pid| parent(*pid) == Some(supervisor) && self::name(*pid) == name)
+}
+
 /// The pid of a process's parent. The name in `/proc/PID/stat` can contain any character, also
 /// `)`, so the fields are counted from the last `)`: proc_pid_stat(5).
 pub fn parent(pid: i32) -> Option<i32> {

@@ -7,9 +7,11 @@ use nix::errno::Errno;
 use nix::sys::stat::{major, minor};
 use nix::unistd::geteuid;
 
-use super::capabilities::Capabilities;
+use super::capabilities::{Capabilities, Capability};
 use super::paths::resolve;
+use super::rootless::Rootless;
 use crate::facts::mountinfo::MountTable;
+use crate::input::config::Config;
 use crate::sys::nonblocking::connect;
 
 /// The kind of standard input.
@@ -57,14 +59,21 @@ pub struct Surroundings {
     pub socket: PathBuf,
     /// What is at that path now.
     pub socket_state: SocketState,
+    /// What an engine in a user namespace needs. Read only where this process may not mount, or
+    /// `DIND_ROOTLESS=1` asks for one.
+    pub rootless: Option<Rootless>,
 }
 
 /// Reads the facts. `socket` is the path that dockerd would listen on; `mounts` are the mounts of
 /// this process. Fails where `/proc/self/status` cannot be read.
-pub fn read(socket: PathBuf, mounts: &MountTable) -> Result<Surroundings> {
+pub fn read(socket: PathBuf, mounts: &MountTable, config: &Config) -> Result<Surroundings> {
+    let capabilities = Capabilities::read()?;
+    let may_be_rootless = config.rootless == Some(true)
+        || (config.rootless.is_none() && !capabilities.effective.has(Capability::SYS_ADMIN));
     Ok(Surroundings {
         stdin: stdin(),
-        capabilities: Capabilities::read()?,
+        capabilities,
+        rootless: may_be_rootless.then(|| Rootless::read(mounts, &config.search_path)),
         user: geteuid().as_raw(),
         socket_state: socket_state(&socket, mounts),
         socket,

@@ -11,6 +11,7 @@ use nix::unistd::setsid;
 use crate::messages::remedy::Remedy;
 use crate::plan::DOCKERD_OOM_SCORE;
 use crate::sys::descriptors;
+use crate::sys::namespaces::Namespaces;
 use crate::sys::signals::Inherited;
 
 /// Detaches a forked child from the terminal and ties its life to its parent's: it gets SIGKILL
@@ -24,6 +25,16 @@ pub fn leave_terminal() -> Result<()> {
         .context("a child cannot get a session of its own")
         .remedy("check whether a seccomp profile forbids setsid(2)")?;
     Ok(())
+}
+
+/// Enters namespaces as their root, and ties the child's life to its parent's again: the kernel
+/// forgets that with a change of rights (prctl(2), PR_SET_PDEATHSIG).
+pub fn enter(namespaces: &Namespaces) -> Result<()> {
+    namespaces
+        .enter()
+        .and_then(|()| prctl::set_pdeathsig(Signal::SIGKILL))
+        .context("a child cannot enter the engine's namespaces")
+        .remedy("check whether a seccomp profile forbids setns(2)")
 }
 
 /// Makes a forked child a helper. It gets the inherited signal dispositions back but for SIGPIPE

@@ -20,7 +20,7 @@ use crate::sys::end::End;
 use crate::sys::log;
 use crate::sys::process::{self, Reaped};
 use crate::sys::signals::Signals;
-use crate::sys::spawn::{self, Child, Session};
+use crate::sys::spawn::{self, Child, Place, Session};
 
 /// The exit status of a hook that exceeded its timeout, as with timeout(1).
 const TIMED_OUT: u8 = 124;
@@ -39,6 +39,8 @@ pub struct Runner<'a> {
     pub signals: &'a mut Signals,
     /// The user's file mode creation mask.
     pub umask: Mode,
+    /// Where the hooks run.
+    pub place: Place<'a>,
     /// The `oom_score_adj` of the hooks, where it is not this process's.
     pub oom_score_adj: Option<i16>,
     /// Whether the first hook that fails ends the run.
@@ -121,6 +123,7 @@ impl Runner<'_> {
             limits: &[],
             inherited: self.signals.inherited(),
             umask: Some(self.umask),
+            place: self.place,
         })
         .map_err(|error| error.fault(path.as_os_str()))?;
         let outcome = self.wait(pid, self.timeout, true)?;

@@ -12,6 +12,7 @@ pub mod grower;
 pub mod hooks;
 pub mod joiner;
 pub mod loader;
+pub mod namespaces;
 pub mod packer;
 pub mod port_forwarder;
 pub mod ports;

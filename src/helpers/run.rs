@@ -14,7 +14,7 @@ use nix::unistd::pipe2;
 use crate::messages::remedy::Remedy;
 use crate::sys::read;
 use crate::sys::signals::Inherited;
-use crate::sys::spawn::{self, Child, Session};
+use crate::sys::spawn::{self, Child, Place, Session};
 
 /// Runs the program at `path`, with an empty environment, and waits for its end. Returns how it
 /// ended, and its output. The error names the program.
@@ -43,6 +43,7 @@ pub fn run(
         limits: &[],
         inherited,
         umask: None,
+        place: Place::Here,
     })
     .with_context(|| format!("cannot run {shown}"))?;
     drop(writer);

@@ -143,6 +143,9 @@ pub struct Config {
     pub log_format: LogFormat,
     /// `DOCKER_DAEMON_ARGS`, split into words.
     pub daemon_arguments: Vec<OsString>,
+    /// `DIND_ROOTLESS`: whether the engine runs in a user namespace. `None` where that depends on
+    /// what the container allows.
+    pub rootless: Option<bool>,
     /// `DIND_TMPFS`: whether `/tmp` may get a tmpfs.
     pub tmpfs: bool,
     /// `DIND_DNS`: whether resolvers on loopback are made reachable for inner containers.
@@ -262,6 +265,11 @@ impl Config {
                 .into_iter()
                 .map(OsString::from)
                 .collect(),
+            rootless: read.parse(variables::DIND_ROOTLESS, "1, 0", |text| match text {
+                "1" => Some(true),
+                "0" => Some(false),
+                _ => None,
+            }),
             tmpfs: read.switch(variables::DIND_TMPFS),
             dns: read.switch(variables::DIND_DNS),
             mtu: read

@@ -93,6 +93,8 @@ table! {
         "receives READY=1 when docker is ready: podman, systemd";
     DIND_CONTRACT: Words("the program's name"), ALL,
         "one of the contracts listed below";
+    DIND_ROOTLESS: Words("what is allowed"), DAEMONS,
+        "1: an engine in a user namespace; 0: none";
     DIND_READY_TIMEOUT: Value("60"), DAEMONS,
         "seconds within which the API must answer";
     DIND_STOP_TIMEOUT: Value("9"), DAEMONS,

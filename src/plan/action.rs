@@ -41,6 +41,31 @@ pub enum Action {
         /// Whether the superblock is read-only, besides the mount.
         superblock: bool,
     },
+    /// Mount a directory or a file on another: `MS_BIND` in mount(2).
+    Bind {
+        /// What is mounted.
+        source: PathBuf,
+        /// The mount point.
+        target: PathBuf,
+    },
+    /// Cover a directory with a tmpfs that has links to what is in it, but for some names: then this
+    /// user can make files there, and what is mounted below stays.
+    CopyUp {
+        /// The directory.
+        path: PathBuf,
+        /// The names without a link.
+        own: &'static [&'static str],
+    },
+    /// Give a file or a directory to a user, without what is in it: chown(2).
+    Give {
+        /// The file or directory.
+        path: PathBuf,
+        /// The user id.
+        user: u32,
+        /// Whether that is an error where files of others are in the directory, which then stays as
+        /// it is.
+        alone: bool,
+    },
     /// Make the propagation of a mount and of all mounts below it shared, as
     /// `mount --make-rshared` does: mount_namespaces(7).
     Share {
@@ -178,6 +203,18 @@ impl fmt::Display for Action {
             Self::Share { target } => {
                 write!(formatter, "mount --make-rshared {}", target.display())
             }
+            Self::Bind { source, target } => write!(
+                formatter,
+                "mount --bind {} {}",
+                source.display(),
+                target.display()
+            ),
+            Self::CopyUp { path, .. } => write!(
+                formatter,
+                "cover {0} with a tmpfs of links to what is in it",
+                path.display()
+            ),
+            Self::Give { path, user, .. } => write!(formatter, "chown {user} {}", path.display()),
             Self::Symlink { link, to } => {
                 write!(formatter, "ln -s {} {}", to.display(), link.display())
             }

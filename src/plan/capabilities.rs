@@ -67,6 +67,10 @@ const TABLE: [(Capability, &str, Lost); 16] = [
 /// Returns the fault of a container in which dockerd would not start. `listeners` are bound by
 /// this process.
 pub fn fault(inputs: Inputs<'_>, listeners: &[Listener]) -> Option<Fault> {
+    // In a user namespace its root has all of them.
+    if inputs.rootless().is_some() {
+        return None;
+    }
     let gives_socket_away = listeners
         .iter()
         .any(|listener| matches!(listener, Listener::Unix { group: Some(_), .. }));
@@ -84,6 +88,9 @@ pub fn fault(inputs: Inputs<'_>, listeners: &[Listener]) -> Option<Fault> {
 /// Returns the finding that Docker will be ready here, and that containers will not start.
 pub fn finding(inputs: Inputs<'_>, listeners: &[Listener]) -> Option<Finding> {
     let given = given(inputs);
+    if inputs.rootless().is_some() {
+        return None;
+    }
     if !given.has(Capability::SYS_ADMIN) || fault(inputs, listeners).is_some() {
         return None;
     }

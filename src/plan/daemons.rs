@@ -176,8 +176,11 @@ pub fn warnings(serve: Option<&Serve>, inputs: Inputs<'_>, listeners: &[Listener
             Protection::Encrypted => "requires no client certificate",
             Protection::None => "has no TLS and no password",
         };
-        let seen =
-            format!("tcp://{address} {lacks}: WHOEVER REACHES THIS PORT IS ROOT ON THE HOST");
+        let is_root = match inputs.rootless() {
+            None => "IS ROOT ON THE HOST",
+            Some(_) => "HAS ALL CONTAINERS OF THIS ENGINE",
+        };
+        let seen = format!("tcp://{address} {lacks}: WHOEVER REACHES THIS PORT {is_root}");
         let remedy = match forwarded {
             true => {
                 "unset PORT to have the port with TLS only, or publish it on 127.0.0.1 or a private network only"
@@ -227,6 +230,20 @@ pub fn warnings(serve: Option<&Serve>, inputs: Inputs<'_>, listeners: &[Listener
         warnings.push(Finding::warning("port-unused", seen, README_VARIABLES));
     }
     warnings
+}
+
+/// Returns the fault that dockerd would bind addresses itself and in the namespaces of an engine in a
+/// user namespace, where no client finds them.
+pub fn addresses_inside(inputs: Inputs<'_>, listeners: &[Listener]) -> Option<Fault> {
+    inputs.rootless()?;
+    let mut addresses = inputs.options.addresses();
+    let own = addresses.find(|host| !listeners.iter().any(|listener| serves(listener, host)))?;
+    let message = format!(
+        "dockerd would listen on {own} in the namespaces of its own, where no client finds it"
+    );
+    Some(Fault::usage(message).remedy(
+        "leave that address out: DOCKER_HOST=unix://PATH has the Unix socket elsewhere, and PORT a TCP socket, too",
+    ))
 }
 
 /// Returns dockerd's arguments: those for the listeners, the `chosen` ones, `--containerd` if

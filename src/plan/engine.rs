@@ -12,6 +12,7 @@ use super::growth::Growth;
 use super::hooks::Hooks;
 use super::images::Images;
 use super::listener::{Forwarded, Listener};
+use super::namespaces::Namespaces;
 use super::own_network::OwnNetwork;
 use super::resolver::Forwarder;
 use super::stop_budget::StopBudget;
@@ -128,6 +129,8 @@ pub struct Certificates {
     pub directory: PathBuf,
     /// The names and addresses in the server's certificate: its subjectAltName in RFC 5280.
     pub names: BTreeSet<Name>,
+    /// The user who gets the server's files, where dockerd is not this container's root.
+    pub owner: Option<u32>,
 }
 
 /// The log file of the daemons.
@@ -160,6 +163,11 @@ pub enum Foreground {
 /// A start with daemons: everything that PID 1 supervises, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Engine {
+    /// The namespaces that the engine and the command run in; `None` for those of this process.
+    pub namespaces: Option<Namespaces>,
+    /// The program that connects the network of those namespaces. Its descriptor 3 is their user
+    /// namespace, 4 their network namespace.
+    pub user_network: Option<Program>,
     /// The ext4 image for the data root; `None` if the data root's own file system is used.
     pub data_file: Option<DataFile>,
     /// The store that the data root begins with; `None` if there is none.

@@ -86,7 +86,9 @@ fn may_have_tmpfs(inputs: Inputs<'_>) -> bool {
     let facts = inputs.facts;
     let root = &facts.exec_root;
     let mounts = &facts.container.mounts;
-    facts.pid1
+    // An engine in a user namespace has a tmpfs on all of `/run`.
+    inputs.rootless().is_none()
+        && facts.pid1
         && !root.foreign
         // Its socket may be below, and it may run already.
         && !inputs.options.containerd

@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
+use super::mode::{self, Maps, Mode};
 use crate::facts::Facts;
+use crate::facts::rootless::Rootless;
 use crate::facts::surroundings::Surroundings;
 use crate::input::config::Config;
 use crate::input::contract::Contract;
@@ -59,6 +61,15 @@ impl<'a> Addresses<'a> {
 }
 
 impl<'a> Inputs<'a> {
+    /// Returns the facts of an engine in a user namespace, and the maps of that; `None` where it runs
+    /// with the rights of this process.
+    pub fn rootless(self) -> Option<(&'a Rootless, Maps)> {
+        match mode::decide(self.surroundings, self.config) {
+            Mode::Rootless(facts, maps) => Some((facts, maps)),
+            Mode::Privileged | Mode::Impossible { .. } => None,
+        }
+    }
+
     /// Returns the part of them that the sockets depend on.
     pub fn addresses(self) -> Addresses<'a> {
         Addresses {

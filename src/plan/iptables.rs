@@ -67,13 +67,14 @@ pub fn netfilter_question(
     })
 }
 
-/// Chooses the backend. While the [`netfilter_question`] is open, none is chosen: the result has
+/// Chooses the backend, for an engine in a user namespace if `rootless`. While the [`netfilter_question`] is open, none is chosen: the result has
 /// a note, and no steps.
 pub fn plan(
     config: &Config,
     options: &DockerdOptions,
     netfilter: &Netfilter,
     mounts: &MountTable,
+    rootless: bool,
 ) -> Iptables {
     if options.nftables {
         let seen =
@@ -92,6 +93,7 @@ pub fn plan(
         None => match netfilter.nf_tables {
             NfTables::Present => (false, "the kernel has nf_tables"),
             NfTables::Missing => (true, "the kernel has no nf_tables"),
+            NfTables::Unknown if rootless => (false, "a user namespace has no other"),
             NfTables::Unknown => {
                 return Iptables {
                     note: note(UNKNOWN.to_owned()),

@@ -22,7 +22,9 @@ mod iptables;
 mod limits;
 pub mod listener;
 pub mod memory;
+pub mod mode;
 mod mounts;
+pub mod namespaces;
 mod network;
 pub mod outcome;
 pub mod own_network;
@@ -31,6 +33,7 @@ mod print;
 mod read_only;
 pub mod resolver;
 pub mod role;
+pub mod rootless;
 pub mod saving;
 pub mod seccomp;
 pub mod stop_budget;
@@ -45,8 +48,8 @@ use std::path::PathBuf;
 
 use crate::facts::Facts;
 use crate::facts::cgroup::CGROUP_ROOT;
-use crate::facts::surroundings::Stdin;
-use crate::input::config::{LOG_FILE, Log};
+use crate::facts::surroundings::{Stdin, Surroundings};
+use crate::input::config::{Config, LOG_FILE, Log};
 use crate::input::contract::Contract;
 use crate::input::dockerd_arguments::DockerdArguments;
 use crate::messages::fault::Fault;
@@ -56,8 +59,9 @@ use action::{Action, Step};
 pub use daemons::{CLIENT_VARIABLES, DOCKERD_OOM_SCORE, OWN_OOM_SCORE, find_dockerd, listeners};
 use engine::{Engine, Foreground, LogPath, Program, Readiness};
 use inputs::{Addresses, Inputs};
-pub use iptables::{NF_TABLES, netfilter_question};
+pub use iptables::NF_TABLES;
 use listener::{Forwarded, Listener};
+use mode::Mode;
 use outcome::{Outcome, Plan};
 use stop_budget::StopBudget;
 pub use store::Store;
@@ -86,6 +90,11 @@ pub fn session(
     };
     let foreground = Foreground::Command(command);
     engine(None, arguments, foreground, levels_below, inputs)
+}
+
+/// Whether an engine that starts here runs in a user namespace.
+pub fn is_rootless(surroundings: &Surroundings, config: &Config) -> bool {
+    matches!(mode::decide(surroundings, config), Mode::Rootless(..))
 }
 
 /// Whether a start gives dockerd certificates for the names and addresses of this container.
@@ -178,6 +187,15 @@ pub fn stores_question(inputs: Inputs<'_>) -> bool {
     storage::stores_question(inputs)
 }
 
+/// Returns the step that asks the kernel for nf_tables, if the iptables backend depends on it and no
+/// file of the kernel shows it. In a user namespace nobody asks: there the legacy backend cannot load
+/// what it needs.
+pub fn netfilter_question(inputs: Inputs<'_>) -> Option<Step> {
+    let question =
+        iptables::netfilter_question(inputs.config, inputs.options, &inputs.facts.netfilter);
+    question.filter(|_| inputs.rootless().is_none())
+}
+
 /// Returns the iptables backend that a start would choose, and the reason, as a finding of
 /// severity note.
 pub fn iptables_note(inputs: Inputs<'_>) -> Finding {
@@ -187,6 +205,7 @@ pub fn iptables_note(inputs: Inputs<'_>) -> Finding {
         inputs.options,
         &inputs.facts.netfilter,
         mounts,
+        inputs.rootless().is_some(),
     )
     .note
 }
@@ -229,7 +248,11 @@ fn engine(
     }
     let listeners = daemons::listeners(serve, inputs.addresses());
     let tls = daemons::tls(&listeners, inputs);
+    let is_rootless = inputs.rootless().is_some();
     if let Some(fault) = capabilities::fault(inputs, &listeners) {
+        return Err(fault);
+    }
+    if let Some(fault) = daemons::addresses_inside(inputs, &listeners) {
         return Err(fault);
     }
     let log_file = logs_to_file(&foreground, inputs);
@@ -240,11 +263,15 @@ fn engine(
     let storage = storage::plan(inputs)?;
     let mounts = &facts.container.mounts;
     let saving = match inputs.save {
+        Some(_) if is_rootless => {
+            let message = "a store is saved by an engine with privileges, and this one would run in a user namespace";
+            return Err(Fault::failure(message).remedy("start it with --privileged"));
+        }
         Some(save) => Some(saving::plan(save, inputs, &listeners, &dockerd)?),
         None => None,
     };
     let warm_start = warm_start::plan(inputs, &dockerd, saving.as_ref())?;
-    let iptables = iptables::plan(config, options, &facts.netfilter, mounts);
+    let iptables = iptables::plan(config, options, &facts.netfilter, mounts, is_rootless);
     let resolver = resolver::plan(inputs);
     let mut warnings = Vec::new();
     if !facts.pid1 {
@@ -260,28 +287,33 @@ fn engine(
     warnings.extend(warm_start.warning);
     // Loading nf_tables comes first: the iptables backend depends on the kernel's answer. Then
     // comes the lock: if another process holds it, nothing else in the container is changed.
-    let mut steps: Vec<Step> = netfilter_question(config, options, &facts.netfilter)
-        .into_iter()
-        .collect();
+    let mut steps: Vec<Step> = netfilter_question(inputs).into_iter().collect();
     steps.extend(storage.steps);
     let exec_root = exec_root::plan(inputs);
     steps.extend(exec_root.steps);
     let mut left_out: Vec<Finding> = exec_root.note.into_iter().collect();
-    let first = in_use::kept(mounts::plan(&facts.container), inputs, &mut left_out);
-    steps.extend(first);
-    steps.extend(cgroups::plan(&facts.container));
-    let last = in_use::kept(
-        mounts::last(config, &facts.container),
-        inputs,
-        &mut left_out,
-    );
-    steps.extend(last);
+    if !is_rootless {
+        let first = in_use::kept(mounts::plan(&facts.container), inputs, &mut left_out);
+        steps.extend(first);
+        steps.extend(cgroups::plan(&facts.container));
+        let last = in_use::kept(
+            mounts::last(config, &facts.container),
+            inputs,
+            &mut left_out,
+        );
+        steps.extend(last);
+    }
     let meanwhile = steps.extract_if(.., cgroups::can_wait).collect();
+    // What the daemons find in their own mount namespace.
+    let mut theirs: Vec<Step> = Vec::new();
+    if is_rootless {
+        theirs.extend(steps.extract_if(.., |step| matches!(step.action, Action::Mount { .. })));
+    }
     let containerd = daemons::containerd(inputs).map(|(program, configuration)| {
-        steps.extend(configuration);
+        theirs.extend(configuration);
         program
     });
-    steps.extend(iptables.steps);
+    theirs.extend(iptables.steps);
     let path = iptables.directory.as_deref();
     let mut environment = daemons::environment(config, facts.apparmor, path);
     environment.retain(|(name, _)| !(storage.drops_variable && name == "DOCKER_DRIVER"));
@@ -296,6 +328,25 @@ fn engine(
         .chain(images::warning(inputs, &listeners))
         .chain(more)
         .collect();
+    let rootless = match rootless::plan(inputs, &listeners, theirs, &environment) {
+        Ok(plan) => Some(plan),
+        Err(own) => {
+            steps.extend(own);
+            None
+        }
+    };
+    let (namespaces, user_network, rootless_arguments, rootless_note) = match rootless {
+        Some(plan) => {
+            steps.extend(plan.steps);
+            (
+                Some(plan.namespaces),
+                Some(plan.network),
+                plan.arguments,
+                Some(plan.note),
+            )
+        }
+        None => (None, None, Vec::new(), None),
+    };
     let dockerd = Program {
         path: dockerd,
         arguments: daemons::dockerd_arguments(
@@ -303,6 +354,7 @@ fn engine(
             options,
             &listeners,
             [
+                rootless_arguments,
                 tls.flags,
                 storage.arguments,
                 network::arguments(inputs),
@@ -314,7 +366,8 @@ fn engine(
         environment: environment.clone(),
         oom_score_adj: daemons::DOCKERD_OOM_SCORE,
     };
-    let dmsetup = facts.programs.dmsetup.clone().map(|path| Program {
+    let dmsetup = facts.programs.dmsetup.clone().filter(|_| !is_rootless);
+    let dmsetup = dmsetup.map(|path| Program {
         path,
         arguments: vec!["mknodes".into()],
         environment,
@@ -327,6 +380,8 @@ fn engine(
         !hooks.pre_stop.is_empty(),
     );
     let engine = Engine {
+        namespaces,
+        user_network,
         data_file: storage.data_file,
         filling: warm_start.filling,
         saving,
@@ -362,9 +417,9 @@ fn engine(
     Ok(Plan {
         contract,
         warnings,
-        notes: storage
-            .note
+        notes: rootless_note
             .into_iter()
+            .chain(storage.note)
             .chain([iptables.note])
             .chain(resolver.note)
             .chain(left_out)

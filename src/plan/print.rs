@@ -139,6 +139,10 @@ impl fmt::Display for Saving {
 
 impl fmt::Display for Engine {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(namespaces) = &self.namespaces {
+            line(formatter, format_args!("prepare: {namespaces}"))?;
+            steps(formatter, "inside", &namespaces.steps)?;
+        }
         if let Some(data_file) = &self.data_file {
             line(formatter, format_args!("prepare: {data_file}"))?;
         }
@@ -167,7 +171,7 @@ impl fmt::Display for Engine {
         hooks("pre-start", &self.hooks.pre_start)?;
         hooks("post-start", &self.hooks.post_start)?;
         hooks("pre-stop", &self.hooks.pre_stop)?;
-        let beside = [&self.containerd, &self.dmsetup];
+        let beside = [&self.containerd, &self.user_network, &self.dmsetup];
         for program in std::iter::once(&self.dockerd).chain(beside.into_iter().flatten()) {
             let words = std::iter::once(program.path.as_os_str())
                 .chain(program.arguments.iter().map(OsString::as_os_str));

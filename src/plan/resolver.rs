@@ -65,7 +65,9 @@ pub fn plan(inputs: Inputs<'_>) -> Resolver {
         .copied()
         .filter(|resolver| resolver.is_loopback())
         .collect();
-    if !config.dns || options.dns_set || upstreams.is_empty() {
+    // An engine in a user namespace has a resolv.conf of its own.
+    let has_own = inputs.rootless().is_some();
+    if !config.dns || options.dns_set || upstreams.is_empty() || has_own {
         return Resolver::default();
     }
     let Some(listen) = address(inputs) else {
@@ -161,7 +163,7 @@ fn is_domain(domain: &str) -> bool {
 /// writes `ndots:0` beside its own 127.0.0.11, and an inner dockerd that finds `ndots` of any
 /// value does not forward names without a dot from its own networks (`NdotsSet` in libnetwork's
 /// resolver.go), so the services of an outer project would not resolve.
-fn resolver_options(found: &[String], all: bool) -> Vec<String> {
+pub fn resolver_options(found: &[String], all: bool) -> Vec<String> {
     let hides = |option: &&String| *option == "ndots:0";
     let hidden = found.iter().any(|option| hides(&option));
     if !hidden && !all {

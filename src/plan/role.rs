@@ -3,6 +3,7 @@
 
 use std::ffi::OsString;
 
+use super::mode::{self, Mode};
 use crate::facts::capabilities::Capability;
 use crate::facts::surroundings::{SocketState, Stdin, Surroundings};
 use crate::input::config::Config;
@@ -77,10 +78,26 @@ pub fn decide(start: &Start, config: &Config, surroundings: &Surroundings) -> Re
     if let Role::Client { .. } | Role::Inform { .. } = role {
         return Ok(role);
     }
-    if let Some(fault) = unprivileged(start.contract, surroundings) {
-        return Err(fault);
-    }
     let starts_daemon = matches!(role, Role::Serve(_) | Role::Session { .. });
+    match mode::decide(surroundings, config) {
+        Mode::Rootless(..) if starts_daemon => {}
+        Mode::Impossible {
+            missing,
+            asked: true,
+        } if starts_daemon => return Err(mode::fault(&missing)),
+        mode => {
+            let fault = unprivileged(start.contract, surroundings);
+            match (fault, mode) {
+                (Some(fault), Mode::Impossible { missing, .. })
+                    if starts_daemon && !lacks_root_only(surroundings) =>
+                {
+                    return Err(mode::or_rootless(fault, &missing));
+                }
+                (Some(fault), _) => return Err(fault),
+                (None, _) => {}
+            }
+        }
+    }
     match socket_taken(surroundings) {
         Some(fault) if starts_daemon => Err(fault),
         Some(_) | None => Ok(role),
@@ -106,6 +123,15 @@ pub fn may_mount(surroundings: &Surroundings) -> bool {
         .capabilities
         .effective
         .has(Capability::SYS_ADMIN)
+}
+
+/// Whether a daemon can run here, or the user wants one and is told what is missing for it.
+fn may_have_daemon(config: &Config, surroundings: &Surroundings) -> bool {
+    match mode::decide(surroundings, config) {
+        Mode::Privileged => may_mount(surroundings),
+        Mode::Rootless(..) => true,
+        Mode::Impossible { asked, .. } => asked,
+    }
 }
 
 /// Whether CAP_SYS_ADMIN is missing only because this process is not root's, as with
@@ -200,8 +226,9 @@ fn dind(start: &Start, config: &Config, surroundings: &Surroundings) -> Result<R
                 .is_some_and(|host| !host.starts_with("unix://"));
             let has_daemon = elsewhere || surroundings.socket_state.is_live();
             // Without a command the user wants a daemon. A command may not need one.
-            let needs_none =
-                !may_mount(surroundings) && !command.is_empty() && start.nest.is_none();
+            let needs_none = !may_have_daemon(config, surroundings)
+                && !command.is_empty()
+                && start.nest.is_none();
             if has_daemon || needs_none {
                 Ok(Role::Client { command })
             } else if config.port.is_some() {

@@ -580,6 +580,9 @@ impl Place<'_> {
         if let Some(hidden) = self.hidden().or(exec_root) {
             return Err(format!("it would hide {hidden}"));
         }
+        if self.inputs.rootless().is_some() {
+            return Err("a user namespace has no loop devices".to_owned());
+        }
         if !means.loop_devices {
             return Err(format!("{LOOP_CONTROL} cannot be opened"));
         }

@@ -6,6 +6,7 @@ mod firewall;
 mod golden;
 mod hides;
 mod read_by;
+mod rootless;
 mod saving;
 mod store;
 mod warm_start;
@@ -315,6 +316,9 @@ struct Start<'a> {
     json: &'a str,
     stdin: Stdin,
     capabilities: Capabilities,
+    /// Whether the container has what an engine in a user namespace needs, and `DIND_ROOTLESS` or the
+    /// capabilities have led to its being read.
+    rootless: bool,
 }
 
 /// Those of a process of root.
@@ -331,6 +335,7 @@ const DAEMON: Start<'_> = Start {
     json: "",
     stdin: Stdin::Null,
     capabilities: of_root(CapabilitySet::ALL),
+    rootless: false,
 };
 const SHELL: Start<'_> = Start {
     stdin: Stdin::Terminal,
@@ -377,6 +382,7 @@ impl Start<'_> {
         socket_state: SocketState,
     ) -> Surroundings {
         Surroundings {
+            rootless: self.rootless.then(mode::tests::enough),
             stdin: self.stdin,
             capabilities: match cap_sys_admin {
                 true => self.capabilities,
@@ -534,6 +540,9 @@ fn after(facts: &Facts, plan: &Plan) -> Facts {
             | Action::Shortcut { .. }
             | Action::Set { .. }
             | Action::LoadModule { .. }
+            | Action::Bind { .. }
+            | Action::CopyUp { .. }
+            | Action::Give { .. }
             | Action::Lock { .. } => {}
             Action::Remove { path } => facts.stale.retain(|stale| stale != path),
             Action::RemoveTree { path } => facts.exec_root.stale.retain(|stale| stale != path),
@@ -1612,6 +1621,7 @@ fn the_fault_names_the_user_where_only_that_is_in_the_way() -> Result<(), Fault>
         };
         let (config, start) = start.read()?;
         let surroundings = Surroundings {
+            rootless: None,
             stdin: Stdin::Null,
             capabilities: Capabilities {
                 effective: CapabilitySet::NONE,

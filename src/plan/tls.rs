@@ -61,6 +61,11 @@ pub fn plan(inputs: Inputs<'_>) -> Tls {
     let certificates = (!ours.is_empty()).then(|| Certificates {
         directory: directory.clone(),
         names: names(inputs),
+        // Where no root writes them, they are the engine's user's already.
+        owner: inputs
+            .rootless()
+            .filter(|_| inputs.surroundings.user == 0)
+            .map(|(rootless, _)| rootless.account.user),
     });
     // dockerd ignores the three files unless `--tls` or `--tlsverify` is a flag.
     let switch = match (tls.verify.file, tls.tls.file) {

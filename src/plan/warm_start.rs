@@ -51,6 +51,12 @@ pub fn plan(
     }
     let usable = match &facts.store {
         None => Ok(None),
+        // The layers' attributes are those of an engine with the rights of root.
+        Some(found) if inputs.rootless().is_some() => Err(Fault::failure(format!(
+            "{} is for an engine with privileges, and this one runs in a user namespace",
+            found.path.display()
+        ))
+        .remedy("start it with --privileged, or without the store")),
         Some(found) => usable(inputs, found).map(|()| Some(found)),
     };
     let root = &facts.data_root;

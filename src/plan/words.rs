@@ -12,11 +12,14 @@ pub fn with_value(flag: &str, value: impl AsRef<OsStr>) -> OsString {
 }
 
 /// Returns words as a list in a sentence: `a, b and c`.
-pub fn listed(words: &[String]) -> String {
+pub fn listed<Word: AsRef<str>>(words: &[Word]) -> String {
     match words {
         [] => String::new(),
-        [word] => word.clone(),
-        [before @ .., last] => format!("{} and {last}", before.join(", ")),
+        [word] => word.as_ref().to_owned(),
+        [before @ .., last] => {
+            let before: Vec<&str> = before.iter().map(AsRef::as_ref).collect();
+            format!("{} and {}", before.join(", "), last.as_ref())
+        }
     }
 }
 

@@ -14,8 +14,8 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
 use crate::api::ping::{Ping, Progress};
 use crate::api::readiness;
-use crate::facts::capabilities::Capabilities;
-use crate::facts::{daemon_json, exec_root};
+use crate::facts::capabilities::{Capabilities, Capability};
+use crate::facts::{daemon_json, exec_root, processes};
 use crate::input::config::Config;
 use crate::input::contract::Contract;
 use crate::input::dockerd_arguments::{DockerdArguments, DockerdOptions};
@@ -91,9 +91,17 @@ pub fn check(config: &Config, how: Health) -> Result<(), Fault> {
 }
 
 /// Whether containers start, by the capabilities of the container that the listener is in: PID 1,
-/// which has bound dockerd's socket. One that is not seen from here is not judged.
+/// which has bound dockerd's socket. One that is not seen from here is not judged. Where it has no
+/// CAP_SYS_ADMIN, its dockerd has the capabilities of a user namespace.
 fn starts_containers(listener: Option<i32>) -> Result<(), Fault> {
-    let given = listener.and_then(Capabilities::of_programs_of);
+    let given = listener.and_then(|pid| {
+        let given = Capabilities::of_programs_of(pid)?;
+        if given.has(Capability::SYS_ADMIN) {
+            return Some(given);
+        }
+        let dockerd = processes::child(pid, "dockerd");
+        dockerd.map_or(Some(given), Capabilities::of_programs_of)
+    });
     match given.and_then(capabilities::containers) {
         None => Ok(()),
         Some((seen, remedy)) => Err(Fault::failure(format!("not healthy: {seen}")).remedy(remedy)),

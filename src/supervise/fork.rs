@@ -15,11 +15,11 @@ use super::output::output;
 use super::start::null;
 use super::supervisor::Supervisor;
 use crate::apply::delegate;
-use crate::helpers::child::{become_helper, leave_terminal, take_daemons_oom_score};
+use crate::helpers::child::{self, become_helper, leave_terminal, take_daemons_oom_score};
 use crate::helpers::hooks::Runner;
 use crate::helpers::{
-    certificates, containers, data_file, filler, forwarder, grower, joiner, loader, port_forwarder,
-    preparer, publisher, sweeper,
+    certificates, containers, data_file, filler, forwarder, grower, joiner, loader, namespaces,
+    port_forwarder, preparer, publisher, sweeper,
 };
 use crate::input::config::Config;
 use crate::messages::fault::{FAILURE, Fault};
@@ -28,6 +28,8 @@ use crate::messages::logging::LogFormat;
 use crate::messages::progress::ProgressLine;
 use crate::messages::remedy::Remedy;
 use crate::programs::doctor;
+use crate::sys::namespaces::Namespaces;
+use crate::sys::spawn::Place;
 use crate::sys::{descriptors, log, process};
 
 impl Supervisor<'_> {
@@ -40,6 +42,18 @@ impl Supervisor<'_> {
                 Err(error) => {
                     let error = error.context(format!("cannot start {}", process.name()));
                     warn!("{}", Fault::from(error));
+                    events.push_back(Event::NotStarted(process, FAILURE));
+                    return;
+                }
+            },
+            Some(_) | None if process == Process::Namespaces => match UnixStream::pair() {
+                Ok((ours, theirs)) => {
+                    self.handover = Some(ours);
+                    Some(theirs)
+                }
+                Err(error) => {
+                    let name = process.name();
+                    error!("cannot start {name}: {error}; raise the limit of open files");
                     events.push_back(Event::NotStarted(process, FAILURE));
                     return;
                 }
@@ -99,15 +113,23 @@ impl Supervisor<'_> {
     /// Does the work of a helper, in the child. Returns its exit status.
     fn help(&mut self, process: Process, control: Option<UnixStream>) -> Result<u8> {
         let engine = self.engine;
-        match (process, control, &self.relay) {
-            (Process::PreStart, ..) => return self.run_hooks(process, &engine.hooks.pre_start),
-            (Process::PostStart, ..) => return self.run_hooks(process, &engine.hooks.post_start),
-            (Process::PreStop, ..) => return self.run_hooks(process, &engine.hooks.pre_stop),
-            (Process::Relay, Some(control), Some(relay)) => {
-                relay.run(self.signals.inherited(), control)?;
+        match process {
+            Process::PreStart => return self.run_hooks(process, &engine.hooks.pre_start),
+            Process::PostStart => return self.run_hooks(process, &engine.hooks.post_start),
+            Process::PreStop => return self.run_hooks(process, &engine.hooks.pre_stop),
+            Process::Relay => {
+                if let (Some(control), Some(relay)) = (control, &self.relay) {
+                    relay.run(self.signals.inherited(), control)?;
+                }
                 return Ok(0);
             }
             _ => {}
+        }
+        // What they look at is the engine's.
+        if let (Process::Watcher | Process::Ender | Process::Sweeper, Some(namespaces)) =
+            (process, &self.namespaces)
+        {
+            child::enter(namespaces)?;
         }
         let inherited = self.signals.inherited();
         let port = self.forwarded.as_ref();
@@ -116,13 +138,18 @@ impl Supervisor<'_> {
         // A store in a file is mounted from the file that was found to be one.
         let store = self.generation.as_deref();
         let store = store.filter(|_| process == Process::Filler);
-        let kept: Vec<_> = log
-            .into_iter()
-            .chain(port.map(AsFd::as_fd))
+        let control = control.as_ref().map(AsFd::as_fd);
+        let kept = log.into_iter().chain(port.map(AsFd::as_fd)).chain(control);
+        let kept: Vec<_> = kept
             .chain(store.map(|store| store.held.as_fd()))
             .collect();
         become_helper(inherited, &kept)?;
         match process {
+            Process::Namespaces => {
+                if let (Some(wanted), Some(socket)) = (&engine.namespaces, control) {
+                    return namespaces::make(wanted, socket, inherited);
+                }
+            }
             Process::Mounter => engine
                 .data_file
                 .as_ref()
@@ -210,7 +237,10 @@ impl Supervisor<'_> {
             process,
         );
         let [wait, wake] = self.signals.descriptors();
-        descriptors::close_other_descriptors(&[wait, wake, stdout, stderr])
+        let namespaces = self.namespaces.as_ref();
+        let mut kept = vec![wait, wake, stdout, stderr];
+        kept.extend(namespaces.into_iter().flat_map(Namespaces::descriptors));
+        descriptors::close_other_descriptors(&kept)
             .context("the hook runner cannot close its parent's descriptors")
             .remedy("mount /proc")?;
         // Where PID 1 has its own score still, the hooks get it from the runner.
@@ -226,6 +256,7 @@ impl Supervisor<'_> {
             stdio: [null.as_fd(), stdout, stderr],
             signals: &mut self.signals,
             umask: self.umask,
+            place: Place::from(self.namespaces.as_ref()),
             oom_score_adj: self.oom_score_adj,
             until_failure: process == Process::PreStart,
             stopped: false,

@@ -109,6 +109,7 @@ pub fn run(
         command: matches!(engine.foreground, Foreground::Command(_)),
         terminal: terminal != Terminal::None,
         containerd: engine.containerd.is_some(),
+        namespaces: engine.namespaces.is_some(),
         data_file: Need::of(engine.data_file.as_ref().map(|file| file.required)),
         // An ext4 image may have come from a store.
         filler: engine.filling.is_some() || engine.data_file.is_some(),
@@ -144,6 +145,8 @@ pub fn run(
         bound,
         forwarded: forwarded.pop(),
         delegation,
+        handover: None,
+        namespaces: None,
         generation: None,
         store_lock: None,
         without_data_file: false,

@@ -17,11 +17,12 @@ use crate::apply;
 use crate::messages::fault::Fault;
 use crate::messages::remedy::Remedy;
 use crate::plan::engine::{Engine, Foreground, Program};
+use crate::sys::credentials;
 use crate::sys::limits::{Limit, Resource};
 use crate::sys::read;
 use crate::sys::search;
 use crate::sys::signals::Inherited;
-use crate::sys::spawn::{self, Begun, Child, Session};
+use crate::sys::spawn::{self, Begun, Child, Place, Session};
 
 impl Supervisor<'_> {
     /// Starts dockerd and containerd without waiting for either. dockerd is first, because clients
@@ -55,7 +56,9 @@ impl Supervisor<'_> {
             let null = null()?;
             let silent = [null.as_fd(); 3];
             let inherited = self.signals.inherited();
-            if let Err(fault) = begin_daemon(program, silent, &[], None, &[], inherited) {
+            if let Err(fault) =
+                begin_daemon(program, silent, &[], None, &[], inherited, Place::Here)
+            {
                 warn!("{fault}; going on without it");
             }
         }
@@ -95,6 +98,52 @@ impl Supervisor<'_> {
         }
     }
 
+    /// Starts the program for the network of the engine's namespaces, as the engine's user and in the
+    /// namespaces of this process.
+    pub(super) fn start_user_network(&mut self) -> Result<(), Fault> {
+        let engine = self.engine;
+        let (Some(program), Some(wanted), Some(namespaces)) =
+            (&engine.user_network, &engine.namespaces, &self.namespaces)
+        else {
+            return Ok(());
+        };
+        let null = null()?;
+        let [stdout, stderr] = output(
+            self.relay.as_ref(),
+            self.log.as_ref(),
+            engine,
+            &self.standard,
+            Process::UserNetwork,
+        );
+        let mut arguments = vec![program.path.as_os_str()];
+        arguments.extend(program.arguments.iter().map(OsString::as_os_str));
+        let place = match nix::unistd::geteuid().is_root() {
+            true => Place::As {
+                user: wanted.user,
+                group: wanted.group,
+            },
+            false => Place::Here,
+        };
+        let begun = spawn::begin(&Child {
+            path: &program.path,
+            arguments,
+            environment: &program.environment,
+            stdio: Some([null.as_fd(), stdout, stderr]),
+            descriptors: namespaces.for_network().to_vec(),
+            session: Session::Own,
+            dies_with_parent: true,
+            oom_score_adj: Some(program.oom_score_adj),
+            limits: &[],
+            inherited: self.signals.inherited(),
+            umask: None,
+            place,
+        })
+        .map_err(|error| error.fault(program.path.as_os_str()))?;
+        let path = program.path.clone();
+        self.children.begin(Process::UserNetwork, begun, path);
+        Ok(())
+    }
+
     fn begin_daemon(&mut self, process: Process, program: &Program) -> Result<(), Fault> {
         let null = null()?;
         let [stdout, stderr] = output(
@@ -107,13 +156,14 @@ impl Supervisor<'_> {
         let stdio = [null.as_fd(), stdout, stderr];
         let inherited = self.signals.inherited();
         let limits = &self.engine.limits;
+        let place = Place::from(self.namespaces.as_ref());
         let begun = match process {
             Process::Dockerd => {
                 let sockets: Vec<BorrowedFd<'_>> = self.bound.iter().map(AsFd::as_fd).collect();
                 let notify = Some(&self.notify);
-                begin_daemon(program, stdio, &sockets, notify, limits, inherited)
+                begin_daemon(program, stdio, &sockets, notify, limits, inherited, place)
             }
-            _ => begin_daemon(program, stdio, &[], None, limits, inherited),
+            _ => begin_daemon(program, stdio, &[], None, limits, inherited, place),
         }?;
         self.children.begin(process, begun, program.path.clone());
         Ok(())
@@ -125,6 +175,9 @@ impl Supervisor<'_> {
             Foreground::Daemon => &[],
         };
         let path = search::find(words, &self.engine.search_path)?;
+        if let Some(wanted) = &self.engine.namespaces {
+            credentials::give_standard(wanted.user);
+        }
         let begun = spawn::begin(&Child {
             path: &path,
             arguments: words.iter().map(OsString::as_os_str).collect(),
@@ -137,6 +190,7 @@ impl Supervisor<'_> {
             limits: &[],
             inherited: self.signals.inherited(),
             umask: Some(self.umask),
+            place: Place::from(self.namespaces.as_ref()),
         })
         .map_err(|error| error.fault(path.as_os_str()))?;
         self.children.begin(Process::Command, begun, path);
@@ -161,6 +215,7 @@ fn begin_daemon(
     notify: Option<&Notify>,
     limits: &[(Resource, Limit)],
     inherited: &Inherited,
+    place: Place<'_>,
 ) -> Result<Begun, Fault> {
     let mut environment = program.environment.clone();
     environment.extend(notify.map(|notify| ("NOTIFY_SOCKET".into(), notify.address.clone())));
@@ -178,6 +233,7 @@ fn begin_daemon(
         limits,
         inherited,
         umask: None,
+        place,
     })
     .map_err(|error| error.fault(program.path.as_os_str()))
 }

@@ -5,9 +5,11 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{Stderr, Stdout};
 use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::stat::Mode;
@@ -26,12 +28,13 @@ use crate::apply::sockets::Bound;
 use crate::facts::memory::{Kills, Memory};
 use crate::facts::processes;
 use crate::input::config::Config;
-use crate::messages::fault::Fault;
+use crate::messages::fault::{FAILURE, Fault};
 use crate::plan;
 use crate::plan::engine::{Engine, Readiness};
 use crate::store::disk::Generation;
 use crate::sys::clock::Clock;
 use crate::sys::end::End;
+use crate::sys::namespaces::{self, Namespaces};
 use crate::sys::process::{self, Reaped};
 use crate::sys::signals::{Signals, asks_to_end};
 use crate::sys::terminal::{self, Terminal};
@@ -74,6 +77,10 @@ pub struct Supervisor<'a> {
     /// The socket for the port forwarder, and for the next one, should it end.
     pub(super) forwarded: Option<Bound>,
     pub(super) delegation: Option<Unfinished>,
+    /// The socket over which the maker of namespaces hands them over.
+    pub(super) handover: Option<UnixStream>,
+    /// The namespaces of the engine, where they are not those of this process.
+    pub(super) namespaces: Option<Namespaces>,
     /// The generation of a store that the data root depends on, with the lock on it.
     pub(super) generation: Option<Arc<Generation>>,
     /// The lock on the store that the data root is published in.
@@ -231,12 +238,17 @@ impl Supervisor<'_> {
     /// Queues the end of a child. With a log relay, the end of a child that writes to it is held
     /// back, so that the child's last lines precede the message about its end.
     fn ended(&mut self, process: Process, end: End, events: &mut VecDeque<Event>) {
+        let end = match process {
+            Process::Namespaces if end == End::Exited(0) => self.take_namespaces(),
+            _ => end,
+        };
         let event = Event::Ended(process, end);
         let now = self.now();
         let writes = matches!(
             process,
             Process::Dockerd
                 | Process::Containerd
+                | Process::UserNetwork
                 | Process::PreStart
                 | Process::PostStart
                 | Process::PreStop
@@ -256,6 +268,28 @@ impl Supervisor<'_> {
                 events.push_back(event);
             }
             Some(_) | None => events.push_back(event),
+        }
+    }
+
+    /// Takes the namespaces that their maker has sent before its end, and returns that end: a failure
+    /// where there are none.
+    fn take_namespaces(&mut self) -> End {
+        let owner = self.engine.namespaces.as_ref().map(|wanted| wanted.user);
+        let received = match (self.handover.take(), owner) {
+            (Some(socket), Some(owner)) => namespaces::receive(socket.as_fd(), owner),
+            _ => Err(Errno::ENODATA.into()),
+        };
+        match received {
+            Ok(namespaces) => {
+                self.namespaces = Some(namespaces);
+                End::Exited(0)
+            }
+            Err(error) => {
+                error!(
+                    "cannot take the namespaces of the engine: {error}; see unix(7), SCM_RIGHTS"
+                );
+                End::Exited(FAILURE)
+            }
         }
     }
 
@@ -326,6 +360,11 @@ impl Supervisor<'_> {
                         .map(|process| Event::NotStarted(process, fault.status));
                     events.extend(missing);
                     events.push_back(Event::Failed(fault.status));
+                }
+            }
+            Effect::StartUserNetwork => {
+                if let Err(fault) = self.start_user_network() {
+                    not_started(Process::UserNetwork, &fault, events);
                 }
             }
             Effect::Restart(process) => {

@@ -73,8 +73,8 @@ pub fn configure(control: &OwnedFd, name: &str, address: Ipv4Addr, prefix: u8) -
     set_up(control, name, true)
 }
 
-/// Turns an interface on or off.
-fn set_up(control: &OwnedFd, name: &str, up: bool) -> nix::Result<()> {
+/// Turns an interface on or off. The error is that of ioctl(2).
+pub fn set_up(control: &OwnedFd, name: &str, up: bool) -> nix::Result<()> {
     let mut request = request(name)?;
     run(control, libc::SIOCGIFFLAGS, &mut request)?;
     let bit = libc::c_short::try_from(libc::IFF_UP).map_err(|_| Errno::EINVAL)?;

@@ -58,8 +58,9 @@ pub fn duplicate_onto(from: BorrowedFd<'_>, to: RawFd) -> nix::Result<()> {
     Errno::result(unsafe { libc::dup2(from.as_raw_fd(), to) }).map(drop)
 }
 
-/// Takes ownership of a descriptor that fcntl(2) returned as a number: F_DUPFD_CLOEXEC.
+/// Takes ownership of a descriptor that the kernel has given as a number: F_DUPFD_CLOEXEC in
+/// fcntl(2), SCM_RIGHTS in unix(7).
 pub fn own(descriptor: RawFd) -> OwnedFd {
-    // SAFETY: the callers pass a number that F_DUPFD_CLOEXEC has just returned.
+    // SAFETY: the callers pass a number that one of these calls has just returned.
     unsafe { OwnedFd::from_raw_fd(descriptor) }
 }

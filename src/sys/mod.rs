@@ -2,6 +2,7 @@
 
 pub mod bridge;
 pub mod clock;
+pub mod credentials;
 pub mod denied;
 pub mod descriptors;
 pub mod end;
@@ -12,6 +13,7 @@ pub mod lock;
 pub mod log;
 pub mod loop_device;
 pub mod memory;
+pub mod namespaces;
 pub mod nonblocking;
 pub mod outlet;
 pub mod process;

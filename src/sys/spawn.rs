@@ -21,9 +21,10 @@ use nix::unistd::{ForkResult, Pid};
 
 use crate::messages::fault::{FAILURE, Fault, NOT_EXECUTABLE, NOT_FOUND};
 use crate::sys::limits::{self, Limit, Resource};
+use crate::sys::namespaces::Namespaces;
 use crate::sys::signals::Inherited;
 use crate::sys::terminal::{self, Terminal};
-use crate::sys::{descriptors, log, process, wait};
+use crate::sys::{credentials, descriptors, log, process, wait};
 
 /// How long [`spawn`] waits for exec. After that it treats the child as started: its program
 /// may be on a file system that does not answer.
@@ -40,6 +41,29 @@ pub enum Session {
     /// The foreground process group of the terminal; where there is none, a process group of
     /// its own.
     Foreground(Terminal),
+}
+
+/// Where a child runs, and as whom.
+#[derive(Debug, Clone, Copy)]
+pub enum Place<'a> {
+    /// In the namespaces of this process, as its user.
+    Here,
+    /// In the same, as another user, without capabilities.
+    As {
+        /// The user id.
+        user: u32,
+        /// The group id.
+        group: u32,
+    },
+    /// In other namespaces, as their root. The working directory is that of the same path, if there
+    /// is one.
+    Inside(&'a Namespaces),
+}
+
+impl<'a> From<Option<&'a Namespaces>> for Place<'a> {
+    fn from(namespaces: Option<&'a Namespaces>) -> Self {
+        namespaces.map_or(Self::Here, Self::Inside)
+    }
 }
 
 /// A child to start, for [`spawn`] and [`begin`].
@@ -69,6 +93,8 @@ pub struct Child<'a> {
     pub inherited: &'a Inherited,
     /// Its file mode creation mask, umask(2); `None` for that of this process.
     pub umask: Option<Mode>,
+    /// Where it runs.
+    pub place: Place<'a>,
 }
 
 /// The failure to start a child: the step that failed, and its errno.
@@ -310,9 +336,6 @@ fn become_child(child: &Child<'_>, mut program: Execution, above: RawFd) -> Spaw
             Session::Own => drop(nix::unistd::setsid().map_err(prepare)?),
             Session::Foreground(terminal) => terminal::take(terminal).map_err(prepare)?,
         }
-        if child.dies_with_parent {
-            prctl::set_pdeathsig(Signal::SIGKILL).map_err(prepare)?;
-        }
         if let Some(score) = child.oom_score_adj {
             // Without CAP_SYS_RESOURCE it fails, and the program runs all the same.
             let _ = std::fs::write("/proc/self/oom_score_adj", score.to_string());
@@ -331,6 +354,11 @@ fn become_child(child: &Child<'_>, mut program: Execution, above: RawFd) -> Spaw
         if let Some(mode) = child.umask {
             umask(mode);
         }
+        go_to(child.place).map_err(prepare)?;
+        // The kernel forgets it with a change of rights.
+        if child.dies_with_parent {
+            prctl::set_pdeathsig(Signal::SIGKILL).map_err(prepare)?;
+        }
         child.inherited.restore().map_err(prepare)?;
         nix::unistd::execve(&program.path, &program.arguments, &program.environment).map_err(
             |errno| SpawnError {
@@ -342,6 +370,21 @@ fn become_child(child: &Child<'_>, mut program: Execution, above: RawFd) -> Spaw
     match run() {
         Ok(never) => match never {},
         Err(error) => error,
+    }
+}
+
+/// Goes where the child is to run. What needs the rights of this process comes before.
+fn go_to(place: Place<'_>) -> nix::Result<()> {
+    match place {
+        Place::Here => Ok(()),
+        Place::As { user, group } => credentials::become_user(user, group),
+        Place::Inside(namespaces) => {
+            let here = nix::unistd::getcwd();
+            namespaces.enter()?;
+            // setns(2) has set it to the root directory.
+            let _ = here.and_then(|here| nix::unistd::chdir(&here));
+            Ok(())
+        }
     }
 }
 

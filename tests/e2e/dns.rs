@@ -14,13 +14,13 @@ printf 'GET / HTTP/1.0\r\n\r\n' | nc $address 80 | tail -n 1"#;
 const FORWARDER: &str = "pgrep -P 1 -x dind";
 
 /// A network outside with a web server in it.
-struct Outside {
+pub struct Outside {
     _web: Container,
     network: Network,
 }
 
 impl Outside {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let network = Network::new();
         let web = unprivileged()
             .image(BUSYBOX)
@@ -34,7 +34,7 @@ impl Outside {
     }
 
     /// The daemon under test in that network, with the small image.
-    fn daemon(&self, spec: Spec) -> Container {
+    pub fn daemon(&self, spec: Spec) -> Container {
         let daemon = spec.flags(["--network", &self.network.name]).ready(&[]);
         daemon.load_busybox();
         daemon
@@ -42,7 +42,7 @@ impl Outside {
 }
 
 #[track_caller]
-fn fetches(daemon: &Container, flags: &[&str]) {
+pub fn fetches(daemon: &Container, flags: &[&str]) {
     let page = daemon.inner(flags, &["sh", "-c", FETCH]);
     assert_eq!(page, "a page outside", "{flags:?}");
 }

@@ -63,6 +63,7 @@ mod recipes;
 mod refusals;
 mod registry;
 mod restart;
+mod rootless;
 mod seccomp;
 mod serve;
 mod session;

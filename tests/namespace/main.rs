@@ -39,7 +39,7 @@ use dind::plan::action::{Action, OnFailure, Step};
 use dind::sys::memory::lower_oom_score_adj;
 use dind::sys::outlet::Outlet;
 use dind::sys::signals::{self, Inherited, Signals};
-use dind::sys::spawn::{Child, Session, spawn};
+use dind::sys::spawn::{Child, Place, Session, spawn};
 use nix::errno::Errno;
 use nix::libc;
 use nix::mount::MsFlags;
@@ -583,6 +583,7 @@ fn spawned(script: &str, descriptors: usize, oom_score_adj: Option<i16>) -> Stri
         limits: &[],
         inherited: &Inherited::read().unwrap(),
         umask: None,
+        place: Place::Here,
     })
     .unwrap();
     let status = nix::sys::wait::waitpid(pid, None).unwrap();
@@ -769,6 +770,7 @@ fn a_program_that_cannot_run_has_the_shells_status() {
                 limits: &[],
                 inherited: &Inherited::read().unwrap(),
                 umask: None,
+                place: Place::Here,
             })
             .unwrap_err();
             assert_eq!(error.status(), status, "{name}: {error}");

@@ -68,7 +68,7 @@ pub fn examine(config: &Config, ask: bool) -> Result<Vec<Finding>, Fault> {
     const LINK: &str = "https://docs.docker.com/engine/daemon/";
     let contract = config.contract.unwrap_or(Contract::Dind);
     let mounts = proc::mounts()?;
-    let surroundings = surroundings::read(config.socket_path(contract), &mounts)?;
+    let surroundings = surroundings::read(config.socket_path(contract), &mounts, config)?;
     let (options, unreadable) = match health::options(config) {
         Ok(options) => (options, None),
         Err(fault) => (
@@ -76,9 +76,19 @@ pub fn examine(config: &Config, ask: bool) -> Result<Vec<Finding>, Fault> {
             Some(Finding::fault("daemon-json", fault, LINK)),
         ),
     };
-    let mut facts =
-        Facts::read(mounts, &options, config, Known::read(&options))?.with_image_stores();
-    let question = plan::netfilter_question(config, &options, &facts.netfilter);
+    let known = Known {
+        rootless: plan::is_rootless(&surroundings, config),
+        ..Known::read(&options)
+    };
+    let mut facts = Facts::read(mounts, &options, config, known)?.with_image_stores();
+    let question = plan::netfilter_question(Inputs {
+        save: None,
+        contract,
+        config,
+        surroundings: &surroundings,
+        options: &options,
+        facts: &facts,
+    });
     if !ask && (question.is_some() || options.nftables) {
         facts.netfilter.nf_tables = netfilter::ask();
     }

@@ -4,16 +4,41 @@ use super::case::Case;
 use crate::facts::host::Confinement;
 use crate::input::contract::Contract;
 use crate::messages::finding::{Finding, Severity};
+use crate::plan::mode::{self, Missing, Mode};
 use crate::plan::{self, role};
 
+const ROOTLESS: &str = "README.md#without---privileged";
 const PRIVILEGED: &str = "https://docs.docker.com/engine/containers/run/";
 
 /// CAP_SYS_ADMIN and the user namespace: capabilities(7), user_namespaces(7).
 pub fn privileges(case: Case<'_>) -> Vec<Finding> {
     let surroundings = case.inputs.surroundings;
     let mut found = Vec::new();
+    let (is_possible, missing) = match mode::decide(surroundings, case.inputs.config) {
+        Mode::Privileged => (false, Vec::new()),
+        Mode::Rootless(..) => {
+            let seen =
+                "this container has no CAP_SYS_ADMIN, and an engine can run in a user namespace";
+            found.push(Finding::note("rootless", seen, ROOTLESS));
+            (true, Vec::new())
+        }
+        Mode::Impossible { missing, .. } if !case.host.in_container => (false, missing),
+        Mode::Impossible {
+            missing,
+            asked: true,
+        } => {
+            found.extend(missing.iter().map(Missing::finding));
+            (true, Vec::new())
+        }
+        Mode::Impossible { missing, .. } => (false, missing),
+    };
     // In the words of dind's own contract: those of wrapdocker's have no remedy.
-    if let Some(fault) = role::unprivileged(Contract::Dind, surroundings) {
+    let fault = role::unprivileged(Contract::Dind, surroundings).filter(|_| !is_possible);
+    if let Some(fault) = fault {
+        let fault = match missing.is_empty() || role::lacks_root_only(surroundings) {
+            true => fault,
+            false => mode::or_rootless(fault, &missing),
+        };
         found.push(match case.host.in_container {
             true if role::lacks_root_only(surroundings) => {
                 Finding::fault("not-root", fault, PRIVILEGED)

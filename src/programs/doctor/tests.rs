@@ -187,6 +187,7 @@ impl Machine {
         let arguments: Vec<OsString> = self.arguments.split_whitespace().map(Into::into).collect();
         let options = DockerdArguments::new(&arguments, &[]).options(None)?;
         let surroundings = Surroundings {
+            rootless: None,
             stdin: Stdin::Null,
             capabilities: self.capabilities,
             user: self.user,

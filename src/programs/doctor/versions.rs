@@ -19,7 +19,7 @@ use crate::sys::process;
 use crate::sys::read::null;
 use crate::sys::search::search;
 use crate::sys::signals::Inherited;
-use crate::sys::spawn::{Child, Session, spawn};
+use crate::sys::spawn::{Child, Place, Session, spawn};
 use crate::sys::wait;
 
 /// The major and minor version of the oldest engine that the tests start: Debian bookworm's.
@@ -89,6 +89,7 @@ fn output(program: &Path, config: &Config) -> Option<String> {
         limits: &[],
         inherited: &Inherited::read().ok()?,
         umask: None,
+        place: Place::Here,
     })
     .ok()?;
     drop(writer);

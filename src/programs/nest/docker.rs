@@ -27,7 +27,7 @@ use crate::sys::process::{self, Reaped};
 use crate::sys::read;
 use crate::sys::search;
 use crate::sys::signals::{Signals, asks_to_end};
-use crate::sys::spawn::{self, Child, Session};
+use crate::sys::spawn::{self, Child, Place, Session};
 
 /// How long docker may make no progress: neither read its input, nor write output, nor exit.
 const STALL: Duration = Duration::from_secs(300);
@@ -143,6 +143,7 @@ impl<'a> Docker<'a> {
             limits: &[],
             inherited: self.signals.inherited(),
             umask: None,
+            place: Place::Here,
         })
         .map_err(|error| error.fault(self.path.as_os_str()))?;
         let running = Running {

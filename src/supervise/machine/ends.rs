@@ -62,7 +62,8 @@ impl Machine {
             }
             (
                 Phase::Preparing,
-                Process::Mounter
+                Process::Namespaces
+                | Process::Mounter
                 | Process::Filler
                 | Process::Certificates
                 | Process::Joiner
@@ -93,7 +94,13 @@ impl Machine {
                 }
             }
             (_, Process::Command) => self.stop(end.status(), now, effects),
-            (_, Process::Forwarder | Process::PortForwarder | Process::Grower) => {
+            (
+                _,
+                Process::Forwarder
+                | Process::PortForwarder
+                | Process::Grower
+                | Process::UserNetwork,
+            ) => {
                 self.companion_ended(process, end, now, effects);
             }
             (Phase::Starting | Phase::Provisioning, Process::Dockerd | Process::Containerd) => {
@@ -106,7 +113,8 @@ impl Machine {
             // These do not run in other phases; the relay is handled above.
             (
                 _,
-                Process::Mounter
+                Process::Namespaces
+                | Process::Mounter
                 | Process::Filler
                 | Process::Certificates
                 | Process::Joiner
@@ -241,6 +249,10 @@ impl Machine {
                 "the data root gets no more room than it has now",
             ),
             Process::PortForwarder => (&mut self.port_forwarded, "PORT is no longer served"),
+            Process::UserNetwork => (
+                &mut self.networked,
+                "dockerd and inner containers reach nothing outside of this container",
+            ),
             _ => (
                 &mut self.forwarded,
                 "inner containers can no longer resolve names",
@@ -249,6 +261,11 @@ impl Machine {
         let name = process.name();
         let restart = Restart::after(end, *started, now);
         let log = match restart {
+            // It is no helper of this program, which would log the reason.
+            Restart::Over if process == Process::UserNetwork => Some((
+                Level::Error,
+                format!("{name} {end}: {lost}; its last lines have the reason"),
+            )),
             Restart::Over => None,
             Restart::Again => Some((Level::Warn, format!("{name} {end}; restarting it"))),
             Restart::GivenUp => Some((
@@ -261,7 +278,10 @@ impl Machine {
         }
         if restart == Restart::Again {
             *started = now;
-            effects.push(Effect::Fork(process));
+            effects.push(match process {
+                Process::UserNetwork => Effect::StartUserNetwork,
+                process => Effect::Fork(process),
+            });
         } else if process == Process::PortForwarder {
             effects.push(Effect::ClosePort);
         }

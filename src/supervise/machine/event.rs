@@ -13,6 +13,11 @@ pub enum Process {
     Dockerd,
     /// The user's command or shell, in the foreground.
     Command,
+    /// Makes the namespaces of an engine in a user namespace, before anything that runs in them.
+    Namespaces,
+    /// Connects the network of those namespaces with that of this container, as long as the daemons
+    /// run.
+    UserNetwork,
     /// Mounts an ext4 image over the data root, before the daemons start.
     Mounter,
     /// See [`crate::helpers::filler`].
@@ -62,6 +67,8 @@ impl Process {
             Self::Containerd => "containerd",
             Self::Dockerd => "dockerd",
             Self::Command => "the command",
+            Self::Namespaces => "the maker of namespaces",
+            Self::UserNetwork => "the network of the user namespace",
             Self::Mounter => "the data-root mounter",
             Self::Filler => "the data root's filler",
             Self::Certificates => "the certificate issuer",
@@ -188,6 +195,8 @@ pub enum Effect {
     GoWithoutDataFile,
     /// Start dockerd, and containerd where it is a child of this process.
     StartDaemons,
+    /// Start the program that connects the network of the engine's namespaces.
+    StartUserNetwork,
     /// Restart dockerd or containerd.
     Restart(Process),
     /// Close the sockets that are kept for the next dockerd, because there will be none.

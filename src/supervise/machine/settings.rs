@@ -15,6 +15,8 @@ pub struct Settings {
     pub terminal: bool,
     /// Whether containerd is a child of this process.
     pub containerd: bool,
+    /// Whether the engine runs in namespaces of its own.
+    pub namespaces: bool,
     /// Whether an ext4 image is to be mounted over the data root.
     pub data_file: Need,
     /// Whether a store is to be put into the data root.

@@ -13,7 +13,8 @@ use crate::sys::end::End;
 pub const DIAGNOSIS: Duration = Duration::from_secs(5);
 
 /// The helpers that run before the daemons, one after the other.
-const PREPARATION: [Process; 6] = [
+const PREPARATION: [Process; 7] = [
+    Process::Namespaces,
     Process::Mounter,
     Process::Filler,
     Process::Certificates,
@@ -38,6 +39,10 @@ impl Machine {
         self.dockerd.start(now);
         if self.settings.containerd {
             self.containerd.start(now);
+        }
+        if self.settings.namespaces {
+            self.networked = now;
+            effects.push(Effect::StartUserNetwork);
         }
         effects.push(Effect::StartDaemons);
         self.start_relay(now, effects);
@@ -72,7 +77,11 @@ impl Machine {
                 effects.push(Effect::GoWithoutDataFile);
                 self.prepare(now, effects);
             }
-            Process::Mounter | Process::Filler | Process::Certificates | Process::Joiner
+            Process::Namespaces
+            | Process::Mounter
+            | Process::Filler
+            | Process::Certificates
+            | Process::Joiner
                 if failed =>
             {
                 log_killed(process, end, effects);

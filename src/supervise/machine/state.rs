@@ -76,6 +76,8 @@ pub struct Machine {
     pub(super) relay: RelayLife,
     /// When the DNS forwarder was last started.
     pub(super) forwarded: Duration,
+    /// When the program for the network of the engine's namespaces was last started.
+    pub(super) networked: Duration,
     /// When the grower of the ext4 image was last started.
     pub(super) grown: Duration,
     /// When the port forwarder was last started.
@@ -100,6 +102,7 @@ impl Machine {
     /// The state before anything has been started.
     pub fn new(settings: Settings) -> Self {
         let due = [
+            (Process::Namespaces, settings.namespaces),
             (Process::Mounter, settings.data_file != Need::None),
             (Process::Filler, settings.filler),
             (Process::Certificates, settings.certificates),
@@ -120,6 +123,7 @@ impl Machine {
             dockerd: DaemonLife::default(),
             relay: RelayLife::default(),
             forwarded: Duration::ZERO,
+            networked: Duration::ZERO,
             grown: Duration::ZERO,
             port_forwarded: Duration::ZERO,
             running: Vec::new(),
@@ -196,7 +200,8 @@ impl Machine {
         }
     }
 
-    /// Whether a child runs. This is not recorded for the forwarders and the grower.
+    /// Whether a child runs. This is not recorded for the forwarders, the grower and the
+    /// network of the engine's namespaces.
     pub(super) fn runs(&self, process: Process) -> bool {
         match process {
             Process::Containerd => self.containerd.runs,

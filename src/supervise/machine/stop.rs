@@ -13,8 +13,9 @@ use crate::sys::end::End;
 use crate::sys::signals::asks_to_end;
 
 /// The stages of a stop, in order.
-const STAGES: [Process; 17] = [
+const STAGES: [Process; 18] = [
     Process::Command,
+    Process::Namespaces,
     Process::Mounter,
     Process::Filler,
     Process::Certificates,

@@ -34,6 +34,7 @@ const NINE: StopBudget = StopBudget {
 };
 
 const SERVE: Settings = Settings {
+    namespaces: false,
     filler: false,
     saves: false,
     command: false,

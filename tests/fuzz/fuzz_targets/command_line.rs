@@ -48,6 +48,7 @@ fuzz_target!(|data: &[u8]| {
         for socket_state in states {
             for stdin in [Stdin::Terminal, Stdin::Null, Stdin::Other] {
                 let surroundings = Surroundings {
+rootless: None,
                     stdin,
                     capabilities: Capabilities {
                         effective,

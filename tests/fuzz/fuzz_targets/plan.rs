@@ -50,6 +50,7 @@ fuzz_target!(|text: &str| {
         return;
     };
     let surroundings = Surroundings {
+rootless: None,
         stdin: Stdin::Null,
         capabilities: Capabilities {
             effective: CapabilitySet::ALL,

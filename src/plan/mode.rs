@@ -1,0 +1,697 @@
+//! Whether the engine runs with the rights of a privileged container, or in a user namespace that
+//! this process makes, and what is missing for that.
+
+use std::path::Path;
+
+use super::words::listed;
+use crate::facts::capabilities::{Capabilities, Capability};
+use crate::facts::rootless::{Account, Device, Extent, Range, Rootless};
+use crate::facts::surroundings::Surroundings;
+use crate::input::config::Config;
+use crate::messages::fault::Fault;
+use crate::messages::finding::Finding;
+
+const LINK: &str = "README.md#without---privileged";
+
+/// The most lines of a map: `UID_GID_MAP_MAX_EXTENTS` of linux/user_namespace.h.
+const MOST_EXTENTS: usize = 340;
+
+/// The number of ids that images expect: nobody is 65534.
+const USUAL_IDS: u32 = 65_536;
+
+/// Fewer ids than these are not worth an engine: Debian's system accounts alone go up to 999.
+const LEAST_IDS: u32 = 1000;
+
+/// The range that the account gets where root writes the map, and `/etc/subuid` gives it none: that
+/// of docker:dind-rootless.
+const USUAL_RANGE: Range = Range {
+    first: 100_000,
+    count: USUAL_IDS,
+};
+
+/// What root needs outside of the user namespace. Each is among Docker's defaults.
+const NEEDED: [(Capability, &str, &str); 5] = [
+    (
+        Capability::CHOWN,
+        "CHOWN",
+        "gives the data root and the socket to the engine's user",
+    ),
+    (
+        Capability::DAC_OVERRIDE,
+        "DAC_OVERRIDE",
+        "reads the data root, which is the engine's",
+    ),
+    (Capability::KILL, "KILL", "stops the engine"),
+    (Capability::SETGID, "SETGID", "writes the map of groups"),
+    (Capability::SETUID, "SETUID", "writes the map of users"),
+];
+
+/// How the engine runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Mode<'a> {
+    /// In the namespaces of this process. It needs CAP_SYS_ADMIN.
+    Privileged,
+    /// In a user namespace, and others that belong to it.
+    Rootless(&'a Rootless, Maps),
+    /// In neither: what is missing for a user namespace. `asked` is whether something shows that the
+    /// user wants one, so that a command is not taken for a client's.
+    Impossible {
+        /// What is missing, one of them at least.
+        missing: Vec<Missing>,
+        /// Whether the user has asked for one, or has given a flag that nothing else needs.
+        asked: bool,
+    },
+}
+
+/// The maps of a user namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Maps {
+    /// That of user ids.
+    pub users: Vec<Extent>,
+    /// That of group ids.
+    pub groups: Vec<Extent>,
+}
+
+/// Something that an engine in a user namespace needs and that is missing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Missing {
+    /// The code of the finding.
+    code: &'static str,
+    /// What was seen, as a clause.
+    seen: String,
+    /// How it is given: a flag, or what an administrator does.
+    flag: String,
+    /// What the flag opens, or what it is needed for.
+    opens: String,
+}
+
+impl Missing {
+    fn new(
+        code: &'static str,
+        seen: impl Into<String>,
+        flag: impl Into<String>,
+        opens: impl Into<String>,
+    ) -> Self {
+        Self {
+            code,
+            seen: seen.into(),
+            flag: flag.into(),
+            opens: opens.into(),
+        }
+    }
+
+    /// The finding of `dind doctor`.
+    pub fn finding(&self) -> Finding {
+        let Self {
+            code,
+            seen,
+            flag,
+            opens,
+        } = self;
+        let seen = format!("no engine can run in a user namespace here, since {seen}");
+        Finding::error(code, seen, LINK).remedy(format!("{flag}, which {opens}"))
+    }
+}
+
+/// Decides how the engine runs.
+pub fn decide<'a>(surroundings: &'a Surroundings, config: &Config) -> Mode<'a> {
+    let Some(rootless) = &surroundings.rootless else {
+        return Mode::Privileged;
+    };
+    if config.rootless == Some(false) {
+        return Mode::Privileged;
+    }
+    let maps = maps(rootless, surroundings.user);
+    let missing = missing(rootless, surroundings.user, &surroundings.capabilities);
+    match maps {
+        Ok(maps) if missing.is_empty() => Mode::Rootless(rootless, maps),
+        maps => Mode::Impossible {
+            missing: missing.into_iter().chain(maps.err()).collect(),
+            asked: config.rootless == Some(true) || seems_wanted(rootless, surroundings.user),
+        },
+    }
+}
+
+/// Whether the container has something that only an engine in a user namespace needs. That seccomp
+/// allows the calls shows nothing: podman's profile does so in every container.
+fn seems_wanted(rootless: &Rootless, user: u32) -> bool {
+    let may_map = user == 0 || rootless.map_programs.is_some();
+    may_map && (rootless.masked.is_none() || rootless.tun != Device::Missing)
+}
+
+/// The fault that names all that is missing, and what each flag opens.
+pub fn fault(missing: &[Missing]) -> Fault {
+    let seen: Vec<&str> = missing
+        .iter()
+        .map(|missing| missing.seen.as_str())
+        .collect();
+    Fault::failure(format!(
+        "no engine can run in a user namespace here, since {}",
+        listed(&seen)
+    ))
+    .remedy(format!("{}; or start it with --privileged", flags(missing)))
+}
+
+/// The flags that are missing, each with what it opens.
+fn flags(missing: &[Missing]) -> String {
+    let flags: Vec<String> = missing
+        .iter()
+        .map(|Missing { flag, opens, .. }| format!("{flag} ({opens})"))
+        .collect();
+    flags.join(", ")
+}
+
+/// The fault of a container without privileges in which nobody has asked for a user namespace, with
+/// what that would need.
+pub fn or_rootless(fault: Fault, missing: &[Missing]) -> Fault {
+    let flags = flags(missing);
+    match fault.remedy.clone() {
+        Some(remedy) => fault.remedy(format!(
+            "{remedy}; or without it, for an engine in a user namespace: {flags}"
+        )),
+        None => fault,
+    }
+}
+
+/// What is missing but for the maps.
+fn missing(rootless: &Rootless, user: u32, capabilities: &Capabilities) -> Vec<Missing> {
+    let mut missing = Vec::new();
+    if !rootless.denied.is_empty() {
+        let calls = listed(&rootless.denied);
+        missing.push(Missing::new(
+            "rootless-seccomp",
+            format!("seccomp denies {calls}"),
+            "start it with --security-opt seccomp=unconfined",
+            "opens every system call, whose rights the kernel still checks",
+        ));
+    }
+    if let Some(path) = &rootless.masked {
+        missing.push(Missing::new(
+            "rootless-proc",
+            format!("{} is covered, so the kernel mounts no /proc in inner containers", path.display()),
+            "start it with --security-opt systempaths=unconfined",
+            "opens the host's settings in /proc to this container's root, who is not that of inner containers",
+        ));
+    }
+    if let Some(profile) = &rootless.apparmor {
+        missing.push(Missing::new(
+            "rootless-apparmor",
+            format!("AppArmor enforces the profile {profile}, which denies mounts"),
+            "start it with --security-opt apparmor=unconfined",
+            "opens mounts, and files of /proc and /sys as their modes say",
+        ));
+    }
+    for (name, value) in &rootless.settings {
+        let other = match name.as_str() {
+            "user.max_user_namespaces" => "15000",
+            "kernel.unprivileged_userns_clone" => "1",
+            _ => "0",
+        };
+        missing.push(Missing::new(
+            "rootless-setting",
+            format!("{name} is {value} on the host"),
+            format!("set it there: sysctl -w {name}={other}"),
+            "opens user namespaces to every user of the host",
+        ));
+    }
+    if user == 0 {
+        missing.extend(
+            NEEDED
+                .iter()
+                .filter(|(capability, ..)| !capabilities.effective.has(*capability))
+                .map(|(_, name, purpose)| {
+                    Missing::new(
+                        "rootless-capabilities",
+                        format!("it has no CAP_{name}"),
+                        format!("start it with --cap-add {name}"),
+                        *purpose,
+                    )
+                }),
+        );
+    } else if rootless.map_programs.is_none() {
+        missing.push(Missing::new(
+            "rootless-programs",
+            "newuidmap and newgidmap are not in PATH",
+            "install uidmap in the image, or start it with --user 0",
+            "writes the maps of ids",
+        ));
+    } else if rootless.no_new_privileges {
+        missing.push(Missing::new(
+            "rootless-privileges",
+            "no_new_privs is set, so newuidmap gains no rights",
+            "start it with --user 0, or without --security-opt no-new-privileges",
+            "lets programs with file capabilities have them",
+        ));
+    }
+    let (seen, flag) = match rootless.tun {
+        Device::Missing => (
+            "there is no /dev/net/tun".to_owned(),
+            "start it with --device /dev/net/tun",
+        ),
+        Device::Closed { own: true, .. } if user == 0 => (String::new(), ""),
+        Device::Closed { mode, .. } => (
+            format!(
+                "/dev/net/tun has the mode {mode:04o}, and user {} may not open it",
+                rootless.account.user
+            ),
+            "chmod 666 /dev/net/tun on the host, or start it with --user 0 and --device /dev/net/tun",
+        ),
+        Device::Open => (String::new(), ""),
+    };
+    if !seen.is_empty() {
+        let opens = "opens network interfaces to who has CAP_NET_ADMIN in their network namespace";
+        missing.push(Missing::new("rootless-tun", seen, flag, opens));
+    }
+    if rootless.slirp4netns.is_none() {
+        missing.push(Missing::new(
+            "rootless-network",
+            "slirp4netns is not in PATH",
+            "install slirp4netns in the image",
+            "connects the engine's network to this container's",
+        ));
+    }
+    missing
+}
+
+/// The maps for a user namespace that `user` makes.
+fn maps(rootless: &Rootless, user: u32) -> Result<Maps, Missing> {
+    let Account {
+        user: owner,
+        group,
+        name,
+    } = &rootless.account;
+    let map = |own: &[Extent], given: &[Range], id: u32, file: &str, map: &str| {
+        let found = match user {
+            0 => map_by_root(own, given, id),
+            _ => given.iter().find_map(|range| map_of(own, *range, id)),
+        };
+        found.ok_or_else(|| {
+            let name = name.clone().unwrap_or_else(|| owner.to_string());
+            let (seen, flag) = match user {
+                0 => (
+                    format!("/proc/self/{map} has too few ids for another user namespace"),
+                    format!("give it {USUAL_IDS} ids: a larger range for the engine outside"),
+                ),
+                _ => (
+                    format!("{file} gives {name} no range of ids that this container has"),
+                    format!(
+                        "an administrator must add a line to {file}: {name}:{}:{}",
+                        USUAL_RANGE.first, USUAL_RANGE.count
+                    ),
+                ),
+            };
+            Missing::new(
+                "rootless-ids",
+                seen,
+                flag,
+                "is what users of inner containers are mapped to",
+            )
+        })
+    };
+    Ok(Maps {
+        users: map(
+            &rootless.uid_map,
+            &rootless.subuids,
+            *owner,
+            "/etc/subuid",
+            "uid_map",
+        )?,
+        groups: map(
+            &rootless.gid_map,
+            &rootless.subgids,
+            *group,
+            "/etc/subgid",
+            "gid_map",
+        )?,
+    })
+}
+
+/// The map that root writes: with the account's range or the usual one, where this user namespace
+/// has it, else with all of its ids but root's.
+fn map_by_root(own: &[Extent], given: &[Range], id: u32) -> Option<Vec<Extent>> {
+    let usual = given.iter().chain([&USUAL_RANGE]);
+    let mut usual = usual.filter_map(|range| map_of(own, *range, id));
+    usual.next().or_else(|| map_of_all(own, id))
+}
+
+/// Root is the account with this `id`, and the other ids are the range. `None` where this user
+/// namespace, whose map is `own`, does not have all of them.
+fn map_of(own: &[Extent], range: Range, id: u32) -> Option<Vec<Extent>> {
+    let count = range.count.min(USUAL_IDS);
+    let has = |first: u32, count: u32| {
+        own.iter().any(|extent| {
+            let offset = first.checked_sub(extent.inside);
+            offset.is_some_and(|offset| offset < extent.count && count <= extent.count - offset)
+        })
+    };
+    let end = range.first.checked_add(count)?;
+    let apart = !(range.first..end).contains(&id);
+    let fits = count >= LEAST_IDS && apart && has(id, 1) && has(range.first, count);
+    fits.then(|| {
+        vec![
+            Extent {
+                inside: 0,
+                outside: id,
+                count: 1,
+            },
+            Extent {
+                inside: 1,
+                outside: range.first,
+                count,
+            },
+        ]
+    })
+}
+
+/// Root is the account with this `id`, and the others are all other ids of this user namespace in
+/// their order, without its root, whose files are not the engine's.
+fn map_of_all(own: &[Extent], id: u32) -> Option<Vec<Extent>> {
+    let mut parts: Vec<(u32, u32)> = Vec::new();
+    for extent in own {
+        let end = extent.inside.saturating_add(extent.count);
+        let mut first = extent.inside;
+        let mut taken = [0, id];
+        taken.sort_unstable();
+        for hole in taken {
+            if (first..end).contains(&hole) {
+                parts.push((first, hole - first));
+                first = hole + 1;
+            }
+        }
+        parts.push((first, end - first));
+    }
+    let has_id = own
+        .iter()
+        .any(|extent| (extent.inside..extent.inside.saturating_add(extent.count)).contains(&id));
+    parts.retain(|(_, count)| *count > 0);
+    parts.sort_unstable();
+    let mut map = vec![Extent {
+        inside: 0,
+        outside: id,
+        count: 1,
+    }];
+    let mut inside: u32 = 1;
+    for (outside, count) in parts {
+        let count = count.min(USUAL_IDS - inside);
+        if count == 0 || map.len() == MOST_EXTENTS {
+            break;
+        }
+        map.push(Extent {
+            inside,
+            outside,
+            count,
+        });
+        inside += count;
+    }
+    (has_id && inside >= LEAST_IDS).then_some(map)
+}
+
+/// Whether the container's own node of a device is closed to the account, so that root must give it
+/// to it.
+pub fn must_give(device: Device) -> bool {
+    matches!(device, Device::Closed { own: true, .. })
+}
+
+/// The path of root's home, which the engine's root has inside.
+pub fn home() -> &'static Path {
+    Path::new("/root")
+}
+
+/// Tests, and what the tests of plans use.
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+    use crate::facts::capabilities::CapabilitySet;
+    use crate::facts::surroundings::{SocketState, Stdin};
+    use proptest::prelude::*;
+
+    /// The facts of a container with all that is needed, as root.
+    pub fn enough() -> Rootless {
+        let all = vec![extent(0, 0, u32::MAX)];
+        Rootless {
+            account: Account {
+                name: Some("rootless".into()),
+                user: 1000,
+                group: 1000,
+            },
+            uid_map: all.clone(),
+            gid_map: all,
+            subuids: Vec::new(),
+            subgids: Vec::new(),
+            denied: Vec::new(),
+            masked: None,
+            apparmor: None,
+            settings: Vec::new(),
+            tun: Device::Closed {
+                mode: 0o600,
+                own: true,
+            },
+            fuse: Device::Missing,
+            no_new_privileges: true,
+            slirp4netns: Some("/usr/bin/slirp4netns".into()),
+            map_programs: None,
+            own_home: true,
+        }
+    }
+
+    fn extent(inside: u32, outside: u32, count: u32) -> Extent {
+        Extent {
+            inside,
+            outside,
+            count,
+        }
+    }
+
+    fn surroundings(rootless: Rootless, user: u32, without: &[Capability]) -> Surroundings {
+        let effective = without.iter().fold(CapabilitySet::ALL, |set, capability| {
+            set.without(*capability)
+        });
+        Surroundings {
+            stdin: Stdin::Null,
+            capabilities: Capabilities {
+                effective: if user == 0 {
+                    effective
+                } else {
+                    CapabilitySet::NONE
+                },
+                bounding: CapabilitySet::ALL,
+            },
+            user,
+            socket: "/var/run/docker.sock".into(),
+            socket_state: SocketState::Free,
+            rootless: Some(rootless),
+        }
+    }
+
+    fn codes(mode: &Mode<'_>) -> Vec<&'static str> {
+        match mode {
+            Mode::Impossible { missing, .. } => missing.iter().map(|one| one.code).collect(),
+            Mode::Privileged | Mode::Rootless(..) => Vec::new(),
+        }
+    }
+
+    fn config(rootless: &str) -> Config {
+        Config::read([], [("DIND_ROOTLESS".into(), rootless.into())])
+    }
+
+    #[test]
+    fn each_thing_that_is_missing_has_a_name_and_a_flag() {
+        type Change = fn(&mut Rootless);
+        let changes: [(Change, &str, &str); 8] = [
+            (
+                |facts| facts.denied = vec!["unshare", "mount"],
+                "rootless-seccomp",
+                "seccomp=unconfined",
+            ),
+            (
+                |facts| facts.masked = Some("/proc/kcore".into()),
+                "rootless-proc",
+                "systempaths=unconfined",
+            ),
+            (
+                |facts| facts.apparmor = Some("docker-default".into()),
+                "rootless-apparmor",
+                "apparmor=unconfined",
+            ),
+            (
+                |facts| facts.tun = Device::Missing,
+                "rootless-tun",
+                "--device /dev/net/tun",
+            ),
+            (
+                |facts| {
+                    facts.tun = Device::Closed {
+                        mode: 0o600,
+                        own: false,
+                    };
+                },
+                "rootless-tun",
+                "chmod 666",
+            ),
+            (
+                |facts| facts.slirp4netns = None,
+                "rootless-network",
+                "install slirp4netns",
+            ),
+            (
+                |facts| facts.settings = vec![("user.max_user_namespaces".into(), "0".into())],
+                "rootless-setting",
+                "sysctl -w user.max_user_namespaces=15000",
+            ),
+            (
+                |facts| facts.uid_map = vec![extent(0, 1000, 1)],
+                "rootless-ids",
+                "a larger range",
+            ),
+        ];
+        for (change, code, flag) in changes {
+            let mut facts = enough();
+            change(&mut facts);
+            let surroundings = surroundings(facts, 0, &[]);
+            let mode = decide(&surroundings, &config(""));
+            assert_eq!(codes(&mode), [code], "{mode:?}");
+            let Mode::Impossible { missing, asked } = mode else {
+                panic!("{mode:?}");
+            };
+            assert!(asked, "{code}");
+            let fault = fault(&missing).to_string();
+            assert!(fault.contains(flag), "{fault}");
+            let finding = missing.first().map(|one| one.finding().to_string());
+            assert!(finding.is_some_and(|text| text.contains(flag)), "{code}");
+        }
+    }
+
+    #[test]
+    fn root_needs_its_capabilities_and_another_user_its_programs() {
+        for (capability, name, _) in NEEDED {
+            let surroundings = surroundings(enough(), 0, &[capability, Capability::SYS_ADMIN]);
+            let mode = decide(&surroundings, &config(""));
+            assert_eq!(codes(&mode), ["rootless-capabilities"], "{name}");
+        }
+        let range = Range {
+            first: 100_000,
+            count: 65_536,
+        };
+        let user = Rootless {
+            tun: Device::Open,
+            no_new_privileges: false,
+            map_programs: Some(["/usr/bin/newuidmap".into(), "/usr/bin/newgidmap".into()]),
+            subuids: vec![range],
+            subgids: vec![range],
+            ..enough()
+        };
+        let found = |facts: Rootless| codes(&decide(&surroundings(facts, 1000, &[]), &config("")));
+        assert_eq!(found(user.clone()), Vec::<&str>::new());
+        for (facts, code) in [
+            (
+                Rootless {
+                    subuids: Vec::new(),
+                    ..user.clone()
+                },
+                "rootless-ids",
+            ),
+            (
+                Rootless {
+                    map_programs: None,
+                    ..user.clone()
+                },
+                "rootless-programs",
+            ),
+            (
+                Rootless {
+                    no_new_privileges: true,
+                    ..user.clone()
+                },
+                "rootless-privileges",
+            ),
+            (
+                Rootless {
+                    tun: enough().tun,
+                    ..user.clone()
+                },
+                "rootless-tun",
+            ),
+        ] {
+            assert_eq!(found(facts), [code]);
+        }
+    }
+
+    #[test]
+    fn without_any_flag_nobody_has_asked() {
+        let bare = Rootless {
+            denied: vec!["unshare"],
+            masked: Some("/proc/kcore".into()),
+            tun: Device::Missing,
+            ..enough()
+        };
+        let asked = |value| match decide(&surroundings(bare.clone(), 0, &[]), &config(value)) {
+            Mode::Impossible { asked, .. } => Some(asked),
+            Mode::Privileged | Mode::Rootless(..) => None,
+        };
+        assert_eq!(asked(""), Some(false));
+        assert_eq!(asked("1"), Some(true));
+        assert_eq!(asked("0"), None);
+        let unread = Surroundings {
+            rootless: None,
+            ..surroundings(enough(), 0, &[])
+        };
+        assert_eq!(decide(&unread, &config("")), Mode::Privileged);
+    }
+
+    #[test]
+    fn the_map_is_the_one_that_fits() {
+        let all = [extent(0, 0, u32::MAX)];
+        let given = Range {
+            first: 200_000,
+            count: 65_536,
+        };
+        let usual = vec![extent(0, 1000, 1), extent(1, 100_000, 65_536)];
+        assert_eq!(map_by_root(&all, &[], 1000), Some(usual));
+        let by_file = vec![extent(0, 1000, 1), extent(1, 200_000, 65_536)];
+        assert_eq!(map_by_root(&all, &[given], 1000), Some(by_file));
+        // In a user namespace of 65,536 ids.
+        let small = [extent(0, 231_072, 65_536)];
+        let inside = vec![
+            extent(0, 1000, 1),
+            extent(1, 1, 999),
+            extent(1000, 1001, 64_535),
+        ];
+        assert_eq!(map_by_root(&small, &[given], 1000), Some(inside));
+        // One that rootless Docker has made.
+        let two = [extent(0, 1000, 1), extent(1, 100_000, 65_536)];
+        let map = map_by_root(&two, &[], 1000).unwrap_or_default();
+        assert_eq!(map.first(), Some(&extent(0, 1000, 1)));
+        assert_eq!(map.get(1), Some(&extent(1, 1, 999)));
+        assert_eq!(map.last(), Some(&extent(1000, 1001, 64_536)));
+        assert_eq!(map_by_root(&[extent(0, 1000, 1)], &[], 1000), None);
+        assert_eq!(map_by_root(&[extent(0, 5000, 999)], &[], 10), None);
+    }
+
+    proptest! {
+        #[test]
+        fn a_map_has_each_id_once_and_only_own_ones(
+            own in proptest::collection::vec((0..400_u32, 1..90_000_u32), 1..5), id in 1..3000_u32,
+        ) {
+            let mut next = 0;
+            let own: Vec<Extent> = own.into_iter().map(|(gap, count)| {
+                let extent = extent(next + gap, next + gap, count);
+                next += gap + count;
+                extent
+            }).collect();
+            let Some(map) = map_by_root(&own, &[], id) else { return Ok(()); };
+            prop_assert!(map.len() <= MOST_EXTENTS);
+            let mut inside = 0;
+            let mut outside = std::collections::BTreeSet::new();
+            for part in &map {
+                prop_assert_eq!(part.inside, inside);
+                inside += part.count;
+                for number in part.outside..part.outside + part.count {
+                    prop_assert!(outside.insert(number));
+                    prop_assert!(number != 0);
+                    prop_assert!(own.iter().any(|own| (own.inside..own.inside + own.count).contains(&number)));
+                }
+            }
+            prop_assert!(inside <= USUAL_IDS + 1);
+        }
+    }
+}

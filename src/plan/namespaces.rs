@@ -1,0 +1,44 @@
+//! The namespaces of an engine that runs in a user namespace.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use super::action::Step;
+use super::mode::Maps;
+use crate::facts::rootless::Extent;
+
+/// The namespaces of an engine, and what is done in them before the daemons start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Namespaces {
+    /// The user who makes them, and is root inside.
+    pub user: u32,
+    /// That user's group.
+    pub group: u32,
+    /// The maps of ids.
+    pub maps: Maps,
+    /// The programs that write the maps, for users and for groups; `None` where this process may.
+    pub map_programs: Option<[PathBuf; 2]>,
+    /// Whether there is a cgroup namespace, too.
+    pub cgroup: bool,
+    /// The steps inside.
+    pub steps: Vec<Step>,
+}
+
+impl fmt::Display for Namespaces {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let map = |extents: &[Extent]| {
+            let extents = extents
+                .iter()
+                .map(|extent| format!("{} {} {}", extent.inside, extent.outside, extent.count));
+            extents.collect::<Vec<_>>().join(", ")
+        };
+        let cgroup = if self.cgroup { ",cgroup" } else { "" };
+        write!(
+            formatter,
+            "user {} makes namespaces user,mnt,net,ipc,uts{cgroup}; uid_map {}; gid_map {}",
+            self.user,
+            map(&self.maps.users),
+            map(&self.maps.groups)
+        )
+    }
+}

@@ -1,0 +1,331 @@
+//! An engine in a user namespace: the namespaces, what is done outside before and inside after they
+//! are made, and the network.
+//!
+//! This process stays where it is and keeps the sockets. What is different is all here: the daemons
+//! are its children as otherwise.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
+
+use super::action::{Action, OnFailure, Step};
+use super::engine::Program;
+use super::inputs::Inputs;
+use super::listener::Listener;
+use super::mode;
+use super::namespaces::Namespaces;
+use super::network::ROOTLESS_MTU;
+use super::resolver;
+use crate::facts::cgroup::Layout;
+use crate::facts::network::{Network, USUAL_MTU};
+use crate::facts::read_only::{KEY, RUN};
+use crate::input::config::Mtu;
+use crate::messages::finding::Finding;
+
+const LINK: &str = "README.md#without---privileged";
+
+/// The network interface that slirp4netns makes.
+const INTERFACE: &str = "tap0";
+
+/// The resolver of the namespaces, where one of this container is on loopback.
+const RESOLV_CONF: &str = "/run/dind/resolv.conf";
+
+/// What the daemons make in `/run`: no links to what another start has left there.
+const OWN_IN_RUN: &[&str] = &[
+    "containerd",
+    "dind",
+    "dind-iptables",
+    "dind-iptables-legacy",
+    "docker",
+    "docker.pid",
+    "netns",
+    "runc",
+    "xtables.lock",
+];
+
+/// The part of a plan that is about an engine in a user namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RootlessPlan {
+    /// The namespaces.
+    pub namespaces: Namespaces,
+    /// The program that connects their network with that of this container.
+    pub network: Program,
+    /// The steps in the namespaces of this process, before.
+    pub steps: Vec<Step>,
+    /// dockerd's arguments.
+    pub arguments: Vec<OsString>,
+    /// The choice, and what follows from it.
+    pub note: Finding,
+}
+
+/// Returns the plan, with `steps` as the ones that the daemons need where they run. The error is that
+/// they run with the rights of this process, which carries out the steps.
+pub fn plan(
+    inputs: Inputs<'_>,
+    listeners: &[Listener],
+    steps: Vec<Step>,
+    environment: &[(OsString, OsString)],
+) -> Result<RootlessPlan, Vec<Step>> {
+    let Some((rootless, maps)) = inputs.rootless() else {
+        return Err(steps);
+    };
+    let is_root = inputs.surroundings.user == 0;
+    let user = rootless.account.user;
+    let network = network(inputs);
+    let unified = inputs.facts.container.cgroup.layout() == Layout::Unified;
+    let (shown, ids) = (
+        rootless.account.name.clone(),
+        maps.users.iter().map(|extent| extent.count).sum::<u32>(),
+    );
+    let shown = shown.unwrap_or_else(|| user.to_string());
+    let seen = format!(
+        "rootless: the engine runs in a user namespace of {shown} with {ids} ids, and its network is slirp4netns with {INTERFACE} in {network}"
+    );
+    Ok(RootlessPlan {
+        steps: match is_root {
+            true => outside(inputs, listeners),
+            false => Vec::new(),
+        },
+        arguments: vec!["--rootless".into()],
+        note: Finding::note("rootless", seen, LINK),
+        namespaces: Namespaces {
+            user,
+            group: rootless.account.group,
+            maps,
+            map_programs: rootless.map_programs.clone().filter(|_| !is_root),
+            cgroup: unified,
+            steps: [inside(inputs, network), steps].concat(),
+        },
+        network: slirp4netns(inputs, network, environment),
+    })
+}
+
+/// The MTU of the namespaces' network, and so of inner networks.
+fn mtu(asked: Mtu) -> u32 {
+    match asked {
+        Mtu::Auto => ROOTLESS_MTU,
+        Mtu::Bytes(bytes) => bytes.into(),
+        Mtu::Off => USUAL_MTU,
+    }
+}
+
+/// The network of the interface: one in which neither a route nor a resolver of this container is.
+fn network(inputs: Inputs<'_>) -> Net {
+    let networks = &inputs.facts.networks;
+    let taken = |candidate: Network| {
+        let resolvers = networks
+            .resolvers
+            .iter()
+            .filter_map(|resolver| match resolver {
+                IpAddr::V4(address) => Some(Network {
+                    address: *address,
+                    prefix: 32,
+                }),
+                IpAddr::V6(_) => None,
+            });
+        let routes = networks.routes.iter().map(|route| route.network);
+        routes.chain(resolvers).any(|used| candidate.overlaps(used))
+    };
+    let mut candidates = (2..=255).map(|third| {
+        Net(Network {
+            address: Ipv4Addr::new(10, 0, third, 0),
+            prefix: 24,
+        })
+    });
+    let first = candidates.clone().next();
+    let free = candidates.find(|candidate| !taken(candidate.0));
+    // Where a route leads to all of 10.0.0.0/8, the interface's own is the narrower one.
+    free.or(first).unwrap_or(Net(Network {
+        address: Ipv4Addr::new(10, 0, 2, 0),
+        prefix: 24,
+    }))
+}
+
+/// The network of the interface.
+#[derive(Debug, Clone, Copy)]
+struct Net(Network);
+
+impl Net {
+    /// The address at which slirp4netns answers DNS queries, by the resolvers of this container.
+    fn resolver(self) -> Ipv4Addr {
+        Ipv4Addr::from_bits(self.0.address.to_bits() | 3)
+    }
+}
+
+impl fmt::Display for Net {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}/{}", self.0.address, self.0.prefix)
+    }
+}
+
+fn slirp4netns(inputs: Inputs<'_>, network: Net, environment: &[(OsString, OsString)]) -> Program {
+    let rootless = inputs.surroundings.rootless.as_ref();
+    let path = rootless.and_then(|rootless| rootless.slirp4netns.clone());
+    Program {
+        path: path.unwrap_or_else(|| "slirp4netns".into()),
+        arguments: vec![
+            "--configure".into(),
+            format!("--mtu={}", mtu(inputs.config.mtu)).into(),
+            format!("--cidr={network}").into(),
+            // Else the gateway's address leads to what listens on loopback here.
+            "--disable-host-loopback".into(),
+            "--netns-type=path".into(),
+            "--userns-path=/proc/self/fd/3".into(),
+            "/proc/self/fd/4".into(),
+            INTERFACE.into(),
+        ],
+        environment: environment.to_vec(),
+        oom_score_adj: 0,
+    }
+}
+
+/// The steps of root before: what the engine's user gets of this container.
+fn outside(inputs: Inputs<'_>, listeners: &[Listener]) -> Vec<Step> {
+    let Some(rootless) = &inputs.surroundings.rootless else {
+        return Vec::new();
+    };
+    let user = rootless.account.user;
+    let give = |path: &Path, on_failure, why: &str| Step {
+        action: Action::Give {
+            path: path.to_owned(),
+            user,
+            alone: path == inputs.facts.data_root.path,
+        },
+        on_failure,
+        why: why.into(),
+    };
+    let fatal = |lost, remedy| OnFailure::Fatal { lost, remedy };
+    let mut steps = vec![give(
+        &inputs.facts.data_root.path,
+        fatal(
+            "the engine's user needs the data root",
+            "use another volume",
+        ),
+        "the engine's root is this user outside of its user namespace",
+    )];
+    steps.extend(
+        listeners
+            .iter()
+            .filter_map(Listener::unix_path)
+            .map(|path| {
+                give(
+                    path,
+                    OnFailure::Warn,
+                    "what runs beside the engine has no rights of this container's root",
+                )
+            }),
+    );
+    let devices = [("/dev/net/tun", rootless.tun), ("/dev/fuse", rootless.fuse)];
+    let devices = devices.iter().filter(|(_, found)| mode::must_give(*found));
+    steps.extend(devices.map(|(path, _)| {
+        give(
+            Path::new(path),
+            OnFailure::Warn,
+            "the node in this container has the host's mode, by which only root may open it",
+        )
+    }));
+    if rootless.own_home {
+        let why = "what runs beside the engine has this home";
+        steps.push(give(mode::home(), OnFailure::Ignore, why));
+    }
+    steps.push(Step {
+        action: Action::Directory {
+            path: KEY.into(),
+            mode: 0o755,
+        },
+        on_failure: OnFailure::Ignore,
+        why: "dockerd before 23.0 makes a key there".into(),
+    });
+    steps
+}
+
+/// The steps inside, before those of the daemons.
+fn inside(inputs: Inputs<'_>, network: Net) -> Vec<Step> {
+    let covered = |path: &str, own, on_failure, why: &str| Step {
+        action: Action::CopyUp {
+            path: path.into(),
+            own,
+        },
+        on_failure,
+        why: why.into(),
+    };
+    let mut steps = vec![
+        covered(
+            RUN,
+            OWN_IN_RUN,
+            OnFailure::Fatal {
+                lost: "the engine needs a directory for its state",
+                remedy: "see mount(2)",
+            },
+            "the engine's state, which ends with it, is below: this container's root has the other",
+        ),
+        covered(
+            KEY,
+            &["key.json"],
+            OnFailure::Ignore,
+            "dockerd before 23.0 makes a key there",
+        ),
+        Step {
+            action: Action::Share { target: "/".into() },
+            on_failure: OnFailure::Warn,
+            why: "inner containers may need rshared propagation: mount_namespaces(7)".into(),
+        },
+    ];
+    if let Some(text) = resolv_conf(inputs, network) {
+        let on_failure = OnFailure::Warn;
+        let why = "a resolver on loopback cannot be reached from another network namespace, and slirp4netns forwards queries to it";
+        let path = Path::new(RESOLV_CONF);
+        steps.extend(
+            [
+                Action::Directory {
+                    path: path.parent().unwrap_or(path).to_owned(),
+                    mode: 0o755,
+                },
+                Action::Write {
+                    path: path.to_owned(),
+                    content: text,
+                },
+                Action::Bind {
+                    source: path.to_owned(),
+                    target: "/etc/resolv.conf".into(),
+                },
+            ]
+            .map(|action| Step {
+                action,
+                on_failure,
+                why: why.into(),
+            }),
+        );
+    }
+    steps
+}
+
+/// The resolv.conf(5) for the namespaces, where that of this container does not do.
+fn resolv_conf(inputs: Inputs<'_>, network: Net) -> Option<String> {
+    let networks = &inputs.facts.networks;
+    let mut resolvers: Vec<IpAddr> = Vec::new();
+    for resolver in &networks.resolvers {
+        let resolver = match resolver.is_loopback() {
+            true => network.resolver().into(),
+            false => *resolver,
+        };
+        if !resolvers.contains(&resolver) {
+            resolvers.push(resolver);
+        }
+    }
+    if resolvers == networks.resolvers {
+        return None;
+    }
+    let mut text: String = resolvers
+        .iter()
+        .map(|resolver| format!("nameserver {resolver}\n"))
+        .collect();
+    let options = resolver::resolver_options(&networks.resolver_options, true);
+    for (keyword, words) in [("search", &networks.search_domains), ("options", &options)] {
+        if !words.is_empty() {
+            text.push_str(&format!("{keyword} {}\n", words.join(" ")));
+        }
+    }
+    Some(text)
+}

@@ -1,0 +1,223 @@
+//! Plans of an engine in a user namespace.
+
+use super::*;
+use crate::messages::fault::USAGE;
+use crate::plan::mode;
+
+const ROOTLESS: Start<'_> = Start {
+    rootless: true,
+    ..DAEMON
+};
+
+fn actions(steps: &[Step]) -> Vec<String> {
+    steps.iter().map(|step| step.action.to_string()).collect()
+}
+
+/// What changes the container's mounts and cgroups is inside or is not done: outside this process may
+/// only give things away.
+#[test]
+fn outside_nothing_is_mounted() -> Result<(), Fault> {
+    for facts in [bare_v1(), unified("0::/\n")] {
+        let plan = ROOTLESS.plan(&facts)?;
+        let own = actions(&plan.steps);
+        let expected = [
+            "lock /var/lib/docker",
+            "chown 1000 /var/lib/docker",
+            "chown 1000 /var/run/docker.sock",
+            "chown 1000 /dev/net/tun",
+            "chown 1000 /root",
+            "mkdir -p -m 0755 /etc/docker",
+        ];
+        assert_eq!(own, expected, "{plan}");
+        let engine = ROOTLESS.engine(&facts)?;
+        assert!(engine.meanwhile.is_empty() && engine.dmsetup.is_none());
+        let namespaces = engine
+            .namespaces
+            .map(|namespaces| actions(&namespaces.steps));
+        let inside = namespaces.unwrap_or_default();
+        let expected = [
+            "cover /run with a tmpfs of links to what is in it",
+            "cover /etc/docker with a tmpfs of links to what is in it",
+            "mount --make-rshared /",
+            "mkdir -p -m 0711 /var/run/docker/containerd",
+            "write /var/run/docker/containerd/containerd.toml",
+        ];
+        assert_eq!(
+            inside.get(..5),
+            Some(&expected.map(str::to_owned)[..]),
+            "{plan}"
+        );
+        assert!(
+            plan.to_string()
+                .contains("uid_map 0 1000 1, 1 100000 65536"),
+            "{plan}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn the_daemon_is_told_and_the_ends_of_the_network_agree() -> Result<(), Fault> {
+    let facts = Facts {
+        networks: Networks {
+            default_network_opt: true,
+            ..Networks::default()
+        },
+        ..bare_v1()
+    };
+    for (value, mtu) in [("", "65520"), ("1400", "1400"), ("off", "1500")] {
+        let start = Start {
+            variables: &[("DIND_MTU", value)],
+            ..ROOTLESS
+        };
+        let engine = start.engine(&facts)?;
+        let words = |program: &Program| -> Vec<String> {
+            let words = program.arguments.iter();
+            words
+                .map(|word| word.to_string_lossy().into_owned())
+                .collect()
+        };
+        let dockerd = words(&engine.dockerd);
+        assert!(dockerd.contains(&"--rootless".into()), "{dockerd:?}");
+        let given = dockerd.contains(&format!("--mtu={mtu}"));
+        assert_eq!(given, value != "off", "{dockerd:?}");
+        let network = engine.user_network.as_ref().map(words).unwrap_or_default();
+        assert!(network.contains(&format!("--mtu={mtu}")), "{network:?}");
+        assert!(
+            network.contains(&"--cidr=10.0.2.0/24".into()),
+            "{network:?}"
+        );
+    }
+    Ok(())
+}
+
+/// A resolver on loopback is asked by slirp4netns, in whose network no route of this container is.
+#[test]
+fn resolvers_on_loopback_are_asked_from_outside() -> Result<(), Fault> {
+    let networks = |resolvers: &[[u8; 4]], taken: [u8; 4]| Networks {
+        resolvers: resolvers.iter().map(|address| (*address).into()).collect(),
+        resolver_options: vec!["ndots:0".into(), "edns0".into()],
+        search_domains: vec!["example.org".into()],
+        routes: vec![Route {
+            interface: "eth0".into(),
+            network: Network {
+                address: taken.into(),
+                prefix: 24,
+            },
+        }],
+        ..Networks::default()
+    };
+    let text = |networks: Networks| -> Result<Option<String>, Fault> {
+        let facts = Facts {
+            networks,
+            ..bare_v1()
+        };
+        let engine = ROOTLESS.engine(&facts)?;
+        assert_eq!(engine.forwarder, None);
+        let steps = engine.namespaces.map(|namespaces| namespaces.steps);
+        Ok(steps
+            .unwrap_or_default()
+            .into_iter()
+            .find_map(|step| match step.action {
+                Action::Write { path, content } if path.ends_with("resolv.conf") => Some(content),
+                _ => None,
+            }))
+    };
+    let found = text(networks(&[[127, 0, 0, 11], [192, 0, 2, 1]], [10, 0, 2, 0]))?;
+    let expected = "nameserver 10.0.3.3\nnameserver 192.0.2.1\nsearch example.org\noptions edns0\n";
+    assert_eq!(found.as_deref(), Some(expected));
+    assert_eq!(text(networks(&[[192, 0, 2, 1]], [10, 0, 2, 0]))?, None);
+    Ok(())
+}
+
+/// A tmpfs for the data is mounted where the daemons are, and no ext4 image is.
+#[test]
+fn storage_is_what_a_user_namespace_has() -> Result<(), Fault> {
+    let mut facts = bare_v1();
+    let start = Start {
+        variables: &[("DIND_STORAGE", "tmpfs")],
+        ..ROOTLESS
+    };
+    facts.data_root.means = Some(means());
+    let plan = start.plan(&facts)?;
+    let mounts = |steps: &[Step]| {
+        let actions = actions(steps).into_iter();
+        actions
+            .filter(|action| action.starts_with("mount -t tmpfs"))
+            .count()
+    };
+    assert_eq!(mounts(&plan.steps), 0, "{plan}");
+    let namespaces = start.engine(&facts)?.namespaces;
+    assert_eq!(
+        namespaces.map(|found| mounts(&found.steps)),
+        Some(1),
+        "{plan}"
+    );
+    facts.data_root.filesystem = Filesystem::Unsuitable("overlay");
+    let engine = ROOTLESS.engine(&facts)?;
+    assert_eq!(engine.data_file, None);
+    let driver = engine.dockerd.arguments.iter();
+    let mut named = driver.filter(|word| word.to_string_lossy().starts_with("--storage-driver="));
+    assert!(named.next().is_some(), "{:?}", engine.dockerd.arguments);
+    Ok(())
+}
+
+/// Means with which an engine with privileges makes an ext4 image.
+fn means() -> Means {
+    Means {
+        occupied: false,
+        vfs: false,
+        data_file: "/var/lib/docker/dind.ext4".into(),
+        made: false,
+        free: 1 << 40,
+        taken: 0,
+        grows: false,
+        mkfs: Some("/sbin/mkfs.ext4".into()),
+        loop_devices: true,
+        fuse_overlayfs: false,
+        zfs: false,
+    }
+}
+
+#[test]
+fn addresses_of_dockerds_own_are_refused() -> Result<(), Fault> {
+    for address in ["tcp://:1", "unix:///own.sock"] {
+        let start = Start {
+            arguments: &["dind", "dockerd", "-H", address],
+            ..ROOTLESS
+        };
+        let fault = start.fault(&bare_v1());
+        assert_eq!(fault.status, USAGE);
+        assert!(fault.message.contains(address), "{fault}");
+    }
+    let usual = Start {
+        arguments: &["dind", "-H", "unix:///var/run/docker.sock"],
+        ..ROOTLESS
+    };
+    usual.engine(&bare_v1()).map(drop)
+}
+
+/// A command is the client's only where nothing shows that a daemon is wanted.
+#[test]
+fn a_command_has_a_daemon_where_one_can_be() -> Result<(), Fault> {
+    let start = Start {
+        arguments: &["dind", "true"],
+        ..ROOTLESS
+    };
+    let (role, _) = start.role(false, SocketState::Free)?;
+    assert!(matches!(role, Role::Session { .. }), "{role:?}");
+    let bare = Start {
+        rootless: false,
+        ..start
+    };
+    let (role, _) = bare.role(false, SocketState::Free)?;
+    assert!(matches!(role, Role::Client { .. }), "{role:?}");
+    let never = Start {
+        variables: &[("DIND_ROOTLESS", "0")],
+        ..start
+    };
+    let (role, _) = never.role(false, SocketState::Free)?;
+    assert!(matches!(role, Role::Client { .. }), "{role:?}");
+    assert!(mode::home().is_absolute());
+    Ok(())
+}

@@ -1,0 +1,206 @@
+//! An engine in a user namespace, in a container without `--privileged`.
+
+use crate::dns::{Outside, fetches};
+use crate::docker::{BUSYBOX, Container, Spec, dind, unprivileged};
+
+/// The flags of README's shortest line.
+const FLAGS: [[&str; 2]; 3] = [
+    ["--security-opt", "seccomp=unconfined"],
+    ["--security-opt", "systempaths=unconfined"],
+    ["--device", "/dev/net/tun"],
+];
+
+/// The capabilities that it needs, which are among Docker's defaults.
+const CAPABILITIES: [&str; 5] = ["CHOWN", "DAC_OVERRIDE", "KILL", "SETGID", "SETUID"];
+
+/// A container with the flags and capabilities, and no other capability.
+fn with<'a>(
+    flags: impl IntoIterator<Item = [&'a str; 2]>,
+    capabilities: impl IntoIterator<Item = &'a str>,
+) -> Spec {
+    unprivileged()
+        .flags(flags.into_iter().flatten())
+        .flags(["--cap-drop=ALL", "--security-opt=no-new-privileges"])
+        // A host with AppArmor; the flag is no error on others.
+        .flags(["--security-opt=apparmor=unconfined"])
+        .flags(
+            capabilities
+                .into_iter()
+                .map(|name| format!("--cap-add={name}")),
+        )
+}
+
+fn rootless() -> Spec {
+    with(FLAGS, CAPABILITIES)
+}
+
+/// The pid of a child of PID 1.
+fn child(container: &Container, name: &str) -> String {
+    container.text(&["pgrep", "-P", "1", "-x", name])
+}
+
+/// The daemons are PID 1's own children, in a user namespace whose root is no root outside. Inner
+/// containers run on overlay2, and the stop is in order.
+#[test]
+fn an_engine_runs_without_privileges() {
+    let container = rootless().ready(&[]);
+    container.logged(&["rootless: the engine runs in a user namespace"]);
+    container.load_busybox();
+    assert_eq!(container.inner(&[], &["echo", "hi"]), "hi");
+    for daemon in ["dockerd", "containerd"] {
+        let pid = child(&container, daemon);
+        let map = container.text(&["cat", &format!("/proc/{pid}/uid_map")]);
+        let words: Vec<&str> = map.split_whitespace().collect();
+        assert_eq!(
+            words,
+            ["0", "1000", "1", "1", "100000", "65536"],
+            "{daemon}"
+        );
+        let user = container.text(&["stat", "-c", "%u", &format!("/proc/{pid}")]);
+        assert_eq!(user, "1000", "{daemon}");
+    }
+    let format = "{{.Driver}} {{.CgroupDriver}} {{.SecurityOptions}}";
+    let info = container.text(&["docker", "info", "--format", format]);
+    assert!(info.starts_with("overlay2 none"), "{info}");
+    assert!(info.contains("name=rootless"), "{info}");
+    container.text(&["dind", "health"]);
+    container.text(&["docker", "run", "-d", BUSYBOX, "sleep", "100001"]);
+    container.signal("TERM");
+    assert_eq!(container.wait(), 0);
+    container.not_logged(&["did not end in time"]);
+}
+
+/// Each flag and each capability that is removed is named before any daemon starts, and by the doctor.
+#[test]
+fn each_flag_that_is_missing_is_named() {
+    let said = "no engine can run in a user namespace here";
+    for flag in FLAGS {
+        let others = FLAGS.into_iter().filter(|other| *other != flag);
+        let spec = with(others, CAPABILITIES);
+        let output = spec.run(&["docker", "info"]).exited(1);
+        output.says(&["dind: error: ", said, &flag.join(" ")]);
+        let report = spec.run(&["doctor"]).exited(1);
+        assert!(report.stdout.contains(&flag.join(" ")), "{report:?}");
+    }
+    for name in CAPABILITIES {
+        let others = CAPABILITIES.into_iter().filter(|other| *other != name);
+        let output = with(FLAGS, others).run(&["docker", "info"]).exited(1);
+        output.says(&["dind: error: ", said, &format!("--cap-add {name}")]);
+    }
+    let output = unprivileged().run(&[]).exited(1);
+    output.says(&[
+        "--privileged",
+        "for an engine in a user namespace: ",
+        "--device /dev/net/tun",
+    ]);
+}
+
+#[test]
+fn without_any_flag_a_command_is_a_clients() {
+    assert_eq!(unprivileged().run(&["echo", "hi"]).text(), "hi");
+    let never = rootless().env("DIND_ROOTLESS", "0");
+    assert_eq!(never.run(&["echo", "hi"]).text(), "hi");
+}
+
+/// By names that only the resolver on loopback of the outer network knows.
+#[test]
+fn inner_containers_reach_the_outer_network() {
+    let outside = Outside::new();
+    let daemon = outside.daemon(rootless());
+    daemon.text(&["docker", "network", "create", "inside"]);
+    fetches(&daemon, &[]);
+    fetches(&daemon, &["--network", "inside"]);
+    fetches(&daemon, &["--network", "host"]);
+    for flags in [&[][..], &["--network", "inside"]] {
+        let mtu = daemon.inner(flags, &["cat", "/sys/class/net/eth0/mtu"]);
+        assert_eq!(mtu, "65520", "{flags:?}");
+    }
+    // What connects the networks is started again.
+    let network = child(&daemon, "slirp4netns");
+    daemon.wait_until("sleep 1.1; true");
+    daemon.text(&["kill", "-KILL", &network]);
+    daemon.wait_log(
+        "the network of the user namespace was ended by SIGKILL; restarting",
+        1,
+    );
+    daemon.wait_until(&format!(
+        "docker run --rm {BUSYBOX} ping -c 1 -W 1 10.0.2.2"
+    ));
+    fetches(&daemon, &[]);
+}
+
+/// What runs beside the engine is root inside, has the home and the output, and has no rights outside.
+#[test]
+fn a_command_has_the_rights_of_the_engine() {
+    let script = "id -u; docker version --format {{.Server.Os}}; touch /root/file && echo written
+        echo shown >/dev/stdout; (echo x >/proc/sys/kernel/core_pattern) 2>/dev/null || echo refused";
+    let text = rootless().run(&["sh", "-c", script]).text();
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines, ["0", "linux", "written", "shown", "refused"]);
+}
+
+/// A dockerd that is killed is started again in the same namespaces.
+#[test]
+fn a_daemon_that_is_killed_is_started_again() {
+    let container = rootless().env("DIND_RESTART", "on-failure").ready(&[]);
+    container.load_busybox();
+    let pid = child(&container, "dockerd");
+    container.text(&["kill", "-KILL", &pid]);
+    container.wait_log("docker answers again", 1);
+    assert_eq!(container.inner(&[], &["echo", "again"]), "again");
+}
+
+/// With all that an inner container can be given, its root can do nothing to what is outside.
+#[test]
+fn it_is_a_boundary() {
+    let container = rootless().ready(&[]);
+    container.load_busybox();
+    let free = [
+        "--cap-add=ALL",
+        "--security-opt=seccomp=unconfined",
+        "--security-opt=systempaths=unconfined",
+        "--pid=host",
+        "--volume=/:/outer",
+    ];
+    for attempt in [
+        "kill -9 1",
+        "mknod /disk b 8 0",
+        "mknod /memory c 1 1",
+        "echo x >/proc/sys/kernel/core_pattern",
+        "echo 1 >/proc/sys/vm/overcommit_memory",
+        "echo b >/proc/sysrq-trigger",
+        "echo -1000 >/proc/self/oom_score_adj",
+        "ls /proc/1/root",
+        "cat /proc/1/environ",
+        "cat /outer/etc/shadow",
+        "echo x >>/outer/etc/passwd",
+        "chown 0 /outer/etc/passwd",
+        "nsenter -t 1 -m true",
+        "mount -o remount,rw /outer/sys",
+        "mount -t securityfs s /mnt",
+        "echo 1 >/sys/class/net/lo/tx_queue_len",
+        "for file in /outer/sys/fs/cgroup/cgroup.procs /outer/sys/fs/cgroup/*/cgroup.procs; do [ -e $file ] && echo $$ >$file && exit 0; done; exit 1",
+    ] {
+        let script = format!("({attempt}) >/dev/null 2>&1 && echo done || echo refused");
+        assert_eq!(
+            container.inner(&free, &["sh", "-c", &script]),
+            "refused",
+            "{attempt}"
+        );
+    }
+    assert_eq!(container.inner(&[], &["echo", "alive"]), "alive");
+}
+
+/// Data of an engine with other rights stays as it is.
+#[test]
+fn a_volume_of_a_privileged_engine_is_refused() {
+    let volume = crate::docker::Volume::new();
+    let flags = volume.on("/var/lib/docker");
+    let privileged = dind().flags(flags.clone()).ready(&[]);
+    privileged.load_busybox();
+    drop(privileged);
+    let output = rootless().flags(flags.clone()).run(&["true"]).exited(1);
+    output.says(&["dind: error: ", "belongs to user 0", "another volume"]);
+    let again = dind().flags(flags).ready(&[]);
+    assert_eq!(again.inner(&[], &["echo", "hi"]), "hi");
+}
