@@ -5,6 +5,7 @@
 #   docker build -t dind --build-arg SUITE=bookworm .
 #   docker build -t dind --build-arg ENGINE=bundles/binary .
 #   docker build -t dind --build-arg UPSTREAM=docker:29-dind --target upstream .
+#   docker build -t dind:rootless --target rootless .
 #
 # Nothing here needs BuildKit.
 
@@ -55,7 +56,7 @@ COPY ${ENGINE:-Cargo.toml} /engine/
 RUN rm -f /engine/Cargo.toml \
     && find /engine -type f -exec chmod 0755 {} +
 
-FROM debian:${SUITE}-slim
+FROM debian:${SUITE}-slim AS full
 LABEL org.opencontainers.image.title="dind" \
     org.opencontainers.image.description="Docker in Docker: a privileged container that is a Docker host" \
     org.opencontainers.image.licenses="Apache-2.0"
@@ -86,6 +87,7 @@ RUN { getent group 2375 || groupadd --system --gid 2375 docker; } \
         openssl \
         pigz \
         procps \
+        slirp4netns \
         xfsprogs \
         xz-utils \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/apt /var/log/dpkg.log \
@@ -113,3 +115,27 @@ EXPOSE 2375 2376
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=6s --start-period=60s --retries=3 CMD ["dind", "health"]
 ENTRYPOINT ["dind"]
+
+# The same for an ordinary user, with docker:dind-rootless' account, directories and volume. With
+# the set-user-ID bit newuidmap would be root and no owner of the user namespace, for which the kernel
+# wants CAP_SYS_ADMIN: with capabilities of the file it stays this user.
+FROM full AS rootless
+RUN apt-get update \
+    && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends libcap2-bin uidmap \
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/apt /var/log/dpkg.log \
+    && find /tmp -mindepth 1 -delete \
+    && chmod u-s /usr/bin/newuidmap /usr/bin/newgidmap \
+    && setcap cap_setuid=ep /usr/bin/newuidmap \
+    && setcap cap_setgid=ep /usr/bin/newgidmap
+RUN useradd --create-home --uid 1000 --shell /bin/bash rootless \
+    && for file in /etc/subuid /etc/subgid; do \
+        { grep -q ^rootless: "$file" || echo rootless:100000:65536 >> "$file"; } || exit; \
+    done \
+    && mkdir -p /run/user && chmod 1777 /run/user \
+    && install -d -o rootless -g rootless /home/rootless/.local /home/rootless/.local/share \
+        /home/rootless/.local/share/docker
+VOLUME /home/rootless/.local/share/docker
+USER rootless
+
+# What a build without a target makes.
+FROM full

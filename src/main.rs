@@ -33,6 +33,7 @@ use dind::plan::inputs::{Addresses, Inputs};
 use dind::plan::listener::Listener;
 use dind::plan::outcome::{Outcome, Plan};
 use dind::plan::role::{self, Role, Serve};
+use dind::plan::rootless;
 use dind::plan::saving;
 use dind::plan::{self, client, inform, prepare, seccomp};
 use dind::programs::docker_proxy::{self, Next};
@@ -197,6 +198,10 @@ fn make_plan(config: &Config, start: &Start, mut intent: Intent<'_>) -> Result<M
     let directory = socket.parent().unwrap_or(Path::new("/"));
     intent.probe(&[directory], &mounts, config)?;
     let surroundings = surroundings::read(socket, &mounts, config)?;
+    let surroundings = match rootless::socket(&surroundings, config) {
+        Some(socket) => surroundings.listening_on(socket, &mounts),
+        None => surroundings,
+    };
     match role::decide(start, config, &surroundings)? {
         Role::Client { command } => {
             let bash = command.is_empty() && programs::has_bash(&config.search_path);
@@ -218,7 +223,14 @@ fn make_plan(config: &Config, start: &Start, mut intent: Intent<'_>) -> Result<M
             &surroundings,
             mounts,
             (&serve.arguments, Some(&serve)),
-            |_, inputs| plan::serve(&serve, inputs),
+            |arguments, inputs| {
+                let arguments = arguments.clone();
+                let serve = Serve {
+                    arguments,
+                    ..serve.clone()
+                };
+                plan::serve(&serve, inputs)
+            },
         ),
         Role::Session {
             command,
@@ -260,19 +272,21 @@ fn plan_daemons(
     let text = daemon_json::read(&path, asked)?;
     let file = text.as_deref().map(|text| (path.as_path(), text));
     let mut options = arguments.options(file)?;
-    // The data root of a save is in its store.
-    let in_store = match &start.save {
+    // The data root of a save is in its store, and that of an ordinary user at home.
+    let elsewhere = match &start.save {
         Some(save) => {
             let form = Form::of(&save.path);
             Some(saving::arguments(save, form, arguments, &options)?)
         }
-        None => None,
+        None => rootless::arguments(surroundings, config, arguments, &options),
     };
-    if let Some(arguments) = &in_store {
+    if let Some(arguments) = &elsewhere {
         options = arguments.options(file)?;
     }
     let mut known = Known::read(&options);
     known.rootless = plan::is_rootless(surroundings, config);
+    // Another user cannot give the socket to a group.
+    known.socket_group = known.socket_group.filter(|_| surroundings.user == 0);
     known.store = saved.cloned();
     let addresses = Addresses {
         contract: start.contract,
@@ -309,7 +323,7 @@ fn plan_daemons(
         )?,
         None => None,
     };
-    let arguments = in_store.as_ref().unwrap_or(arguments);
+    let arguments = elsewhere.as_ref().unwrap_or(arguments);
     let mut planned = plan(arguments, inputs)?;
     if starts && plan::netfilter_question(inputs).is_some() {
         // The faults do not depend on the answer, and there were none.

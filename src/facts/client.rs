@@ -44,15 +44,12 @@ impl ClientFacts {
             fs::metadata(directory.join("ca.pem"))
                 .is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
         };
-        let is_socket =
-            |path: &Path| fs::metadata(path).is_ok_and(|found| found.file_type().is_socket());
         let ours = config.client_certificates();
         Self {
             docker: search("docker", &config.search_path).is_some(),
             plugins: plugins(config),
             socket: is_socket(Path::new(DOCKER_SOCKET)),
-            rootless_socket: Some(runtime_directory(config).join("docker.sock"))
-                .filter(|path| is_socket(path)),
+            rootless_socket: rootless_socket(config),
             context: context(config).is_some_and(|path| path.is_file()),
             certificates: ours.as_deref().is_some_and(has_all),
             certificates_hidden: ours.as_deref().is_some_and(is_hidden),
@@ -76,6 +73,16 @@ fn has_all(directory: &Path) -> bool {
     ["ca.pem", "cert.pem", "key.pem"]
         .iter()
         .all(|name| fs::metadata(directory.join(name)).is_ok_and(|found| found.len() > 0))
+}
+
+/// The path of `docker.sock` in the directory for this user's sockets, if it is a socket.
+pub fn rootless_socket(config: &Config) -> Option<PathBuf> {
+    let path = runtime_directory(config).join("docker.sock");
+    is_socket(&path).then_some(path)
+}
+
+fn is_socket(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|found| found.file_type().is_socket())
 }
 
 /// The directory for a user's sockets: `XDG_RUNTIME_DIR`, or the default of docker-library's

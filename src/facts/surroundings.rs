@@ -80,6 +80,18 @@ pub fn read(socket: PathBuf, mounts: &MountTable, config: &Config) -> Result<Sur
     })
 }
 
+impl Surroundings {
+    /// The same for a daemon that would listen on another path.
+    #[must_use]
+    pub fn listening_on(self, socket: PathBuf, mounts: &MountTable) -> Self {
+        Self {
+            socket_state: socket_state(&socket, mounts),
+            socket,
+            ..self
+        }
+    }
+}
+
 /// The kind of this process's standard input: isatty(3), fstat(2).
 pub fn stdin() -> Stdin {
     let stdin = std::io::stdin();

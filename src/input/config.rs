@@ -191,6 +191,8 @@ pub struct Config {
     pub certificate_path: Option<PathBuf>,
     /// `DOCKER_CONFIG`, else `.docker` in `HOME`: the docker CLI's own directory.
     pub docker_config: Option<PathBuf>,
+    /// `HOME`: the user's home.
+    pub home: Option<PathBuf>,
     /// `XDG_RUNTIME_DIR`: where a rootless daemon of this user has its socket.
     pub runtime_directory: Option<PathBuf>,
     /// `DOCKER_IPTABLES_LEGACY`: whether the user wants the legacy backend. As in
@@ -344,6 +346,7 @@ impl Config {
                 .get(variables::DOCKER_CONFIG)
                 .map(PathBuf::from)
                 .or_else(|| Some(Path::new(values.get(variables::HOME)?).join(".docker"))),
+            home: values.get(variables::HOME).map(PathBuf::from),
             runtime_directory: values.get(variables::XDG_RUNTIME_DIR).map(PathBuf::from),
             iptables_legacy: values
                 .get_even_empty(variables::DOCKER_IPTABLES_LEGACY)

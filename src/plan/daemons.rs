@@ -209,7 +209,8 @@ pub fn warnings(serve: Option<&Serve>, inputs: Inputs<'_>, listeners: &[Listener
     let silent = listeners
         .iter()
         .all(|listener| matches!(listener, Listener::Unix { .. }));
-    if let (Some(group), None) = (options.socket_group(), facts.socket_group) {
+    let is_users = inputs.surroundings.user != 0;
+    if let (Some(group), None, false) = (options.socket_group(), facts.socket_group, is_users) {
         let seen = format!("there is no group {group:?}, so only root can use the Unix socket");
         warnings.push(
             Finding::warning(

@@ -158,7 +158,7 @@ fn flags(missing: &[Missing]) -> String {
         .iter()
         .map(|Missing { flag, opens, .. }| format!("{flag} ({opens})"))
         .collect();
-    flags.join(", ")
+    flags.join("; and ")
 }
 
 /// The fault of a container without privileges in which nobody has asked for a user namespace, with
@@ -304,7 +304,7 @@ fn maps(rootless: &Rootless, user: u32) -> Result<Maps, Missing> {
                 "rootless-ids",
                 seen,
                 flag,
-                "is what users of inner containers are mapped to",
+                "gives the users of inner containers ids",
             )
         })
     };

@@ -7,20 +7,23 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::action::{Action, OnFailure, Step};
 use super::engine::Program;
 use super::inputs::Inputs;
 use super::listener::Listener;
-use super::mode;
+use super::mode::{self, Mode};
 use super::namespaces::Namespaces;
 use super::network::ROOTLESS_MTU;
 use super::resolver;
+use super::words::with_value;
 use crate::facts::cgroup::Layout;
 use crate::facts::network::{Network, USUAL_MTU};
 use crate::facts::read_only::{KEY, RUN};
-use crate::input::config::Mtu;
+use crate::facts::surroundings::{SocketState, Surroundings};
+use crate::input::config::{Config, Mtu};
+use crate::input::dockerd_arguments::{DockerdArguments, DockerdOptions};
 use crate::messages::finding::Finding;
 
 const LINK: &str = "README.md#without---privileged";
@@ -99,6 +102,45 @@ pub fn plan(
         },
         network: slirp4netns(inputs, network, environment),
     })
+}
+
+/// Returns the path of the Unix socket of an ordinary user's engine, which cannot be in `/var/run`:
+/// `docker.sock` in `XDG_RUNTIME_DIR`, where docker:dind-rootless has it, too. `None` for root, for one
+/// who names a socket, and where a daemon answers on the usual one.
+pub fn socket(surroundings: &Surroundings, config: &Config) -> Option<PathBuf> {
+    let is_named = config
+        .docker_host
+        .as_deref()
+        .is_some_and(|host| host.starts_with("unix://"));
+    let is_users = surroundings.user != 0
+        && matches!(mode::decide(surroundings, config), Mode::Rootless(..))
+        && surroundings.socket_state == SocketState::Free;
+    if is_named || !is_users {
+        return None;
+    }
+    let usual = || PathBuf::from(format!("/run/user/{}", surroundings.user));
+    let directory = config.runtime_directory.clone().unwrap_or_else(usual);
+    Some(directory.join("docker.sock"))
+}
+
+/// Returns dockerd's arguments with the data root of an ordinary user's engine: the one of
+/// docker:dind-rootless, so that a volume can go back and forth. `None` for root, and for one who names
+/// a data root.
+pub fn arguments(
+    surroundings: &Surroundings,
+    config: &Config,
+    arguments: &DockerdArguments,
+    options: &DockerdOptions,
+) -> Option<DockerdArguments> {
+    let is_users =
+        surroundings.user != 0 && matches!(mode::decide(surroundings, config), Mode::Rootless(..));
+    let home = config
+        .home
+        .as_ref()
+        .filter(|_| is_users && !options.data_root_set)?;
+    let flag = with_value("--data-root=", home.join(".local/share/docker"));
+    let words: Vec<OsString> = arguments.words().cloned().collect();
+    Some(DockerdArguments::new(&[flag], &words))
 }
 
 /// The MTU of the namespaces' network, and so of inner networks.

@@ -15,6 +15,7 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use crate::api::ping::{Ping, Progress};
 use crate::api::readiness;
 use crate::facts::capabilities::{Capabilities, Capability};
+use crate::facts::client::rootless_socket;
 use crate::facts::{daemon_json, exec_root, processes};
 use crate::input::config::Config;
 use crate::input::contract::Contract;
@@ -142,6 +143,7 @@ fn sockets(options: &DockerdOptions, config: &Config) -> Vec<PathBuf> {
     let mut sockets: Vec<PathBuf> = named.collect();
     sockets.retain(|path| *path != usual);
     sockets.insert(0, usual);
+    sockets.extend(rootless_socket(config));
     sockets
 }
 

@@ -204,3 +204,17 @@ fn a_volume_of_a_privileged_engine_is_refused() {
     let again = dind().flags(flags).ready(&[]);
     assert_eq!(again.inner(&[], &["echo", "hi"]), "hi");
 }
+
+/// The image for other users has the programs that write the maps; this one does not, and says so.
+#[test]
+fn an_ordinary_user_is_told_what_is_missing() {
+    let spec = unprivileged()
+        .flags(FLAGS.into_iter().flatten())
+        .env("DIND_ROOTLESS", "1")
+        .flags(["--user", "1000"]);
+    let output = spec.run(&["docker", "info"]).exited(1);
+    output.says(&[
+        "newuidmap and newgidmap are not in PATH",
+        "install uidmap in the image",
+    ]);
+}

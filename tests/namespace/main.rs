@@ -803,3 +803,75 @@ fn a_write_without_a_reader_raises_no_signal_and_takes_none_away() {
         },
     );
 }
+
+/// A covered directory keeps what is in it and what is mounted below, and takes new files.
+#[test]
+fn a_covered_directory_shows_what_is_below() {
+    inside("a_covered_directory_shows_what_is_below", || {
+        let scratch = scratch();
+        for name in ["kept", "own", "mounted"] {
+            fs::create_dir(scratch.join(name)).unwrap();
+        }
+        let mounted = scratch.join("mounted");
+        nix::mount::mount(
+            Some("tmpfs"),
+            &mounted,
+            Some("tmpfs"),
+            MsFlags::empty(),
+            None::<&str>,
+        )
+        .unwrap();
+        fs::write(mounted.join("file"), "below").unwrap();
+        let step = |action| Step {
+            action,
+            on_failure: OnFailure::Fatal {
+                lost: "the test needs it",
+                remedy: "none",
+            },
+            why: String::new(),
+        };
+        let covered = step(Action::CopyUp {
+            path: scratch.clone(),
+            own: &["own"],
+        });
+        apply(&[covered]).unwrap();
+        fs::create_dir(scratch.join("own")).unwrap();
+        assert!(
+            fs::symlink_metadata(scratch.join("kept"))
+                .unwrap()
+                .is_symlink()
+        );
+        assert!(scratch.join("kept").is_dir());
+        assert_eq!(fs::read_to_string(mounted.join("file")).unwrap(), "below");
+        assert!(Path::new("/proc/self/status").exists());
+    });
+}
+
+/// A directory is given away only where nobody else's files are in it, if it is to be alone.
+#[test]
+fn a_directory_with_files_of_others_is_not_given_away() {
+    inside("a_directory_with_files_of_others_is_not_given_away", || {
+        use std::os::unix::fs::MetadataExt;
+        let scratch = scratch();
+        fs::write(scratch.join("file"), "").unwrap();
+        let give = |alone| Step {
+            action: Action::Give {
+                path: scratch.clone(),
+                user: 1000,
+                alone,
+            },
+            on_failure: OnFailure::Fatal {
+                lost: "the test needs it",
+                remedy: "none",
+            },
+            why: String::new(),
+        };
+        let owner = || fs::metadata(&scratch).unwrap().uid();
+        let fault = apply(&[give(true)]).err().unwrap().to_string();
+        assert!(fault.contains("file in it belongs to user 0"), "{fault}");
+        assert_eq!(owner(), 0);
+        apply(&[give(false)]).unwrap();
+        assert_eq!(owner(), 1000);
+        assert_eq!(fs::metadata(scratch.join("file")).unwrap().uid(), 0);
+    });
+}
