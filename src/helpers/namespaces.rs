@@ -4,8 +4,8 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::os::fd::BorrowedFd;
-use std::os::unix::net::UnixStream;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
@@ -144,7 +144,17 @@ fn be_inside(wanted: &Namespaces, mut parent: UnixStream, socket: BorrowedFd<'_>
         .and_then(|control| bridge::set_up(&control, "lo", true))
         .context("cannot turn the interface lo on")
         .remedy("see netdevice(7)")?;
-    namespaces::send(kinds, socket)
+    let listener = wanted
+        .ports
+        .as_ref()
+        .map(|ports| {
+            fs::create_dir_all(&ports.directory)?;
+            UnixListener::bind(ports.directory.join(ports.socket))
+        })
+        .transpose()
+        .context("cannot make the socket for published ports")
+        .remedy("see unix(7)")?;
+    namespaces::send(kinds, listener.as_ref().map(AsFd::as_fd), socket)
         .context("cannot hand the namespaces over")
         .remedy("see unix(7)")
 }

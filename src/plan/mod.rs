@@ -347,6 +347,11 @@ fn engine(
         }
         None => (None, None, Vec::new(), None),
     };
+    let mut dockerds = environment.clone();
+    for (name, value) in namespaces.iter().flat_map(rootless::variables) {
+        dockerds.retain(|(other, _)| *other != name);
+        dockerds.push((name, value));
+    }
     let dockerd = Program {
         path: dockerd,
         arguments: daemons::dockerd_arguments(
@@ -363,7 +368,7 @@ fn engine(
             .concat(),
             containerd.is_some(),
         ),
-        environment: environment.clone(),
+        environment: dockerds,
         oom_score_adj: daemons::DOCKERD_OOM_SCORE,
     };
     let dmsetup = facts.programs.dmsetup.clone().filter(|_| !is_rootless);

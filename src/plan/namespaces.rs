@@ -1,6 +1,7 @@
 //! The namespaces of an engine that runs in a user namespace.
 
 use std::fmt;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use super::action::Step;
@@ -22,6 +23,19 @@ pub struct Namespaces {
     pub cgroup: bool,
     /// The steps inside.
     pub steps: Vec<Step>,
+    /// Where dockerd asks for published ports, inside; `None` where it does not.
+    pub ports: Option<Ports>,
+}
+
+/// The API of published ports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ports {
+    /// The directory of its socket, as dockerd sees it.
+    pub directory: PathBuf,
+    /// The name of its socket there.
+    pub socket: &'static str,
+    /// The address of the engine's network interface.
+    pub address: Ipv4Addr,
 }
 
 impl fmt::Display for Namespaces {

@@ -14,7 +14,7 @@ use super::engine::Program;
 use super::inputs::Inputs;
 use super::listener::Listener;
 use super::mode::{self, Mode};
-use super::namespaces::Namespaces;
+use super::namespaces::{Namespaces, Ports};
 use super::network::ROOTLESS_MTU;
 use super::resolver;
 use super::words::with_value;
@@ -33,6 +33,9 @@ const INTERFACE: &str = "tap0";
 
 /// The resolver of the namespaces, where one of this container is on loopback.
 const RESOLV_CONF: &str = "/run/dind/resolv.conf";
+
+/// The directory of the API of published ports.
+const PORTS: &str = "/run/dind/ports";
 
 /// What the daemons make in `/run`: no links to what another start has left there.
 const OWN_IN_RUN: &[&str] = &[
@@ -99,9 +102,32 @@ pub fn plan(
             map_programs: rootless.map_programs.clone().filter(|_| !is_root),
             cgroup: unified,
             steps: [inside(inputs, network), steps].concat(),
+            ports: inputs.facts.networks.needs_ports_api.then(|| Ports {
+                directory: PORTS.into(),
+                socket: "api.sock",
+                address: network.address(),
+            }),
         },
         network: slirp4netns(inputs, network, environment),
     })
+}
+
+/// Returns the variables of a dockerd that asks for published ports: 28.0 and later, which does not
+/// start otherwise. Where it finds `ROOTLESSKIT_STATE_DIR`, its paths are those of an ordinary user,
+/// so that the other variables lead to the usual ones (`setDefaultPaths` in moby's cmd/dockerd).
+pub fn variables(namespaces: &Namespaces) -> Vec<(OsString, OsString)> {
+    let Some(ports) = &namespaces.ports else {
+        return Vec::new();
+    };
+    vec![
+        (
+            "ROOTLESSKIT_STATE_DIR".into(),
+            ports.directory.clone().into(),
+        ),
+        ("XDG_CONFIG_HOME".into(), "/etc".into()),
+        ("XDG_DATA_HOME".into(), "/var/lib".into()),
+        ("XDG_RUNTIME_DIR".into(), RUN.into()),
+    ]
 }
 
 /// Returns the path of the Unix socket of an ordinary user's engine, which cannot be in `/var/run`:
@@ -189,6 +215,11 @@ fn network(inputs: Inputs<'_>) -> Net {
 struct Net(Network);
 
 impl Net {
+    /// The address that slirp4netns gives to the interface.
+    fn address(self) -> Ipv4Addr {
+        Ipv4Addr::from_bits(self.0.address.to_bits() | 100)
+    }
+
     /// The address at which slirp4netns answers DNS queries, by the resolvers of this container.
     fn resolver(self) -> Ipv4Addr {
         Ipv4Addr::from_bits(self.0.address.to_bits() | 3)

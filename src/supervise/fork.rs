@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::SystemTime;
 
 use anyhow::{Context, Result};
-use nix::unistd::{ForkResult, getppid};
+use nix::unistd::{ForkResult, Pid, getppid};
 use std::os::fd::AsFd;
 use tracing::{error, warn};
 
@@ -14,9 +14,11 @@ use super::machine::{Event, Process};
 use super::output::output;
 use super::start::null;
 use super::supervisor::Supervisor;
+use crate::api::ports::Info;
 use crate::apply::delegate;
 use crate::helpers::child::{self, become_helper, leave_terminal, take_daemons_oom_score};
 use crate::helpers::hooks::Runner;
+use crate::helpers::ports::{self, Service};
 use crate::helpers::{
     certificates, containers, data_file, filler, forwarder, grower, joiner, loader, namespaces,
     port_forwarder, preparer, publisher, sweeper,
@@ -85,6 +87,7 @@ impl Supervisor<'_> {
                         Process::Forwarder
                         | Process::Grower
                         | Process::PortForwarder
+                        | Process::Ports
                         | Process::Relay
                         | Process::Watcher
                         | Process::Delegation => {
@@ -140,14 +143,39 @@ impl Supervisor<'_> {
         let store = store.filter(|_| process == Process::Filler);
         let control = control.as_ref().map(AsFd::as_fd);
         let kept = log.into_iter().chain(port.map(AsFd::as_fd)).chain(control);
-        let kept: Vec<_> = kept
-            .chain(store.map(|store| store.held.as_fd()))
-            .collect();
+        let kept = kept.chain(store.map(|store| store.held.as_fd()));
+        let mut kept: Vec<_> = kept.collect();
+        let entered = self.namespaces.as_ref();
+        if let Some(namespaces) = entered.filter(|_| process == Process::Ports) {
+            kept.extend(namespaces.descriptors().chain(namespaces.socket()));
+        }
         become_helper(inherited, &kept)?;
         match process {
             Process::Namespaces => {
                 if let (Some(wanted), Some(socket)) = (&engine.namespaces, control) {
                     return namespaces::make(wanted, socket, inherited);
+                }
+            }
+            Process::Ports => {
+                let wanted = engine
+                    .namespaces
+                    .as_ref()
+                    .and_then(|found| found.ports.as_ref());
+                if let (Some(wanted), Some(namespaces)) = (wanted, entered)
+                    && let Some(api) = namespaces.socket()
+                {
+                    let dockerd = self.children.pid(Process::Dockerd);
+                    let service = Service {
+                        api,
+                        info: Info {
+                            state: wanted.directory.to_string_lossy().into_owned(),
+                            child: dockerd.map_or(1, Pid::as_raw),
+                            network: "slirp4netns",
+                            address: Some(wanted.address.into()),
+                        },
+                        idle: ports::IDLE,
+                    };
+                    ports::run(service, || namespaces.enter())?;
                 }
             }
             Process::Mounter => engine

@@ -22,8 +22,8 @@ const OTHERS: [(&str, CloneFlags); 5] = [
     ("cgroup", CloneFlags::CLONE_NEWCGROUP),
 ];
 
-/// The most descriptors of a set.
-const MOST: usize = 1 + OTHERS.len();
+/// The most descriptors that are sent: the namespaces, and one more.
+const MOST: usize = 2 + OTHERS.len();
 
 /// A user namespace, and the others that belong to it.
 #[derive(Debug)]
@@ -34,6 +34,8 @@ pub struct Namespaces {
     network: OwnedFd,
     /// The others.
     others: Vec<OwnedFd>,
+    /// A socket that was made in them.
+    socket: Option<OwnedFd>,
     /// The user id, in the namespace above, that has made it, and so has every capability in it:
     /// user_namespaces(7).
     owner: u32,
@@ -51,9 +53,13 @@ pub fn kinds(cgroup: bool) -> CloneFlags {
     }
 }
 
-/// Sends the namespaces of this process that are among `kinds` over a Unix socket: unix(7),
-/// SCM_RIGHTS.
-pub fn send(kinds: CloneFlags, socket: BorrowedFd<'_>) -> io::Result<()> {
+/// Sends the namespaces of this process that are among `kinds` over a Unix socket, and with them
+/// `made`, a socket: unix(7), SCM_RIGHTS.
+pub fn send(
+    kinds: CloneFlags,
+    made: Option<BorrowedFd<'_>>,
+    socket: BorrowedFd<'_>,
+) -> io::Result<()> {
     let open = |name: &str| File::open(format!("/proc/self/ns/{name}"));
     let mut files = vec![open("user")?, open("net")?];
     for (name, flag) in OTHERS {
@@ -61,10 +67,11 @@ pub fn send(kinds: CloneFlags, socket: BorrowedFd<'_>) -> io::Result<()> {
             files.push(open(name)?);
         }
     }
-    let numbers: Vec<_> = files.iter().map(AsRawFd::as_raw_fd).collect();
+    let mut numbers: Vec<_> = files.iter().map(AsRawFd::as_raw_fd).collect();
+    numbers.extend(made.as_ref().map(AsRawFd::as_raw_fd));
     sendmsg::<()>(
         socket.as_raw_fd(),
-        &[IoSlice::new(&[0])],
+        &[IoSlice::new(&[made.is_some().into()])],
         &[ControlMessage::ScmRights(&numbers)],
         MsgFlags::MSG_NOSIGNAL,
         None,
@@ -89,12 +96,17 @@ pub fn receive(socket: BorrowedFd<'_>, owner: u32) -> io::Result<Namespaces> {
             found.extend(numbers.into_iter().map(descriptors::own));
         }
     }
+    let socket = match byte {
+        [1] => found.pop(),
+        _ => None,
+    };
     let mut found = found.into_iter();
     match (found.next(), found.next()) {
         (Some(user), Some(network)) => Ok(Namespaces {
             user,
             network,
             others: found.collect(),
+            socket,
             owner,
         }),
         _ => Err(Errno::ENODATA.into()),
@@ -121,7 +133,12 @@ impl Namespaces {
         [self.user.as_fd(), self.network.as_fd()]
     }
 
-    /// All descriptors.
+    /// The socket that was sent with them, if any.
+    pub fn socket(&self) -> Option<BorrowedFd<'_>> {
+        self.socket.as_ref().map(AsFd::as_fd)
+    }
+
+    /// The descriptors of the namespaces.
     pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         let first = self.for_network().into_iter();
         first.chain(self.others.iter().map(AsFd::as_fd))

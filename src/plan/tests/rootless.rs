@@ -179,6 +179,37 @@ fn means() -> Means {
     }
 }
 
+/// dockerd 28 does not start where it is not told of the API of published ports, and then takes an
+/// ordinary user's paths.
+#[test]
+fn an_engine_that_asks_for_ports_is_told_where() -> Result<(), Fault> {
+    let networks = Networks {
+        needs_ports_api: true,
+        ..Networks::default()
+    };
+    let facts = Facts {
+        networks,
+        ..bare_v1()
+    };
+    let told = |start: &Start<'_>, facts: &Facts| -> Result<Option<OsString>, Fault> {
+        let variables = start.engine(facts)?.dockerd.environment.into_iter();
+        let mut found = variables.filter(|(name, _)| name == "ROOTLESSKIT_STATE_DIR");
+        Ok(found.next().map(|(_, value)| value))
+    };
+    assert_eq!(told(&ROOTLESS, &facts)?, Some("/run/dind/ports".into()));
+    assert_eq!(told(&ROOTLESS, &bare_v1())?, None);
+    assert_eq!(told(&DAEMON, &facts)?, None);
+    let ports = ROOTLESS
+        .engine(&facts)?
+        .namespaces
+        .and_then(|found| found.ports);
+    assert_eq!(
+        ports.map(|ports| ports.address),
+        Some([10, 0, 2, 100].into())
+    );
+    Ok(())
+}
+
 #[test]
 fn addresses_of_dockerds_own_are_refused() -> Result<(), Fault> {
     for address in ["tcp://:1", "unix:///own.sock"] {

@@ -99,7 +99,8 @@ impl Machine {
                 Process::Forwarder
                 | Process::PortForwarder
                 | Process::Grower
-                | Process::UserNetwork,
+                | Process::UserNetwork
+                | Process::Ports,
             ) => {
                 self.companion_ended(process, end, now, effects);
             }
@@ -249,6 +250,7 @@ impl Machine {
                 "the data root gets no more room than it has now",
             ),
             Process::PortForwarder => (&mut self.port_forwarded, "PORT is no longer served"),
+            Process::Ports => (&mut self.published, "no more ports are published"),
             Process::UserNetwork => (
                 &mut self.networked,
                 "dockerd and inner containers reach nothing outside of this container",

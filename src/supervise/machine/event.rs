@@ -18,6 +18,8 @@ pub enum Process {
     /// Connects the network of those namespaces with that of this container, as long as the daemons
     /// run.
     UserNetwork,
+    /// Publishes ports for a dockerd in those namespaces, as long as the daemons run.
+    Ports,
     /// Mounts an ext4 image over the data root, before the daemons start.
     Mounter,
     /// See [`crate::helpers::filler`].
@@ -69,6 +71,7 @@ impl Process {
             Self::Command => "the command",
             Self::Namespaces => "the maker of namespaces",
             Self::UserNetwork => "the network of the user namespace",
+            Self::Ports => "the server of published ports",
             Self::Mounter => "the data-root mounter",
             Self::Filler => "the data root's filler",
             Self::Certificates => "the certificate issuer",

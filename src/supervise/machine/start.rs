@@ -45,6 +45,10 @@ impl Machine {
             effects.push(Effect::StartUserNetwork);
         }
         effects.push(Effect::StartDaemons);
+        if self.settings.ports {
+            self.published = now;
+            effects.push(Effect::Fork(Process::Ports));
+        }
         self.start_relay(now, effects);
         if self.settings.forwarder {
             self.forwarded = now;

@@ -78,6 +78,8 @@ pub struct Machine {
     pub(super) forwarded: Duration,
     /// When the program for the network of the engine's namespaces was last started.
     pub(super) networked: Duration,
+    /// When the server of published ports was last started.
+    pub(super) published: Duration,
     /// When the grower of the ext4 image was last started.
     pub(super) grown: Duration,
     /// When the port forwarder was last started.
@@ -124,6 +126,7 @@ impl Machine {
             relay: RelayLife::default(),
             forwarded: Duration::ZERO,
             networked: Duration::ZERO,
+            published: Duration::ZERO,
             grown: Duration::ZERO,
             port_forwarded: Duration::ZERO,
             running: Vec::new(),

@@ -35,6 +35,7 @@ const NINE: StopBudget = StopBudget {
 
 const SERVE: Settings = Settings {
     namespaces: false,
+    ports: false,
     filler: false,
     saves: false,
     command: false,
