@@ -263,24 +263,47 @@ known_suite() {
     esac
 }
 
-# build_image SUITE: dind:SUITE. forky-containerd is forky with containerd's image store, which
-# is the default from Docker 29 on; every level of a nest has the file, too.
+# build_image SUITE: dind:SUITE.
 build_image() {
     local suite=$1
     if [ "$suite" = forky-containerd ]; then
         build_image forky
-        docker_build --tag dind:forky-containerd - <<'TEXT'
-FROM dind:forky
-RUN mkdir -p /etc/docker \
-    && echo '{"features": {"containerd-snapshotter": true}}' >/etc/docker/daemon.json
-TEXT
+        containerd_store_image dind:forky dind:forky-containerd root
         return
     fi
     local -a tags=(--tag "dind:$suite")
     [ "$suite" != trixie ] || tags+=(--tag dind:latest)
     base_images "$suite"
     say "building dind:$suite"
-    docker_build --build-arg "SUITE=$suite" "${tags[@]}" "$LAB_TOP"
+    # The same as without a target, for which the legacy builder would make all the stages.
+    docker_build --target full --build-arg "SUITE=$suite" "${tags[@]}" "$LAB_TOP"
+}
+
+# rootless_image SUITE: the same for an ordinary user.
+rootless_image() {
+    local suite=$1
+    ROOTLESS_IMAGE=dind:rootless-$suite
+    if [ "$suite" = forky-containerd ]; then
+        rootless_image forky
+        containerd_store_image dind:rootless-forky dind:rootless-forky-containerd rootless
+        ROOTLESS_IMAGE=dind:rootless-forky-containerd
+        return
+    fi
+    base_images "$suite"
+    say "building $ROOTLESS_IMAGE"
+    docker_build --target rootless --build-arg "SUITE=$suite" --tag "$ROOTLESS_IMAGE" "$LAB_TOP"
+}
+
+# containerd_store_image FROM IMAGE USER: one with containerd's image store, which is the default
+# from Docker 29 on; every level of a nest has the file, too.
+containerd_store_image() {
+    docker_build --tag "$2" - <<TEXT
+FROM $1
+USER root
+RUN mkdir -p /etc/docker \\
+    && echo '{"features": {"containerd-snapshotter": true}}' >/etc/docker/daemon.json
+USER $3
+TEXT
 }
 
 # Has the engine in each of its versions, the oldest first, all with overlay2: a store goes from one
