@@ -132,6 +132,8 @@ RUN useradd --create-home --uid 1000 --shell /bin/bash rootless \
         { grep -q ^rootless: "$file" || echo rootless:100000:65536 >> "$file"; } || exit; \
     done \
     && mkdir -p /run/user && chmod 1777 /run/user \
+    # Clients that are not told otherwise look there.
+    && ln -s user/1000/docker.sock /run/docker.sock \
     && install -d -o rootless -g rootless /home/rootless/.local /home/rootless/.local/share \
         /home/rootless/.local/share/docker
 VOLUME /home/rootless/.local/share/docker

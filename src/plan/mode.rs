@@ -139,8 +139,8 @@ fn seems_wanted(rootless: &Rootless, user: u32) -> bool {
     may_map && (rootless.masked.is_none() || rootless.tun != Device::Missing)
 }
 
-/// The fault that names all that is missing, and what each flag opens.
-pub fn fault(missing: &[Missing]) -> Fault {
+/// The fault that names all that is missing for `user`, and what each flag opens.
+pub fn fault(missing: &[Missing], user: u32) -> Fault {
     let seen: Vec<&str> = missing
         .iter()
         .map(|missing| missing.seen.as_str())
@@ -149,7 +149,11 @@ pub fn fault(missing: &[Missing]) -> Fault {
         "no engine can run in a user namespace here, since {}",
         listed(&seen)
     ))
-    .remedy(format!("{}; or start it with --privileged", flags(missing)))
+    .remedy(format!(
+        "{}; or start it with --privileged{}",
+        flags(missing),
+        if user == 0 { "" } else { " --user 0" }
+    ))
 }
 
 /// The flags that are missing, each with what it opens.
@@ -554,7 +558,7 @@ pub mod tests {
                 panic!("{mode:?}");
             };
             assert!(asked, "{code}");
-            let fault = fault(&missing).to_string();
+            let fault = fault(&missing, 0).to_string();
             assert!(fault.contains(flag), "{fault}");
             let finding = missing.first().map(|one| one.finding().to_string());
             assert!(finding.is_some_and(|text| text.contains(flag)), "{code}");

@@ -84,7 +84,7 @@ pub fn decide(start: &Start, config: &Config, surroundings: &Surroundings) -> Re
         Mode::Impossible {
             missing,
             asked: true,
-        } if starts_daemon => return Err(mode::fault(&missing)),
+        } if starts_daemon => return Err(mode::fault(&missing, surroundings.user)),
         mode => {
             let fault = unprivileged(start.contract, surroundings);
             match (fault, mode) {

@@ -64,6 +64,7 @@ mod refusals;
 mod registry;
 mod restart;
 mod rootless;
+mod rootless_user;
 mod seccomp;
 mod serve;
 mod session;
