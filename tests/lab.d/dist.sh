@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# The files of a release: binaries, SBOM and checksums.
+# The files of a release: binaries, seccomp profile, SBOM and checksums.
 
 CYCLONEDX_VERSION=0.5.9
 CYCLONEDX=$LAB_CACHE/cargo-cyclonedx-$CYCLONEDX_VERSION
@@ -63,6 +63,9 @@ lab_dist() {
         ! readelf --program-headers "$binary" | grep -q INTERP ||
             die "$binary is not static: see .cargo/config.toml, which asks for it"
     done
+    "$directory/dind-linux-amd64" seccomp >"$directory/dind-seccomp.json"
+    [ "$("$ARM64_QEMU" "$directory/dind-linux-arm64" seccomp)" = "$(<"$directory/dind-seccomp.json")" ] ||
+        die "the two binaries print different profiles: see 'dind seccomp' of both in $directory"
     dist_sbom >"$directory/dind-sbom.cdx.json"
     (cd "$directory" && sha256sum -- * >SHA256SUMS.part && mv SHA256SUMS.part SHA256SUMS)
     say "$directory:"
