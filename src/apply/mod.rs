@@ -22,7 +22,7 @@ use tracing::{debug, warn};
 use crate::facts::host::Confinement;
 use crate::messages::fault::Fault;
 use crate::messages::remedy::Remedy;
-use crate::plan::action::{Action, OnFailure, Step};
+use crate::plan::action::{Action, OPEN, OnFailure, Step};
 use crate::sys::read::{self, Links};
 use crate::sys::tree::{self, Mounts};
 use crate::sys::write;
@@ -106,6 +106,9 @@ fn carry_out(action: &Action) -> Result<Option<Unfinished>> {
         }
         Action::CopyUp { path, own } => copy_up(path, own).context(action.to_string()),
         Action::Give { path, user, alone } => give(path, *user, *alone).context(action.to_string()),
+        Action::Open { path } => {
+            fs::set_permissions(path, fs::Permissions::from_mode(OPEN)).context(action.to_string())
+        }
         Action::Symlink { link, to } => match symlink(to, link) {
             Err(_) if fs::read_link(link).is_ok_and(|found| found == *to) => Ok(()),
             result => result.context(action.to_string()),

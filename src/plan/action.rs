@@ -8,6 +8,9 @@ use nix::mount::MsFlags;
 use crate::facts::netfilter::NftPrograms;
 use crate::shortcut::place;
 
+/// The permission bits of a device that is open to every user.
+pub const OPEN: u32 = 0o666;
+
 /// One change to the container. Its [`Display`](fmt::Display) is one line for `dind plan`, as a
 /// shell command where there is one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,6 +68,11 @@ pub enum Action {
         /// Whether that is an error where files of others are in the directory, which then stays as
         /// it is.
         alone: bool,
+    },
+    /// Open a device to every user of this container: chmod(2).
+    Open {
+        /// The device.
+        path: PathBuf,
     },
     /// Make the propagation of a mount and of all mounts below it shared, as
     /// `mount --make-rshared` does: mount_namespaces(7).
@@ -214,6 +222,7 @@ impl fmt::Display for Action {
                 "cover {0} with a tmpfs of links to what is in it",
                 path.display()
             ),
+            Self::Open { path } => write!(formatter, "chmod {OPEN:04o} {}", path.display()),
             Self::Give { path, user, .. } => write!(formatter, "chown {user} {}", path.display()),
             Self::Symlink { link, to } => {
                 write!(formatter, "ln -s {} {}", to.display(), link.display())

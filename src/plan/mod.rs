@@ -90,6 +90,10 @@ pub fn session(
     };
     let foreground = Foreground::Command(command);
     engine(None, arguments, foreground, levels_below, inputs)
+    if levels_below > 0 && inputs.rootless().is_some() {
+        let message = "the levels of a nest are privileged containers, and the engine would run in a user namespace";
+        return Err(Fault::failure(message).remedy("start dind nest with --privileged"));
+    }
 }
 
 /// Whether an engine that starts here runs in a user namespace.

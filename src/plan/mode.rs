@@ -290,11 +290,22 @@ fn maps(rootless: &Rootless, user: u32) -> Result<Maps, Missing> {
             _ => given.iter().find_map(|range| map_of(own, *range, id)),
         };
         found.ok_or_else(|| {
+            let is_nameless = name.is_none();
             let name = name.clone().unwrap_or_else(|| owner.to_string());
             let (seen, flag) = match user {
                 0 => (
                     format!("/proc/self/{map} has too few ids for another user namespace"),
                     format!("give it {USUAL_IDS} ids: a larger range for the engine outside"),
+                ),
+                // newuidmap(1) looks for it, and a platform may have chosen the id, as OpenShift does.
+                _ if is_nameless => (
+                    format!("user {owner} is not in /etc/passwd, and {file} gives it no range of ids"),
+                    format!(
+                        "an administrator must let it run as root (--user 0; in OpenShift a SecurityContextConstraints with runAsUser: RunAsAny and the capabilities {}), or put user {owner} into /etc/passwd and {owner}:{}:{} into /etc/subuid and /etc/subgid",
+                        NEEDED.map(|(_, name, _)| name).join(", "),
+                        USUAL_RANGE.first,
+                        USUAL_RANGE.count
+                    ),
                 ),
                 _ => (
                     format!("{file} gives {name} no range of ids that this container has"),
@@ -410,9 +421,8 @@ fn map_of_all(own: &[Extent], id: u32) -> Option<Vec<Extent>> {
     (has_id && inside >= LEAST_IDS).then_some(map)
 }
 
-/// Whether the container's own node of a device is closed to the account, so that root must give it
-/// to it.
-pub fn must_give(device: Device) -> bool {
+/// Whether the container's own node of a device is closed to the account, so that root must open it.
+pub fn must_open(device: Device) -> bool {
     matches!(device, Device::Closed { own: true, .. })
 }
 

@@ -290,13 +290,13 @@ fn outside(inputs: Inputs<'_>, listeners: &[Listener]) -> Vec<Step> {
             }),
     );
     let devices = [("/dev/net/tun", rootless.tun), ("/dev/fuse", rootless.fuse)];
-    let devices = devices.iter().filter(|(_, found)| mode::must_give(*found));
-    steps.extend(devices.map(|(path, _)| {
-        give(
-            Path::new(path),
-            OnFailure::Warn,
-            "the node in this container has the host's mode, by which only root may open it",
-        )
+    let devices = devices.iter().filter(|(_, found)| mode::must_open(*found));
+    steps.extend(devices.map(|(path, _)| Step {
+        action: Action::Open { path: path.into() },
+        on_failure: OnFailure::Warn,
+        // An engine in an inner container has the same node, and another user.
+        why:
+            "the node in this container has the host's mode, by which only root may open it".into(),
     }));
     if rootless.own_home {
         let why = "what runs beside the engine has this home";

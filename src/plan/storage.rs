@@ -10,9 +10,11 @@ use super::engine::{DataFile, Emptied, NewDataFile};
 use super::growth::Growth;
 use super::in_use::{self, InUse, What};
 use super::inputs::Inputs;
+use super::mode;
 use super::store::{self, Store};
 use crate::facts::Facts;
 use crate::facts::engine::ImageStores;
+use crate::facts::rootless::Device;
 use crate::facts::storage::{DataRoot, Filesystem, LOOP_CONTROL, Means, is_on_volume};
 use crate::facts::store::StoreFacts;
 use crate::input::config::Storage;
@@ -518,7 +520,7 @@ impl Place<'_> {
             let words = format!("{since}, and {obstacle}: dockerd will refuse that driver");
             return Ok(as_it_is(facts, Some(warning(words))));
         }
-        let (driver, words) = match self.has_fuse_overlayfs() && means.fuse_overlayfs {
+        let (driver, words) = match self.has_fuse_overlayfs() && self.may_open_fuse() {
             true => (
                 "fuse-overlayfs",
                 "dockerd uses fuse-overlayfs, which is slower".to_owned(),
@@ -563,6 +565,18 @@ impl Place<'_> {
         let options = self.inputs.options;
         let is_free = self.store == Store::GraphDriver || options.containerd_store.is_none();
         is_free || may_be_snapshotter("fuse-overlayfs", options)
+    }
+
+    /// Whether fuse-overlayfs is there, and its device for the user who runs it.
+    fn may_open_fuse(self) -> bool {
+        let is_open = match self.inputs.rootless() {
+            None => true,
+            Some((found, _)) if self.inputs.surroundings.user == 0 => {
+                found.fuse == Device::Open || mode::must_open(found.fuse)
+            }
+            Some((found, _)) => found.fuse == Device::Open,
+        };
+        self.means.fuse_overlayfs && is_open
     }
 
     /// The ext4 image, or the reason why there can be none.

@@ -550,6 +550,7 @@ fn after(facts: &Facts, plan: &Plan) -> Facts {
                 if remount.is_some() {
                     facts.container.cgroup.memberships = Membership::parse("0::/\n");
                     let root = facts.container.mounts.at(Path::new(CGROUP_ROOT)).cloned();
+            | Action::Open { .. }
                     facts.container.mounts.mounts.extend(root.map(|root| Mount {
                         options: vec!["rw".into()],
                         super_options: vec!["rw".into()],
