@@ -8,8 +8,9 @@ use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use nix::unistd::{getegid, geteuid};
+use nix::unistd::{AccessFlags, access, getegid, geteuid};
 
+use super::cgroup::CGROUP_ROOT;
 use super::host::Confinement;
 use super::mountinfo::MountTable;
 use crate::sys::search::search;
@@ -109,6 +110,8 @@ pub struct Rootless {
     pub tun: Device,
     /// `/dev/fuse`.
     pub fuse: Device,
+    /// Whether this process may change the cgroup that is mounted on [`CGROUP_ROOT`], of version 2.
+    pub cgroup: bool,
     /// Whether no program that is executed here gains rights: prctl(2), PR_SET_NO_NEW_PRIVS.
     pub no_new_privileges: bool,
     /// The path of `slirp4netns`; `None` where it is not in `PATH`.
@@ -150,6 +153,9 @@ impl Rootless {
                 .collect(),
             tun: device("/dev/net/tun"),
             fuse: device("/dev/fuse"),
+            cgroup: ["", "cgroup.procs", "cgroup.subtree_control"]
+                .iter()
+                .all(|name| access(&Path::new(CGROUP_ROOT).join(name), AccessFlags::W_OK).is_ok()),
             no_new_privileges: read::kernel("/proc/self/status")
                 .is_ok_and(|status| status.lines().any(|line| line == "NoNewPrivs:\t1")),
             slirp4netns: program("slirp4netns"),

@@ -34,6 +34,7 @@ mod read_only;
 pub mod resolver;
 pub mod role;
 pub mod rootless;
+mod rootless_limits;
 pub mod saving;
 pub mod seccomp;
 pub mod stop_budget;
@@ -89,11 +90,11 @@ pub fn session(
         _ => command.to_vec(),
     };
     let foreground = Foreground::Command(command);
-    engine(None, arguments, foreground, levels_below, inputs)
     if levels_below > 0 && inputs.rootless().is_some() {
         let message = "the levels of a nest are privileged containers, and the engine would run in a user namespace";
         return Err(Fault::failure(message).remedy("start dind nest with --privileged"));
     }
+    engine(None, arguments, foreground, levels_below, inputs)
 }
 
 /// Whether an engine that starts here runs in a user namespace.
@@ -120,6 +121,7 @@ pub fn warnings(serve: Option<&Serve>, inputs: Inputs<'_>) -> Vec<Finding> {
         .chain(iptables::warning(inputs.options, &inputs.facts.netfilter))
         .chain(network::warning(inputs))
         .chain(limits::warnings(inputs))
+        .chain(rootless_limits::warning(inputs))
         .chain(host_warnings(inputs.facts))
         .collect()
 }

@@ -461,6 +461,7 @@ pub mod tests {
                 own: true,
             },
             fuse: Device::Missing,
+            cgroup: false,
             no_new_privileges: true,
             slirp4netns: Some("/usr/bin/slirp4netns".into()),
             map_programs: None,

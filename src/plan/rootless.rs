@@ -17,6 +17,7 @@ use super::mode::{self, Mode};
 use super::namespaces::{Namespaces, Ports};
 use super::network::ROOTLESS_MTU;
 use super::resolver;
+use super::rootless_limits;
 use super::words::with_value;
 use crate::facts::cgroup::Layout;
 use crate::facts::network::{Network, USUAL_MTU};
@@ -79,7 +80,13 @@ pub fn plan(
     let is_root = inputs.surroundings.user == 0;
     let user = rootless.account.user;
     let network = network(inputs);
-    let unified = inputs.facts.container.cgroup.layout() == Layout::Unified;
+    let has_cgroup = rootless_limits::has_cgroup(inputs);
+    // In a cgroup namespace of its own the engine would see no more than the leaf that it is in.
+    let cgroup = inputs.facts.container.cgroup.layout() == Layout::Unified && !has_cgroup;
+    let outside = match is_root {
+        true => outside(inputs, listeners),
+        false => Vec::new(),
+    };
     let (shown, ids) = (
         rootless.account.name.clone(),
         maps.users.iter().map(|extent| extent.count).sum::<u32>(),
@@ -89,18 +96,18 @@ pub fn plan(
         "rootless: the engine runs in a user namespace of {shown} with {ids} ids, and its network is slirp4netns with {INTERFACE} in {network}"
     );
     Ok(RootlessPlan {
-        steps: match is_root {
-            true => outside(inputs, listeners),
-            false => Vec::new(),
+        steps: [outside, rootless_limits::steps(inputs)].concat(),
+        arguments: match has_cgroup {
+            true => Vec::new(),
+            false => vec!["--rootless".into()],
         },
-        arguments: vec!["--rootless".into()],
         note: Finding::note("rootless", seen, LINK),
         namespaces: Namespaces {
             user,
             group: rootless.account.group,
             maps,
             map_programs: rootless.map_programs.clone().filter(|_| !is_root),
-            cgroup: unified,
+            cgroup,
             steps: [inside(inputs, network), steps].concat(),
             ports: inputs.facts.networks.needs_ports_api.then(|| Ports {
                 directory: PORTS.into(),

@@ -34,6 +34,7 @@ use crate::facts::netfilter::{Forwarding, LegacyPrograms, Netfilter, NfTables, N
 use crate::facts::network::{Network, Networks, Route};
 use crate::facts::programs::{InformFacts, Programs};
 use crate::facts::read_only::ReadOnly;
+use crate::facts::rootless::Rootless;
 use crate::facts::storage::{Contents, DataRoot, Filesystem, Means};
 use crate::facts::surroundings::{SocketState, Surroundings};
 use crate::input::config::Config;
@@ -319,6 +320,8 @@ struct Start<'a> {
     /// Whether the container has what an engine in a user namespace needs, and `DIND_ROOTLESS` or the
     /// capabilities have led to its being read.
     rootless: bool,
+    /// Whether its cgroup is writable then.
+    cgroup: bool,
 }
 
 /// Those of a process of root.
@@ -336,6 +339,7 @@ const DAEMON: Start<'_> = Start {
     stdin: Stdin::Null,
     capabilities: of_root(CapabilitySet::ALL),
     rootless: false,
+    cgroup: false,
 };
 const SHELL: Start<'_> = Start {
     stdin: Stdin::Terminal,
@@ -382,7 +386,10 @@ impl Start<'_> {
         socket_state: SocketState,
     ) -> Surroundings {
         Surroundings {
-            rootless: self.rootless.then(mode::tests::enough),
+            rootless: self.rootless.then(|| Rootless {
+                cgroup: self.cgroup,
+                ..mode::tests::enough()
+            }),
             stdin: self.stdin,
             capabilities: match cap_sys_admin {
                 true => self.capabilities,
@@ -543,6 +550,7 @@ fn after(facts: &Facts, plan: &Plan) -> Facts {
             | Action::Bind { .. }
             | Action::CopyUp { .. }
             | Action::Give { .. }
+            | Action::Open { .. }
             | Action::Lock { .. } => {}
             Action::Remove { path } => facts.stale.retain(|stale| stale != path),
             Action::RemoveTree { path } => facts.exec_root.stale.retain(|stale| stale != path),
@@ -550,7 +558,6 @@ fn after(facts: &Facts, plan: &Plan) -> Facts {
                 if remount.is_some() {
                     facts.container.cgroup.memberships = Membership::parse("0::/\n");
                     let root = facts.container.mounts.at(Path::new(CGROUP_ROOT)).cloned();
-            | Action::Open { .. }
                     facts.container.mounts.mounts.extend(root.map(|root| Mount {
                         options: vec!["rw".into()],
                         super_options: vec!["rw".into()],

@@ -252,3 +252,116 @@ fn a_command_has_a_daemon_where_one_can_be() -> Result<(), Fault> {
     assert!(mode::home().is_absolute());
     Ok(())
 }
+
+/// The warning about limits of a plan, if it has one.
+fn of_limits(plan: &Plan) -> Option<String> {
+    let mut warnings = plan.warnings.iter();
+    let found = warnings.find(|warning| warning.code == "rootless-limits");
+    found.map(ToString::to_string)
+}
+
+/// The cgroup of the container is the engine's where it can be: then dockerd is not told that it is in
+/// a user namespace, for it would take every limit out.
+#[test]
+fn limits_are_enforced_in_a_writable_cgroup() -> Result<(), Fault> {
+    let start = Start {
+        cgroup: true,
+        ..ROOTLESS
+    };
+    let facts = unified("0::/\n");
+    let plan = start.plan(&facts)?;
+    let own = actions(&plan.steps);
+    let expected = [
+        "move every process of /sys/fs/cgroup to init, then enable every controller",
+        "chown 1000 /sys/fs/cgroup",
+        "chown 1000 /sys/fs/cgroup/cgroup.procs",
+        "chown 1000 /sys/fs/cgroup/cgroup.threads",
+        "chown 1000 /sys/fs/cgroup/cgroup.subtree_control",
+    ];
+    assert!(own.ends_with(&expected.map(str::to_owned)), "{plan}");
+    assert_eq!(of_limits(&plan), None);
+    let engine = start.engine(&facts)?;
+    assert!(!engine.dockerd.arguments.contains(&"--rootless".into()));
+    // The leaf would be all of a cgroup namespace that is made now.
+    assert_eq!(
+        engine.namespaces.map(|namespaces| namespaces.cgroup),
+        Some(false)
+    );
+    Ok(())
+}
+
+/// Where it cannot be, the reason and the remedy are in one warning.
+#[test]
+fn limits_that_are_not_enforced_are_named() -> Result<(), Fault> {
+    let writable = Start {
+        cgroup: true,
+        ..ROOTLESS
+    };
+    let unprivileged = Start {
+        capabilities: of_root(CapabilitySet::ALL.without(Capability::SYS_ADMIN)),
+        ..writable
+    };
+    let without_cpu = || {
+        let mut facts = unified("0::/\n");
+        facts.container.cgroup.unified.controllers.remove("cpu");
+        facts
+    };
+    for (start, facts, parts, is_told) in [
+        (&ROOTLESS, bare_v1(), ["cgroup v1", "cgroup v2"], true),
+        (
+            &ROOTLESS,
+            unified("0::/\n"),
+            ["is not writable", "writable-cgroups=true"],
+            true,
+        ),
+        // Another cgroup namespace cannot be entered without privileges.
+        (
+            &unprivileged,
+            unified("0::/pod\n"),
+            ["cgroup namespace of its host", "--cgroupns=private"],
+            true,
+        ),
+        (
+            &writable,
+            without_cpu(),
+            ["not enforced (--cpus)", "no controller cpu"],
+            false,
+        ),
+    ] {
+        let warning = of_limits(&start.plan(&facts)?).unwrap_or_default();
+        assert!(parts.iter().all(|part| warning.contains(part)), "{warning}");
+        let engine = start.engine(&facts)?;
+        let told = engine.dockerd.arguments.contains(&"--rootless".into());
+        assert_eq!(told, is_told, "{warning}");
+    }
+    assert_eq!(of_limits(&DAEMON.plan(&bare_v1())?), None);
+    Ok(())
+}
+
+/// A device that nobody in this container can open is not chosen.
+#[test]
+fn fuse_needs_its_device() -> Result<(), Fault> {
+    let mut facts = bare_v1();
+    facts.data_root.filesystem = Filesystem::Unsuitable("overlay");
+    facts.data_root.means = Some(Means {
+        fuse_overlayfs: true,
+        ..means()
+    });
+    let driver = |start: &Start<'_>| -> Result<bool, Fault> {
+        let arguments = start.engine(&facts)?.dockerd.arguments;
+        Ok(arguments.contains(&"--storage-driver=vfs".into()))
+    };
+    assert!(driver(&ROOTLESS)?);
+    Ok(())
+}
+
+#[test]
+fn a_nest_has_no_levels_without_privileges() -> Result<(), Fault> {
+    let nest = |depth| Start {
+        arguments: depth,
+        ..ROOTLESS
+    };
+    let fault = nest(&["dind", "nest", "2"]).fault(&bare_v1());
+    assert!(fault.message.contains("levels of a nest"), "{fault}");
+    nest(&["dind", "nest", "1"]).engine(&bare_v1()).map(drop)
+}
