@@ -291,9 +291,45 @@ pub struct Spec {
     first_arguments: Vec<String>,
 }
 
-/// The image under test, privileged.
+/// The image under test, privileged; by `tests/lab test --rootless` without privileges, so that what
+/// is the same in both modes has the same tests.
 pub fn dind() -> Spec {
-    unprivileged().flags(["--privileged"])
+    match std::env::var_os("DIND_LAB_ROOTLESS_MODE") {
+        None => unprivileged().flags(["--privileged"]),
+        Some(_) => rootless(),
+    }
+}
+
+/// The flags of README's shortest line for an engine in a user namespace.
+pub const ROOTLESS_FLAGS: [[&str; 2]; 3] = [
+    ["--security-opt", "seccomp=unconfined"],
+    ["--security-opt", "systempaths=unconfined"],
+    ["--device", "/dev/net/tun"],
+];
+
+/// The capabilities that it needs, which are among Docker's defaults.
+pub const ROOTLESS_CAPABILITIES: [&str; 5] = ["CHOWN", "DAC_OVERRIDE", "KILL", "SETGID", "SETUID"];
+
+/// The image under test with that and no more.
+pub fn rootless() -> Spec {
+    rootless_with(ROOTLESS_FLAGS, ROOTLESS_CAPABILITIES)
+}
+
+/// A container with the flags and capabilities, and no other capability.
+pub fn rootless_with<'a>(
+    flags: impl IntoIterator<Item = [&'a str; 2]>,
+    capabilities: impl IntoIterator<Item = &'a str>,
+) -> Spec {
+    unprivileged()
+        .flags(flags.into_iter().flatten())
+        .flags(["--cap-drop=ALL", "--security-opt=no-new-privileges"])
+        // A host with AppArmor; the flag is no error on others.
+        .flags(["--security-opt=apparmor=unconfined"])
+        .flags(
+            capabilities
+                .into_iter()
+                .map(|name| format!("--cap-add={name}")),
+        )
 }
 
 /// The words for a shell's `docker run` inside that let the container be an engine, too:

@@ -1,6 +1,7 @@
 //! dind in dind in dind. The image goes down as a file, since there is no registry.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 
 use crate::docker::{BUSYBOX, Scratch, dind, docker, lab, privileges};
 use crate::pty::{self, Pty};
@@ -33,6 +34,11 @@ impl Images {
         .exited(0);
         fs::copy(lab("DIND_LAB_BUSYBOX"), scratch.path.join("busybox.tar"))
             .expect("the image of tests/lab can be copied");
+        // For an engine whose root is another user, too.
+        for name in ["dind.tar", "busybox.tar"] {
+            fs::set_permissions(scratch.path.join(name), Permissions::from_mode(0o644))
+                .expect("a mode can be set");
+        }
         Self {
             source: scratch.path.to_string_lossy().into_owned(),
             _scratch: Some(scratch),

@@ -1,46 +1,18 @@
 //! An engine in a user namespace, in a container without `--privileged`.
 
 use crate::dns::{Outside, fetches};
-use crate::docker::{BUSYBOX, Container, Spec, dind, unprivileged};
-
-/// The flags of README's shortest line.
-const FLAGS: [[&str; 2]; 3] = [
-    ["--security-opt", "seccomp=unconfined"],
-    ["--security-opt", "systempaths=unconfined"],
-    ["--device", "/dev/net/tun"],
-];
-
-/// The capabilities that it needs, which are among Docker's defaults.
-const CAPABILITIES: [&str; 5] = ["CHOWN", "DAC_OVERRIDE", "KILL", "SETGID", "SETUID"];
-
-/// A container with the flags and capabilities, and no other capability.
-fn with<'a>(
-    flags: impl IntoIterator<Item = [&'a str; 2]>,
-    capabilities: impl IntoIterator<Item = &'a str>,
-) -> Spec {
-    unprivileged()
-        .flags(flags.into_iter().flatten())
-        .flags(["--cap-drop=ALL", "--security-opt=no-new-privileges"])
-        // A host with AppArmor; the flag is no error on others.
-        .flags(["--security-opt=apparmor=unconfined"])
-        .flags(
-            capabilities
-                .into_iter()
-                .map(|name| format!("--cap-add={name}")),
-        )
-}
-
-fn rootless() -> Spec {
-    with(FLAGS, CAPABILITIES)
-}
+use crate::docker::{
+    BUSYBOX, Container, ROOTLESS_CAPABILITIES as CAPABILITIES, ROOTLESS_FLAGS as FLAGS, dind,
+    rootless, rootless_with as with, unprivileged,
+};
 
 /// The pid of a child of PID 1.
-fn child(container: &Container, name: &str) -> String {
+pub fn child(container: &Container, name: &str) -> String {
     container.text(&["pgrep", "-P", "1", "-x", name])
 }
 
 /// The major version of the engine.
-fn major(container: &Container) -> u32 {
+pub fn major(container: &Container) -> u32 {
     let version = container.text(&["docker", "version", "--format", "{{.Server.Version}}"]);
     let major = version.split('.').next().map(str::parse);
     major.expect("a version").expect("a number")

@@ -29,7 +29,7 @@ fn has_containerds_store(container: &Container) -> bool {
 /// Fails unless dockerd uses this graph driver, or what stands for it in containerd's image store:
 /// there is nothing between the best and full copies.
 #[track_caller]
-fn uses(container: &Container, graph_driver: &str) {
+pub fn uses(container: &Container, graph_driver: &str) {
     let expected = match (has_containerds_store(container), graph_driver) {
         (false, driver) => driver,
         (true, "overlay2") => "overlayfs",

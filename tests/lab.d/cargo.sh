@@ -116,7 +116,7 @@ test_suite() {
     local suite=$1
     shift
     lab_environment "$suite"
-    rootless_image "$suite"
+    rootless_peer_image "$suite"
     clients_image
     upstream_image
     engine_images
@@ -126,7 +126,7 @@ test_suite() {
     arm64_binary
     export DIND_LAB_CLIENTS=$CLIENTS_IMAGE DIND_LAB_STRACE=$STRACE_IMAGE
     export DIND_LAB_TOOLS=$TOOLS_IMAGE DIND_LAB_BOLLARD DIND_LAB_UPSTREAM=$UPSTREAM_IMAGE
-    export DIND_LAB_ROOTLESS=$ROOTLESS_IMAGE
+    export DIND_LAB_ROOTLESS=$ROOTLESS_IMAGE DIND_LAB_ROOTLESS_PEER=$ROOTLESS_PEER_IMAGE
     export DIND_LAB_ENGINES=$ENGINE_IMAGES
     # Every end-to-end test starts its own daemons.
     export RUST_TEST_THREADS=${RUST_TEST_THREADS:-2}

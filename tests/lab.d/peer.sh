@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# The other Docker in Docker of `tests/lab bench --peer`.
+# The other Docker in Docker of `tests/lab bench --peer` and `--rootless`.
 
 # A stand-in where none can be pulled: dind:SUITE's engine, started in the way of docker:dind:
 # three RSA keys with their certificates at every start, tini as PID 1, dockerd with containerd as
@@ -47,4 +47,39 @@ HEALTHCHECK NONE
 ENTRYPOINT ["peer-entrypoint"]
 TEXT
     docker_build --tag "$PEER_IMAGE" "$LAB_SCRATCH/peer"
+}
+
+# docker:dind-rootless' way with the same engine: rootlesskit from Debian with that image's defaults,
+# and dockerd with its data at home.
+# shellcheck disable=SC2016 # the shell in the container expands it
+ROOTLESS_PEER_ENTRYPOINT='#!/bin/sh
+set -e
+export XDG_RUNTIME_DIR="${XDG_RUNTIME_DIR:-/run/user/$(id -u)}"
+mkdir -p "$XDG_RUNTIME_DIR"
+exec rootlesskit --net="${DOCKERD_ROOTLESS_ROOTLESSKIT_NET:-slirp4netns}" \
+    --mtu="${DOCKERD_ROOTLESS_ROOTLESSKIT_MTU:-1500}" --disable-host-loopback --port-driver=builtin \
+    --copy-up=/etc --copy-up=/run \
+    dockerd --host="${DOCKER_HOST:-unix://$XDG_RUNTIME_DIR/docker.sock}" "$@"'
+
+# rootless_peer_image SUITE: has it in the engine, and its name in ROOTLESS_PEER_IMAGE.
+rootless_peer_image() {
+    ROOTLESS_PEER_IMAGE=dind-lab/rootless-peer:$1
+    rootless_image "$1"
+    say "building $ROOTLESS_PEER_IMAGE"
+    scratch
+    mkdir -p "$LAB_SCRATCH/rootless-peer"
+    printf '%s\n' "$ROOTLESS_PEER_ENTRYPOINT" >"$LAB_SCRATCH/rootless-peer/entrypoint"
+    chmod 0755 "$LAB_SCRATCH/rootless-peer/entrypoint"
+    cat >"$LAB_SCRATCH/rootless-peer/Dockerfile" <<TEXT
+FROM $ROOTLESS_IMAGE
+USER root
+RUN apt-get update \\
+    && apt-get install -y --no-install-recommends rootlesskit \\
+    && rm -rf /var/lib/apt/lists/*
+COPY entrypoint /usr/local/bin/peer-entrypoint
+HEALTHCHECK NONE
+USER rootless
+ENTRYPOINT ["peer-entrypoint"]
+TEXT
+    docker_build --tag "$ROOTLESS_PEER_IMAGE" "$LAB_SCRATCH/rootless-peer"
 }

@@ -59,7 +59,8 @@ network() {
     printf '127.0.0.1 localhost\n10.0.2.15 %s\n' "$1" >/etc/hosts
     echo 'nameserver 10.0.2.3' >/etc/resolv.conf
     ip link set lo up
-    modprobe -a virtio_pci virtio_net
+    # Nobody loads a module for a device that a container is given: /dev/net/tun.
+    modprobe -a virtio_pci virtio_net tun
     for device in /sys/class/net/e*; do
         device=${device##*/}
         ip link set "$device" up
