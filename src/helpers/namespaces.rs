@@ -137,7 +137,7 @@ fn be_inside(wanted: &Namespaces, mut parent: UnixStream, socket: BorrowedFd<'_>
             "seccomp denies {}, without which no inner container starts",
             denied.join(" and ")
         ))
-        .remedy("start the container with --security-opt seccomp=unconfined");
+        .remedy("start the container with --security-opt seccomp=dind.json, which 'docker run --rm dind seccomp >dind.json' makes, or with --security-opt seccomp=unconfined");
     }
     apply::apply(&wanted.steps)?;
     bridge::control()

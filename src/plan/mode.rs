@@ -46,6 +46,12 @@ const NEEDED: [(Capability, &str, &str); 5] = [
     (Capability::SETUID, "SETUID", "writes the map of users"),
 ];
 
+/// The flags of `docker run`.
+const SECCOMP: &str = "--security-opt seccomp=dind.json";
+const SYSTEM_PATHS: &str = "--security-opt systempaths=unconfined";
+const APPARMOR: &str = "--security-opt apparmor=unconfined";
+const TUN: &str = "--device /dev/net/tun";
+
 /// How the engine runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Mode<'a> {
@@ -177,6 +183,45 @@ pub fn or_rootless(fault: Fault, missing: &[Missing]) -> Fault {
     }
 }
 
+/// The shortest command line with which an engine in a user namespace starts on this host, as a note.
+/// `None` where something else is missing than flags. `apparmor` is whether the host has it; `asked` is
+/// whether flags may have been given, so that what is not missing here may be due to them.
+pub fn shortest(
+    rootless: &Rootless,
+    missing: &[Missing],
+    apparmor: bool,
+    asked: bool,
+) -> Option<Finding> {
+    let is_flag = |missing: &Missing| match missing.code {
+        "rootless-seccomp" | "rootless-proc" | "rootless-apparmor" | "rootless-capabilities" => {
+            true
+        }
+        "rootless-tun" => rootless.tun == Device::Missing,
+        _ => false,
+    };
+    if !missing.iter().all(is_flag) {
+        return None;
+    }
+    let mut words = vec!["docker run -it --rm".to_owned()];
+    let given = |needed: bool, flag: &str| (asked || needed).then(|| flag.to_owned());
+    words.extend(given(!rootless.denied.is_empty(), SECCOMP));
+    words.extend(given(rootless.masked.is_some(), SYSTEM_PATHS));
+    words.extend((apparmor && (asked || rootless.apparmor.is_some())).then(|| APPARMOR.to_owned()));
+    words.extend(given(rootless.tun == Device::Missing, TUN));
+    let capabilities = missing.iter().filter_map(|missing| {
+        let flag = missing.flag.strip_prefix("start it with ")?;
+        (missing.code == "rootless-capabilities").then(|| flag.to_owned())
+    });
+    words.extend(capabilities);
+    let words = words.join(" ");
+    let makes = match words.contains(SECCOMP) {
+        true => "docker run --rm dind seccomp >dind.json && ",
+        false => "",
+    };
+    let seen = format!("without --privileged, this starts an engine here: {makes}{words} dind");
+    Some(Finding::note("rootless-flags", seen, LINK))
+}
+
 /// What is missing but for the maps.
 fn missing(rootless: &Rootless, user: u32, capabilities: &Capabilities) -> Vec<Missing> {
     let mut missing = Vec::new();
@@ -185,15 +230,15 @@ fn missing(rootless: &Rootless, user: u32, capabilities: &Capabilities) -> Vec<M
         missing.push(Missing::new(
             "rootless-seccomp",
             format!("seccomp denies {calls}"),
-            "start it with --security-opt seccomp=unconfined",
-            "opens every system call, whose rights the kernel still checks",
+            format!("start it with {SECCOMP}, which 'docker run --rm dind seccomp >dind.json' makes, or with --security-opt seccomp=unconfined"),
+            "opens these calls, or every one, whose rights the kernel still checks",
         ));
     }
     if let Some(path) = &rootless.masked {
         missing.push(Missing::new(
             "rootless-proc",
             format!("{} is covered, so the kernel mounts no /proc in inner containers", path.display()),
-            "start it with --security-opt systempaths=unconfined",
+            format!("start it with {SYSTEM_PATHS}"),
             "opens the host's settings in /proc to this container's root, who is not that of inner containers",
         ));
     }
@@ -201,7 +246,7 @@ fn missing(rootless: &Rootless, user: u32, capabilities: &Capabilities) -> Vec<M
         missing.push(Missing::new(
             "rootless-apparmor",
             format!("AppArmor enforces the profile {profile}, which denies mounts"),
-            "start it with --security-opt apparmor=unconfined",
+            format!("start it with {APPARMOR}"),
             "opens mounts, and files of /proc and /sys as their modes say",
         ));
     }
@@ -250,17 +295,17 @@ fn missing(rootless: &Rootless, user: u32, capabilities: &Capabilities) -> Vec<M
     let (seen, flag) = match rootless.tun {
         Device::Missing => (
             "there is no /dev/net/tun".to_owned(),
-            "start it with --device /dev/net/tun",
+            format!("start it with {TUN}"),
         ),
-        Device::Closed { own: true, .. } if user == 0 => (String::new(), ""),
+        Device::Closed { own: true, .. } if user == 0 => Default::default(),
         Device::Closed { mode, .. } => (
             format!(
                 "/dev/net/tun has the mode {mode:04o}, and user {} may not open it",
                 rootless.account.user
             ),
-            "chmod 666 /dev/net/tun on the host, or start it with --user 0 and --device /dev/net/tun",
+            format!("chmod 666 /dev/net/tun on the host, or start it with --user 0 and {TUN}"),
         ),
-        Device::Open => (String::new(), ""),
+        Device::Open => Default::default(),
     };
     if !seen.is_empty() {
         let opens = "opens network interfaces to who has CAP_NET_ADMIN in their network namespace";
@@ -516,7 +561,7 @@ pub mod tests {
             (
                 |facts| facts.denied = vec!["unshare", "mount"],
                 "rootless-seccomp",
-                "seccomp=unconfined",
+                "--security-opt seccomp=dind.json, which 'docker run --rm dind seccomp >dind.json' makes",
             ),
             (
                 |facts| facts.masked = Some("/proc/kcore".into()),
@@ -680,6 +725,59 @@ pub mod tests {
         assert_eq!(map.last(), Some(&extent(1000, 1001, 64_536)));
         assert_eq!(map_by_root(&[extent(0, 1000, 1)], &[], 1000), None);
         assert_eq!(map_by_root(&[extent(0, 5000, 999)], &[], 10), None);
+    }
+
+    /// Without any flag each that is needed is missing; with some, those that are not may be there
+    /// because of them.
+    #[test]
+    fn the_shortest_line_has_what_this_host_needs() {
+        let line = |facts: &Rootless, without: &[Capability], apparmor, asked| {
+            let surroundings = surroundings(facts.clone(), 0, without);
+            let missing = super::missing(facts, 0, &surroundings.capabilities);
+            let note = shortest(facts, &missing, apparmor, asked)?;
+            Some(note.seen.rsplit_once(": ")?.1.to_owned())
+        };
+        let bare = Rootless {
+            denied: vec!["unshare"],
+            masked: Some("/proc/kcore".into()),
+            tun: Device::Missing,
+            ..enough()
+        };
+        let podman = Rootless {
+            denied: Vec::new(),
+            ..bare.clone()
+        };
+        let confined = Rootless {
+            apparmor: Some("docker-default".into()),
+            ..bare.clone()
+        };
+        let makes = "docker run --rm dind seccomp >dind.json && docker run -it --rm --security-opt seccomp=dind.json";
+        let rest = "--security-opt systempaths=unconfined --device /dev/net/tun dind";
+        let with_apparmor = "--security-opt systempaths=unconfined --security-opt apparmor=unconfined --device /dev/net/tun dind";
+        for (facts, apparmor, asked, expected) in [
+            (&bare, false, false, format!("{makes} {rest}")),
+            (&podman, false, false, format!("docker run -it --rm {rest}")),
+            (&podman, false, true, format!("{makes} {rest}")),
+            (&confined, true, false, format!("{makes} {with_apparmor}")),
+            (&bare, true, true, format!("{makes} {with_apparmor}")),
+        ] {
+            assert_eq!(line(facts, &[], apparmor, asked), Some(expected));
+        }
+        let found = line(&bare, &[Capability::SETUID], false, false);
+        assert!(found.is_some_and(|line| line.ends_with("/dev/net/tun --cap-add SETUID dind")));
+        let closed = Rootless {
+            settings: vec![("user.max_user_namespaces".into(), "0".into())],
+            ..bare
+        };
+        assert_eq!(line(&closed, &[], false, false), None);
+        let of_the_host = Rootless {
+            tun: Device::Closed {
+                mode: 0o600,
+                own: false,
+            },
+            ..podman
+        };
+        assert_eq!(line(&of_the_host, &[], false, true), None);
     }
 
     proptest! {

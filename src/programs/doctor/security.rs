@@ -28,9 +28,13 @@ pub fn privileges(case: Case<'_>) -> Vec<Finding> {
             asked: true,
         } => {
             found.extend(missing.iter().map(Missing::finding));
+            found.extend(shortest(case, &missing, true));
             (true, Vec::new())
         }
-        Mode::Impossible { missing, .. } => (false, missing),
+        Mode::Impossible { missing, .. } => {
+            found.extend(shortest(case, &missing, false));
+            (false, missing)
+        }
     };
     // In the words of dind's own contract: those of wrapdocker's have no remedy.
     let fault = role::unprivileged(Contract::Dind, surroundings).filter(|_| !is_possible);
@@ -64,6 +68,12 @@ pub fn privileges(case: Case<'_>) -> Vec<Finding> {
         );
     }
     found
+}
+
+/// The command line with all flags that an engine in a user namespace needs.
+fn shortest(case: Case<'_>, missing: &[Missing], asked: bool) -> Option<Finding> {
+    let rootless = case.inputs.surroundings.rootless.as_ref()?;
+    mode::shortest(rootless, missing, case.inputs.facts.apparmor, asked)
 }
 
 /// Capabilities without which dockerd does not start. Those without which containers do not start
