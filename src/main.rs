@@ -295,6 +295,7 @@ fn plan_daemons(
         options: &options,
         socket: &surroundings.socket,
         group: known.socket_group,
+        rootless: known.rootless,
     };
     let entrance = intent.bind(&plan::listeners(serve, addresses));
     known.command = serve.is_none();

@@ -13,6 +13,7 @@ use std::time::Duration;
 use tracing::Level;
 
 use crate::input::contract::Contract;
+use crate::input::rootlesskit::Flags;
 use crate::input::san::Name;
 use crate::input::variables::{self, Values, Variable};
 use crate::messages::fault::Fault;
@@ -146,6 +147,8 @@ pub struct Config {
     /// `DIND_ROOTLESS`: whether the engine runs in a user namespace. `None` where that depends on
     /// what the container allows.
     pub rootless: Option<bool>,
+    /// `DOCKERD_ROOTLESS_ROOTLESSKIT_FLAGS`: the flags that rootlesskit would get.
+    pub rootlesskit: Flags,
     /// `DIND_TMPFS`: whether `/tmp` may get a tmpfs.
     pub tmpfs: bool,
     /// `DIND_DNS`: whether resolvers on loopback are made reachable for inner containers.
@@ -272,6 +275,13 @@ impl Config {
                 "0" => Some(false),
                 _ => None,
             }),
+            rootlesskit: read
+                .parse(
+                    variables::DOCKERD_ROOTLESS_ROOTLESSKIT_FLAGS,
+                    "rootlesskit's flags, such as -p 0.0.0.0:2376:2376/tcp",
+                    Flags::parse,
+                )
+                .unwrap_or_default(),
             tmpfs: read.switch(variables::DIND_TMPFS),
             dns: read.switch(variables::DIND_DNS),
             mtu: read
@@ -399,6 +409,12 @@ impl Config {
             }
             _ => PathBuf::from(DOCKER_SOCKET),
         }
+    }
+
+    /// The text of a variable that is set and not empty. For variables that have no field here.
+    pub fn text(&self, variable: Variable) -> Option<String> {
+        let value = Values::new(&self.environment).get(variable)?;
+        Some(value.to_string_lossy().into_owned())
     }
 
     /// Whether a variable is set and not empty. For variables that have no field here.
@@ -654,6 +670,11 @@ mod tests {
             ("DIND_STORAGE_SIZE", "99999999999T", "256M to"),
             ("DIND_STORAGE_SIZE", "+1G", "a number with"),
             ("DOCKER_TLS_SAN", "docker", "allowed: "),
+            (
+                "DOCKERD_ROOTLESS_ROOTLESSKIT_FLAGS",
+                "-p 2376:2376",
+                "-p 0.0.0.0:2376:2376/tcp",
+            ),
         ] {
             let fault = fault(name, value);
             assert_eq!(fault.status, 2, "{name}={value}");

@@ -7,6 +7,7 @@ pub mod docker_proxy;
 pub mod dockerd_arguments;
 pub mod nest;
 pub mod request;
+pub mod rootlesskit;
 pub mod san;
 pub mod store;
 pub mod variables;

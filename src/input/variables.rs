@@ -52,9 +52,13 @@ const CLIENTS: &[Contract] = &[Dind, DockerdEntrypoint, DockerEntrypoint, Wrapdo
 /// `docker:dind` does not read must not keep a daemon in its place from starting.
 const COMMON_NAMES: &[(Variable, &[Contract])] = &[(PORT, &[Dind]), (LOG, DAEMONS)];
 
-/// Makes a constant of each row, and the table of all of them.
+/// Makes a constant of each row, and a table of all of them.
 macro_rules! table {
-    ($($name:ident: $unset:expr, $readers:expr, $meaning:literal;)+) => {
+    (
+        $(#[$about:meta])*
+        $table:ident;
+        $($name:ident: $unset:expr, $readers:expr, $meaning:literal;)+
+    ) => {
         $(
             #[doc = concat!("`", stringify!($name), "`.")]
             pub const $name: Variable = Variable {
@@ -65,12 +69,14 @@ macro_rules! table {
             };
         )+
 
-        /// Every variable, in the order of README.md.
-        const TABLE: &[Variable] = &[$($name),+];
+        $(#[$about])*
+        const $table: &[Variable] = &[$($name),+];
     };
 }
 
 table! {
+    /// Every variable but those of [`ROOTLESSKIT`], in the order of README.md.
+    TABLE;
     PORT: Nothing, &[Dind, Wrapdocker],
         "serve the API on this TCP port, too, without TLS";
     DOCKER_DAEMON_ARGS: Nothing, DAEMONS,
@@ -151,10 +157,39 @@ table! {
         "dumb: no colours on a terminal";
 }
 
+/// The beginning of the names in [`ROOTLESSKIT`].
+const ROOTLESSKIT_PREFIX: &str = "DOCKERD_ROOTLESS_ROOTLESSKIT_";
+
+table! {
+    /// The variables for rootlesskit: of docker:dind-rootless, and of moby's
+    /// contrib/dockerd-rootless.sh.
+    ROOTLESSKIT;
+    DOCKERD_ROOTLESS_ROOTLESSKIT_FLAGS: Nothing, DAEMONS,
+        "-p IP:PORT:2376/tcp: serve the API there, too";
+    DOCKERD_ROOTLESS_ROOTLESSKIT_PORT_DRIVER: Words("builtin"), DAEMONS,
+        "any other is warned of";
+    DOCKERD_ROOTLESS_ROOTLESSKIT_DISABLE_HOST_LOOPBACK: Words("true"), DAEMONS,
+        "false is warned of";
+    DOCKERD_ROOTLESS_ROOTLESSKIT_SLIRP4NETNS_SANDBOX: Words("false"), DAEMONS,
+        "true is warned of";
+    DOCKERD_ROOTLESS_ROOTLESSKIT_SLIRP4NETNS_SECCOMP: Words("false"), DAEMONS,
+        "true is warned of";
+    DOCKERD_ROOTLESS_ROOTLESSKIT_DETACH_NETNS: Words("false"), DAEMONS,
+        "true is warned of";
+    DOCKERD_ROOTLESS_ROOTLESSKIT_STATE_DIR: Nothing, DAEMONS,
+        "is warned of";
+}
+
 impl Variable {
     /// The name of the variable in the environment.
     pub fn name(self) -> &'static str {
         self.name
+    }
+
+    /// Its name without the beginning that all of [`ROOTLESSKIT`] have.
+    fn short(self) -> &'static str {
+        let short = self.name.strip_prefix(ROOTLESSKIT_PREFIX);
+        short.unwrap_or(self.name)
     }
 
     /// Whether its value has an effect in a contract.
@@ -206,16 +241,21 @@ pub fn help() -> String {
     let names = TABLE.iter().map(|variable| variable.name.len());
     let width = names.max().unwrap_or_default();
     let mut text = String::from("Variables:\n");
+    let line = |name: &str, variable: &Variable| {
+        let default = match variable.unset {
+            Nothing => String::new(),
+            Value(default) | Words(default) => format!(" [default: {default}]"),
+        };
+        format!("  {name:width$}  {}{default}\n", variable.meaning)
+    };
     for variable in TABLE {
-        text.push_str(&format!(
-            "  {:width$}  {}{}\n",
-            variable.name,
-            variable.meaning,
-            match variable.unset {
-                Nothing => String::new(),
-                Value(default) | Words(default) => format!(" [default: {default}]"),
-            }
-        ));
+        text.push_str(&line(variable.name, variable));
+    }
+    text.push_str(&format!(
+        "\nVariables for rootlesskit, each with {ROOTLESSKIT_PREFIX} before its name:\n"
+    ));
+    for variable in ROOTLESSKIT {
+        text.push_str(&line(variable.short(), variable));
     }
     text.push_str("\nContracts, and the variables that they read:\n");
     for contract in ALL {
@@ -263,12 +303,14 @@ pub mod tests {
 
     /// Every variable with the contracts that read it, for the tests of `plan`.
     pub fn table() -> impl Iterator<Item = (&'static str, &'static [Contract])> {
-        TABLE.iter().map(|row| (row.name, row.readers))
+        let rows = TABLE.iter().chain(ROOTLESSKIT);
+        rows.map(|row| (row.name, row.readers))
     }
 
-    /// The cells of a table in README's section on variables, by the head of its first column.
-    fn readme(head: &str) -> Vec<Vec<&'static str>> {
-        let (_, section) = README.split_once("\n## Variables\n").unwrap_or_default();
+    /// The cells of a table in a section of README, by the head of its first column.
+    fn readme(section: &str, head: &str) -> Vec<Vec<&'static str>> {
+        let title = format!("\n{section}\n");
+        let (_, section) = README.split_once(title.as_str()).unwrap_or_default();
         let (section, _) = section.split_once("\n## ").unwrap_or_default();
         let mut current = None;
         let mut rows = Vec::new();
@@ -290,8 +332,15 @@ pub mod tests {
 
     #[test]
     fn readme_has_the_same_variables() {
-        let rows = readme("variable");
-        let expected: Vec<Vec<String>> = TABLE
+        let rows = readme("## Variables", "variable");
+        are_rows(&rows, TABLE, Variable::name);
+        let rows = readme("### docker:dind-rootless", "for rootlesskit");
+        are_rows(&rows, ROOTLESSKIT, Variable::short);
+    }
+
+    /// Rows of README have these variables and their defaults.
+    fn are_rows(rows: &[Vec<&str>], table: &[Variable], name: fn(Variable) -> &'static str) {
+        let expected: Vec<Vec<String>> = table
             .iter()
             .map(|variable| {
                 let default = match variable.unset {
@@ -299,7 +348,7 @@ pub mod tests {
                     Value(value) => format!("`{value}`"),
                     Words(words) => words.to_owned(),
                 };
-                vec![format!("`{}`", variable.name), default]
+                vec![format!("`{}`", name(*variable)), default]
             })
             .collect();
         let found: Vec<Vec<String>> = rows
@@ -321,7 +370,7 @@ pub mod tests {
 
     #[test]
     fn readme_has_the_same_readers() {
-        let found: Vec<(String, String)> = readme("contract")
+        let found: Vec<(String, String)> = readme("## Variables", "contract")
             .iter()
             .map(|cells| (cells[0].replace('`', ""), cells[1].replace('`', "")))
             .collect();
@@ -335,11 +384,12 @@ pub mod tests {
     #[test]
     fn the_help_has_a_line_for_each() {
         let help = help();
-        for variable in TABLE {
+        for variable in TABLE.iter().chain(ROOTLESSKIT) {
             let line = help
                 .lines()
-                .find(|line| line.split_whitespace().next() == Some(variable.name));
+                .find(|line| line.split_whitespace().next() == Some(variable.short()));
             let line = line.unwrap_or_else(|| panic!("{} is not in\n{help}", variable.name));
+            assert!(line.len() <= COLUMNS, "{line}");
             assert!(line.contains(variable.meaning), "{line}");
             if let Value(default) | Words(default) = variable.unset {
                 assert!(line.ends_with(&format!("[default: {default}]")), "{line}");
@@ -354,7 +404,7 @@ pub mod tests {
     #[test]
     fn a_default_is_what_an_unset_variable_means() {
         let mut checked = 0;
-        for variable in TABLE {
+        for variable in TABLE.iter().chain(ROOTLESSKIT) {
             let Value(default) = variable.unset else {
                 continue;
             };

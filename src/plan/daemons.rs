@@ -8,6 +8,7 @@ use super::action::{Action, OnFailure, Step};
 use super::engine::Program;
 use super::inputs::{Addresses, Inputs};
 use super::listener::{Listener, Protection};
+use super::rootlesskit;
 use super::tls::{self, TLS_PORT, Tls};
 use super::words::{quoted, with_value};
 use crate::input::config::{Config, DOCKER_SOCKET};
@@ -87,6 +88,50 @@ pub fn find_dockerd(config: &Config, found: Option<&Path>) -> Result<PathBuf, Fa
 /// Returns the sockets to bind. `serve` is `None` beside a command. No sockets where dockerd binds
 /// all of its addresses itself.
 pub fn listeners(serve: Option<&Serve>, addresses: Addresses<'_>) -> Vec<Listener> {
+    let mut listeners = own_listeners(serve, addresses);
+    if addresses.rootless {
+        let is_literal = serve.is_some_and(|serve| serve.literal);
+        for host in &addresses.options.hosts {
+            if !listeners.iter().any(|listener| serves(listener, host)) {
+                listeners.extend(bindable(host, is_literal, addresses));
+            }
+        }
+        // The first one is asked whether dockerd is ready.
+        listeners.sort_by_key(|listener| listener.unix_path().is_none());
+        let published = rootlesskit::listeners(addresses.config, &listeners);
+        listeners.extend(published);
+    }
+    listeners
+}
+
+/// Returns the socket for an address of dockerd's `--host`, which dockerd would bind in its own
+/// namespaces. `None` where it is neither a path nor an IPv4 address with a port.
+fn bindable(host: &str, is_literal: bool, addresses: Addresses<'_>) -> Option<Listener> {
+    if let Some(path) = host.strip_prefix("unix://") {
+        let usual = Path::new(DOCKER_SOCKET);
+        let named = Some(Path::new(path)).filter(|path| path.is_absolute());
+        return Some(Listener::Unix {
+            path: named.unwrap_or(usual).to_owned(),
+            group: addresses.group,
+        });
+    }
+    let address = host.strip_prefix("tcp://").unwrap_or(host);
+    let (ip, port) = address.rsplit_once(':')?;
+    let ip = match ip {
+        "" => Ipv4Addr::UNSPECIFIED,
+        ip => ip.parse().ok()?,
+    };
+    let port = port.parse().ok().filter(|port| *port > 0)?;
+    Some(Listener::Tcp {
+        address: SocketAddrV4::new(ip, port),
+        protection: tls::protection(tls::wanted(addresses) && !is_literal, addresses),
+        required: true,
+        forwarded: false,
+    })
+}
+
+/// Returns the sockets whose addresses follow from the contract and the variables.
+fn own_listeners(serve: Option<&Serve>, addresses: Addresses<'_>) -> Vec<Listener> {
     let Addresses {
         contract,
         config,
@@ -138,9 +183,10 @@ pub fn listeners(serve: Option<&Serve>, addresses: Addresses<'_>) -> Vec<Listene
     listeners
 }
 
-/// Returns dockerd's flags and files for TLS on the TCP sockets among `listeners`.
-pub fn tls(listeners: &[Listener], inputs: Inputs<'_>) -> Tls {
-    let has_tcp = listeners
+/// Returns dockerd's flags and files for TLS on its TCP sockets. With `dockerd -H …` that is all the
+/// user's.
+pub fn tls(serve: Option<&Serve>, inputs: Inputs<'_>) -> Tls {
+    let has_tcp = own_listeners(serve, inputs.addresses())
         .iter()
         .any(|listener| matches!(listener, Listener::Tcp { .. }));
     if has_tcp && tls::wanted(inputs.addresses()) {
@@ -206,9 +252,9 @@ pub fn warnings(serve: Option<&Serve>, inputs: Inputs<'_>, listeners: &[Listener
         );
         warnings.push(Finding::warning("port-and-command", seen, README_VARIABLES));
     }
-    let silent = listeners
-        .iter()
-        .all(|listener| matches!(listener, Listener::Unix { .. }));
+    let serves_port = listeners.iter().any(|listener| {
+        matches!(listener, Listener::Tcp { address, .. } if config.port.is_some_and(|port| port.get() == address.port()))
+    });
     let is_users = inputs.surroundings.user != 0;
     if let (Some(group), None, false) = (options.socket_group(), facts.socket_group, is_users) {
         let seen = format!("there is no group {group:?}, so only root can use the Unix socket");
@@ -222,7 +268,7 @@ pub fn warnings(serve: Option<&Serve>, inputs: Inputs<'_>, listeners: &[Listener
         );
     }
     if let (true, Some(port)) = (
-        silent && contract != Contract::DockerdEntrypoint,
+        !serves_port && contract != Contract::DockerdEntrypoint,
         config.port,
     ) {
         let seen = format!(

@@ -44,6 +44,8 @@ pub struct Addresses<'a> {
     pub socket: &'a Path,
     /// The gid of the Unix socket's group; `None` where there is no such group.
     pub group: Option<u32>,
+    /// Whether the engine runs in a user namespace.
+    pub rootless: bool,
 }
 
 impl<'a> Addresses<'a> {
@@ -79,6 +81,7 @@ impl<'a> Inputs<'a> {
             options: self.options,
             socket: &self.surroundings.socket,
             group: self.facts.socket_group,
+            rootless: self.rootless().is_some(),
         }
     }
 }

@@ -35,6 +35,7 @@ pub mod resolver;
 pub mod role;
 pub mod rootless;
 mod rootless_limits;
+mod rootlesskit;
 pub mod saving;
 pub mod seccomp;
 pub mod stop_budget;
@@ -115,6 +116,7 @@ pub fn warnings(serve: Option<&Serve>, inputs: Inputs<'_>) -> Vec<Finding> {
     let daemons = daemons::warnings(serve, inputs, &listeners);
     let ignored = inputs.config.ignored(inputs.contract);
     ignored
+        .chain(rootlesskit::warnings(inputs, &listeners))
         .chain(capabilities::finding(inputs, &listeners))
         .chain(daemons)
         .chain(storage::warnings(inputs))
@@ -153,7 +155,7 @@ pub fn cgroup_mounts(facts: &Facts) -> (Vec<PathBuf>, Vec<PathBuf>) {
 /// `docker run --read-only`.
 pub fn read_only(inputs: Inputs<'_>) -> Option<Fault> {
     let listeners = daemons::listeners(None, inputs.addresses());
-    let tls = daemons::tls(&listeners, inputs);
+    let tls = daemons::tls(None, inputs);
     let log_file = inputs.config.log == Log::File;
     read_only::fault(inputs, &listeners, tls.certificates.as_ref(), log_file)
 }
@@ -253,7 +255,7 @@ fn engine(
         return Err(fault);
     }
     let listeners = daemons::listeners(serve, inputs.addresses());
-    let tls = daemons::tls(&listeners, inputs);
+    let tls = daemons::tls(serve, inputs);
     let is_rootless = inputs.rootless().is_some();
     if let Some(fault) = capabilities::fault(inputs, &listeners) {
         return Err(fault);

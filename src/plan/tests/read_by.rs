@@ -36,6 +36,16 @@ const SAMPLES: &[(&str, &str)] = &[
     ("DOCKER_CONTEXT", "remote"),
     ("DOCKER_TLS_VERIFY", "1"),
     ("DOCKER_TLS", "1"),
+    ("DOCKERD_ROOTLESS_ROOTLESSKIT_FLAGS", "--pidns"),
+    ("DOCKERD_ROOTLESS_ROOTLESSKIT_PORT_DRIVER", "slirp4netns"),
+    (
+        "DOCKERD_ROOTLESS_ROOTLESSKIT_DISABLE_HOST_LOOPBACK",
+        "false",
+    ),
+    ("DOCKERD_ROOTLESS_ROOTLESSKIT_SLIRP4NETNS_SANDBOX", "true"),
+    ("DOCKERD_ROOTLESS_ROOTLESSKIT_SLIRP4NETNS_SECCOMP", "true"),
+    ("DOCKERD_ROOTLESS_ROOTLESSKIT_DETACH_NETNS", "true"),
+    ("DOCKERD_ROOTLESS_ROOTLESSKIT_STATE_DIR", "/run/state"),
 ];
 
 /// Variables that are read before there is a plan: for logging, to choose the contract, to know whether

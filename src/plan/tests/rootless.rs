@@ -210,22 +210,207 @@ fn an_engine_that_asks_for_ports_is_told_where() -> Result<(), Fault> {
     Ok(())
 }
 
+/// The addresses of the sockets of a start, and dockerd's arguments.
+fn sockets(start: &Start<'_>) -> Result<(Vec<String>, Vec<String>), Fault> {
+    let engine = start.engine(&bare_v1())?;
+    let addresses = engine.listeners.iter().map(ToString::to_string).collect();
+    let arguments = engine.dockerd.arguments.iter();
+    let arguments = arguments.map(|word| word.to_string_lossy().into_owned());
+    Ok((addresses, arguments.collect()))
+}
+
+/// dockerd would bind them in its own network namespace.
 #[test]
-fn addresses_of_dockerds_own_are_refused() -> Result<(), Fault> {
-    for address in ["tcp://:1", "unix:///own.sock"] {
+fn addresses_of_dockerds_own_are_bound_outside() -> Result<(), Fault> {
+    let usual = "unix:///var/run/docker.sock";
+    for (arguments, expected) in [
+        (
+            &[
+                "dind",
+                "dockerd",
+                "-H",
+                "tcp://:1",
+                "-H",
+                "unix:///own.sock",
+            ][..],
+            &["unix:///own.sock", "tcp://0.0.0.0:1"][..],
+        ),
+        (
+            &["dind", "dockerd", "--host=127.0.0.1:1", "--tlsverify"],
+            &["tcp://127.0.0.1:1 (TLS)"],
+        ),
+        (
+            &["dind", "-H", "unix:///own.sock", "-H", "tcp://0.0.0.0:2375"],
+            &[usual, "unix:///own.sock", "tcp://0.0.0.0:2375"],
+        ),
+        (&["dind", "-H", usual], &[usual, "tcp://0.0.0.0:2375"]),
+    ] {
         let start = Start {
-            arguments: &["dind", "dockerd", "-H", address],
+            arguments,
+            ..ROOTLESS
+        };
+        let (addresses, words) = sockets(&start)?;
+        assert_eq!(addresses, expected, "{arguments:?}");
+        let hosts = words.iter().filter(|word| word.contains("://"));
+        assert_eq!(hosts.collect::<Vec<_>>(), ["fd://"], "{words:?}");
+    }
+    // With the container's rights they are dockerd's.
+    let start = Start {
+        arguments: &["dind", "dockerd", "-H", "tcp://:1"],
+        ..DAEMON
+    };
+    assert_eq!(sockets(&start)?.0, Vec::<String>::new());
+    // The files for TLS are the user's, as with a dockerd that binds its addresses itself.
+    let start = Start {
+        arguments: &["dind", "dockerd", "-H", "tcp://:1"],
+        variables: &[("DOCKER_TLS_CERTDIR", "/certs")],
+        ..ROOTLESS
+    };
+    let (addresses, words) = sockets(&start)?;
+    assert_eq!(addresses, ["tcp://0.0.0.0:1"]);
+    assert!(!words.iter().any(|word| word.contains("tls")), "{words:?}");
+    Ok(())
+}
+
+#[test]
+fn addresses_that_cannot_be_bound_outside_are_refused() {
+    for (address, json) in [
+        ("tcp://[::1]:1", ""),
+        ("tcp://name:1", ""),
+        ("tcp://127.0.0.1", ""),
+        ("tcp://:0", ""),
+        ("vsock://1:1", ""),
+        ("tcp://:1", r#"{"hosts": ["tcp://:1"]}"#),
+    ] {
+        let start = Start {
+            arguments: match json {
+                "" => &["dind", "dockerd", "-H", address],
+                _ => &["dind", "dockerd"],
+            },
+            json,
             ..ROOTLESS
         };
         let fault = start.fault(&bare_v1());
         assert_eq!(fault.status, USAGE);
         assert!(fault.message.contains(address), "{fault}");
     }
-    let usual = Start {
-        arguments: &["dind", "-H", "unix:///var/run/docker.sock"],
+}
+
+/// `-p`, by which users of docker:dind-rootless and of moby's script have the API on TCP.
+#[test]
+fn a_port_of_the_api_that_rootlesskit_would_publish_is_served() -> Result<(), Fault> {
+    const FLAGS: &str = "DOCKERD_ROOTLESS_ROOTLESSKIT_FLAGS";
+    let usual = "unix:///var/run/docker.sock";
+    let tls = ("DOCKER_TLS_CERTDIR", "/certs");
+    for (flags, expected, warned) in [
+        // As in docker:dind-rootless' script: it is served anyway.
+        (
+            "-p 0.0.0.0:2376:2376/tcp",
+            &["tcp://0.0.0.0:2376 (TLS)"][..],
+            "",
+        ),
+        (
+            "-p 127.0.0.1:2376:2376/tcp",
+            &["tcp://0.0.0.0:2376 (TLS)"],
+            "",
+        ),
+        (
+            "-p 127.0.0.1:9999:2376/tcp -p :4444:2376/tcp -p 192.0.2.1:4444:2376/tcp",
+            &[
+                "tcp://0.0.0.0:2376 (TLS)",
+                "tcp://127.0.0.1:9999 (TLS)",
+                "tcp://0.0.0.0:4444 (TLS)",
+            ],
+            "",
+        ),
+        (
+            "-p 0.0.0.0:8080:80/tcp",
+            &["tcp://0.0.0.0:2376 (TLS)"],
+            "docker run -p",
+        ),
+        (
+            "-p 0.0.0.0:2376:2376/udp",
+            &["tcp://0.0.0.0:2376 (TLS)"],
+            "docker run -p",
+        ),
+        (
+            "-p [::]:2376:2376/tcp",
+            &["tcp://0.0.0.0:2376 (TLS)"],
+            "is served on 0.0.0.0 only",
+        ),
+    ] {
+        let start = Start {
+            variables: &[(FLAGS, flags), tls],
+            ..ROOTLESS
+        };
+        let (addresses, _) = sockets(&start)?;
+        assert_eq!(addresses, [&[usual], expected].concat(), "{flags}");
+        let warnings = start.plan(&bare_v1())?.warnings;
+        let warning = warnings.iter().find(|found| found.code == "rootlesskit");
+        let text = warning.map(ToString::to_string).unwrap_or_default();
+        assert_eq!(text.is_empty(), warned.is_empty(), "{text}");
+        assert!(
+            text.contains(warned) && (text.is_empty() || text.contains(FLAGS)),
+            "{text}"
+        );
+    }
+    // The command of moby's documentation.
+    let start = Start {
+        arguments: &["dind", "dockerd", "-H", "tcp://0.0.0.0:2376"],
+        variables: &[(FLAGS, "-p 127.0.0.1:9999:2376/tcp")],
         ..ROOTLESS
     };
-    usual.engine(&bare_v1()).map(drop)
+    let expected = ["tcp://0.0.0.0:2376", "tcp://127.0.0.1:9999"];
+    assert_eq!(sockets(&start)?.0, expected);
+    Ok(())
+}
+
+#[test]
+fn what_rootlesskit_would_do_is_done_or_warned_of_by_name() -> Result<(), Fault> {
+    let said = |start: &Start<'_>| -> Result<String, Fault> {
+        let warnings = start.plan(&bare_v1())?.warnings.into_iter();
+        let ours = warnings.filter(|warning| warning.code == "rootlesskit");
+        Ok(ours.map(|warning| format!("{warning}\n")).collect())
+    };
+    for (name, value, silent) in [
+        ("PORT_DRIVER", "slirp4netns", "builtin"),
+        ("DISABLE_HOST_LOOPBACK", "false", "true"),
+        ("SLIRP4NETNS_SANDBOX", "true", "auto"),
+        ("SLIRP4NETNS_SECCOMP", "true", "false"),
+        ("DETACH_NETNS", "1", "0"),
+        ("STATE_DIR", "/run/state", ""),
+        ("FLAGS", "--pidns", "--copy-up=/etc --cgroupns"),
+        ("FLAGS", "--debug --mtu 1400", "--disable-host-loopback"),
+    ] {
+        let name = format!("DOCKERD_ROOTLESS_ROOTLESSKIT_{name}");
+        let with = |value, start| {
+            let variables = &[(name.as_str(), value)];
+            said(&Start { variables, ..start })
+        };
+        let text = with(value, ROOTLESS)?;
+        assert_eq!(text.lines().count(), 1, "{text}");
+        assert!(text.contains(&name) && text.contains("; "), "{text}");
+        assert_eq!(with(silent, ROOTLESS)?, "", "{name}");
+        let privileged = with(value, DAEMON)?;
+        assert!(privileged.contains(&name), "{privileged}");
+        assert!(privileged.contains("DIND_ROOTLESS=1"), "{privileged}");
+    }
+    let flags = Start {
+        variables: &[(
+            "DOCKERD_ROOTLESS_ROOTLESSKIT_FLAGS",
+            "--debug --pidns --mtu 1400",
+        )],
+        ..ROOTLESS
+    };
+    let text = said(&flags)?;
+    assert!(text.contains("--debug, --pidns and --mtu"), "{text}");
+    assert!(text.contains("DIND_LOG=debug and set DIND_MTU"), "{text}");
+    let broken = Start {
+        variables: &[("DOCKERD_ROOTLESS_ROOTLESSKIT_FLAGS", "-p 2376")],
+        ..ROOTLESS
+    };
+    assert_eq!(broken.fault(&bare_v1()).status, USAGE);
+    Ok(())
 }
 
 /// A command is the client's only where nothing shows that a daemon is wanted.
