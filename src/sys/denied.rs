@@ -49,6 +49,11 @@ pub fn outside() -> Vec<&'static str> {
             // SAFETY: the kernel does not look at the path.
             unsafe { libc::syscall(libc::SYS_umount2, NOWHERE, BAD) }
         }),
+        // EFAULT, as with mount(2): a capability is asked for after the directory is found.
+        ("chroot", || {
+            // SAFETY: the kernel finds that no address is mapped there.
+            unsafe { libc::syscall(libc::SYS_chroot, NOWHERE) }
+        }),
         // EOPNOTSUPP.
         ("keyctl", || {
             // SAFETY: there is no such operation, and it takes integers.

@@ -300,9 +300,27 @@ pub fn dind() -> Spec {
     }
 }
 
+/// The profile that `dind seccomp` prints, as README's shortest line has it. Where docker is called it
+/// is the file with that text.
+const SECCOMP: &str = "seccomp=dind.json";
+
+/// The same flag with a file that has the profile, made once. One is left for the next run.
+fn seccomp_file() -> &'static OsStr {
+    static FLAG: OnceLock<OsString> = OnceLock::new();
+    FLAG.get_or_init(|| {
+        let path = Path::new("/tmp/dind-e2e-seccomp.json");
+        let made = Path::new("/tmp").join(unique_name());
+        // Other runs may read it.
+        fs::write(&made, dind::plan::seccomp::text())
+            .and_then(|()| fs::rename(&made, path))
+            .unwrap_or_else(|error| panic!("cannot make {}: {error}", path.display()));
+        format!("seccomp={}", path.display()).into()
+    })
+}
+
 /// The flags of README's shortest line for an engine in a user namespace.
 pub const ROOTLESS_FLAGS: [[&str; 2]; 3] = [
-    ["--security-opt", "seccomp=unconfined"],
+    ["--security-opt", SECCOMP],
     ["--security-opt", "systempaths=unconfined"],
     ["--device", "/dev/net/tun"],
 ];
@@ -429,7 +447,11 @@ impl Spec {
     fn arguments(&self, verb: &[&str], name: &str, command: &[&str]) -> Vec<OsString> {
         let mut words: Vec<OsString> = verb.iter().map(OsString::from).collect();
         words.extend(["--name".into(), name.into()]);
-        words.extend(self.flags.iter().cloned());
+        let flags = self.flags.iter().map(|flag| match flag == SECCOMP {
+            true => seccomp_file().to_owned(),
+            false => flag.clone(),
+        });
+        words.extend(flags);
         words.push((&self.image).into());
         words.extend(self.first_arguments.iter().map(OsString::from));
         words.extend(command.iter().map(OsString::from));

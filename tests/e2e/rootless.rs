@@ -1,10 +1,7 @@
 //! An engine in a user namespace, in a container without `--privileged`.
 
 use crate::dns::{Outside, fetches};
-use crate::docker::{
-    BUSYBOX, Container, ROOTLESS_CAPABILITIES as CAPABILITIES, ROOTLESS_FLAGS as FLAGS, dind,
-    rootless, rootless_with as with, unprivileged,
-};
+use crate::docker::{BUSYBOX, Container, dind, rootless, unprivileged};
 
 /// The pid of a child of PID 1.
 pub fn child(container: &Container, name: &str) -> String {
@@ -47,31 +44,6 @@ fn an_engine_runs_without_privileges() {
     container.signal("TERM");
     assert_eq!(container.wait(), 0);
     container.not_logged(&["did not end in time"]);
-}
-
-/// Each flag and each capability that is removed is named before any daemon starts, and by the doctor.
-#[test]
-fn each_flag_that_is_missing_is_named() {
-    let said = "no engine can run in a user namespace here";
-    for flag in FLAGS {
-        let others = FLAGS.into_iter().filter(|other| *other != flag);
-        let spec = with(others, CAPABILITIES);
-        let output = spec.run(&["docker", "info"]).exited(1);
-        output.says(&["dind: error: ", said, &flag.join(" ")]);
-        let report = spec.run(&["doctor"]).exited(1);
-        assert!(report.stdout.contains(&flag.join(" ")), "{report:?}");
-    }
-    for name in CAPABILITIES {
-        let others = CAPABILITIES.into_iter().filter(|other| *other != name);
-        let output = with(FLAGS, others).run(&["docker", "info"]).exited(1);
-        output.says(&["dind: error: ", said, &format!("--cap-add {name}")]);
-    }
-    let output = unprivileged().run(&[]).exited(1);
-    output.says(&[
-        "--privileged",
-        "for an engine in a user namespace: ",
-        "--device /dev/net/tun",
-    ]);
 }
 
 #[test]
@@ -131,56 +103,6 @@ fn a_daemon_that_is_killed_is_started_again() {
     assert_eq!(container.inner(&[], &["echo", "again"]), "again");
 }
 
-/// With all that an inner container can be given, its root can do nothing to what is outside.
-#[test]
-fn it_is_a_boundary() {
-    let container = rootless().ready(&[]);
-    container.load_busybox();
-    let mut free = vec![
-        "--cap-add=ALL",
-        "--security-opt=seccomp=unconfined",
-        "--security-opt=systempaths=unconfined",
-        "--volume=/:/outer",
-    ];
-    // 20.10 wants to mount a /proc of this container's pid namespace, which is not the engine's.
-    let mut of_pid_1 = Vec::new();
-    if major(&container) > 20 {
-        free.push("--pid=host");
-        of_pid_1 = vec![
-            "kill -9 1",
-            "ls /proc/1/root",
-            "cat /proc/1/environ",
-            "nsenter -t 1 -m true",
-        ];
-    }
-    for attempt in [
-        "mknod /disk b 8 0",
-        "mknod /memory c 1 1",
-        "echo x >/proc/sys/kernel/core_pattern",
-        "echo 1 >/proc/sys/vm/overcommit_memory",
-        "echo b >/proc/sysrq-trigger",
-        "echo -1000 >/proc/self/oom_score_adj",
-        "cat /outer/etc/shadow",
-        "echo x >>/outer/etc/passwd",
-        "chown 0 /outer/etc/passwd",
-        "mount -o remount,rw /outer/sys",
-        "mount -t securityfs s /mnt",
-        "echo 1 >/sys/class/net/lo/tx_queue_len",
-        "for file in /outer/sys/fs/cgroup/cgroup.procs /outer/sys/fs/cgroup/*/cgroup.procs; do [ -e $file ] && echo $$ >$file && exit 0; done; exit 1",
-    ]
-    .into_iter()
-    .chain(of_pid_1)
-    {
-        let script = format!("({attempt}) >/dev/null 2>&1 && echo done || echo refused");
-        assert_eq!(
-            container.inner(&free, &["sh", "-c", &script]),
-            "refused",
-            "{attempt}"
-        );
-    }
-    assert_eq!(container.inner(&[], &["echo", "alive"]), "alive");
-}
-
 /// Data of an engine with other rights stays as it is.
 #[test]
 fn a_volume_of_a_privileged_engine_is_refused() {
@@ -193,20 +115,6 @@ fn a_volume_of_a_privileged_engine_is_refused() {
     output.says(&["dind: error: ", "belongs to user 0", "another volume"]);
     let again = dind().flags(flags).ready(&[]);
     assert_eq!(again.inner(&[], &["echo", "hi"]), "hi");
-}
-
-/// The image for other users has the programs that write the maps; this one does not, and says so.
-#[test]
-fn an_ordinary_user_is_told_what_is_missing() {
-    let spec = unprivileged()
-        .flags(FLAGS.into_iter().flatten())
-        .env("DIND_ROOTLESS", "1")
-        .flags(["--user", "1000"]);
-    let output = spec.run(&["docker", "info"]).exited(1);
-    output.says(&[
-        "newuidmap and newgidmap are not in PATH",
-        "install uidmap in the image",
-    ]);
 }
 
 /// A published port is reached from outside where dockerd itself asks for it: since 28.0. One that is
