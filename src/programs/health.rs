@@ -32,6 +32,9 @@ use crate::sys::wait;
 /// How long an answer may take without `--wait`.
 const PROMPT: Duration = Duration::from_secs(5);
 
+/// How often a containerd is looked for whose socket cannot be watched from here.
+const TURN: Duration = Duration::from_millis(100);
+
 /// How long an answer may take, on the clock of the process that waits for it.
 struct Patience {
     clock: Clock,
@@ -65,8 +68,14 @@ pub fn check(config: &Config, how: Health) -> Result<(), Fault> {
     let watched = watched.chain(containerd.map(|root| exec_root::socket(root)));
     let watch = how.wait.map(|_| watch(watched)).transpose()?;
     loop {
-        let reason = match answered(&sockets, &patience) {
-            Ok(_) if containerd.is_some_and(|root| exec_root::has_lost_containerd(root)) => {
+        let answer = answered(&sockets, &patience);
+        let is_lost_inside = containerd.is_some()
+            && matches!(&answer, Ok(listener) if has_lost_one_inside(*listener));
+        let reason = match answer {
+            Ok(_)
+                if is_lost_inside
+                    || containerd.is_some_and(|root| exec_root::has_lost_containerd(root)) =>
+            {
                 "containerd has ended, so docker starts no container".to_owned()
             }
             Ok(listener) => {
@@ -80,15 +89,35 @@ pub fn check(config: &Config, how: Health) -> Result<(), Fault> {
             Err(reason) => reason,
         };
         let appeared = watch.as_ref().is_some_and(|watch| {
-            let appeared = any_readable(&[watch.as_fd()], &patience);
+            let turn = Patience::new(match is_lost_inside {
+                true => patience.left().min(TURN),
+                false => patience.left(),
+            });
+            let appeared = any_readable(&[watch.as_fd()], &turn);
             // The events only have to be drained: the next attempt asks every socket.
             let _ = watch.read_events();
-            appeared
+            appeared || (is_lost_inside && !patience.left().is_zero())
         });
         if !appeared {
             return Err(unhealthy(&reason));
         }
     }
+}
+
+/// Whether the containerd has ended that the listener has started in another user namespace, beside a
+/// dockerd that it has told of it. Its socket is in a directory of theirs.
+fn has_lost_one_inside(listener: Option<i32>) -> bool {
+    let of = |pid: i32, name: &str| read::kernel(format!("/proc/{pid}/{name}")).unwrap_or_default();
+    let Some((listener, dockerd)) =
+        listener.and_then(|pid| Some((pid, processes::child(pid, "dockerd")?)))
+    else {
+        return false;
+    };
+    let arguments = of(dockerd, "cmdline");
+    let mut arguments = arguments.split('\0');
+    of(dockerd, "uid_map") != of(listener, "uid_map")
+        && arguments.any(|word| word.starts_with("--containerd="))
+        && processes::child(listener, "containerd").is_none()
 }
 
 /// Whether containers start, by the capabilities of the container that the listener is in: PID 1,

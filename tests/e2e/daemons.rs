@@ -9,8 +9,9 @@ pub fn held_dockerd(spec: Spec) -> Spec {
     spec.prelude(
         r#"
         real=$(command -v dockerd)
-        mkfifo /gate
-        printf '#!/bin/sh\ntouch /held\nread -r _ </gate\nexec %s "$@"\n' "$real" >/usr/local/sbin/dockerd
+        mkfifo -m 666 /gate
+        install -m 666 /dev/null /held
+        printf '#!/bin/sh\necho >/held\nread -r _ </gate\nexec %s "$@"\n' "$real" >/usr/local/sbin/dockerd
         chmod 0755 /usr/local/sbin/dockerd
         "#,
     )
@@ -19,7 +20,7 @@ pub fn held_dockerd(spec: Spec) -> Spec {
 /// Waits until that dockerd is where it does not go on.
 pub fn wait_held(container: &Container) {
     container.wait_started();
-    container.wait_until("[ -e /held ]");
+    container.wait_until("[ -s /held ]");
 }
 
 /// Starts a session whose command ends when somebody removes `/stay`.

@@ -147,3 +147,23 @@ fn a_nest_is_refused() {
         "one"
     );
 }
+
+/// Though nobody outside sees the socket of its containerd.
+#[test]
+fn an_engine_without_its_containerd_is_not_healthy() {
+    let container = rootless().ready(&["sleep", "infinity"]);
+    container.exec(&["dind", "health"]).exited(0);
+    container.sh("pkill -KILL -x containerd");
+    container.wait_log("containerd was ended by SIGKILL", 1);
+    container.exec(&["docker", "version"]).exited(0);
+    let output = container.exec(&["dind", "health"]).exited(1);
+    output.says(&["dind: error: not healthy: containerd has ended"]);
+    let waits = container.exec(&["dind", "health", "--wait", "1"]).exited(1);
+    waits.says(&["dind: error: not healthy: containerd has ended"]);
+
+    let restarted = rootless()
+        .env("DIND_RESTART", "on-failure")
+        .ready(&["sleep", "infinity"]);
+    restarted.sh("pkill -KILL -x containerd; dind health --wait 120");
+    restarted.wait_log("containerd was ended by SIGKILL; restarting it", 1);
+}

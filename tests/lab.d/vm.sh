@@ -367,7 +367,7 @@ vm_down() {
 # End-to-end tests of what depends on the host, as filters of the test program's. On
 # version 2 the checks in the machine have seen the limits already, from outside.
 vm_tests() {
-    printf '%s\n' host:: storage::xfs_without_types storage::nfs_has
+    printf '%s\n' host:: storage::xfs_without_types storage::nfs_has rootless_limits::
     case $1 in
     v2) ;;
     v1 | hybrid)
