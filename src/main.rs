@@ -421,11 +421,12 @@ fn become_command(
 /// Publishes a port, and becomes docker-proxy. dockerd gets the fault, too.
 fn publish(proxy: &Proxy, config: &Config, inherited: &Inherited) -> Result<u8, Fault> {
     let environment = &config.environment;
-    let fault = match docker_proxy::publish(proxy, environment) {
-        Ok(Next::Nothing) => return Ok(0),
-        Ok(Next::Become(command)) => become_command(&command, environment, config, inherited),
-        Err(error) => Fault::from(error),
-    };
+    let fault =
+        match docker_proxy::publish(proxy, &docker_proxy::told(environment, &config.program)) {
+            Ok(Next::Nothing) => return Ok(0),
+            Ok(Next::Become(command)) => become_command(&command, environment, config, inherited),
+            Err(error) => Fault::from(error),
+        };
     docker_proxy::tell_failure(&fault);
     Err(fault)
 }

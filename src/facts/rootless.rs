@@ -22,6 +22,9 @@ const ACCOUNT: &str = "rootless";
 /// The id of that account where `/etc/passwd` does not have it, as in docker:dind-rootless.
 const ACCOUNT_ID: u32 = 1000;
 
+/// The path of this program in the image, where `/proc` does not tell.
+const USUAL_PROGRAM: &str = "/usr/local/bin/dind";
+
 /// The most that is read of `/etc/passwd`, `/etc/subuid` and `/etc/subgid`, in bytes.
 const LIMIT: u64 = 1 << 20;
 
@@ -120,6 +123,8 @@ pub struct Rootless {
     pub map_programs: Option<[PathBuf; 2]>,
     /// Whether root's home is a directory of the container itself, and no mount.
     pub own_home: bool,
+    /// The path of this program.
+    pub program: PathBuf,
 }
 
 impl Rootless {
@@ -163,6 +168,7 @@ impl Rootless {
                 .zip(program("newgidmap"))
                 .map(|(users, groups)| [users, groups]),
             own_home: Path::new("/root").is_dir() && mounts.at(Path::new("/root")).is_none(),
+            program: fs::read_link("/proc/self/exe").unwrap_or_else(|_| USUAL_PROGRAM.into()),
             account,
         }
     }

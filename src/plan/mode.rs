@@ -511,6 +511,7 @@ pub mod tests {
             slirp4netns: Some("/usr/bin/slirp4netns".into()),
             map_programs: None,
             own_home: true,
+            program: "/usr/local/bin/dind".into(),
         }
     }
 

@@ -8,6 +8,9 @@ use super::action::Step;
 use super::mode::Maps;
 use crate::facts::rootless::Extent;
 
+/// The directory of the API of published ports.
+pub const PORTS: &str = "/run/dind/ports";
+
 /// The namespaces of an engine, and what is done in them before the daemons start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Namespaces {
@@ -23,6 +26,9 @@ pub struct Namespaces {
     pub cgroup: bool,
     /// The steps inside.
     pub steps: Vec<Step>,
+    /// Whether dockerd is told that it runs in them: by `--rootless`, and by rootlesskit's variables, with
+    /// which it does not start without that flag.
+    pub is_told: bool,
     /// Where dockerd asks for published ports, inside; `None` where it does not.
     pub ports: Option<Ports>,
 }

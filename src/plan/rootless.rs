@@ -14,7 +14,7 @@ use super::engine::Program;
 use super::inputs::Inputs;
 use super::listener::Listener;
 use super::mode::{self, Mode};
-use super::namespaces::{Namespaces, Ports};
+use super::namespaces::{Namespaces, PORTS, Ports};
 use super::network::ROOTLESS_MTU;
 use super::resolver;
 use super::rootless_limits;
@@ -34,9 +34,6 @@ const INTERFACE: &str = "tap0";
 
 /// The resolver of the namespaces, where one of this container is on loopback.
 const RESOLV_CONF: &str = "/run/dind/resolv.conf";
-
-/// The directory of the API of published ports.
-const PORTS: &str = "/run/dind/ports";
 
 /// What the daemons make in `/run`: no links to what another start has left there.
 const OWN_IN_RUN: &[&str] = &[
@@ -97,10 +94,7 @@ pub fn plan(
     );
     Ok(RootlessPlan {
         steps: [outside, rootless_limits::steps(inputs)].concat(),
-        arguments: match has_cgroup {
-            true => Vec::new(),
-            false => vec!["--rootless".into()],
-        },
+        arguments: rootless_limits::arguments(inputs),
         note: Finding::note("rootless", seen, LINK),
         namespaces: Namespaces {
             user,
@@ -108,8 +102,14 @@ pub fn plan(
             maps,
             map_programs: rootless.map_programs.clone().filter(|_| !is_root),
             cgroup,
-            steps: [inside(inputs, network), steps].concat(),
-            ports: inputs.facts.networks.needs_ports_api.then(|| Ports {
+            steps: [
+                inside(inputs, network),
+                rootless_limits::inside(inputs),
+                steps,
+            ]
+            .concat(),
+            is_told: !has_cgroup,
+            ports: (has_cgroup || inputs.facts.networks.needs_ports_api).then(|| Ports {
                 directory: PORTS.into(),
                 socket: "api.sock",
                 address: network.address(),
@@ -123,7 +123,7 @@ pub fn plan(
 /// start otherwise. Where it finds `ROOTLESSKIT_STATE_DIR`, its paths are those of an ordinary user,
 /// so that the other variables lead to the usual ones (`setDefaultPaths` in moby's cmd/dockerd).
 pub fn variables(namespaces: &Namespaces) -> Vec<(OsString, OsString)> {
-    let Some(ports) = &namespaces.ports else {
+    let Some(ports) = namespaces.ports.as_ref().filter(|_| namespaces.is_told) else {
         return Vec::new();
     };
     vec![

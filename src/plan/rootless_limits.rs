@@ -4,16 +4,21 @@
 //! With `--rootless` and without systemd dockerd has the cgroup driver `none`: it takes every limit
 //! out of what it gives to runc (`cgroupDriver` in moby's daemon/daemon_unix.go, `WithRootless` in
 //! oci_linux.go). Without `--rootless` it has `cgroupfs`, and no container starts where it may not
-//! make cgroups. So it gets that flag wherever the cgroup is not the engine's.
+//! make cgroups. So it gets that flag wherever the cgroup is not the engine's, and nowhere else. Then
+//! it may not find `ROOTLESSKIT_STATE_DIR` either: it takes that for the flag, and with the flag off it
+//! does not start (`start` in moby's daemon/command/daemon.go).
 
-use std::path::Path;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 
 use super::action::{Action, OnFailure, Step};
 use super::cgroups;
 use super::inputs::Inputs;
+use super::namespaces::PORTS;
 use super::role::may_mount;
-use super::words::listed;
+use super::words::{listed, with_value};
 use crate::facts::cgroup::{CGROUP_ROOT, Layout};
+use crate::input::docker_proxy;
 use crate::messages::finding::Finding;
 
 const LINK: &str = "README.md#without---privileged";
@@ -54,6 +59,42 @@ pub fn steps(inputs: Inputs<'_>) -> Vec<Step> {
         }));
     }
     steps
+}
+
+/// Returns dockerd's arguments. Where it is not told that it is in a user namespace, it publishes ports
+/// as dockerd otherwise does: a program of its own serves each, and this one asks for it outside.
+pub fn arguments(inputs: Inputs<'_>) -> Vec<OsString> {
+    match has_cgroup(inputs) {
+        true => vec![with_value("--userland-proxy-path=", proxy())],
+        false => vec!["--rootless".into()],
+    }
+}
+
+/// Returns the steps inside, by which that dockerd finds this program.
+pub fn inside(inputs: Inputs<'_>) -> Vec<Step> {
+    let Some((rootless, _)) = inputs.rootless().filter(|_| obstacle(inputs).is_none()) else {
+        return Vec::new();
+    };
+    let directory = Action::Directory {
+        path: PORTS.into(),
+        mode: 0o755,
+    };
+    let link = Action::Symlink {
+        link: proxy(),
+        to: rootless.program.clone(),
+    };
+    [directory, link]
+        .map(|action| Step {
+            action,
+            on_failure: OnFailure::Warn,
+            why: "dockerd executes it for each published port".into(),
+        })
+        .into()
+}
+
+/// The path of this program as the one that serves published ports. It is beside the API that it asks.
+fn proxy() -> PathBuf {
+    Path::new(PORTS).join(docker_proxy::NAME)
 }
 
 /// Returns the warning that limits of inner containers are not enforced, or some of them.

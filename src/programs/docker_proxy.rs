@@ -121,6 +121,17 @@ fn ask(api: &Path, spec: &Spec) -> Result<(u16, Value, UnixStream)> {
     Ok((status, content, stream))
 }
 
+/// Returns the environment with the place of the API: that of this program, by whose path a dockerd has
+/// executed it that is not told of it.
+pub fn told(environment: &[(OsString, OsString)], program: &Path) -> Vec<(OsString, OsString)> {
+    let mut environment = environment.to_vec();
+    let is_told = environment.iter().any(|(name, _)| name == STATE);
+    if let Some(directory) = program.parent().filter(|_| !is_told) {
+        environment.push((STATE.into(), directory.into()));
+    }
+    environment
+}
+
 /// Tells dockerd why there is no proxy: it shows the text after the first line.
 pub fn tell_failure(fault: &Fault) {
     tell(&format!("1\n{fault}"));
@@ -129,4 +140,22 @@ pub fn tell_failure(fault: &Fault) {
 fn tell(text: &str) {
     // Nobody waits where somebody else has executed this.
     let _ = File::from(descriptors::own(OUTCOME)).write_all(text.as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_api_is_beside_the_program_where_dockerd_is_not_told_of_it() {
+        let place = |environment: &[(OsString, OsString)], program: &str| {
+            let environment = told(environment, Path::new(program));
+            let mut found = environment.into_iter().filter(|(name, _)| name == STATE);
+            found.next().map(|(_, value)| value)
+        };
+        let program = "/run/dind/ports/rootlesskit-docker-proxy";
+        assert_eq!(place(&[], program), Some("/run/dind/ports".into()));
+        let told = [(STATE.into(), "/elsewhere".into())];
+        assert_eq!(place(&told, program), Some("/elsewhere".into()));
+    }
 }

@@ -1,6 +1,6 @@
 //! Limits of containers inside, where the engine runs in a user namespace.
 
-use crate::docker::{Container, ROOTLESS_CAPABILITIES, Spec, dind, line_with, rootless};
+use crate::docker::{BUSYBOX, Container, ROOTLESS_CAPABILITIES, Spec, dind, line_with, rootless};
 use crate::limits::{a_limit_of_memory_holds, limits_hold};
 
 /// What says that limits are not enforced.
@@ -88,6 +88,25 @@ fn a_writable_cgroup_is_the_engines() {
         let built = container.text(&["sh", "-c", build, "sh", buildkit]);
         assert_eq!(built, "built", "DOCKER_BUILDKIT={buildkit}");
     }
+    // Ports are published outside of the engine's namespaces, too.
+    let serve = "mkdir /www; echo page >/www/index.html; exec httpd -f -h /www";
+    let words = [
+        "docker",
+        "run",
+        "-d",
+        "--name=web",
+        "-p",
+        "8080:80",
+        BUSYBOX,
+        "sh",
+        "-c",
+        serve,
+    ];
+    container.text(&words);
+    container.wait_until(
+        "bash -c 'exec 3<>/dev/tcp/127.0.0.1/8080 && printf \"GET / HTTP/1.0\\r\\n\\r\\n\" >&3 && grep -q page <&3'",
+    );
+    container.text(&["docker", "rm", "-f", "web"]);
     container.docker(&["restart"]).exited(0);
     container.wait_ready_times(2);
     limits_hold(&container);

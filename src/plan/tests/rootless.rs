@@ -453,7 +453,8 @@ fn limits_are_enforced_in_a_writable_cgroup() -> Result<(), Fault> {
         cgroup: true,
         ..ROOTLESS
     };
-    let facts = unified("0::/\n");
+    let mut facts = unified("0::/\n");
+    facts.networks.needs_ports_api = true;
     let plan = start.plan(&facts)?;
     let own = actions(&plan.steps);
     let expected = [
@@ -467,6 +468,11 @@ fn limits_are_enforced_in_a_writable_cgroup() -> Result<(), Fault> {
     assert_eq!(of_limits(&plan), None);
     let engine = start.engine(&facts)?;
     assert!(!engine.dockerd.arguments.contains(&"--rootless".into()));
+    // It takes the variable for the flag.
+    let mut variables = engine.dockerd.environment.iter();
+    assert!(!variables.any(|(name, _)| name == "ROOTLESSKIT_STATE_DIR"));
+    let proxy = "--userland-proxy-path=/run/dind/ports/rootlesskit-docker-proxy";
+    assert!(engine.dockerd.arguments.contains(&proxy.into()), "{plan}");
     // The leaf would be all of a cgroup namespace that is made now.
     assert_eq!(
         engine.namespaces.map(|namespaces| namespaces.cgroup),
