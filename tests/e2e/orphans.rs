@@ -31,11 +31,11 @@ fn two_thousand_zombies_at_once_are_reaped() {
 fn it_works_without_being_pid_1() {
     let container = dind().flags(["--init"]).start(&[
         "sh", "-c",
-        "(sleep infinity & echo $! >/orphan); echo session runs; while [ ! -e /end ]; do sleep 0.1; done; exit 7",
+        "(sleep infinity & echo $! >/tmp/orphan); echo session runs; while [ ! -e /tmp/end ]; do sleep 0.1; done; exit 7",
     ]);
     container.wait_log("session runs", 1);
     container.logged(&["dind: warning: not PID 1"]);
-    let orphan = container.text(&["cat", "/orphan"]);
+    let orphan = container.text(&["cat", "/tmp/orphan"]);
     let dind_pid = container.text(&["pgrep", "-x", "dind"]);
     assert_ne!(dind_pid, "1");
     assert_eq!(
@@ -47,7 +47,7 @@ fn it_works_without_being_pid_1() {
     container.wait_until(&format!("[ ! -e /proc/{orphan} ]"));
     container.load_busybox();
     assert_eq!(container.inner(&[], &["echo", "inside"]), "inside");
-    container.text(&["touch", "/end"]);
+    container.text(&["touch", "/tmp/end"]);
     assert_eq!(container.wait(), 7);
 }
 

@@ -23,7 +23,7 @@ fn pause(container: &Container, seconds: u64) {
 fn a_stop_goes_on_after_a_pause() {
     let container = dind().env("DIND_STOP_TIMEOUT", "30").ready(&[]);
     container.load_busybox();
-    container.sh("mkdir /var/lib/docker/files");
+    container.sh("mkdir -m 1777 /var/lib/docker/files");
     // dockerd's own clock goes on in a pause.
     container.text(&[
         "docker",
@@ -80,14 +80,14 @@ fn a_hook_goes_on_after_a_pause() {
     let container = dind()
         .prelude(
             "mkdir -p /etc/dind/post-start.d
-             printf '#!/bin/sh\\ntouch /runs; while [ ! -e /go ]; do sleep 0.1; done\\n' \
+             printf '#!/bin/sh\\ntouch /tmp/runs; while [ ! -e /go ]; do sleep 0.1; done\\n' \
                  >/etc/dind/post-start.d/gate
              chmod +x /etc/dind/post-start.d/gate",
         )
         .env("DIND_HOOK_TIMEOUT", "20")
         .start(&[]);
     container.wait_started();
-    container.wait_until("[ -e /runs ]");
+    container.wait_until("[ -e /tmp/runs ]");
     pause(&container, 23);
     container.sh("touch /go");
     container.wait_ready();

@@ -89,7 +89,7 @@ fn every_container_of_fifty_gets_its_stop_signal() {
     let script = "trap 'sleep 1; echo ended >/files/$(hostname); exit 3' TERM
                   echo armed >/files/$(hostname)
                   while :; do sleep 0.2; done";
-    container.sh("mkdir /var/lib/docker/files");
+    container.sh("mkdir -m 1777 /var/lib/docker/files");
     let run = format!(
         r#"seq 50 | xargs -P 4 -I NUMBER docker run --detach --name inner-NUMBER \
                --hostname inner-NUMBER --network none --stop-timeout 200 -v /var/lib/docker/files:/files \

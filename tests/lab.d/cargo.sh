@@ -79,7 +79,7 @@ STORE_TESTS=(
 )
 
 lab_test() {
-    local suite=
+    local suite= rootless=
     while [ $# -gt 0 ]; do
         case $1 in
         --suite)
@@ -89,25 +89,54 @@ lab_test() {
             ;;
         --suite=*) suite=${1#--suite=} ;;
         --all) export DIND_LAB_ALL=1 ;;
+        --rootless) rootless=1 ;;
         *) break ;;
         esac
         shift
     done
     known_suite test "${suite:-trixie}"
+    if [ -n "$rootless" ]; then
+        known_tests ROOTLESS_TESTS "${ROOTLESS_TESTS[@]}"
+        rootless_tests "${suite:-trixie}" "$@"
+        return
+    fi
     test_suite "${suite:-trixie}" "$@"
     [ -z "$suite" ] && [ $# -eq 0 ] || return 0
     say "the tests of images, storage and restarts with containerd's image store"
-    store_tests_exist
+    known_tests STORE_TESTS "${STORE_TESTS[@]}"
     test_suite forky-containerd --test e2e -- "${STORE_TESTS[@]}"
+    known_tests ROOTLESS_TESTS "${ROOTLESS_TESTS[@]}"
+    say "the tests of what is the same without privileges"
+    rootless_tests trixie
 }
 
-# A name that no test has would leave one out, or run one for nothing.
-store_tests_exist() {
-    local word tests
+# rootless_tests SUITE [ARG...]: dind, in the tests, is one without privileges.
+rootless_tests() {
+    local suite=$1
+    shift
+    [ $# -gt 0 ] || set -- --test e2e -- "${ROOTLESS_TESTS[@]}"
+    DIND_LAB_ROOTLESS_MODE=1 test_suite "$suite" "$@"
+}
+
+# The end-to-end tests of what is the same where the engine runs in a user namespace. Those that are
+# skipped are of what README names as not the same, or make files as root of the container.
+ROOTLESS_TESTS=(
+    crash:: data_root:: health:: orphans:: pause:: stop::
+    --skip crash::inner_containers_live_on_with_live_restore
+    --skip data_root::an_ephemeral_data_root_is_empty_at_the_end
+    --skip data_root::an_ephemeral_data_root_may_be_deeper
+    --skip health::a_daemon_that_answers_is_healthy
+    --skip health::a_daemon_without_its_containerd
+)
+
+# known_tests NAME WORD...: a name that no test has would leave one out, or run one for nothing.
+known_tests() {
+    local name=$1 word tests
+    shift
     tests=$(cargo test --quiet --locked --test e2e -- --list --format terse)
-    for word in "${STORE_TESTS[@]}"; do
+    for word; do
         [ "$word" = --skip ] || grep -q "^$word" <<<"$tests" ||
-            die "no end-to-end test is named $word...: correct STORE_TESTS in tests/lab.d/cargo.sh"
+            die "no end-to-end test is named $word...: correct $name in tests/lab.d/cargo.sh"
     done
 }
 
