@@ -3,7 +3,8 @@
 
 use nix::libc;
 
-use crate::docker::{BUSYBOX, Container, Spec, dind, rootless, rootless_with, unprivileged};
+use crate::docker::{BUSYBOX, Container, Spec, rootless, rootless_with, unprivileged};
+use crate::rootless::major;
 
 /// Something that the root of an inner container tries.
 struct Attempt {
@@ -156,13 +157,6 @@ fn outers() -> [Spec; 3] {
     ]
 }
 
-/// The major version of the engine.
-fn major(container: &Container) -> u32 {
-    let version = container.text(&["docker", "version", "--format", "{{.Server.Version}}"]);
-    let major = version.split('.').next().map(str::parse);
-    major.expect("a version").expect("a number")
-}
-
 #[test]
 fn nothing_of_the_host_can_be_reached_from_inside() {
     let attempts: Vec<String> = attempts().into_iter().map(|one| one.script).collect();
@@ -262,7 +256,7 @@ fn only_settings_of_own_namespaces_can_be_written() {
         assert_eq!(others, Vec::<&str>::new());
     }
     // A privileged engine's root may change those of the host.
-    let container = dind().ready(&[]);
+    let container = unprivileged().flags(["--privileged"]).ready(&[]);
     container.load_busybox();
     let flags = [&FREE[..], &["--privileged"]].concat();
     let found = container.inner(&flags, &["sh", "-c", SCRIPT]);

@@ -36,6 +36,8 @@ fn a_range_may_be_small() {
 #[track_caller]
 fn inside(outer: &Container) {
     outer.text(&["docker", "load", "--quiet", "-i", "/images/dind.tar"]);
+    // The profile of the flags, where docker exec is.
+    outer.sh("dind seccomp >dind.json");
     let flags = ROOTLESS_FLAGS.concat();
     let capabilities = ROOTLESS_CAPABILITIES.map(|name| format!("--cap-add={name}"));
     let image = lab("DIND_LAB_IMAGE");

@@ -1,6 +1,6 @@
 //! The image for an ordinary user, as users of docker:dind-rootless start it.
 
-use crate::docker::{BUSYBOX, Network, Spec, Volume, dind, lab, unprivileged};
+use crate::docker::{BUSYBOX, Network, ROOTLESS_FLAGS, Spec, Volume, dind, lab, unprivileged};
 
 /// The image, with `--privileged` as docker:dind-rootless' own recipe has it. On a host where only
 /// root may open `/dev/net/tun` that recipe fails, and so does this one, so the node in the container
@@ -84,13 +84,10 @@ fn data_is_kept() {
 /// With the flags of README in the place of `--privileged`.
 #[test]
 fn the_flags_of_an_engine_without_privileges_do() {
-    let flags = [
-        "--security-opt=seccomp=unconfined",
-        "--security-opt=systempaths=unconfined",
-        "--security-opt=apparmor=unconfined",
-        "--device=/dev/net/tun",
-    ];
-    let container = as_user(unprivileged().flags(flags)).ready(&[]);
+    let spec = unprivileged()
+        .flags(ROOTLESS_FLAGS.concat())
+        .flags(["--security-opt=apparmor=unconfined"]);
+    let container = as_user(spec).ready(&[]);
     container.load_busybox();
     assert_eq!(container.inner(&[], &["echo", "hi"]), "hi");
 }
