@@ -381,7 +381,7 @@ fn githubs_and_giteas_jobs_run() {
 }
 
 /// A container of a pod, as a kubelet starts it: privileged ones are in the host's cgroup
-/// namespace.
+/// namespace. No pod of docker's has a user namespace, which `hostUsers: false` would give it.
 /// `volumes` are those of the pod, with the name or the path that docker mounts.
 fn pods_container(container: &Value, volumes: &[(String, String)]) -> Spec {
     let privileged = container.pointer("/securityContext/privileged") == Some(&Value::Bool(true));
@@ -406,7 +406,41 @@ fn pods_container(container: &Value, volumes: &[(String, String)]) -> Spec {
         };
         spec = spec.flags(["-v".to_owned(), format!("{source}:{target}{mode}")]);
     }
+    let context = &container["securityContext"];
+    for (list, flag) in [("/drop", "--cap-drop"), ("/add", "--cap-add")] {
+        let names = words(&context["capabilities"], list);
+        spec = spec.flags(names.iter().map(|name| format!("{flag}={name}")));
+    }
+    for (pointer, value, flag) in [
+        (
+            "/allowPrivilegeEscalation",
+            json!(false),
+            "no-new-privileges",
+        ),
+        ("/procMount", json!("Unmasked"), "systempaths=unconfined"),
+        (
+            "/appArmorProfile/type",
+            json!("Unconfined"),
+            "apparmor=unconfined",
+        ),
+        // What the kubelet finds in its directory.
+        (
+            "/seccompProfile/localhostProfile",
+            json!("dind.json"),
+            "seccomp=dind.json",
+        ),
+    ] {
+        if context.pointer(pointer) == Some(&value) {
+            spec = spec.flags(["--security-opt", flag]);
+        }
+    }
+    if let Some(user) = context["runAsUser"].as_u64() {
+        spec = spec.flags([format!("--user={user}")]);
+    }
     if let Some(limits) = container.pointer("/resources/limits") {
+        if limits["squat.ai/tun"] == 1 {
+            spec = spec.flags(["--device=/dev/net/tun"]);
+        }
         // Docker writes 2Gi as 2G.
         let memory = text(limits, "/memory").trim_end_matches('i');
         spec = spec.flags(["--memory", memory]);
@@ -479,18 +513,22 @@ fn run_pod_on(spec: &Value, job: &str, user: &str, host: &[(String, String)], pa
 
     // No TCP: the pod's address is every pod's to reach.
     dind.not_logged(&["docker is ready", "tcp://"]);
-    let (_, data) = &own[0];
+    // An engine in a user namespace may write to what is its own, which the data root is.
+    let is_privileged = sidecar["securityContext"]["privileged"] == true;
+    let (kept, bind, file) = match is_privileged {
+        true => ("socket", "/run/dind:/out", "/out/end"),
+        false => ("data", "out:/out", "/out/volumes/out/_data/end"),
+    };
+    let kept = own.iter().find(|(name, _)| name == kept);
+    let (_, kept) = kept.expect("the pod has that volume");
     let long = "trap 'echo in order >/out/end; exit' TERM; echo up; while :; do sleep 0.1; done";
-    let bind = "/run/dind:/out";
     let run = ["docker", "-H", host, "run", "--detach", "--volume", bind];
     let inner = dind.text(&[&run[..], &["busybox", "sh", "-c", long]].concat());
     dind.wait_until(&format!("docker -H {host} logs {inner} | grep -q up"));
     let grace = spec["terminationGracePeriodSeconds"].to_string();
     dind.docker(&["stop", "--time", &grace]).exited(0);
     assert_eq!(dind.inspect("{{.State.ExitCode}}"), "0");
-    let end = unprivileged()
-        .flags(data.on("/out"))
-        .run(&["cat", "/out/end"]);
+    let end = unprivileged().flags(kept.on("/out")).run(&["cat", file]);
     assert_eq!(end.text(), "in order");
 }
 
@@ -498,6 +536,14 @@ fn run_pod_on(spec: &Value, job: &str, user: &str, host: &[(String, String)], pa
 fn a_pod_has_an_engine_beside_its_job() {
     let pod = &documents(include_str!("../recipes/kubernetes-pod.yaml"))[0];
     run_pod(&pod["spec"], "job", "root");
+}
+
+/// With what the file says and no more: its engine says that it is in a user namespace.
+#[test]
+fn a_pod_without_privileges_has_an_engine_beside_its_job() {
+    let pod = &documents(include_str!("../recipes/kubernetes-rootless-pod.yaml"))[0];
+    let says = ["rootless: the engine runs in a user namespace"];
+    run_pod_on(&pod["spec"], "job", "1000", &[], &says);
 }
 
 #[test]
@@ -598,37 +644,98 @@ fn composes_runners_begin_with_one_store() {
     }
 }
 
-/// A service as a runner's docker executor starts it: with the volumes and the environment that
-/// `config.toml` has for all of them.
-#[test]
-fn gitlabs_services_begin_with_the_store_of_their_host() {
+/// The first runner of a `config.toml`.
+fn runner(toml: &str) -> Value {
     const CONVERT: &str =
         "import json, sys, tomllib; json.dump(tomllib.load(sys.stdin.buffer), sys.stdout)";
     let scratch = Scratch::new();
-    let toml = include_str!("../recipes/gitlab-runner-store.toml");
     let runner = unprivileged()
         .image(&lab("DIND_LAB_TOOLS"))
         .run_with_stdin(&scratch.file("toml", toml), &["python", "-c", CONVERT])
         .text();
     let runner: Value = serde_json::from_str(&runner).expect("Python writes JSON");
-    let runner = &runner["runners"][0];
+    runner["runners"][0].clone()
+}
+
+/// A service as a runner's docker executor starts it: with the volumes and the environment that
+/// `config.toml` has for all of them.
+#[test]
+fn gitlabs_services_begin_with_the_store_of_their_host() {
+    let runner = runner(include_str!("../recipes/gitlab-runner-store.toml"));
     assert_eq!(runner["docker"]["privileged"], true);
     let stores = Volume::new();
     save(&stores, &[], "docker load --quiet").exited(0);
     let certificates = Volume::new();
     let mut service = dind();
-    for mount in words(runner, "/docker/volumes") {
+    for mount in words(&runner, "/docker/volumes") {
         service = match mount.split_once(':') {
             Some((_, target)) => service.flags(stores.on(target)),
             None => service.flags(certificates.on(mount)),
         };
     }
-    for variable in words(runner, "/environment") {
+    for variable in words(&runner, "/environment") {
         service = service.flags(["-e", variable]);
     }
     let service = service.ready(&[]);
     service.logged(&["store /stores/main: generation 1, 1 images, "]);
     assert_eq!(service.inner(&[], &["echo", "inside"]), "inside");
+}
+
+/// The engine by the command of the file, and a job as the runner's docker executor starts it.
+#[test]
+fn gitlabs_jobs_without_privileges_have_an_engine_without_privileges() {
+    let file = include_str!("../recipes/gitlab-runner-rootless.toml");
+    let command = file
+        .lines()
+        .find_map(|line| line.strip_prefix("#   docker run -d --restart always --name docker "));
+    let network = Network::new();
+    let (certificates, data) = (Volume::new(), Volume::new());
+    let named = |word: &str| {
+        let word = match word {
+            "ci" => &network.name,
+            "seccomp=/etc/dind.json" => "seccomp=dind.json",
+            word => word,
+        };
+        word.replace("ci-certificates:", &format!("{}:", certificates.name()))
+            .replace("ci-data:", &format!("{}:", data.name()))
+    };
+    let flags = command.and_then(|command| command.strip_suffix(" dind"));
+    let flags = flags
+        .expect("the file has the command")
+        .split(' ')
+        .map(named);
+    let engine = unprivileged()
+        .flags(flags)
+        .flags([
+            "--network-alias=docker",
+            "--security-opt=apparmor=unconfined",
+        ])
+        .ready(&[]);
+    engine.logged(&["rootless: the engine runs in a user namespace"]);
+    load_busybox(&engine, SOCKET);
+
+    let runner = runner(file);
+    assert_eq!(runner["docker"]["privileged"], false);
+    let mut job = unprivileged();
+    for (pointer, flag) in [
+        ("/environment", "--env"),
+        ("/docker/volumes", "--volume"),
+        ("/docker/security_opt", "--security-opt"),
+        ("/docker/cap_drop", "--cap-drop"),
+    ] {
+        for word in words(&runner, pointer) {
+            job = job.flags([flag.to_owned(), named(word)]);
+        }
+    }
+    let network = named(text(&runner, "/docker/network_mode"));
+    let recipe = &documents(include_str!("../recipes/gitlab-ci.yml"))[0];
+    let script = words(recipe, "/.job/script").join("\n");
+    let scratch = Scratch::new();
+    let script = scratch.file("script", &format!("set -e\n{script}\n"));
+    let output = job
+        .flags(["--network".to_owned(), network])
+        .run_with_stdin(&script, &["sh"]);
+    assert_eq!(output.text(), PRINTED);
 }
 
 /// What the CLI of devcontainers has made.
@@ -752,6 +859,7 @@ fn every_file_holds_against_the_schema_of_its_format() {
         (GITHUB, "/workflows/ci.yml", ("runs-on:", "run-on:")),
         (GITHUB, "/workflows/release.yml", ("runs-on:", "run-on:")),
         (KUBERNETES, "/recipes/kubernetes-pod.yaml", probes),
+        (KUBERNETES, "/recipes/kubernetes-rootless-pod.yaml", probes),
         (KUBERNETES, "/recipes/kubernetes-cache.yaml", probes),
         (KUBERNETES, "/recipes/kubernetes-store.yaml", probes),
         (KUBERNETES, "/recipes/jenkins.json", probes),
