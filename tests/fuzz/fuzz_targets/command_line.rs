@@ -6,6 +6,7 @@
 
 use dind::facts::capabilities::{Capabilities, CapabilitySet};
 use dind::facts::client::ClientFacts;
+use dind::facts::rootless::{Account, Device, Extent, Range, Rootless};
 use dind::facts::surroundings::{SocketState, Stdin, Surroundings};
 use dind::input::config::Config;
 use dind::input::request::{self, Request};
@@ -43,12 +44,18 @@ fuzz_target!(|data: &[u8]| {
         SocketState::Mounted { live: true },
         SocketState::Mounted { live: false },
     ];
-    for effective in [CapabilitySet::ALL, CapabilitySet::NONE] {
-        let cap_sys_admin = effective == CapabilitySet::ALL;
+    // With the container's rights, in a user namespace as an ordinary user, and in neither.
+    for (effective, facts) in [
+        (CapabilitySet::ALL, None),
+        (CapabilitySet::NONE, Some(rootless())),
+        (CapabilitySet::NONE, None),
+    ] {
+        let is_prepared = effective == CapabilitySet::ALL;
+        let may_start = is_prepared || (facts.is_some() && config.rootless != Some(false));
         for socket_state in states {
             for stdin in [Stdin::Terminal, Stdin::Null, Stdin::Other] {
                 let surroundings = Surroundings {
-rootless: None,
+                    rootless: facts.clone(),
                     stdin,
                     capabilities: Capabilities {
                         effective,
@@ -63,18 +70,18 @@ rootless: None,
                 };
                 match role {
                     Role::Serve(serve) => {
-                        assert!(cap_sys_admin && socket_state == SocketState::Free);
+                        assert!(may_start && socket_state == SocketState::Free);
                         let words: Vec<_> = serve.arguments.words().cloned().collect();
                         let line = words.strip_prefix(config.daemon_arguments.as_slice());
                         assert!(line.is_some_and(|line| start.arguments.ends_with(line)));
                         assert!(start.arguments.ends_with(&serve.ignored));
                     }
                     Role::Session { command, .. } => {
-                        assert!(cap_sys_admin && socket_state == SocketState::Free);
+                        assert!(may_start && socket_state == SocketState::Free);
                         assert_eq!(command, start.arguments);
                     }
                     Role::Prepare { command } => {
-                        assert!(cap_sys_admin);
+                        assert!(is_prepared);
                         assert_eq!(command, start.arguments);
                     }
                     Role::Client { command } => {
@@ -90,6 +97,40 @@ rootless: None,
         }
     }
 });
+
+/// All that is needed of a container for an ordinary user.
+fn rootless() -> Rootless {
+    let ids = vec![Extent {
+        inside: 0,
+        outside: 0,
+        count: u32::MAX,
+    }];
+    let given = vec![Range {
+        first: 100_000,
+        count: 65_536,
+    }];
+    Rootless {
+        account: Account {
+            name: Some("rootless".into()),
+            user: 1000,
+            group: 1000,
+        },
+        uid_map: ids.clone(),
+        gid_map: ids,
+        subuids: given.clone(),
+        subgids: given,
+        denied: Vec::new(),
+        masked: None,
+        apparmor: None,
+        settings: Vec::new(),
+        tun: Device::Open,
+        fuse: Device::Missing,
+        no_new_privileges: false,
+        slirp4netns: Some("/usr/bin/slirp4netns".into()),
+        map_programs: Some(["/usr/bin/newuidmap".into(), "/usr/bin/newgidmap".into()]),
+        own_home: true,
+    }
+}
 
 fn client(command: &[std::ffi::OsString], config: &Config) {
     for (docker, certificates) in [(true, true), (true, false), (false, false)] {

@@ -21,6 +21,7 @@ use dind::facts::mountinfo::MountTable;
 use dind::facts::netfilter::{Forwarding, LegacyPrograms, Netfilter, NfTables};
 use dind::facts::network::{Networks, resolver_words, resolvers, routes};
 use dind::facts::programs::{InformFacts, Programs};
+use dind::facts::rootless::{Account, Device, Rootless, extents, ranges};
 use dind::facts::storage::{Contents, DataRoot, Filesystem};
 use dind::facts::surroundings::{SocketState, Stdin, Surroundings};
 use dind::input::config::Config;
@@ -28,6 +29,7 @@ use dind::input::dockerd_arguments::DockerdArguments;
 use dind::input::request::{self, Request};
 use dind::plan::action::Action;
 use dind::plan::inputs::Inputs;
+use dind::plan::listener::Listener;
 use dind::plan::outcome::{Outcome, Plan};
 use dind::plan::role::{self, Role, Serve};
 use dind::plan::{self, client, inform, prepare};
@@ -49,8 +51,10 @@ fuzz_target!(|text: &str| {
     let Ok(Request::Start(start) | Request::Plan(start)) = request::request(&config) else {
         return;
     };
+    // An engine in a user namespace, where the input has the ids of this one.
+    let ids = sections.get("/proc/self/uid_map");
     let surroundings = Surroundings {
-rootless: None,
+        rootless: ids.map(|ids| rootless(ids, section("/etc/subuid"))),
         stdin: Stdin::Null,
         capabilities: Capabilities {
             effective: CapabilitySet::ALL,
@@ -143,6 +147,7 @@ rootless: None,
             neighbour: observed.contains("link docker0"),
             hosts: false,
             own_bridge: "dind-00000000".into(),
+            needs_ports_api: observed.contains("asks for published ports\n"),
         },
         netfilter: Netfilter {
             legacy_in_use: !section("/proc/net/ip_tables_names").is_empty(),
@@ -200,6 +205,35 @@ rootless: None,
     lines_are_ours(&plan);
 });
 
+/// All that is needed, with these ids.
+fn rootless(ids: &str, subids: &str) -> Rootless {
+    let account = Account {
+        name: Some("rootless".into()),
+        user: 1000,
+        group: 1000,
+    };
+    Rootless {
+        uid_map: extents(ids),
+        gid_map: extents(ids),
+        subuids: ranges(subids, &account),
+        subgids: ranges(subids, &account),
+        account,
+        denied: Vec::new(),
+        masked: None,
+        apparmor: None,
+        settings: Vec::new(),
+        tun: Device::Closed {
+            mode: 0o600,
+            own: true,
+        },
+        fuse: Device::Missing,
+        no_new_privileges: true,
+        slirp4netns: Some("/usr/bin/slirp4netns".into()),
+        map_programs: None,
+        own_home: true,
+    }
+}
+
 /// Everything is where dind has business, or where the user sent it.
 fn stays_in_place(plan: &Plan, inputs: Inputs<'_>) {
     let is_below = |path: &Path, top: &str| {
@@ -209,7 +243,20 @@ fn stays_in_place(plan: &Plan, inputs: Inputs<'_>) {
         plain && path.starts_with(top)
     };
     let is_mounted = |path: &Path| inputs.facts.container.mounts.at(path).is_some();
-    for step in plan.changes() {
+    let is_rootless = inputs.surroundings.rootless.is_some();
+    let is_listener = |path: &Path| match &plan.outcome {
+        Outcome::Supervise(engine) => {
+            let mut paths = engine.listeners.iter().filter_map(Listener::unix_path);
+            paths.any(|listener| listener == path)
+        }
+        Outcome::Become { .. } => false,
+    };
+    let inside = match &plan.outcome {
+        Outcome::Supervise(engine) => engine.namespaces.as_ref(),
+        Outcome::Become { .. } => None,
+    };
+    let inside = inside.map_or(&[][..], |namespaces| &namespaces.steps);
+    for step in plan.changes().chain(inside) {
         let fine = match &step.action {
             Action::Mount { target, fstype, .. } => match fstype.as_str() {
                 "cgroup" | "cgroup2" => is_below(target, CGROUP_ROOT),
@@ -230,11 +277,30 @@ fn stays_in_place(plan: &Plan, inputs: Inputs<'_>) {
             Action::Directory { path, .. } => {
                 is_below(path, CGROUP_ROOT)
                     || is_below(path, "/run/dind")
+                    || (is_rootless && path == Path::new("/etc/docker"))
                     || path.starts_with(&inputs.options.data_root)
                     || path.starts_with(&inputs.options.exec_root)
             }
             Action::Set { path, .. } => path.starts_with("/proc/sys/net"),
-            Action::Write { path, .. } => path.starts_with(&inputs.options.exec_root),
+            Action::Write { path, .. } => {
+                path.starts_with(&inputs.options.exec_root) || is_below(path, "/run/dind")
+            }
+            Action::Bind { source, target } => {
+                is_rootless
+                    && is_below(source, "/run/dind")
+                    && target == Path::new("/etc/resolv.conf")
+            }
+            Action::CopyUp { path, .. } => {
+                is_rootless && ["/run", "/etc/docker"].map(Path::new).contains(&path.as_path())
+            }
+            Action::Give { path, .. } => {
+                is_rootless
+                    && (*path == inputs.facts.data_root.path
+                        || is_listener(path)
+                        || ["/dev/net/tun", "/dev/fuse", "/root"]
+                            .map(Path::new)
+                            .contains(&path.as_path()))
+            }
             Action::Lock { path } => *path == inputs.facts.data_root.path,
             Action::Remove { path } => inputs.facts.stale.contains(path),
             Action::RemoveTree { path } => inputs.facts.exec_root.stale.contains(path),

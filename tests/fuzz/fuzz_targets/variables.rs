@@ -28,6 +28,11 @@ fuzz_target!(|data: &[u8]| {
         assert_eq!(again.check(|_| true), Ok(()));
         assert_eq!(again.daemon_arguments, config.daemon_arguments);
     }
+    let flags = [("DOCKERD_ROOTLESS_ROOTLESSKIT_FLAGS".into(), value.clone().into())];
+    let config = Config::read([], flags);
+    for published in &config.rootlesskit.published {
+        assert!(published.port > 0 && published.inside > 0 && value.contains(&published.text));
+    }
     let config = Config::read(["dind".into()], environment(data));
     let allowed = Duration::from_millis(100)..=Duration::from_secs(86_400);
     assert!(allowed.contains(&config.stop_timeout));
