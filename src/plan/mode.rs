@@ -558,7 +558,7 @@ pub mod tests {
     #[test]
     fn each_thing_that_is_missing_has_a_name_and_a_flag() {
         type Change = fn(&mut Rootless);
-        let changes: [(Change, &str, &str); 8] = [
+        let changes: [(Change, &str, &str); 10] = [
             (
                 |facts| facts.denied = vec!["unshare", "mount"],
                 "rootless-seccomp",
@@ -598,6 +598,21 @@ pub mod tests {
                 |facts| facts.settings = vec![("user.max_user_namespaces".into(), "0".into())],
                 "rootless-setting",
                 "sysctl -w user.max_user_namespaces=15000",
+            ),
+            (
+                |facts| {
+                    facts.settings = vec![("kernel.unprivileged_userns_clone".into(), "0".into())];
+                },
+                "rootless-setting",
+                "sysctl -w kernel.unprivileged_userns_clone=1",
+            ),
+            (
+                |facts| {
+                    let name = "kernel.apparmor_restrict_unprivileged_userns";
+                    facts.settings = vec![(name.into(), "1".into())];
+                },
+                "rootless-setting",
+                "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0",
             ),
             (
                 |facts| facts.uid_map = vec![extent(0, 1000, 1)],
