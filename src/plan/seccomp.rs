@@ -129,7 +129,8 @@ const PERSONALITIES: [u32; 5] = [0, 0x8, 0x2_0000, 0x2_0008, u32::MAX];
 pub const ADDITIONS: [(&str, &str); 9] = [
     (
         "chroot",
-        "dockerd and BuildKit unpack layers in it; Docker allows it with CAP_SYS_CHROOT only",
+        "inner containers, and dockerd 20.10, which unpacks layers in it; Docker allows it with \
+         CAP_SYS_CHROOT only",
     ),
     ("clone", "runc makes the namespaces of containers"),
     (
