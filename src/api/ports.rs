@@ -9,10 +9,6 @@ use serde_json::{Value, json};
 /// The version of rootlesskit's API that is served: `Version` in its pkg/api/api.go.
 const API_VERSION: &str = "1.1.1";
 
-/// The target of a request for a port that is free again when the connection ends: the client need
-/// not live to say so.
-pub const WHILE_CONNECTED: &str = "/v1/ports?while=connected";
-
 /// The status of the answer where IPv6 is asked for and there is none outside.
 pub const NO_IPV6: u16 = 501;
 

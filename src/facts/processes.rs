@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::str::FromStr;
 
 use nix::unistd::Pid;
 
@@ -75,12 +76,24 @@ pub fn child(supervisor: i32, name: &str) -> Option<i32> {
     pids.find(|pid| parent(*pid) == Some(supervisor) && self::name(*pid) == name)
 }
 
-/// The pid of a process's parent. The name in `/proc/PID/stat` can contain any character, also
-/// `)`, so the fields are counted from the last `)`: proc_pid_stat(5).
+/// The pid of a process's parent.
 pub fn parent(pid: i32) -> Option<i32> {
+    field(pid, 4)
+}
+
+/// When a process was started, in ticks since the start of the system. With the pid, it tells the
+/// process from every other one.
+pub fn started(pid: i32) -> Option<u64> {
+    field(pid, 22)
+}
+
+/// A field of `/proc/PID/stat` after the second, the name. That can contain any character, also `)`,
+/// so the fields are counted from the last `)`: proc_pid_stat(5).
+fn field<T: FromStr>(pid: i32, number: usize) -> Option<T> {
     let stat = read::kernel(format!("/proc/{pid}/stat")).ok()?;
     let (_, fields) = stat.rsplit_once(") ")?;
-    fields.split(' ').nth(1)?.parse().ok()
+    let place = number.checked_sub(3)?;
+    fields.split(' ').nth(place)?.parse().ok()
 }
 
 #[cfg(test)]
@@ -91,5 +104,15 @@ mod tests {
     fn finds_the_parent_of_a_process() {
         let own = i32::try_from(std::process::id()).ok();
         assert_eq!(own.and_then(parent), Some(nix::unistd::getppid().as_raw()));
+    }
+
+    #[test]
+    fn a_process_was_started_after_its_parent() {
+        let own = i32::try_from(std::process::id()).ok();
+        let (own, parent) = (
+            own.and_then(started),
+            own.and_then(parent).and_then(started),
+        );
+        assert!(parent.is_some() && parent <= own, "{parent:?} {own:?}");
     }
 }

@@ -1,13 +1,13 @@
 //! `rootlesskit-docker-proxy`: publishes a port by the API of `helpers::ports`, and becomes
 //! docker-proxy. dockerd 20.10 and 26.1 execute it; from 28 on dockerd asks the API itself.
 //!
-//! The port is held by the connection to the API, which stays open in docker-proxy, and so is free
-//! again whenever and however that one ends.
+//! This process holds the port, and so docker-proxy does: it is free again whenever and however that
+//! one ends.
 
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::RawFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use serde_json::Value;
 use tracing::warn;
 
 use crate::api::answer::Answer;
-use crate::api::ports::{NO_IPV6, Protocol, Spec, WHILE_CONNECTED};
+use crate::api::ports::{NO_IPV6, Protocol, Spec};
 use crate::input::docker_proxy::Proxy;
 use crate::messages::fault::Fault;
 use crate::messages::remedy::Remedy;
@@ -58,7 +58,7 @@ pub fn publish(proxy: &Proxy, environment: &[(OsString, OsString)]) -> Result<Ne
     let state = environment.iter().find(|(name, _)| name == STATE);
     let (_, state) = state.with_context(|| format!("{STATE} is not set"))?;
     let api = Path::new(state).join("api.sock");
-    let (status, answer, connection) = ask(&api, &spec)
+    let (status, answer) = ask(&api, &spec)
         .with_context(|| format!("cannot publish a port by {}", api.display()))
         .remedy("see the log of dind")?;
     let message = answer.get("message").and_then(Value::as_str);
@@ -73,9 +73,6 @@ pub fn publish(proxy: &Proxy, environment: &[(OsString, OsString)]) -> Result<Ne
         (_, Some(message)) => bail!("{message}"),
         (status, None) => bail!("{} answered with status {status}", api.display()),
     }
-    // It has to outlive this program, so its descriptor has no FD_CLOEXEC: dup(2).
-    let kept: OwnedFd = nix::unistd::dup(connection.as_fd())?;
-    let _ = kept.into_raw_fd();
     let name = OsString::from("docker-proxy");
     Ok(Next::Become(
         [name].into_iter().chain(proxy.inside()).collect(),
@@ -94,15 +91,14 @@ fn leave_out(proxy: &Proxy, reason: &str) -> Next {
     Next::Nothing
 }
 
-/// Sends the request. Returns the status of the answer, its content, and the connection, which holds
-/// the port.
-fn ask(api: &Path, spec: &Spec) -> Result<(u16, Value, UnixStream)> {
+/// Sends the request. Returns the status of the answer, and its content.
+fn ask(api: &Path, spec: &Spec) -> Result<(u16, Value)> {
     let mut stream = UnixStream::connect(api)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     let content = spec.json().to_string();
     let request = format!(
-        "POST {WHILE_CONNECTED} HTTP/1.1\r\nHost: dind\r\nContent-Type: application/json\r\n\
+        "POST /v1/ports HTTP/1.1\r\nHost: dind\r\nContent-Type: application/json\r\n\
          Content-Length: {}\r\n\r\n{content}",
         content.len()
     );
@@ -118,7 +114,7 @@ fn ask(api: &Path, spec: &Spec) -> Result<(u16, Value, UnixStream)> {
     }
     let status = answer.status().unwrap_or_default();
     let content = serde_json::from_slice(&content).unwrap_or_default();
-    Ok((status, content, stream))
+    Ok((status, content))
 }
 
 /// Returns the environment with the place of the API: that of this program, by whose path a dockerd has

@@ -5,12 +5,14 @@
 
 #![expect(unsafe_code, reason = "system calls that no safe interface offers")]
 
+use std::os::fd::{OwnedFd, RawFd};
+
 use nix::errno::Errno;
 use nix::libc;
 use nix::unistd::{ForkResult, Pid};
 
 use super::end::End;
-use super::log;
+use super::{descriptors, log};
 
 /// Forks this process: fork(2). The lines of the log that wait stay the parent's. The error is
 /// EAGAIN at a limit on processes, or ENOMEM.
@@ -62,6 +64,17 @@ pub fn kill(pid: Pid, signal: i32) -> nix::Result<()> {
         Ok(_) | Err(Errno::ESRCH) => Ok(()),
         Err(error) => Err(error),
     }
+}
+
+/// A descriptor of a process, which is readable when that has ended: pidfd_open(2), ENOSYS before
+/// Linux 5.3.
+pub fn descriptor(pid: Pid) -> nix::Result<OwnedFd> {
+    // SAFETY: takes two integers and touches no memory.
+    let opened = unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) };
+    let number = Errno::result(opened)?;
+    Ok(descriptors::own(
+        RawFd::try_from(number).map_err(|_| Errno::EBADF)?,
+    ))
 }
 
 /// Ends a forked child with `status`, without destructors and exit handlers: _exit(2). Its last

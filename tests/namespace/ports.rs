@@ -15,7 +15,7 @@ use std::process::{Command, Stdio};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use dind::api::ports::{Info, WHILE_CONNECTED};
+use dind::api::ports::Info;
 use dind::helpers::ports::{self, IDLE, Service};
 use dind::sys::process;
 use nix::libc;
@@ -43,6 +43,7 @@ struct Ports {
     api: PathBuf,
     outer: File,
     inner: File,
+    listener: UnixListener,
     /// The binder.
     pid: Pid,
 }
@@ -70,34 +71,23 @@ impl Ports {
     ) -> Self {
         let api = scratch().join("api.sock");
         let listener = UnixListener::bind(&api).unwrap();
-        let info = Info {
-            state: "/mnt".into(),
-            child: 1,
-            network: "slirp4netns",
-            address: None,
-        };
-        match process::fork().unwrap() {
-            ForkResult::Child => {
-                prctl::set_pdeathsig(Signal::SIGKILL).unwrap();
-                if let Some(files) = files {
-                    setrlimit(Resource::RLIMIT_NOFILE, files, files).unwrap();
-                }
-                let service = Service {
-                    api: listener.as_fd(),
-                    info,
-                    idle,
-                };
-                let error = ports::run(service, enter).unwrap_err();
-                eprintln!("{error:?}");
-                process::exit_child(7)
-            }
-            ForkResult::Parent { child } => Self {
-                api,
-                outer,
-                inner,
-                pid: child,
-            },
+        let pid = serve(&listener, idle, files, enter);
+        Self {
+            api,
+            outer,
+            inner,
+            listener,
+            pid,
         }
+    }
+
+    /// Another service in the place of one that has ended.
+    fn serve_again(&mut self) {
+        let target = self.inner.try_clone().unwrap();
+        let enter = move || setns(target, CloneFlags::CLONE_NEWNET);
+        self.pid = serve(&self.listener, IDLE, None, enter);
+        // Its first answer comes after that.
+        self.ask("GET", "/v1/info", "");
     }
 
     /// Does something inside.
@@ -153,6 +143,38 @@ impl Drop for Ports {
     fn drop(&mut self) {
         let _ = kill(self.pid, Signal::SIGKILL);
         let _ = waitpid(self.pid, None);
+    }
+}
+
+/// Forks a service of this API. Returns its pid.
+fn serve(
+    listener: &UnixListener,
+    idle: Duration,
+    files: Option<u64>,
+    enter: impl FnOnce() -> nix::Result<()>,
+) -> Pid {
+    let info = Info {
+        state: "/mnt".into(),
+        child: 1,
+        network: "slirp4netns",
+        address: None,
+    };
+    match process::fork().unwrap() {
+        ForkResult::Child => {
+            prctl::set_pdeathsig(Signal::SIGKILL).unwrap();
+            if let Some(files) = files {
+                setrlimit(Resource::RLIMIT_NOFILE, files, files).unwrap();
+            }
+            let service = Service {
+                api: listener.as_fd(),
+                info,
+                idle,
+            };
+            let error = ports::run(service, enter).unwrap_err();
+            eprintln!("{error:?}");
+            process::exit_child(7)
+        }
+        ForkResult::Parent { child } => child,
     }
 }
 
@@ -527,37 +549,98 @@ fn a_deleted_port_ends_its_connections() {
     });
 }
 
-/// As `rootlesskit-docker-proxy` asks for it: docker-proxy need not live to give it back.
+/// A process that has published a port, and lives until this value ends.
+struct Asker(Pid);
+
+impl Drop for Asker {
+    fn drop(&mut self) {
+        kill(self.0, Signal::SIGKILL).unwrap();
+        waitpid(self.0, None).unwrap();
+    }
+}
+
+/// Has a process of its own publish a port.
+fn ask_as_another(ports: &Ports, content: &str) -> Asker {
+    let (mut told, tell) = UnixStream::pair().unwrap();
+    match process::fork().unwrap() {
+        ForkResult::Child => {
+            prctl::set_pdeathsig(Signal::SIGKILL).unwrap();
+            drop(told);
+            let (status, answer) = ports.ask("POST", "/v1/ports", content);
+            assert_eq!(status, 201, "{answer}");
+            (&tell).write_all(b"1").unwrap();
+            loop {
+                nix::unistd::pause();
+            }
+        }
+        ForkResult::Parent { child } => {
+            drop(tell);
+            told.read_exact(&mut [0]).unwrap();
+            Asker(child)
+        }
+    }
+}
+
+/// However the process ends that has asked for it, and as soon as its parent knows.
 #[test]
-fn a_port_that_is_held_is_free_with_the_end_of_the_connection() {
+fn a_port_is_free_with_the_end_of_who_asked_for_it() {
     inside(
-        "ports::a_port_that_is_held_is_free_with_the_end_of_the_connection",
+        "ports::a_port_is_free_with_the_end_of_who_asked_for_it",
         || {
             let ports = Ports::new(IDLE);
             let child = at(loopback(4), 80);
             let content = spec("tcp4", at(any(4), 8000), child);
-            let hold = || {
-                let mut stream = UnixStream::connect(&ports.api).unwrap();
-                stream.set_read_timeout(Some(DEADLINE)).unwrap();
-                let request = request("POST", WHILE_CONNECTED, &content);
-                stream.write_all(&request).unwrap();
-                let mut answer = [0; 1024];
-                let count = stream.read(&mut answer).unwrap();
-                let answer = String::from_utf8_lossy(&answer[..count]).into_owned();
-                let (status, answer) = parsed(&answer);
-                assert_eq!(status, 201, "{answer}");
-                (stream, answer["id"].as_u64().unwrap())
-            };
             for _ in 0..200 {
-                // The next one comes as soon as the last has gone.
-                let (stream, _) = hold();
-                drop(stream);
+                drop(ask_as_another(&ports, &content));
             }
-            let (mut stream, id) = hold();
+            let other = ask_as_another(&ports, &content);
+            let own = ports.publish("udp4", at(any(4), 8000), child);
             connect(at(loopback(4), 8000));
-            ports.delete(id);
-            assert_eq!(stream.read(&mut [0]).unwrap(), 0);
-            assert_eq!(ports.ask("GET", "/v1/ports", ""), (200, json!([])));
+            drop(other);
+            let (_, listed) = ports.ask("GET", "/v1/ports", "");
+            assert_eq!(listed[0]["id"].as_u64(), Some(own), "{listed}");
+            assert_eq!(listed.as_array().unwrap().len(), 1, "{listed}");
+        },
+    );
+}
+
+/// Another server in the place of one that was killed publishes what it had, under the same ids, but for
+/// the ports of who has ended meanwhile.
+#[test]
+fn another_server_has_the_ports_of_the_one_before() {
+    inside(
+        "ports::another_server_has_the_ports_of_the_one_before",
+        || {
+            let mut ports = Ports::new(IDLE);
+            let child = at(CONTAINER, 80);
+            let listener = ports.inside(|| TcpListener::bind(child).unwrap());
+            mirror(ports.inside(|| UdpSocket::bind(child).unwrap()));
+            let removed = ports.publish("tcp4", at(any(4), 7999), child);
+            let connections = ports.publish("tcp4", at(any(4), 8000), child);
+            ports.publish("udp6", at(any(6), 8000), child);
+            ports.delete(removed);
+            let gone = ask_as_another(&ports, &spec("tcp4", at(any(4), 8001), child));
+            for of_server in [true, false] {
+                let killed = if of_server { ports.server() } else { ports.pid };
+                kill(killed, Signal::SIGKILL).unwrap();
+                waitpid(ports.pid, None).unwrap();
+                ports.serve_again();
+                connect(at(SECOND, 8000));
+                drop(accept(&listener));
+                session(&datagrams(loopback(6), at(loopback(6), 8000)), b"query");
+            }
+            connect(at(SECOND, 8001));
+            kill(ports.server(), Signal::SIGKILL).unwrap();
+            waitpid(ports.pid, None).unwrap();
+            drop(gone);
+            ports.serve_again();
+            let (_, listed) = ports.ask("GET", "/v1/ports", "");
+            assert_eq!(listed.as_array().unwrap().len(), 2, "{listed}");
+            assert_eq!(listed[0]["id"].as_u64(), Some(connections), "{listed}");
+            ports.delete(connections);
+            // A number that was used is not used again.
+            let next = ports.publish("tcp4", at(any(4), 8000), child);
+            assert!(next > connections + 1, "{next}");
         },
     );
 }
@@ -741,7 +824,8 @@ fn the_two_processes_end_with_each_other() {
         kill(ports.server(), Signal::SIGKILL).unwrap();
         assert_eq!(
             waitpid(ports.pid, None).unwrap(),
-            WaitStatus::Exited(ports.pid, 7)
+            // As the server has ended, so that it is known what to do about it.
+            WaitStatus::Signaled(ports.pid, Signal::SIGKILL, false)
         );
 
         let ports = Ports::new(IDLE);

@@ -4,7 +4,7 @@
 //! Two processes. The server is inside, where the containers can be reached: it serves the API and
 //! passes on connections and datagrams, in one epoll(7) loop. The binder stays outside and binds
 //! what the server asks for, once for each published port; nothing that comes over the network
-//! passes through it. Each ends with the other.
+//! passes through it. Each ends with the other, and another pair publishes again what this one had.
 //!
 //! dockerd 28 asks the API itself (libnetwork/drivers/bridge/internal/rlkclient in moby). 20.10 and
 //! 26.1 execute `rootlesskit-docker-proxy` in the place of docker-proxy, which asks it:
@@ -15,16 +15,19 @@
 
 mod binder;
 mod datagrams;
+mod holder;
+mod kept;
 mod server;
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixListener;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow};
 use nix::sys::prctl;
-use nix::sys::signal::Signal;
-use nix::unistd::ForkResult;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{ForkResult, Pid};
 use tracing::warn;
 
 use crate::api::ports::Info;
@@ -74,14 +77,24 @@ pub fn run(service: Service<'_>, enter: impl FnOnce() -> nix::Result<()>) -> Res
             };
             process::exit_child(status.into())
         }
-        ForkResult::Parent { .. } => {
+        ForkResult::Parent { child } => {
             drop(inside);
             binder::serve(outside.as_fd())
                 .context("cannot bind published ports")
                 .remedy("see recvmsg(2)")?;
-            bail!("the server of published ports has ended");
+            end_as(child)
         }
     }
+}
+
+/// Ends this process by the signal that has ended its child, so that PID 1 sees that, and starts
+/// another. The error is another end, of which the child has said why.
+fn end_as(child: Pid) -> Result<()> {
+    let end = waitpid(child, None);
+    if let Ok(WaitStatus::Signaled(_, signal, _)) = end {
+        let _ = kill(Pid::this(), signal);
+    }
+    Err(anyhow!("the server of published ports has ended")).remedy("see the line before")
 }
 
 /// The server, until the binder has ended.

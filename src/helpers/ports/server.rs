@@ -8,6 +8,7 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -23,7 +24,9 @@ use tracing::{debug, warn};
 
 use super::binder;
 use super::datagrams::{self, Parties};
-use crate::api::ports::{Info, NO_IPV6, Protocol, Spec, WHILE_CONNECTED};
+use super::holder::Holder;
+use super::kept::Kept;
+use crate::api::ports::{Info, NO_IPV6, Protocol, Spec};
 use crate::api::request::{self, Request};
 use crate::helpers::flow::Flow;
 use crate::messages::fault::Fault;
@@ -54,6 +57,9 @@ const SESSIONS: usize = 4096;
 const CLIENTS: usize = 64;
 const REQUEST: Duration = Duration::from_secs(10);
 
+/// How long the end of the server before is waited for, which has the ports until then.
+const LAST_END: Duration = Duration::from_secs(10);
+
 /// How long nothing is accepted after accept(2) failed, as it does without descriptors.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -76,6 +82,8 @@ enum Key {
     Stream(u64),
     /// A client of UDP.
     Session(u64),
+    /// The process that holds a published port.
+    Holder(u64),
 }
 
 impl Key {
@@ -87,6 +95,7 @@ impl Key {
             Self::Port(id) => (3, id),
             Self::Stream(id) => (4, id),
             Self::Session(id) => (5, id),
+            Self::Holder(id) => (6, id),
         };
         (id << 3) | kind
     }
@@ -99,6 +108,7 @@ impl Key {
             3 => Self::Port(id),
             4 => Self::Stream(id),
             5 => Self::Session(id),
+            6 => Self::Holder(id),
             _ => Self::Binder,
         }
     }
@@ -145,9 +155,7 @@ struct Client {
     received: Vec<u8>,
     /// What is left to write of the answer.
     answer: Vec<u8>,
-    /// The port that is free again when this connection ends.
-    holds: Option<u64>,
-    /// When it is dropped; one that holds a port is not.
+    /// When it is dropped.
     until: Instant,
 }
 
@@ -156,8 +164,7 @@ struct Port {
     spec: Spec,
     socket: Bound,
     watch: Watch,
-    /// The client of the API that holds it.
-    holder: Option<u64>,
+    holder: Holder,
 }
 
 enum Bound {
@@ -261,6 +268,8 @@ pub struct Server<'a> {
     api_watch: Watch,
     binder: BorrowedFd<'a>,
     info: Info,
+    /// `None` where the list cannot be kept.
+    kept: Option<Kept>,
     idle: Duration,
     /// Whether there is IPv6 outside.
     ipv6: bool,
@@ -285,7 +294,8 @@ pub struct Server<'a> {
 }
 
 impl<'a> Server<'a> {
-    /// A server of this API. `binder` is the server's end.
+    /// A server of this API. `binder` is the server's end. Publishes what a server before it has
+    /// published.
     pub fn new(
         api: UnixListener,
         binder: BorrowedFd<'a>,
@@ -296,11 +306,13 @@ impl<'a> Server<'a> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)
             .context("cannot serve published ports")
             .remedy("raise the limit of open files")?;
+        let kept = Kept::in_directory(Path::new(&info.state));
         let mut server = Self {
             epoll,
             api,
             api_watch: Watch::default(),
             binder,
+            kept: kept.inspect_err(|error| not_kept(&info, error)).ok(),
             info,
             idle,
             ipv6: binder::has_ipv6(binder),
@@ -326,6 +338,7 @@ impl<'a> Server<'a> {
             })
             .context("cannot wait for requests of dockerd")
             .remedy("see epoll_ctl(2)")?;
+        server.publish_again();
         Ok(server)
     }
 
@@ -362,6 +375,7 @@ impl<'a> Server<'a> {
                 Key::Port(id) => self.advance_port(id, now),
                 Key::Stream(id) => self.advance_stream(id),
                 Key::Session(id) => self.advance_session(id, now),
+                Key::Holder(id) => self.free(id),
             }
         }
         if self.sweep.is_some_and(|at| at <= now) {
@@ -390,17 +404,16 @@ impl<'a> Server<'a> {
     /// Drops requests and sessions whose time is over. The next sweep is when one of those that are
     /// left may be, and not before.
     fn sweep(&mut self, now: Instant) {
-        self.clients
-            .retain(|_, client| client.holds.is_some() || now < client.until);
+        self.clients.retain(|_, client| now < client.until);
         let silent = self.sessions.iter();
         let silent = silent.filter(|(_, session)| session.moved + self.idle <= now);
         let silent: Vec<u64> = silent.map(|(id, _)| *id).collect();
         for id in silent {
             self.end_session(id);
         }
-        let requests = self.clients.values();
-        let requests = requests.filter(|client| client.holds.is_none());
-        self.sweep = requests
+        self.sweep = self
+            .clients
+            .values()
             .map(|client| client.until)
             .chain(
                 self.sessions
@@ -460,15 +473,9 @@ impl<'a> Server<'a> {
 
     // The API.
 
-    /// How many requests are in progress.
-    fn requests(&self) -> usize {
-        let clients = self.clients.values();
-        clients.filter(|client| client.holds.is_none()).count()
-    }
-
     /// Asks for new requests where there is room for one.
     fn watch_api(&mut self, now: Instant) {
-        let wanted = if self.requests() < CLIENTS {
+        let wanted = if self.clients.len() < CLIENTS {
             EpollFlags::EPOLLIN
         } else {
             EpollFlags::empty()
@@ -479,7 +486,7 @@ impl<'a> Server<'a> {
     }
 
     fn take_clients(&mut self, now: Instant) {
-        for _ in self.requests()..CLIENTS {
+        for _ in self.clients.len()..CLIENTS {
             let stream = match self.api.accept() {
                 Ok((stream, _)) => stream,
                 Err(error) if is_later(&error) => return,
@@ -491,7 +498,6 @@ impl<'a> Server<'a> {
                 watch: Watch::default(),
                 received: Vec::new(),
                 answer: Vec::new(),
-                holds: None,
                 until: now + REQUEST,
             };
             let watched = client.stream.set_nonblocking(true).and_then(|()| {
@@ -511,26 +517,19 @@ impl<'a> Server<'a> {
     }
 
     fn advance_client(&mut self, id: u64, now: Instant) {
-        if !self.step_client(id, now) {
+        if !self.step_client(id) {
             self.end_client(id, now);
         }
     }
 
     fn end_client(&mut self, id: u64, now: Instant) {
-        let Some(client) = self.clients.remove(&id) else {
-            return;
-        };
-        match client.holds {
-            // The next request for the same port finds it free: events come in the order in which
-            // they happened (`ep_poll_callback` in the kernel's fs/eventpoll.c).
-            Some(port) => self.free(port),
-            None if self.accept_from.is_none() => self.watch_api(now),
-            None => {}
+        if self.clients.remove(&id).is_some() && self.accept_from.is_none() {
+            self.watch_api(now);
         }
     }
 
     /// Reads of a request, or writes of its answer. Returns whether the client stays.
-    fn step_client(&mut self, id: u64, now: Instant) -> bool {
+    fn step_client(&mut self, id: u64) -> bool {
         let Some(client) = self.clients.get_mut(&id) else {
             return true;
         };
@@ -539,8 +538,6 @@ impl<'a> Server<'a> {
             let buffer = self.buffer.get_mut(..most).unwrap_or_default();
             match client.stream.read(buffer) {
                 Ok(0) => return false,
-                // Nothing else is of use on a connection that holds a port.
-                Ok(_) if client.holds.is_some() => return true,
                 Ok(count) => {
                     let read = buffer.get(..count).unwrap_or_default();
                     client.received.extend_from_slice(read);
@@ -548,22 +545,21 @@ impl<'a> Server<'a> {
                 Err(error) if is_later(&error) => return true,
                 Err(_) => return false,
             }
-            let (answer, holds) = match Request::parse(&client.received) {
+            let answer = match Request::parse(&client.received) {
                 Ok(None) => return true,
                 Ok(Some(request)) => self.respond(&request, id),
-                Err(error) => (refusal(400, &error.to_string()), None),
+                Err(error) => refusal(400, &error.to_string()),
             };
             if let Some(client) = self.clients.get_mut(&id) {
                 client.received = Vec::new();
                 client.answer = answer;
-                client.holds = holds;
             }
         }
-        self.write_answer(id, now)
+        self.write_answer(id)
     }
 
     /// Writes of an answer. Returns whether the client stays.
-    fn write_answer(&mut self, id: u64, now: Instant) -> bool {
+    fn write_answer(&mut self, id: u64) -> bool {
         let Some(client) = self.clients.get_mut(&id) else {
             return true;
         };
@@ -572,78 +568,95 @@ impl<'a> Server<'a> {
             Err(error) if is_later(&error) => {}
             Err(_) => return false,
         }
-        let wanted = match (client.answer.is_empty(), client.holds) {
-            (true, None) => return false,
-            (true, Some(_)) => EpollFlags::EPOLLIN,
-            (false, _) => EpollFlags::EPOLLOUT,
-        };
-        let Client { stream, watch, .. } = client;
-        let watched = watch.set(&self.epoll, &*stream, Key::Client(id), wanted);
-        if self.accept_from.is_none() {
-            self.watch_api(now);
+        if client.answer.is_empty() {
+            return false;
         }
+        let Client { stream, watch, .. } = client;
+        let wanted = EpollFlags::EPOLLOUT;
+        let watched = watch.set(&self.epoll, &*stream, Key::Client(id), wanted);
         watched.is_ok()
     }
 
-    /// Does what a request asks for. Returns the answer, and the port that the client holds.
-    fn respond(&mut self, request: &Request, client: u64) -> (Vec<u8>, Option<u64>) {
+    /// Does what a request asks for. Returns the answer.
+    fn respond(&mut self, request: &Request, client: u64) -> Vec<u8> {
         let method = request.method.as_str();
         let target = request.target.as_str();
         let port = target.strip_prefix("/v1/ports/");
         match (method, target, port) {
             ("GET", "/v1/info", _) => {
                 let info = self.info.json(self.ipv6).to_string();
-                (request::answer(200, &info), None)
+                request::answer(200, &info)
             }
             ("GET", "/v1/ports", _) => {
                 let ports = self.ports.iter();
                 let ports: Value = ports.map(|(id, port)| port.spec.status(*id)).collect();
-                (request::answer(200, &ports.to_string()), None)
+                request::answer(200, &ports.to_string())
             }
-            ("POST", "/v1/ports" | WHILE_CONNECTED, _) => {
-                let holder = (target == WHILE_CONNECTED).then_some(client);
-                match self.publish(&request.content, holder) {
-                    Ok((id, spec)) => {
-                        let answer = request::answer(201, &spec.status(id).to_string());
-                        (answer, holder.map(|_| id))
-                    }
-                    Err((status, error)) => (refusal(status, &error), None),
-                }
-            }
+            ("POST", "/v1/ports", _) => match self.publish(&request.content, client) {
+                Ok((id, spec)) => request::answer(201, &spec.status(id).to_string()),
+                Err((status, error)) => refusal(status, &error),
+            },
             ("DELETE", _, Some(id)) => {
                 let found = id.parse().ok().filter(|id| self.ports.contains_key(id));
                 match found {
                     Some(port) => {
-                        if let Some(holder) = self.ports.get(&port).and_then(|port| port.holder) {
-                            self.clients.remove(&holder);
-                        }
                         self.free(port);
-                        (request::answer(200, ""), None)
+                        request::answer(200, "")
                     }
-                    None => (refusal(400, &format!("there is no port {id:?}")), None),
+                    None => refusal(400, &format!("there is no port {id:?}")),
                 }
             }
             (_, "/v1/info" | "/v1/ports", _) | (_, _, Some(_)) => {
                 let what = format!("{target} cannot be asked with {method}");
-                (refusal(405, &what), None)
+                refusal(405, &what)
             }
-            _ => (refusal(404, &format!("there is no {target}")), None),
+            _ => refusal(404, &format!("there is no {target}")),
         }
     }
 
-    /// Publishes a port. The error has an HTTP status and the text that `docker run` shows.
-    fn publish(
-        &mut self,
-        content: &[u8],
-        holder: Option<u64>,
-    ) -> Result<(u64, Spec), (u16, String)> {
+    /// Publishes a port for a client. The error has an HTTP status and the text that `docker run`
+    /// shows.
+    fn publish(&mut self, content: &[u8], client: u64) -> Result<(u64, Spec), (u16, String)> {
         let spec = Spec::parse(content).map_err(|error| (400, Fault::from(error).message))?;
         if spec.parent.is_ipv6() && !self.ipv6 {
             return Err((NO_IPV6, "there is no IPv6 outside".to_owned()));
         }
-        let refused = |errno: Errno| (400, refused(&spec, errno));
-        let socket = binder::ask(self.binder, spec.protocol, spec.parent).map_err(refused)?;
+        let client = self.clients.get(&client);
+        let holder = client.map_or(Err(Errno::ENOTCONN), |client| Holder::of(&client.stream));
+        let holder = holder.map_err(|errno| (500, no_holder(errno)))?;
         let id = self.number();
+        self.bind(id, spec, holder)
+            .map_err(|errno| (400, refused(&spec, errno)))?;
+        self.keep();
+        Ok((id, spec))
+    }
+
+    /// Publishes what is in the list, as far as it still has a holder.
+    fn publish_again(&mut self) {
+        let list = self.kept.as_ref().map(Kept::read).unwrap_or_default();
+        // The kernel ends it with its binder, and may not have done so yet.
+        let server = list.server;
+        if let Some(before) = server.and_then(|(pid, started)| Holder::again(pid, started)) {
+            before.wait(LAST_END);
+        }
+        for entry in list.ports {
+            self.next = self.next.max(entry.id.wrapping_add(1));
+            let Some(holder) = Holder::again(entry.pid, entry.started) else {
+                continue;
+            };
+            if let Err(errno) = self.bind(entry.id, entry.spec, holder) {
+                let why = refused(&entry.spec, errno);
+                warn!(
+                    error = errno.desc(),
+                    "a port is no longer published: {why}; restart its container"
+                );
+            }
+        }
+        self.keep();
+    }
+
+    fn bind(&mut self, id: u64, spec: Spec, holder: Holder) -> nix::Result<()> {
+        let socket = binder::ask(self.binder, spec.protocol, spec.parent)?;
         let mut port = Port {
             spec,
             socket: match spec.protocol {
@@ -658,15 +671,34 @@ impl<'a> Server<'a> {
             (Bound::Listener(_), Some(_)) => EpollFlags::empty(),
             _ => EpollFlags::EPOLLIN,
         };
-        let Port { socket, watch, .. } = &mut port;
-        watch
-            .set(&self.epoll, &*socket, Key::Port(id), wanted)
-            .map_err(refused)?;
+        let Port {
+            socket,
+            watch,
+            holder,
+            ..
+        } = &mut port;
+        watch.set(&self.epoll, &*socket, Key::Port(id), wanted)?;
+        let ended = EpollEvent::new(EpollFlags::EPOLLIN, Key::Holder(id).number());
+        self.epoll.add(&*holder, ended)?;
         self.ports.insert(id, port);
-        Ok((id, spec))
+        Ok(())
+    }
+
+    /// Writes the list of the ports.
+    fn keep(&mut self) {
+        let ports = self.ports.iter();
+        let ports = ports.map(|(id, port)| (*id, &port.spec, &port.holder));
+        let written = self.kept.as_ref().map(|kept| kept.write(ports));
+        if let Some(Err(error)) = written {
+            not_kept(&self.info, &error);
+            self.kept = None;
+        }
     }
 
     /// Frees a port, and ends what passes through it, as the end of docker-proxy would.
+    ///
+    /// The next request for the same port finds it free, since events come in the order in which they
+    /// happened (`ep_poll_callback` in the kernel's fs/eventpoll.c).
     fn free(&mut self, port: u64) {
         self.ports.remove(&port);
         self.sessions.retain(|_, session| session.port != port);
@@ -677,6 +709,7 @@ impl<'a> Server<'a> {
             }
             stays
         });
+        self.keep();
     }
 
     // The ports.
@@ -902,6 +935,25 @@ impl<'a> Server<'a> {
 /// The answer to a request that is refused: `ErrorJSON` in rootlesskit's pkg/httputil.
 fn refusal(status: u16, message: &str) -> Vec<u8> {
     request::answer(status, &json!({ "message": message }).to_string())
+}
+
+/// The warning that the list of the ports cannot be written.
+fn not_kept(info: &Info, error: &io::Error) {
+    let path = info.state.as_str();
+    warn!(
+        path,
+        error = %error,
+        "cannot keep a list of the published ports in {path}: {error}; free space there"
+    );
+}
+
+/// Why no process can hold a port.
+fn no_holder(errno: Errno) -> String {
+    let error = errno.desc().to_lowercase();
+    format!(
+        "cannot wait for the end of the process that asks for a port: {error}; it needs Linux 5.3, \
+         and a seccomp profile that allows pidfd_open(2)"
+    )
 }
 
 /// Why a port cannot be published, as Go's net.Listen says it: what looks for docker's message
