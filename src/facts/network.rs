@@ -60,9 +60,6 @@ pub struct Networks {
     /// Whether dockerd has `--default-network-opt`, which exists since 24.0. Checked only where
     /// an MTU is to be set.
     pub default_network_opt: bool,
-    /// Whether dockerd, where it runs with `--rootless`, asks for published ports by rootlesskit's API
-    /// and does not start without: since 28.0. Checked only where it would run so.
-    pub needs_ports_api: bool,
 }
 
 /// A setting that the kernel shows in its first network namespace alone (`net_core_table` in
@@ -90,10 +87,6 @@ impl Networks {
             mtu.trim().parse().ok()
         });
         let resolv_conf = resolv_conf(Path::new("/etc/resolv.conf"));
-        // A message of libnetwork/drivers/bridge/internal/rlkclient in moby.
-        let message = b"ROOTLESSKIT_STATE_DIR needs to be set";
-        let needs_ports_api =
-            rootless && dockerd.is_some_and(|path| program_text::has(path, [message]) == [true]);
         Self {
             routes,
             neighbour: false,
@@ -103,7 +96,6 @@ impl Networks {
             resolver_options: resolver_words(&resolv_conf, "options"),
             search_domains: resolver_words(&resolv_conf, "search"),
             mtu,
-            needs_ports_api,
             default_network_opt: match asked {
                 Mtu::Off => false,
                 Mtu::Bytes(_) => true,

@@ -144,17 +144,11 @@ fn be_inside(wanted: &Namespaces, mut parent: UnixStream, socket: BorrowedFd<'_>
         .and_then(|control| bridge::set_up(&control, "lo", true))
         .context("cannot turn the interface lo on")
         .remedy("see netdevice(7)")?;
-    let listener = wanted
-        .ports
-        .as_ref()
-        .map(|ports| {
-            fs::create_dir_all(&ports.directory)?;
-            UnixListener::bind(ports.directory.join(ports.socket))
-        })
-        .transpose()
+    let ports = wanted.ports.directory.join(wanted.ports.socket);
+    let listener = UnixListener::bind(ports)
         .context("cannot make the socket for published ports")
         .remedy("see unix(7)")?;
-    namespaces::send(kinds, listener.as_ref().map(AsFd::as_fd), socket)
+    namespaces::send(kinds, Some(listener.as_fd()), socket)
         .context("cannot hand the namespaces over")
         .remedy("see unix(7)")
 }

@@ -355,11 +355,10 @@ fn engine(
         }
         None => (None, None, Vec::new(), None),
     };
-    let mut dockerds = environment.clone();
-    for (name, value) in namespaces.iter().flat_map(rootless::variables) {
-        dockerds.retain(|(other, _)| *other != name);
-        dockerds.push((name, value));
-    }
+    let dockerds = namespaces.as_ref().map_or_else(
+        || environment.clone(),
+        |namespaces| rootless::environment(namespaces, &environment),
+    );
     let dockerd = Program {
         path: dockerd,
         arguments: daemons::dockerd_arguments(

@@ -2,13 +2,14 @@
 
 use std::fmt;
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::action::Step;
 use super::mode::Maps;
 use crate::facts::rootless::Extent;
+use crate::input::docker_proxy;
 
-/// The directory of the API of published ports.
+/// The directory of the API of published ports. It comes first in the `PATH` of a dockerd that is told.
 pub const PORTS: &str = "/run/dind/ports";
 
 /// The namespaces of an engine, and what is done in them before the daemons start.
@@ -29,8 +30,8 @@ pub struct Namespaces {
     /// Whether dockerd is told that it runs in them: by `--rootless`, and by rootlesskit's variables, with
     /// which it does not start without that flag.
     pub is_told: bool,
-    /// Where dockerd asks for published ports, inside; `None` where it does not.
-    pub ports: Option<Ports>,
+    /// Where dockerd asks for published ports, inside.
+    pub ports: Ports,
 }
 
 /// The API of published ports.
@@ -42,6 +43,12 @@ pub struct Ports {
     pub socket: &'static str,
     /// The address of the engine's network interface.
     pub address: Ipv4Addr,
+}
+
+/// Returns the path of this program as the one that dockerd executes for a published port. It is beside
+/// the API that it asks.
+pub fn proxy() -> PathBuf {
+    Path::new(PORTS).join(docker_proxy::NAME)
 }
 
 impl fmt::Display for Namespaces {

@@ -14,7 +14,7 @@ use super::engine::Program;
 use super::inputs::Inputs;
 use super::listener::Listener;
 use super::mode::{self, Mode};
-use super::namespaces::{Namespaces, PORTS, Ports};
+use super::namespaces::{self, Namespaces, PORTS, Ports};
 use super::network::ROOTLESS_MTU;
 use super::resolver;
 use super::rootless_limits;
@@ -102,39 +102,45 @@ pub fn plan(
             maps,
             map_programs: rootless.map_programs.clone().filter(|_| !is_root),
             cgroup,
-            steps: [
-                inside(inputs, network),
-                rootless_limits::inside(inputs),
-                steps,
-            ]
-            .concat(),
+            steps: [inside(inputs, network), steps].concat(),
             is_told: !has_cgroup,
-            ports: (has_cgroup || inputs.facts.networks.needs_ports_api).then(|| Ports {
+            ports: Ports {
                 directory: PORTS.into(),
                 socket: "api.sock",
                 address: network.address(),
-            }),
+            },
         },
         network: slirp4netns(inputs, network, environment),
     })
 }
 
-/// Returns the variables of a dockerd that asks for published ports: 28.0 and later, which does not
-/// start otherwise. Where it finds `ROOTLESSKIT_STATE_DIR`, its paths are those of an ordinary user,
-/// so that the other variables lead to the usual ones (`setDefaultPaths` in moby's cmd/dockerd).
-pub fn variables(namespaces: &Namespaces) -> Vec<(OsString, OsString)> {
-    let Some(ports) = namespaces.ports.as_ref().filter(|_| namespaces.is_told) else {
-        return Vec::new();
-    };
-    vec![
-        (
-            "ROOTLESSKIT_STATE_DIR".into(),
-            ports.directory.clone().into(),
-        ),
+/// Returns the environment of dockerd, which finds there, if it is told of its namespaces, where to ask for published ports. From 28.0
+/// on it does not start otherwise; before, it executes `rootlesskit-docker-proxy` for each port. Where
+/// it finds `ROOTLESSKIT_STATE_DIR`, its paths are those of an ordinary user, so that the other
+/// variables lead to the usual ones (`setPlatformDefaults` in moby's daemon/config).
+pub fn environment(
+    namespaces: &Namespaces,
+    daemons: &[(OsString, OsString)],
+) -> Vec<(OsString, OsString)> {
+    if !namespaces.is_told {
+        return daemons.to_vec();
+    }
+    let directory = namespaces.ports.directory.clone().into_os_string();
+    let mut path = directory.clone();
+    if let Some((_, others)) = daemons.iter().find(|(name, _)| name == "PATH") {
+        path.push(":");
+        path.push(others);
+    }
+    let own: [(OsString, OsString); 5] = [
+        ("PATH".into(), path),
+        ("ROOTLESSKIT_STATE_DIR".into(), directory),
         ("XDG_CONFIG_HOME".into(), "/etc".into()),
         ("XDG_DATA_HOME".into(), "/var/lib".into()),
         ("XDG_RUNTIME_DIR".into(), RUN.into()),
-    ]
+    ];
+    let is_own = |name: &OsString| own.iter().any(|(own, _)| own == name);
+    let others = daemons.iter().filter(|(name, _)| !is_own(name)).cloned();
+    others.chain(own.iter().cloned()).collect()
 }
 
 /// Returns the path of the Unix socket of an ordinary user's engine, which cannot be in `/var/run`:
@@ -352,6 +358,7 @@ fn inside(inputs: Inputs<'_>, network: Net) -> Vec<Step> {
             why: "inner containers may need rshared propagation: mount_namespaces(7)".into(),
         },
     ];
+    steps.extend(proxy(inputs));
     if let Some(text) = resolv_conf(inputs, network) {
         let on_failure = OnFailure::Warn;
         let why = "a resolver on loopback cannot be reached from another network namespace, and slirp4netns forwards queries to it";
@@ -379,6 +386,33 @@ fn inside(inputs: Inputs<'_>, network: Net) -> Vec<Step> {
         );
     }
     steps
+}
+
+/// The steps by which dockerd finds this program in the place of docker-proxy: by [`environment`], or by
+/// a flag of its own.
+fn proxy(inputs: Inputs<'_>) -> Vec<Step> {
+    let Some((rootless, _)) = inputs.rootless() else {
+        return Vec::new();
+    };
+    let directory = Action::Directory {
+        path: PORTS.into(),
+        mode: 0o755,
+    };
+    let link = Action::Symlink {
+        link: namespaces::proxy(),
+        to: rootless.program.clone(),
+    };
+    [directory, link]
+        .map(|action| Step {
+            action,
+            on_failure: OnFailure::Fatal {
+                lost: "dockerd needs a program that publishes ports",
+                remedy: "see symlink(2)",
+            },
+            why: "dockerd executes it for each port: before 28.0, and where it enforces limits"
+                .into(),
+        })
+        .into()
 }
 
 /// The resolv.conf(5) for the namespaces, where that of this container does not do.

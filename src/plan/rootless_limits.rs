@@ -9,16 +9,15 @@
 //! does not start (`start` in moby's daemon/command/daemon.go).
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::action::{Action, OnFailure, Step};
 use super::cgroups;
 use super::inputs::Inputs;
-use super::namespaces::PORTS;
+use super::namespaces;
 use super::role::may_mount;
 use super::words::{listed, with_value};
 use crate::facts::cgroup::{CGROUP_ROOT, Layout};
-use crate::input::docker_proxy;
 use crate::messages::finding::Finding;
 
 const LINK: &str = "README.md#without---privileged";
@@ -65,36 +64,9 @@ pub fn steps(inputs: Inputs<'_>) -> Vec<Step> {
 /// as dockerd otherwise does: a program of its own serves each, and this one asks for it outside.
 pub fn arguments(inputs: Inputs<'_>) -> Vec<OsString> {
     match has_cgroup(inputs) {
-        true => vec![with_value("--userland-proxy-path=", proxy())],
+        true => vec![with_value("--userland-proxy-path=", namespaces::proxy())],
         false => vec!["--rootless".into()],
     }
-}
-
-/// Returns the steps inside, by which that dockerd finds this program.
-pub fn inside(inputs: Inputs<'_>) -> Vec<Step> {
-    let Some((rootless, _)) = inputs.rootless().filter(|_| obstacle(inputs).is_none()) else {
-        return Vec::new();
-    };
-    let directory = Action::Directory {
-        path: PORTS.into(),
-        mode: 0o755,
-    };
-    let link = Action::Symlink {
-        link: proxy(),
-        to: rootless.program.clone(),
-    };
-    [directory, link]
-        .map(|action| Step {
-            action,
-            on_failure: OnFailure::Warn,
-            why: "dockerd executes it for each published port".into(),
-        })
-        .into()
-}
-
-/// The path of this program as the one that serves published ports. It is beside the API that it asks.
-fn proxy() -> PathBuf {
-    Path::new(PORTS).join(docker_proxy::NAME)
 }
 
 /// Returns the warning that limits of inner containers are not enforced, or some of them.

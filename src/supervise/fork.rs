@@ -157,10 +157,7 @@ impl Supervisor<'_> {
                 }
             }
             Process::Ports => {
-                let wanted = engine
-                    .namespaces
-                    .as_ref()
-                    .and_then(|found| found.ports.as_ref());
+                let wanted = engine.namespaces.as_ref().map(|wanted| &wanted.ports);
                 if let (Some(wanted), Some(namespaces)) = (wanted, entered)
                     && let Some(api) = namespaces.socket()
                 {

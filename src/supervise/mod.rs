@@ -110,10 +110,6 @@ pub fn run(
         terminal: terminal != Terminal::None,
         containerd: engine.containerd.is_some(),
         namespaces: engine.namespaces.is_some(),
-        ports: engine
-            .namespaces
-            .as_ref()
-            .is_some_and(|namespaces| namespaces.ports.is_some()),
         data_file: Need::of(engine.data_file.as_ref().map(|file| file.required)),
         // An ext4 image may have come from a store.
         filler: engine.filling.is_some() || engine.data_file.is_some(),

@@ -116,38 +116,3 @@ fn a_volume_of_a_privileged_engine_is_refused() {
     let again = dind().flags(flags).ready(&[]);
     assert_eq!(again.inner(&[], &["echo", "hi"]), "hi");
 }
-
-/// A published port is reached from outside where dockerd itself asks for it: since 28.0. One that is
-/// in use is refused with docker's own words, and one of a removed container is free.
-#[test]
-fn published_ports_are_reached_from_outside() {
-    let container = rootless().env("DOCKER_TLS_CERTDIR", "").ready(&[]);
-    container.load_busybox();
-    let major = major(&container);
-    let serve = "mkdir /www; echo page >/www/index.html; exec httpd -f -h /www";
-    let publish = [
-        "docker",
-        "run",
-        "-d",
-        "--name=web",
-        "-p",
-        "8080:80",
-        BUSYBOX,
-        "sh",
-        "-c",
-        serve,
-    ];
-    let fetch = "exec 3<>/dev/tcp/127.0.0.1/8080 && printf 'GET / HTTP/1.0\\r\\n\\r\\n' >&3 && grep -q page <&3";
-    container.text(&publish);
-    if major >= 28 {
-        container.wait_until(&format!("bash -c '{}'", fetch.replace('\'', "\"")));
-        let again = container.exec(&["docker", "run", "--rm", "-p", "8080:80", BUSYBOX, "true"]);
-        again.exited(125).says(&["port is already allocated"]);
-        container.text(&["docker", "rm", "-f", "web"]);
-        assert_ne!(container.exec(&["bash", "-c", fetch]).status, 0);
-        container.text(&publish);
-        container.wait_until(&format!("bash -c '{}'", fetch.replace('\'', "\"")));
-    } else {
-        assert_ne!(container.exec(&["bash", "-c", fetch]).status, 0, "{major}");
-    }
-}

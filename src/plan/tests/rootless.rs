@@ -39,11 +39,13 @@ fn outside_nothing_is_mounted() -> Result<(), Fault> {
             "cover /run with a tmpfs of links to what is in it",
             "cover /etc/docker with a tmpfs of links to what is in it",
             "mount --make-rshared /",
+            "mkdir -p -m 0755 /run/dind/ports",
+            "ln -s /usr/local/bin/dind /run/dind/ports/rootlesskit-docker-proxy",
             "mkdir -p -m 0711 /var/run/docker/containerd",
             "write /var/run/docker/containerd/containerd.toml",
         ];
         assert_eq!(
-            inside.get(..5),
+            inside.get(..7),
             Some(&expected.map(str::to_owned)[..]),
             "{plan}"
         );
@@ -179,34 +181,50 @@ fn means() -> Means {
     }
 }
 
-/// dockerd 28 does not start where it is not told of the API of published ports, and then takes an
-/// ordinary user's paths.
+/// dockerd is told where it asks for ports and finds the program for it, has an ordinary user's paths
+/// then, and is given the usual ones. Nobody else is.
 #[test]
-fn an_engine_that_asks_for_ports_is_told_where() -> Result<(), Fault> {
-    let networks = Networks {
-        needs_ports_api: true,
-        ..Networks::default()
+fn dockerd_alone_is_told_where_it_asks_for_ports() -> Result<(), Fault> {
+    let start = Start {
+        variables: &[
+            ("PATH", "/bin"),
+            ("XDG_RUNTIME_DIR", "/elsewhere"),
+            ("DIND_IPTABLES_SHORTCUT", "off"),
+        ],
+        ..ROOTLESS
     };
-    let facts = Facts {
-        networks,
-        ..bare_v1()
+    let engine = start.engine(&bare_v1())?;
+    let value = |program: &Program, name: &str| -> Vec<String> {
+        let variables = program.environment.iter();
+        let found = variables.filter(|(found, _)| found == name);
+        found
+            .map(|(_, value)| value.to_string_lossy().into_owned())
+            .collect()
     };
-    let told = |start: &Start<'_>, facts: &Facts| -> Result<Option<OsString>, Fault> {
-        let variables = start.engine(facts)?.dockerd.environment.into_iter();
-        let mut found = variables.filter(|(name, _)| name == "ROOTLESSKIT_STATE_DIR");
-        Ok(found.next().map(|(_, value)| value))
+    let Some(containerd) = engine.containerd else {
+        panic!("no containerd");
     };
-    assert_eq!(told(&ROOTLESS, &facts)?, Some("/run/dind/ports".into()));
-    assert_eq!(told(&ROOTLESS, &bare_v1())?, None);
-    assert_eq!(told(&DAEMON, &facts)?, None);
-    let ports = ROOTLESS
-        .engine(&facts)?
-        .namespaces
-        .and_then(|found| found.ports);
-    assert_eq!(
-        ports.map(|ports| ports.address),
-        Some([10, 0, 2, 100].into())
-    );
+    for (name, dockerds, others) in [
+        ("PATH", &["/run/dind/ports:/bin"][..], &["/bin"][..]),
+        ("ROOTLESSKIT_STATE_DIR", &["/run/dind/ports"], &[]),
+        ("XDG_RUNTIME_DIR", &["/run"], &["/elsewhere"]),
+        ("XDG_CONFIG_HOME", &["/etc"], &[]),
+        ("XDG_DATA_HOME", &["/var/lib"], &[]),
+    ] {
+        assert_eq!(value(&engine.dockerd, name), dockerds, "{name}");
+        assert_eq!(value(&containerd, name), others, "{name}");
+        let privileged = Start {
+            rootless: false,
+            ..start
+        };
+        assert_eq!(
+            value(&privileged.engine(&bare_v1())?.dockerd, name),
+            others,
+            "{name}"
+        );
+    }
+    let address = engine.namespaces.map(|found| found.ports.address);
+    assert_eq!(address, Some([10, 0, 2, 100].into()));
     Ok(())
 }
 
@@ -453,8 +471,7 @@ fn limits_are_enforced_in_a_writable_cgroup() -> Result<(), Fault> {
         cgroup: true,
         ..ROOTLESS
     };
-    let mut facts = unified("0::/\n");
-    facts.networks.needs_ports_api = true;
+    let facts = unified("0::/\n");
     let plan = start.plan(&facts)?;
     let own = actions(&plan.steps);
     let expected = [

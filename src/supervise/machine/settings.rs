@@ -17,8 +17,6 @@ pub struct Settings {
     pub containerd: bool,
     /// Whether the engine runs in namespaces of its own.
     pub namespaces: bool,
-    /// Whether dockerd asks for published ports.
-    pub ports: bool,
     /// Whether an ext4 image is to be mounted over the data root.
     pub data_file: Need,
     /// Whether a store is to be put into the data root.

@@ -45,7 +45,7 @@ impl Machine {
             effects.push(Effect::StartUserNetwork);
         }
         effects.push(Effect::StartDaemons);
-        if self.settings.ports {
+        if self.settings.namespaces {
             self.published = now;
             effects.push(Effect::Fork(Process::Ports));
         }

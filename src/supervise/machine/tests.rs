@@ -35,7 +35,6 @@ const NINE: StopBudget = StopBudget {
 
 const SERVE: Settings = Settings {
     namespaces: false,
-    ports: false,
     filler: false,
     saves: false,
     command: false,

@@ -147,7 +147,6 @@ fuzz_target!(|text: &str| {
             neighbour: observed.contains("link docker0"),
             hosts: false,
             own_bridge: "dind-00000000".into(),
-            needs_ports_api: observed.contains("asks for published ports\n"),
         },
         netfilter: Netfilter {
             legacy_in_use: !section("/proc/net/ip_tables_names").is_empty(),
