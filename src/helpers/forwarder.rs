@@ -1,8 +1,8 @@
 //! The DNS forwarder: a child of PID 1 that forwards queries to resolvers on loopback, where
 //! `plan::resolver` asks for it. It copies messages and does not parse them.
 //!
-//! It answers whoever is on an inner network or in this network namespace, and nobody outside. One
-//! client cannot take what others need: `room` decides who goes for whom.
+//! It answers whoever is on an inner network or in the network namespace of its sockets, which for an
+//! engine in a user namespace is that engine's, and nobody outside. One client cannot take what others need: `room` decides who goes for whom.
 //!
 //! Each UDP query gets a socket of its own, which is closed with the answer or at the query's
 //! deadline. So a resolver that has moved is found again: Docker's 127.0.0.11 is a NAT rule, and
@@ -162,28 +162,70 @@ struct Forwarding {
     buffer: Vec<u8>,
 }
 
-/// Forwards until an error that is not one of a single query, such as an address that cannot be
-/// bound. The error names the address or the system call.
-pub fn run(forwarder: &Forwarder) -> Result<std::convert::Infallible> {
-    let address = SocketAddrV4::new(forwarder.listen, PORT);
-    let sockets = || -> nix::Result<(UdpSocket, TcpListener)> {
+/// The sockets on which queries come.
+pub struct Sockets {
+    datagrams: UdpSocket,
+    listener: TcpListener,
+}
+
+impl Sockets {
+    /// Their descriptors, in the order in which [`run`] takes them.
+    pub fn descriptors(&self) -> [BorrowedFd<'_>; 2] {
+        [self.datagrams.as_fd(), self.listener.as_fd()]
+    }
+}
+
+/// Opens the sockets, in the network namespace of this process. The error names the address.
+pub fn open(listen: Ipv4Addr) -> Result<Sockets> {
+    let address = SocketAddrV4::new(listen, PORT);
+    let sockets = || -> nix::Result<Sockets> {
         let datagrams = bind(address, SockType::Datagram)?;
         let stream = bind(address, SockType::Stream)?;
         socket::listen(&stream, Backlog::MAXCONN)?;
-        Ok((datagrams.into(), stream.into()))
+        Ok(Sockets {
+            datagrams: datagrams.into(),
+            listener: stream.into(),
+        })
     };
-    let (datagrams, listener) = sockets()
+    sockets()
         .with_context(|| format!("cannot answer DNS queries of inner containers on {address}"))
-        .remedy("free that address, or set DIND_DNS=off")?;
+        .remedy("free that address, or set DIND_DNS=off")
+}
+
+/// Forwards until an error that is not one of a single query, such as an address that cannot be
+/// bound. The error names the address or the system call.
+///
+/// `made` are sockets that were opened in another network namespace: there the queries come from, and
+/// here is who is asked.
+pub fn run(
+    forwarder: &Forwarder,
+    made: Option<[BorrowedFd<'_>; 2]>,
+) -> Result<std::convert::Infallible> {
+    let (sockets, inner) = match made {
+        None => (open(forwarder.listen)?, Inner::here()),
+        Some(made) => taken(made)
+            .context("cannot take the sockets for DNS queries")
+            .remedy("raise the limit of open files")?,
+    };
     let upstreams = forwarder.upstreams.iter();
     let upstreams = upstreams.map(|upstream| SocketAddr::new(*upstream, PORT));
-    let mut forwarding = Forwarding::new(upstreams.collect(), datagrams, listener);
+    let mut forwarding = Forwarding::new(upstreams.collect(), sockets, inner);
     if let Err(errno) = memory::unmap_code() {
         debug!(error = errno.desc(), "madvise: {}, ignoring", errno.desc());
     }
     loop {
         forwarding.turn()?;
     }
+}
+
+/// The sockets of another network namespace, and its interfaces.
+fn taken([datagrams, listener]: [BorrowedFd<'_>; 2]) -> io::Result<(Sockets, Inner)> {
+    let sockets = Sockets {
+        datagrams: datagrams.try_clone_to_owned()?.into(),
+        listener: listener.try_clone_to_owned()?.into(),
+    };
+    let inner = Inner::of(datagrams.try_clone_to_owned()?);
+    Ok((sockets, inner))
 }
 
 /// Opens a socket on an address that no interface needs to have yet: ip(7), IP_FREEBIND.
@@ -252,14 +294,18 @@ fn connect(upstream: SocketAddr) -> nix::Result<TcpStream> {
 }
 
 impl Forwarding {
-    fn new(upstreams: Vec<SocketAddr>, datagrams: UdpSocket, listener: TcpListener) -> Self {
+    fn new(upstreams: Vec<SocketAddr>, sockets: Sockets, inner: Inner) -> Self {
+        let Sockets {
+            datagrams,
+            listener,
+        } = sockets;
         let files = limits::read(Resource::OpenFiles);
         let files = files.map_or(1024, |limit| {
             usize::try_from(limit.soft).unwrap_or(usize::MAX)
         });
         Self {
             upstreams,
-            inner: Inner::read(),
+            inner,
             // A connection takes two files. A quarter of the connections is less than dnsmasq
             // serves at a time, which is 20.
             most_queries: Most::new(QUERIES.min(files / 2), PARTS),
@@ -534,7 +580,11 @@ mod tests {
         socket::listen(&stream, Backlog::MAXCONN)?;
         let listener = TcpListener::from(stream);
         let addresses = (datagrams.local_addr()?, listener.local_addr()?);
-        let forwarding = Forwarding::new(vec![resolver], datagrams, listener);
+        let sockets = Sockets {
+            datagrams,
+            listener,
+        };
+        let forwarding = Forwarding::new(vec![resolver], sockets, Inner::here());
         Ok((forwarding, addresses.0, addresses.1))
     }
 

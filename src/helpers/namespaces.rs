@@ -14,6 +14,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, Uid};
 use tracing::error;
 
+use super::forwarder::{self, Sockets};
 use super::run::run;
 use crate::apply;
 use crate::facts::rootless::Extent;
@@ -141,14 +142,24 @@ fn be_inside(wanted: &Namespaces, mut parent: UnixStream, socket: BorrowedFd<'_>
     }
     apply::apply(&wanted.steps)?;
     bridge::control()
-        .and_then(|control| bridge::set_up(&control, "lo", true))
+        .and_then(|control| {
+            bridge::set_up(&control, "lo", true)?;
+            match wanted.resolver {
+                // A label, which makes it another address beside that of the interface.
+                Some(address) => bridge::configure(&control, "lo:dns", address, 32),
+                None => Ok(()),
+            }
+        })
         .context("cannot turn the interface lo on")
         .remedy("see netdevice(7)")?;
+    let resolver = wanted.resolver.map(forwarder::open).transpose()?;
     let ports = wanted.ports.directory.join(wanted.ports.socket);
     let listener = UnixListener::bind(ports)
         .context("cannot make the socket for published ports")
         .remedy("see unix(7)")?;
-    namespaces::send(kinds, Some(listener.as_fd()), socket)
+    let mut made = vec![listener.as_fd()];
+    made.extend(resolver.iter().flat_map(Sockets::descriptors));
+    namespaces::send(kinds, &made, socket)
         .context("cannot hand the namespaces over")
         .remedy("see unix(7)")
 }

@@ -343,17 +343,18 @@ fn engine(
             None
         }
     };
-    let (namespaces, user_network, rootless_arguments, rootless_note) = match rootless {
+    let (namespaces, user_network, rootless_arguments, forwarder, rootless_notes) = match rootless {
         Some(plan) => {
             steps.extend(plan.steps);
             (
                 Some(plan.namespaces),
                 Some(plan.network),
                 plan.arguments,
-                Some(plan.note),
+                plan.forwarder,
+                plan.notes,
             )
         }
-        None => (None, None, Vec::new(), None),
+        None => (None, None, Vec::new(), resolver.forwarder, Vec::new()),
     };
     let dockerds = namespaces.as_ref().map_or_else(
         || environment.clone(),
@@ -402,7 +403,7 @@ fn engine(
         containerd,
         dockerd,
         forwarded: Forwarded::among(&listeners),
-        forwarder: resolver.forwarder,
+        forwarder,
         images: images::plan(inputs, &listeners),
         dmsetup,
         meanwhile,
@@ -429,7 +430,7 @@ fn engine(
     Ok(Plan {
         contract,
         warnings,
-        notes: rootless_note
+        notes: rootless_notes
             .into_iter()
             .chain(storage.note)
             .chain([iptables.note])

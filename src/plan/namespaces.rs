@@ -32,6 +32,9 @@ pub struct Namespaces {
     pub is_told: bool,
     /// Where dockerd asks for published ports, inside.
     pub ports: Ports,
+    /// The address of the DNS forwarder inside, which the loopback interface gets; `None` where there is
+    /// none.
+    pub resolver: Option<Ipv4Addr>,
 }
 
 /// The API of published ports.

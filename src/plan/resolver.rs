@@ -23,7 +23,7 @@ pub struct Forwarder {
     /// The address that inner containers query. No interface may have it until dockerd makes its
     /// default bridge.
     pub listen: Ipv4Addr,
-    /// The resolvers on loopback, in the order of `resolv.conf`.
+    /// The resolvers that inner containers cannot reach, in the order of `resolv.conf`.
     pub upstreams: Vec<IpAddr>,
 }
 
@@ -65,7 +65,7 @@ pub fn plan(inputs: Inputs<'_>) -> Resolver {
         .copied()
         .filter(|resolver| resolver.is_loopback())
         .collect();
-    // An engine in a user namespace has a resolv.conf of its own.
+    // An engine in a user namespace has another one: `plan::rootless`.
     let has_own = inputs.rootless().is_some();
     if !config.dns || options.dns_set || upstreams.is_empty() || has_own {
         return Resolver::default();
@@ -119,7 +119,9 @@ pub fn plan(inputs: Inputs<'_>) -> Resolver {
 /// Whether all resolvers are on loopback, and there is neither a DNS forwarder nor `--dns`.
 pub fn is_out_of_reach(inputs: Inputs<'_>) -> bool {
     let resolvers = &inputs.facts.networks.resolvers;
+    let has_other = inputs.config.dns && inputs.rootless().is_some();
     !inputs.options.dns_set
+        && !has_other
         && !resolvers.is_empty()
         && resolvers.iter().all(IpAddr::is_loopback)
         && plan(inputs).forwarder.is_none()

@@ -16,7 +16,7 @@ use super::listener::Listener;
 use super::mode::{self, Mode};
 use super::namespaces::{self, Namespaces, PORTS, Ports};
 use super::network::ROOTLESS_MTU;
-use super::resolver;
+use super::resolver::{self, Forwarder};
 use super::rootless_limits;
 use super::words::with_value;
 use crate::facts::cgroup::Layout;
@@ -59,8 +59,10 @@ pub struct RootlessPlan {
     pub steps: Vec<Step>,
     /// dockerd's arguments.
     pub arguments: Vec<OsString>,
+    /// The DNS forwarder, for resolvers that cannot be reached from the namespaces.
+    pub forwarder: Option<Forwarder>,
     /// The choice, and what follows from it.
-    pub note: Finding,
+    pub notes: Vec<Finding>,
 }
 
 /// Returns the plan, with `steps` as the ones that the daemons need where they run. The error is that
@@ -92,10 +94,15 @@ pub fn plan(
     let seen = format!(
         "rootless: the engine runs in a user namespace of {shown} with {ids} ids, and its network is slirp4netns with {INTERFACE} in {network}"
     );
+    let forwarder = forwarder(inputs, network);
+    let notes = [
+        Some(Finding::note("rootless", seen, LINK)),
+        forwarder.as_ref().map(forwards),
+    ];
     Ok(RootlessPlan {
         steps: [outside, rootless_limits::steps(inputs)].concat(),
         arguments: rootless_limits::arguments(inputs),
-        note: Finding::note("rootless", seen, LINK),
+        notes: notes.into_iter().flatten().collect(),
         namespaces: Namespaces {
             user,
             group: rootless.account.group,
@@ -109,7 +116,9 @@ pub fn plan(
                 socket: "api.sock",
                 address: network.address(),
             },
+            resolver: forwarder.as_ref().map(|forwarder| forwarder.listen),
         },
+        forwarder,
         network: slirp4netns(inputs, network, environment),
     })
 }
@@ -233,7 +242,8 @@ impl Net {
         Ipv4Addr::from_bits(self.0.address.to_bits() | 100)
     }
 
-    /// The address at which slirp4netns answers DNS queries, by the resolvers of this container.
+    /// The address at which the DNS forwarder answers. slirp4netns would do so there, too, and ask one
+    /// resolver, if it has an IPv4 address (`get_dns_addr` in libslirp's src/slirp.c).
     fn resolver(self) -> Ipv4Addr {
         Ipv4Addr::from_bits(self.0.address.to_bits() | 3)
     }
@@ -361,7 +371,7 @@ fn inside(inputs: Inputs<'_>, network: Net) -> Vec<Step> {
     steps.extend(proxy(inputs));
     if let Some(text) = resolv_conf(inputs, network) {
         let on_failure = OnFailure::Warn;
-        let why = "a resolver on loopback cannot be reached from another network namespace, and slirp4netns forwards queries to it";
+        let why = "the DNS forwarder asks the resolvers that cannot be reached from another network namespace";
         let path = Path::new(RESOLV_CONF);
         steps.extend(
             [
@@ -415,21 +425,46 @@ fn proxy(inputs: Inputs<'_>) -> Vec<Step> {
         .into()
 }
 
+/// The DNS forwarder, which listens in the namespaces and asks outside of them.
+fn forwarder(inputs: Inputs<'_>, network: Net) -> Option<Forwarder> {
+    let resolvers = inputs.facts.networks.resolvers.iter().copied();
+    let upstreams: Vec<IpAddr> = resolvers.filter(is_out_of_reach).collect();
+    let is_needed = inputs.config.dns && !upstreams.is_empty();
+    is_needed.then(|| Forwarder {
+        listen: network.resolver(),
+        upstreams,
+    })
+}
+
+/// Whether a resolver is asked from outside: one on loopback, and one of IPv6, which there may be no
+/// way to from inside.
+fn is_out_of_reach(resolver: &IpAddr) -> bool {
+    resolver.is_loopback() || resolver.is_ipv6()
+}
+
+fn forwards(forwarder: &Forwarder) -> Finding {
+    let Forwarder { listen, upstreams } = forwarder;
+    let names: Vec<String> = upstreams.iter().map(IpAddr::to_string).collect();
+    let seen = format!(
+        "dns: the engine and inner containers query the DNS forwarder on {listen}, since they cannot reach {}",
+        names.join(" and ")
+    );
+    Finding::note("dns-forwarder", seen, LINK)
+}
+
 /// The resolv.conf(5) for the namespaces, where that of this container does not do.
 fn resolv_conf(inputs: Inputs<'_>, network: Net) -> Option<String> {
     let networks = &inputs.facts.networks;
+    let listen = forwarder(inputs, network)?.listen;
     let mut resolvers: Vec<IpAddr> = Vec::new();
     for resolver in &networks.resolvers {
-        let resolver = match resolver.is_loopback() {
-            true => network.resolver().into(),
+        let resolver = match is_out_of_reach(resolver) {
+            true => listen.into(),
             false => *resolver,
         };
         if !resolvers.contains(&resolver) {
             resolvers.push(resolver);
         }
-    }
-    if resolvers == networks.resolvers {
-        return None;
     }
     let mut text: String = resolvers
         .iter()

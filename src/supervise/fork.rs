@@ -146,8 +146,9 @@ impl Supervisor<'_> {
         let kept = kept.chain(store.map(|store| store.held.as_fd()));
         let mut kept: Vec<_> = kept.collect();
         let entered = self.namespaces.as_ref();
-        if let Some(namespaces) = entered.filter(|_| process == Process::Ports) {
-            kept.extend(namespaces.descriptors().chain(namespaces.socket()));
+        let passes_on = matches!(process, Process::Ports | Process::Forwarder);
+        if let Some(namespaces) = entered.filter(|_| passes_on) {
+            kept.extend(namespaces.descriptors().chain(namespaces.sockets()));
         }
         become_helper(inherited, &kept)?;
         match process {
@@ -159,7 +160,7 @@ impl Supervisor<'_> {
             Process::Ports => {
                 let wanted = engine.namespaces.as_ref().map(|wanted| &wanted.ports);
                 if let (Some(wanted), Some(namespaces)) = (wanted, entered)
-                    && let Some(api) = namespaces.socket()
+                    && let Some(api) = namespaces.sockets().next()
                 {
                     let dockerd = self.children.pid(Process::Dockerd);
                     let service = Service {
@@ -219,7 +220,10 @@ impl Supervisor<'_> {
             }
             Process::Forwarder => {
                 if let Some(forwarder) = &engine.forwarder {
-                    forwarder::run(forwarder)?;
+                    // The first is that of published ports.
+                    let mut made = entered.into_iter().flat_map(Namespaces::sockets).skip(1);
+                    let made = made.next().zip(made.next());
+                    forwarder::run(forwarder, made.map(<[_; 2]>::from))?;
                 }
             }
             Process::Grower => {

@@ -15,6 +15,19 @@ const ADD_BRIDGE: libc::Ioctl = 0x89a0;
 /// `SIOCBRDELBR` of linux/sockios.h.
 const REMOVE_BRIDGE: libc::Ioctl = 0x89a1;
 
+/// `ETHTOOL_GDRVINFO` of linux/ethtool.h, which every user may ask for.
+const DRIVER: u32 = 3;
+
+/// What the kernel tells of the driver of an interface: `struct ethtool_drvinfo` of linux/ethtool.h.
+#[repr(C)]
+struct Driver {
+    command: u32,
+    name: [u8; 32],
+    others: [[u8; 32]; 4],
+    reserved: [u8; 12],
+    counts: [u32; 5],
+}
+
 /// A socket that carries the ioctls. The error is that of socket(2).
 pub fn control() -> nix::Result<OwnedFd> {
     socket(
@@ -71,6 +84,38 @@ pub fn configure(control: &OwnedFd, name: &str, address: Ipv4Addr, prefix: u8) -
         run(control, number, &mut request)?;
     }
     set_up(control, name, true)
+}
+
+/// The name of an interface of the socket's network namespace. The error is that of ioctl(2): ENODEV
+/// where there is none with this index.
+pub fn interface(socket: &OwnedFd, index: u32) -> nix::Result<String> {
+    // The kernel replaces the name.
+    let mut request = request("lo")?;
+    request.ifr_ifru.ifru_ifindex = index.try_into().map_err(|_| Errno::ENODEV)?;
+    run(socket, libc::SIOCGIFNAME, &mut request)?;
+    let bytes = request.ifr_name.iter().map(|byte| byte.to_ne_bytes()[0]);
+    let bytes: Vec<u8> = bytes.take_while(|byte| *byte != 0).collect();
+    String::from_utf8(bytes).map_err(|_| Errno::EILSEQ)
+}
+
+/// Whether an interface of the socket's network namespace is a bridge. The error is that of ioctl(2):
+/// ENODEV where there is none with this name.
+pub fn is_one(socket: &OwnedFd, name: &str) -> nix::Result<bool> {
+    let mut driver = Driver {
+        command: DRIVER,
+        name: [0; 32],
+        others: [[0; 32]; 4],
+        reserved: [0; 12],
+        counts: [0; 5],
+    };
+    let mut request = request(name)?;
+    request.ifr_ifru.ifru_data = (&raw mut driver).cast();
+    match run(socket, libc::SIOCETHTOOL, &mut request) {
+        Ok(()) => Ok(driver.name.starts_with(b"bridge\0")),
+        // It has no driver to tell of.
+        Err(Errno::EOPNOTSUPP) => Ok(false),
+        Err(errno) => Err(errno),
+    }
 }
 
 /// Turns an interface on or off. The error is that of ioctl(2).

@@ -22,8 +22,9 @@ const OTHERS: [(&str, CloneFlags); 5] = [
     ("cgroup", CloneFlags::CLONE_NEWCGROUP),
 ];
 
-/// The most descriptors that are sent: the namespaces, and one more.
-const MOST: usize = 2 + OTHERS.len();
+/// The most descriptors that are sent: the namespaces, and sockets that were made in them.
+const MOST: usize = 1 + OTHERS.len() + MOST_MADE;
+const MOST_MADE: usize = 3;
 
 /// A user namespace, and the others that belong to it.
 #[derive(Debug)]
@@ -34,8 +35,8 @@ pub struct Namespaces {
     network: OwnedFd,
     /// The others.
     others: Vec<OwnedFd>,
-    /// A socket that was made in them.
-    socket: Option<OwnedFd>,
+    /// Sockets that were made in them.
+    sockets: Vec<OwnedFd>,
     /// The user id, in the namespace above, that has made it, and so has every capability in it:
     /// user_namespaces(7).
     owner: u32,
@@ -54,12 +55,9 @@ pub fn kinds(cgroup: bool) -> CloneFlags {
 }
 
 /// Sends the namespaces of this process that are among `kinds` over a Unix socket, and with them
-/// `made`, a socket: unix(7), SCM_RIGHTS.
-pub fn send(
-    kinds: CloneFlags,
-    made: Option<BorrowedFd<'_>>,
-    socket: BorrowedFd<'_>,
-) -> io::Result<()> {
+/// `made`, sockets, three at most: unix(7), SCM_RIGHTS.
+pub fn send(kinds: CloneFlags, made: &[BorrowedFd<'_>], socket: BorrowedFd<'_>) -> io::Result<()> {
+    let count = u8::try_from(made.len()).map_err(|_| Errno::EMSGSIZE)?;
     let open = |name: &str| File::open(format!("/proc/self/ns/{name}"));
     let mut files = vec![open("user")?, open("net")?];
     for (name, flag) in OTHERS {
@@ -68,10 +66,10 @@ pub fn send(
         }
     }
     let mut numbers: Vec<_> = files.iter().map(AsRawFd::as_raw_fd).collect();
-    numbers.extend(made.as_ref().map(AsRawFd::as_raw_fd));
+    numbers.extend(made.iter().map(AsRawFd::as_raw_fd));
     sendmsg::<()>(
         socket.as_raw_fd(),
-        &[IoSlice::new(&[made.is_some().into()])],
+        &[IoSlice::new(&[count])],
         &[ControlMessage::ScmRights(&numbers)],
         MsgFlags::MSG_NOSIGNAL,
         None,
@@ -96,17 +94,16 @@ pub fn receive(socket: BorrowedFd<'_>, owner: u32) -> io::Result<Namespaces> {
             found.extend(numbers.into_iter().map(descriptors::own));
         }
     }
-    let socket = match byte {
-        [1] => found.pop(),
-        _ => None,
-    };
+    let [made] = byte;
+    let place = found.len().checked_sub(made.into()).ok_or(Errno::ENODATA)?;
+    let sockets = found.split_off(place);
     let mut found = found.into_iter();
     match (found.next(), found.next()) {
         (Some(user), Some(network)) => Ok(Namespaces {
             user,
             network,
             others: found.collect(),
-            socket,
+            sockets,
             owner,
         }),
         _ => Err(Errno::ENODATA.into()),
@@ -133,9 +130,9 @@ impl Namespaces {
         [self.user.as_fd(), self.network.as_fd()]
     }
 
-    /// The socket that was sent with them, if any.
-    pub fn socket(&self) -> Option<BorrowedFd<'_>> {
-        self.socket.as_ref().map(AsFd::as_fd)
+    /// The sockets that were sent with them, in their order.
+    pub fn sockets(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.sockets.iter().map(AsFd::as_fd)
     }
 
     /// The descriptors of the namespaces.

@@ -2,7 +2,7 @@
 //! 127.0.0.11 of a network outside, and a dnsmasq beside dind.
 
 use crate::docker::{
-    BUSYBOX, Container, Network, Scratch, Spec, dind, lab, privileges, unprivileged,
+    BUSYBOX, Container, Network, Scratch, Spec, dind, lab, privileges, rootless, unprivileged,
 };
 use crate::nesting::Images;
 
@@ -202,9 +202,13 @@ fn start_dnsmasq(flags: &[&str], arguments: &[&str]) -> Container {
 
 /// The daemon under test with these lines in its `/etc/resolv.conf`.
 fn resolving(lines: &str) -> Container {
+    resolving_by(dind(), lines)
+}
+
+fn resolving_by(spec: Spec, lines: &str) -> Container {
     let write = format!("printf '{lines}' >/etc/resolv.conf");
     // An outer engine before 26.0 turns IPv6 off where its network has none, on loopback too.
-    let daemon = dind()
+    let daemon = spec
         .flags(["--sysctl", "net.ipv6.conf.all.disable_ipv6=0"])
         .prelude(&write)
         .ready(&[]);
@@ -226,6 +230,55 @@ const QUERY: &str =
 /// Answers of every size come back, and what else resolv.conf says is kept.
 #[test]
 fn a_resolver_on_loopback_is_asked() {
+    is_asked_by(&dind());
+}
+
+/// The same where loopback, and all of IPv6, is out of the engine's reach; and the engine itself asks
+/// as its containers do.
+#[test]
+fn a_resolver_out_of_reach_is_asked_for_an_engine_in_a_user_namespace() {
+    is_asked_by(&rootless());
+    let network = Network::with(&["--ipv6", "--subnet", "fd00:d1d:53::/64"]);
+    let own = ["--network", &network.name, "--ip6", "fd00:d1d:53::53"];
+    let _dnsmasq = start_dnsmasq(&own, &[]);
+    let spec = rootless().flags(["--network", &network.name]);
+    let daemon = resolving_by(spec, "nameserver fd00:d1d:53::53\\n");
+    daemon.text(&["docker", "network", "create", "inside"]);
+    for network in ["bridge", "inside", "host"] {
+        let found = daemon.inner(&["--network", network], &["nslookup", "name.here"]);
+        assert!(found.contains("192.0.2.7"), "{network}: {found}");
+    }
+    // Queries wait for the next forwarder.
+    let forwarder =
+        "for pid in $(pgrep -P 1 -x dind); do pgrep -P $pid >/dev/null || echo $pid; done";
+    daemon.wait_until("sleep 1.1; true");
+    daemon.sh(&format!("kill -KILL $({forwarder})"));
+    daemon.wait_log("the DNS forwarder was ended by SIGKILL; restarting it", 1);
+    finds(&daemon);
+}
+
+/// What is turned off, and what is within reach, is left alone.
+#[test]
+fn nothing_is_done_for_an_engine_in_a_user_namespace_where_nothing_is_to_be_done() {
+    let network = Network::new();
+    let off = rootless()
+        .flags(["--network", &network.name])
+        .env("DIND_DNS", "off");
+    let elsewhere = rootless().flags(["--dns", "192.0.2.53"]);
+    for (spec, expected) in [
+        (off, "nameserver 127.0.0.11"),
+        (elsewhere, "nameserver 192.0.2.53"),
+    ] {
+        let daemon = spec.ready(&[]);
+        daemon.load_busybox();
+        let text = daemon.inner(&["--network=host"], &["cat", "/etc/resolv.conf"]);
+        assert!(text.contains(expected), "{text}");
+        daemon.not_logged(&["dind: dns:"]);
+    }
+}
+
+#[track_caller]
+fn is_asked_by(spec: &Spec) {
     for (lines, address) in [
         ("nameserver 127.0.0.53\\n", "127.0.0.53"),
         (
@@ -234,7 +287,10 @@ fn a_resolver_on_loopback_is_asked() {
         ),
         ("nameserver ::1\\n", "::1"),
     ] {
-        let daemon = resolving(&format!("search here\\noptions edns0\\n{lines}"));
+        let daemon = resolving_by(
+            spec.clone(),
+            &format!("search here\\noptions edns0\\n{lines}"),
+        );
         let _dnsmasq = dnsmasq(&daemon, address);
         finds(&daemon);
         let text = daemon.inner(&[], &["cat", "/etc/resolv.conf"]);

@@ -32,6 +32,7 @@ use std::time::{Duration, Instant};
 
 use dind::apply::apply;
 use dind::apply::delegate::{self, Attempt, Delegation};
+use dind::facts::interfaces::Inner;
 use dind::facts::mountinfo::MountTable;
 use dind::helpers::child::become_helper;
 use dind::messages::backlog::Backlog;
@@ -44,6 +45,7 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::mount::MsFlags;
 use nix::poll::{PollFd, PollFlags};
+use nix::sched::CloneFlags;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 /// Set in the process that is inside, to a name that no other test has.
@@ -874,4 +876,36 @@ fn a_directory_with_files_of_others_is_not_given_away() {
         assert_eq!(owner(), 1000);
         assert_eq!(fs::metadata(scratch.join("file")).unwrap().uid(), 0);
     });
+}
+
+/// Who asks over a bridge is inside, in whatever network namespace the socket is, and who asks over
+/// another interface is not.
+#[test]
+fn interfaces_are_those_of_the_sockets_network_namespace() {
+    inside(
+        "interfaces_are_those_of_the_sockets_network_namespace",
+        || {
+            let ip = |words: &str| {
+                let status = Command::new("ip").args(words.split(' ')).status();
+                assert!(status.expect("iproute2 is needed").success(), "{words}");
+            };
+            let own = fs::File::open("/proc/thread-self/ns/net").unwrap();
+            nix::sched::unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            for (index, words) in [
+                (50, "link add index 50 br-50 type bridge"),
+                (52, "link add index 52 veth52 type veth peer name veth53"),
+            ] {
+                ip(words);
+                assert!(nix::net::if_::if_indextoname(index).is_ok());
+            }
+            let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+            nix::sched::setns(own, CloneFlags::CLONE_NEWNET).unwrap();
+            let mut inner = Inner::of(socket.into());
+            for (index, expected) in [(1, true), (50, true), (52, false), (99, false)] {
+                for _ in 0..2 {
+                    assert_eq!(inner.has(index), expected, "{index}");
+                }
+            }
+        },
+    );
 }

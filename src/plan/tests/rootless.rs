@@ -93,42 +93,67 @@ fn the_daemon_is_told_and_the_ends_of_the_network_agree() -> Result<(), Fault> {
     Ok(())
 }
 
-/// A resolver on loopback is asked by slirp4netns, in whose network no route of this container is.
+/// Resolvers on loopback, and those of IPv6, are asked from outside, by a forwarder with an address in a
+/// network in which no route of this container is.
 #[test]
-fn resolvers_on_loopback_are_asked_from_outside() -> Result<(), Fault> {
-    let networks = |resolvers: &[[u8; 4]], taken: [u8; 4]| Networks {
-        resolvers: resolvers.iter().map(|address| (*address).into()).collect(),
+fn resolvers_that_are_out_of_reach_are_asked_from_outside() -> Result<(), Fault> {
+    let networks = |resolvers: &[&str]| Networks {
+        resolvers: resolvers.iter().flat_map(|text| text.parse()).collect(),
         resolver_options: vec!["ndots:0".into(), "edns0".into()],
-        search_domains: vec!["example.org".into()],
+        search_domains: vec!["example.org".into(), "two_words".into()],
         routes: vec![Route {
             interface: "eth0".into(),
             network: Network {
-                address: taken.into(),
+                address: [10, 0, 2, 0].into(),
                 prefix: 24,
             },
         }],
         ..Networks::default()
     };
-    let text = |networks: Networks| -> Result<Option<String>, Fault> {
-        let facts = Facts {
-            networks,
-            ..bare_v1()
-        };
+    let others = "search example.org two_words\noptions edns0\n";
+    for (resolvers, asked, expected) in [
+        (&["127.0.0.11"][..], &["127.0.0.11"][..], &["10.0.3.3"][..]),
+        (
+            &["192.0.2.1", "127.0.0.7", "127.0.0.53", "::1"],
+            &["127.0.0.7", "127.0.0.53", "::1"],
+            &["192.0.2.1", "10.0.3.3"],
+        ),
+        (&["2001:db8::53"], &["2001:db8::53"], &["10.0.3.3"]),
+        (&["192.0.2.1", "192.0.2.2"], &[], &[]),
+        (&[], &[], &[]),
+    ] {
+        let mut facts = bare_v1();
+        facts.networks = networks(resolvers);
         let engine = ROOTLESS.engine(&facts)?;
-        assert_eq!(engine.forwarder, None);
-        let steps = engine.namespaces.map(|namespaces| namespaces.steps);
-        Ok(steps
-            .unwrap_or_default()
-            .into_iter()
-            .find_map(|step| match step.action {
-                Action::Write { path, content } if path.ends_with("resolv.conf") => Some(content),
-                _ => None,
-            }))
-    };
-    let found = text(networks(&[[127, 0, 0, 11], [192, 0, 2, 1]], [10, 0, 2, 0]))?;
-    let expected = "nameserver 10.0.3.3\nnameserver 192.0.2.1\nsearch example.org\noptions edns0\n";
-    assert_eq!(found.as_deref(), Some(expected));
-    assert_eq!(text(networks(&[[192, 0, 2, 1]], [10, 0, 2, 0]))?, None);
+        let asks = |engine: &Engine| -> Vec<String> {
+            let upstreams = engine.forwarder.iter().flat_map(|found| &found.upstreams);
+            upstreams.map(ToString::to_string).collect()
+        };
+        assert_eq!(asks(&engine), asked, "{resolvers:?}");
+        let (mut listening, mut steps) = (None, Vec::new());
+        if let Some(namespaces) = engine.namespaces {
+            (listening, steps) = (namespaces.resolver, namespaces.steps);
+        }
+        let listens = (!asked.is_empty()).then(|| [10, 0, 3, 3].into());
+        assert_eq!(listening, listens, "{resolvers:?}");
+        let text = steps.into_iter().find_map(|step| match step.action {
+            Action::Write { path, content } if path.ends_with("resolv.conf") => Some(content),
+            _ => None,
+        });
+        let servers: String = expected
+            .iter()
+            .map(|server| format!("nameserver {server}\n"))
+            .collect();
+        let expected = (!expected.is_empty()).then(|| servers + others);
+        assert_eq!(text, expected, "{resolvers:?}");
+        let off = Start {
+            variables: &[("DIND_DNS", "off")],
+            ..ROOTLESS
+        };
+        let engine = off.engine(&facts)?;
+        assert_eq!(asks(&engine), [""; 0], "{resolvers:?}");
+        assert_eq!(engine.namespaces.and_then(|found| found.resolver), None);
+    }
     Ok(())
 }
 
