@@ -17,6 +17,7 @@ mod copies;
 mod detached;
 mod kills;
 mod mended;
+mod networks;
 mod ports;
 mod store_files;
 mod stores;

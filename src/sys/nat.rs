@@ -1,0 +1,162 @@
+//! Source NAT for what comes from one interface, by a table of nf_tables that ends with its socket:
+//! linux/netfilter/nf_tables.h.
+
+use std::os::fd::OwnedFd;
+
+use nix::sys::socket::SockProtocol;
+
+use super::netlink::{self, APPEND, Messages, NEW};
+
+/// The subsystem nf_tables, in the upper byte of a message's type.
+const NF_TABLES: u16 = 10;
+const NEW_TABLE: u16 = NF_TABLES << 8;
+const NEW_CHAIN: u16 = NF_TABLES << 8 | 3;
+const NEW_RULE: u16 = NF_TABLES << 8 | 6;
+const BATCH_BEGIN: u16 = 16;
+const BATCH_END: u16 = 17;
+
+/// `NFPROTO_INET`: IPv4 and IPv6.
+const INET: u8 = 1;
+
+/// `NFT_TABLE_F_OWNER`: only this socket changes the table, and the kernel removes it when the socket
+/// is closed, also where its process was killed (`nft_rcv_nl_event` in
+/// net/netfilter/nf_tables_api.c). Since Linux 5.12.
+const OWNER: u32 = 2;
+
+/// `NF_INET_FORWARD` and `NF_INET_POST_ROUTING`, and the priorities of filters and of source NAT:
+/// linux/netfilter_ipv4.h.
+const FORWARD: (u32, i32) = (2, 0);
+const POSTROUTING: (u32, i32) = (4, 100);
+
+/// `NFT_META_IIFNAME` and `NFT_META_OIFNAME`.
+const INCOMING_NAME: u32 = 6;
+const OUTGOING_NAME: u32 = 7;
+
+/// `NFT_CMP_EQ` and `NFT_CMP_NEQ`.
+const EQUAL: u32 = 0;
+const UNEQUAL: u32 = 1;
+
+/// The bits of a connection's state: `NF_CT_STATE_INVALID_BIT` and `NF_CT_STATE_BIT` in
+/// linux/netfilter/nf_conntrack_common.h.
+const INVALID: u32 = 1;
+const ESTABLISHED_OR_RELATED: u32 = 2 | 4;
+
+/// The name of the table, and those of its chains.
+const CHAIN_OUT: &str = "postrouting";
+const CHAIN_THROUGH: &str = "forward";
+
+/// Makes the table `name`, by which what comes from the interface of that name leaves with an address
+/// of the interface that it leaves by. Only answers come back, and what belongs to no connection does
+/// not leave. The table is there as long as the socket that is returned. The error is the kernel's:
+/// EPERM where another socket has one of that name, EOPNOTSUPP where tables cannot have an owner.
+pub fn translate(name: &str) -> nix::Result<OwnedFd> {
+    let socket = netlink::open(SockProtocol::NetlinkNetFilter)?;
+    let mut batch = Messages::default();
+    batch.mark(BATCH_BEGIN, |message| header(message, 0, NF_TABLES));
+    batch.message(NEW_TABLE, NEW, |message| {
+        header(message, INET, 0);
+        message.string(1, name);
+        number(message, 2, OWNER);
+    });
+    for (chain, kind, (hook, priority)) in [
+        (CHAIN_OUT, "nat", POSTROUTING),
+        (CHAIN_THROUGH, "filter", FORWARD),
+    ] {
+        batch.message(NEW_CHAIN, NEW, |message| {
+            header(message, INET, 0);
+            message.string(1, name);
+            message.string(3, chain);
+            message.nested(4, |place| {
+                number(place, 1, hook);
+                place.attribute(2, &priority.to_be_bytes());
+            });
+            message.string(7, kind);
+        });
+    }
+    rule(&mut batch, name, CHAIN_OUT, |list| {
+        interface(list, INCOMING_NAME, name);
+        expression(list, "masq", |_| {});
+    });
+    for (key, bits, comparison) in [
+        (INCOMING_NAME, INVALID, UNEQUAL),
+        (OUTGOING_NAME, ESTABLISHED_OR_RELATED, EQUAL),
+    ] {
+        rule(&mut batch, name, CHAIN_THROUGH, |list| {
+            interface(list, key, name);
+            state(list, bits, comparison);
+            drop_packet(list);
+        });
+    }
+    batch.mark(BATCH_END, |message| header(message, 0, NF_TABLES));
+    netlink::ask(&socket, &batch)?;
+    Ok(socket)
+}
+
+/// struct nfgenmsg.
+fn header(message: &mut Messages, family: u8, resource: u16) {
+    message.put(&[family, 0]);
+    message.put(&resource.to_be_bytes());
+}
+
+fn number(message: &mut Messages, kind: u16, value: u32) {
+    message.attribute(kind, &value.to_be_bytes());
+}
+
+fn rule(batch: &mut Messages, table: &str, chain: &str, list: impl FnOnce(&mut Messages)) {
+    batch.message(NEW_RULE, NEW | APPEND, |message| {
+        header(message, INET, 0);
+        message.string(1, table);
+        message.string(2, chain);
+        message.nested(4, list);
+    });
+}
+
+fn expression(list: &mut Messages, name: &str, data: impl FnOnce(&mut Messages)) {
+    list.nested(1, |element| {
+        element.string(1, name);
+        element.nested(2, data);
+    });
+}
+
+/// The packet's interface is this one.
+fn interface(list: &mut Messages, key: u32, name: &str) {
+    expression(list, "meta", |meta| {
+        number(meta, 1, 1);
+        number(meta, 2, key);
+    });
+    expression(list, "cmp", |compare| {
+        number(compare, 1, 1);
+        number(compare, 2, EQUAL);
+        compare.nested(3, |data| data.string(1, name));
+    });
+}
+
+/// The state of the packet's connection has none of these bits (`EQUAL`), or one (`UNEQUAL`).
+fn state(list: &mut Messages, bits: u32, comparison: u32) {
+    const NONE: [u8; 4] = [0; 4];
+    expression(list, "ct", |state| {
+        number(state, 1, 1);
+        number(state, 2, 0);
+    });
+    expression(list, "bitwise", |bitwise| {
+        number(bitwise, 1, 1);
+        number(bitwise, 2, 1);
+        number(bitwise, 3, 4);
+        bitwise.nested(4, |data| data.attribute(1, &bits.to_ne_bytes()));
+        bitwise.nested(5, |data| data.attribute(1, &NONE));
+    });
+    expression(list, "cmp", |compare| {
+        number(compare, 1, 1);
+        number(compare, 2, comparison);
+        compare.nested(3, |data| data.attribute(1, &NONE));
+    });
+}
+
+fn drop_packet(list: &mut Messages) {
+    expression(list, "immediate", |immediate| {
+        number(immediate, 1, 0);
+        immediate.nested(2, |data| {
+            data.nested(2, |verdict| number(verdict, 1, 0));
+        });
+    });
+}

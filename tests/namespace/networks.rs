@@ -1,0 +1,86 @@
+//! Pairs of interfaces and their rules, in network namespaces of the test's own.
+
+use std::fs;
+use std::process::{Command, Stdio};
+
+use dind::sys::{bridge, link, nat};
+use nix::errno::Errno;
+use nix::net::if_::if_nametoindex;
+use nix::sched::{CloneFlags, unshare};
+use nix::unistd::Pid;
+
+use crate::inside;
+
+/// What `ip` or `nft` prints.
+fn shown(words: &[&str]) -> String {
+    let (program, arguments) = words.split_first().unwrap();
+    let output = Command::new(program).args(arguments).output().unwrap();
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// The rules are there as long as their socket, and no other one makes a table of that name meanwhile.
+#[test]
+fn rules_end_with_their_socket() {
+    inside("networks::rules_end_with_their_socket", || {
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        let first = nat::translate("dind-first").unwrap();
+        let other = nat::translate("dind-other").unwrap();
+        assert_eq!(nat::translate("dind-first").err(), Some(Errno::EPERM));
+        let copy = first.try_clone().unwrap();
+        drop(first);
+        assert_eq!(nat::translate("dind-first").err(), Some(Errno::EPERM));
+        drop(copy);
+        let again = nat::translate("dind-first").unwrap();
+        drop((again, other));
+    });
+}
+
+/// One end is here and the other in the namespace of another process, and both go with either.
+#[test]
+fn a_pair_has_an_end_in_another_namespace() {
+    inside("networks::a_pair_has_an_end_in_another_namespace", || {
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        let own = fs::read_link("/proc/self/ns/net").unwrap();
+        let mut other = Command::new("unshare")
+            .args(["-n", "sh", "-c", "echo; exec sleep 1000"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut ready = [0];
+        let mut output = other.stdout.take().unwrap();
+        std::io::Read::read_exact(&mut output, &mut ready).unwrap();
+        let theirs = fs::read_link(format!("/proc/{}/ns/net", other.id())).unwrap();
+        assert_ne!(own, theirs);
+        let pid = Pid::from_raw(i32::try_from(other.id()).unwrap());
+        let socket = link::open().unwrap();
+        let add = || link::add_pair(&socket, "dind-pair", "eth0", pid, 1280);
+        add().unwrap();
+        assert_eq!(add(), Err(Errno::EEXIST));
+        let four = [10, 0, 2, 2].into();
+        let six = "fd64::2".parse().unwrap();
+        for (address, prefix) in [(four, 24), (six, 64)] {
+            link::add_address(&socket, "dind-pair", address, prefix).unwrap();
+        }
+        bridge::set_up(&bridge::control().unwrap(), "dind-pair", true).unwrap();
+        link::add_default_route(&socket, "dind-pair", [10, 0, 2, 100].into()).unwrap();
+        let text = shown(&["ip", "address", "show", "dev", "dind-pair"]);
+        for part in ["mtu 1280", "10.0.2.2/24", "fd64::2/64"] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        assert!(!text.contains("tentative"), "{text}");
+        let routes = shown(&["ip", "route"]);
+        assert!(routes.contains("default via 10.0.2.100"), "{routes}");
+        assert!(if_nametoindex("eth0").is_err());
+        let inside = shown(&["nsenter", "-n", "-t", &pid.to_string(), "ip", "-o", "link"]);
+        assert!(
+            inside.contains("eth0@") && inside.contains("mtu 1280"),
+            "{inside}"
+        );
+        link::remove(&socket, "dind-pair").unwrap();
+        assert_eq!(link::remove(&socket, "dind-pair"), Err(Errno::ENODEV));
+        let inside = shown(&["nsenter", "-n", "-t", &pid.to_string(), "ip", "-o", "link"]);
+        assert!(!inside.contains("eth0"), "{inside}");
+        other.kill().unwrap();
+        other.wait().unwrap();
+    });
+}
