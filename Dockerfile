@@ -85,6 +85,7 @@ RUN { getent group 2375 || groupadd --system --gid 2375 docker; } \
         nftables \
         openssh-client \
         openssl \
+        passt \
         pigz \
         procps \
         slirp4netns \

@@ -1,6 +1,7 @@
 //! The order of the phases, the exit status, and the one place that prints an error.
 
 use std::ffi::{OsStr, OsString};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -43,7 +44,7 @@ use dind::supervise::{self, Beginning};
 use dind::sys::signals::{self, Inherited, Signals};
 use dind::sys::{descriptors, log, search, spawn};
 use nix::sys::stat::{Mode, umask};
-use tracing::{Level, error, info, warn};
+use tracing::{Level, debug, error, info, warn};
 
 fn main() -> ExitCode {
     let inherited = signals::block();
@@ -180,12 +181,17 @@ fn bind(listeners: &[Listener], signals: &Signals) -> Result<Entrance, Fault> {
 struct Made {
     plan: Plan,
     entrance: Option<Entrance>,
+    /// The socket that the rules for a veth pair end with.
+    rules: Option<OwnedFd>,
 }
 
 impl From<Plan> for Made {
     fn from(plan: Plan) -> Self {
-        let entrance = None;
-        Self { plan, entrance }
+        Self {
+            plan,
+            entrance: None,
+            rules: None,
+        }
     }
 }
 
@@ -331,24 +337,36 @@ fn plan_daemons(
         facts.netfilter.nf_tables = netfilter::ask();
         planned = plan(arguments, addresses.with(surroundings, &facts))?;
     }
+    let mut rules = None;
+    if starts && let Some(name) = planned.veth() {
+        match netfilter::translate(name) {
+            Ok(made) => rules = Some(made),
+            Err(error) => {
+                debug!("{}", Fault::from(error));
+                let surroundings = rootless::without_rules(surroundings, config)?;
+                planned = plan(arguments, addresses.with(&surroundings, &facts))?;
+            }
+        }
+    }
     planned.notes.extend(note);
     Ok(Made {
         plan: planned,
         entrance: entrance.transpose()?,
+        rules,
     })
 }
 
-fn carry_out(
-    Made { plan, entrance }: Made,
-    config: &Config,
-    signals: Signals,
-    started: Instant,
-) -> Result<u8, Fault> {
+fn carry_out(made: Made, config: &Config, signals: Signals, started: Instant) -> Result<u8, Fault> {
+    let Made {
+        plan,
+        entrance,
+        rules,
+    } = made;
     match &plan.outcome {
         Outcome::Supervise(engine) => {
             // Only a plan that is shown has none, and that one is not carried out.
             let entrance = entrance.map_or_else(|| bind(&engine.listeners, &signals), Ok)?;
-            supervise_engine(&plan, engine, entrance, config, signals, started)
+            supervise_engine(&plan, engine, (entrance, rules), config, signals, started)
         }
         Outcome::Become {
             command,
@@ -372,7 +390,7 @@ fn carry_out(
 fn supervise_engine(
     plan: &Plan,
     engine: &Engine,
-    entrance: Entrance,
+    (entrance, rules): (Entrance, Option<OwnedFd>),
     config: &Config,
     signals: Signals,
     started: Instant,
@@ -384,6 +402,7 @@ fn supervise_engine(
     let beginning = Beginning {
         opened,
         delegation,
+        rules,
         umask,
         started,
     };

@@ -1,14 +1,17 @@
-//! Asks the kernel for nf_tables, and loads modules. The request can itself load nf_tables.
+//! Asks the kernel for nf_tables, loads modules, and makes the rules of a veth pair. The request can itself load nf_tables.
 
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 
+use anyhow::{Context, Result};
 use nix::sys::socket::{
     self, AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType,
 };
 use tracing::debug;
 
 use crate::facts::netfilter::NfTables;
+use crate::messages::remedy::Remedy;
 use crate::plan::NF_TABLES;
+use crate::sys::nat;
 
 /// Makes the kernel load the module `name`, where it exists and is not loaded, by looking up a
 /// network interface of that name. That needs neither modprobe nor the module's file in the
@@ -40,6 +43,14 @@ pub fn ask() -> NfTables {
         true => NfTables::Present,
         false => NfTables::Missing,
     }
+}
+
+/// Makes the rules by which an engine behind the interface `name` reaches what is outside. They end
+/// with the socket that is returned. The error is that nf_tables does not make such rules here.
+pub fn translate(name: &str) -> Result<OwnedFd> {
+    nat::translate(name)
+        .with_context(|| format!("cannot make the table {name} of nf_tables"))
+        .remedy("use Linux 5.12 or later with nf_tables")
 }
 
 /// Whether nf_tables answers `NFT_MSG_GETGEN`, the first request of the nft backend of iptables:

@@ -20,6 +20,7 @@ pub mod links;
 pub mod memory;
 pub mod mountinfo;
 mod names;
+pub mod nat;
 mod neighbours;
 pub mod netfilter;
 pub mod network;

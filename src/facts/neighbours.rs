@@ -28,6 +28,12 @@ pub fn listens(bound: &BTreeSet<u64>) -> bool {
     !inodes.is_empty()
 }
 
+/// Whether a dockerd is in this network namespace, and not only the socket of one.
+pub fn has_dockerd() -> bool {
+    let table = read::kernel("/proc/net/unix").unwrap_or_default();
+    !listening(&table, is_libnetworks).is_empty()
+}
+
 /// Whether a bridge of Docker's in this network namespace connects anything: then containers run,
 /// also where their dockerd does not.
 pub fn has_bridge_in_use() -> bool {
@@ -62,9 +68,24 @@ pub fn own_bridge(data_root: &Path) -> String {
 }
 
 /// The inodes of the listening sockets in the text of `/proc/net/unix` that an engine has: its API,
-/// and the socket of its networks, which every dockerd has (`startExternalKeyListener` in moby's
-/// libnetwork).
+/// and the socket of its networks.
 fn engines(table: &str) -> BTreeSet<u64> {
+    let is_api = |path: &Path| path.file_name().is_some_and(|name| name == "docker.sock");
+    listening(table, |path| is_api(path) || is_libnetworks(path))
+}
+
+/// Whether this is the path of the socket of its networks, which every dockerd has
+/// (`startExternalKeyListener` in moby's libnetwork).
+fn is_libnetworks(path: &Path) -> bool {
+    path.extension()
+        .is_some_and(|extension| extension == "sock")
+        && path
+            .parent()
+            .is_some_and(|parent| parent.ends_with("libnetwork"))
+}
+
+/// The inodes of the listening sockets in the text of `/proc/net/unix` with such a path.
+fn listening(table: &str, is_wanted: impl Fn(&Path) -> bool) -> BTreeSet<u64> {
     let sockets = table.lines().filter_map(|line| {
         // Number, reference count and protocol come first, type and state in between.
         let mut fields = line.split_whitespace().skip(3);
@@ -72,14 +93,7 @@ fn engines(table: &str) -> BTreeSet<u64> {
         let mut fields = fields.skip(2);
         let inode = fields.next()?.parse().ok()?;
         let path = Path::new(fields.next()?);
-        let is_api = path.file_name().is_some_and(|name| name == "docker.sock");
-        let is_libnetwork = path
-            .extension()
-            .is_some_and(|extension| extension == "sock")
-            && path
-                .parent()
-                .is_some_and(|parent| parent.ends_with("libnetwork"));
-        (flags & LISTENS != 0 && (is_api || is_libnetwork)).then_some(inode)
+        (flags & LISTENS != 0 && is_wanted(path)).then_some(inode)
     });
     sockets.collect()
 }
@@ -123,6 +137,7 @@ mod tests {
             0000000000000000: 00000002 00000000 00010000 0001 01 16 @/containerd-shim/x.sock\n\
             0000000000000000: 00000002 00000000 00010000 0005 01 17\n";
         assert_eq!(engines(table), BTreeSet::from([11, 12, 14]));
+        assert_eq!(listening(table, is_libnetworks), BTreeSet::from([14]));
     }
 
     #[test]

@@ -13,6 +13,7 @@ use nix::unistd::{AccessFlags, access, getegid, geteuid};
 use super::cgroup::CGROUP_ROOT;
 use super::host::Confinement;
 use super::mountinfo::MountTable;
+use super::nat::Nat;
 use crate::sys::search::search;
 use crate::sys::{denied, read};
 
@@ -119,6 +120,10 @@ pub struct Rootless {
     pub no_new_privileges: bool,
     /// The path of `slirp4netns`; `None` where it is not in `PATH`.
     pub slirp4netns: Option<PathBuf>,
+    /// The path of `pasta`.
+    pub pasta: Option<PathBuf>,
+    /// What a veth pair needs.
+    pub nat: Nat,
     /// The paths of `newuidmap` and `newgidmap`; `None` where one is not in `PATH`.
     pub map_programs: Option<[PathBuf; 2]>,
     /// Whether root's home is a directory of the container itself, and no mount.
@@ -164,6 +169,8 @@ impl Rootless {
             no_new_privileges: read::kernel("/proc/self/status")
                 .is_ok_and(|status| status.lines().any(|line| line == "NoNewPrivs:\t1")),
             slirp4netns: program("slirp4netns"),
+            pasta: program("pasta"),
+            nat: Nat::read(),
             map_programs: program("newuidmap")
                 .zip(program("newgidmap"))
                 .map(|(users, groups)| [users, groups]),

@@ -9,6 +9,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
 use nix::sched::unshare;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, Uid};
@@ -20,9 +21,9 @@ use crate::apply;
 use crate::facts::rootless::Extent;
 use crate::messages::fault::{FAILURE, Fault};
 use crate::messages::remedy::Remedy;
-use crate::plan::namespaces::Namespaces;
+use crate::plan::namespaces::{Namespaces, Veth};
 use crate::sys::signals::Inherited;
-use crate::sys::{bridge, credentials, denied, namespaces, process};
+use crate::sys::{bridge, credentials, denied, link, namespaces, process};
 
 /// Makes the namespaces and sends them over `socket`. The result is an exit status; the error says
 /// what failed. Half of the work is a child's, which is in the new namespaces and logs its own error:
@@ -48,6 +49,12 @@ pub fn make(wanted: &Namespaces, socket: BorrowedFd<'_>, inherited: &Inherited) 
     drop(theirs);
     // The end of the file is the child's end, which has logged why.
     if ours.read(&mut [0]).is_ok_and(|count| count == 1) {
+        // Before this process acts as another user.
+        if let Some(veth) = &wanted.veth {
+            connect(veth, child)
+                .with_context(|| format!("cannot make the interface {}", veth.name))
+                .remedy("set DIND_ROOTLESS_NETWORK=slirp4netns")?;
+        }
         write_maps(wanted, child, inherited)?;
         // The child may have ended: then its status says so.
         let _ = ours.write_all(&[0]);
@@ -60,6 +67,41 @@ pub fn make(wanted: &Namespaces, socket: BorrowedFd<'_>, inherited: &Inherited) 
         WaitStatus::Exited(..) => Ok(FAILURE),
         end => bail!("the child in the new namespaces: {end:?}"),
     }
+}
+
+/// Makes the pair of interfaces, the other one in the network namespace of `child`, and turns the one
+/// here on. One with that name is of an earlier start, which the kernel has not removed yet: this
+/// process has the lock on the data root, which the name is of.
+fn connect(veth: &Veth, child: Pid) -> nix::Result<()> {
+    let socket = link::open()?;
+    let add = || link::add_pair(&socket, &veth.name, veth.inside, child, veth.mtu);
+    match add() {
+        Err(Errno::EEXIST) => {
+            match link::remove(&socket, &veth.name) {
+                Ok(()) | Err(Errno::ENODEV) => {}
+                Err(errno) => return Err(errno),
+            }
+            add()?;
+        }
+        done => done?,
+    }
+    for ends in &veth.addresses {
+        link::add_address(&socket, &veth.name, ends.here, ends.prefix)?;
+    }
+    bridge::set_up(&bridge::control()?, &veth.name, true)
+}
+
+/// The same for the interface in the new network namespace, with the routes.
+fn connect_inside(veth: &Veth) -> nix::Result<()> {
+    let socket = link::open()?;
+    for ends in &veth.addresses {
+        link::add_address(&socket, veth.inside, ends.inside, ends.prefix)?;
+    }
+    bridge::set_up(&bridge::control()?, veth.inside, true)?;
+    for ends in &veth.addresses {
+        link::add_default_route(&socket, veth.inside, ends.here)?;
+    }
+    Ok(())
 }
 
 /// Writes the maps of the user namespace of `child`. The kernel wants a writer with the rights of the
@@ -152,6 +194,11 @@ fn be_inside(wanted: &Namespaces, mut parent: UnixStream, socket: BorrowedFd<'_>
         })
         .context("cannot turn the interface lo on")
         .remedy("see netdevice(7)")?;
+    if let Some(veth) = &wanted.veth {
+        connect_inside(veth)
+            .with_context(|| format!("cannot configure the interface {}", veth.inside))
+            .remedy("set DIND_ROOTLESS_NETWORK=slirp4netns")?;
+    }
     let resolver = wanted.resolver.map(forwarder::open).transpose()?;
     let ports = wanted.ports.directory.join(wanted.ports.socket);
     let listener = UnixListener::bind(ports)

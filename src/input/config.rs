@@ -89,6 +89,31 @@ pub enum Mtu {
     Off,
 }
 
+/// What connects the network of an engine in a user namespace with that of this container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RootlessNetwork {
+    /// A pair of interfaces, with source NAT.
+    Veth,
+    /// slirp4netns(1).
+    Slirp4netns,
+    /// pasta(1).
+    Pasta,
+}
+
+impl RootlessNetwork {
+    /// All of them, those first that are preferred.
+    pub const ALL: [Self; 3] = [Self::Veth, Self::Slirp4netns, Self::Pasta];
+
+    /// The name in variables and messages, and of the program.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Veth => "veth",
+            Self::Slirp4netns => "slirp4netns",
+            Self::Pasta => "pasta",
+        }
+    }
+}
+
 /// What a stop does with containers that have no handler for their stop signal:
 /// `DIND_STOP_DEAF`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -149,6 +174,9 @@ pub struct Config {
     pub rootless: Option<bool>,
     /// `DOCKERD_ROOTLESS_ROOTLESSKIT_FLAGS`: the flags that rootlesskit would get.
     pub rootlesskit: Flags,
+    /// `DIND_ROOTLESS_NETWORK`: what connects the network of an engine in a user namespace. `None`
+    /// where that depends on what there is.
+    pub rootless_network: Option<RootlessNetwork>,
     /// `DIND_TMPFS`: whether `/tmp` may get a tmpfs.
     pub tmpfs: bool,
     /// `DIND_DNS`: whether resolvers on loopback are made reachable for inner containers.
@@ -282,6 +310,7 @@ impl Config {
                     Flags::parse,
                 )
                 .unwrap_or_default(),
+            rootless_network: read.rootless_network(),
             tmpfs: read.switch(variables::DIND_TMPFS),
             dns: read.switch(variables::DIND_DNS),
             mtu: read
@@ -539,6 +568,23 @@ impl Reader<'_> {
             });
             Vec::new()
         })
+    }
+
+    /// Parses `DIND_ROOTLESS_NETWORK`.
+    fn rootless_network(&mut self) -> Option<RootlessNetwork> {
+        let variable = variables::DIND_ROOTLESS_NETWORK;
+        let parsed = self.parse(
+            variable,
+            "auto, veth, slirp4netns, pasta",
+            |text| match text {
+                "auto" => Some(None),
+                text => {
+                    let mut all = RootlessNetwork::ALL.into_iter();
+                    all.find(|known| known.name() == text).map(Some)
+                }
+            },
+        );
+        parsed.flatten()
     }
 
     fn log_level(&mut self) -> Level {

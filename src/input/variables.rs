@@ -101,6 +101,8 @@ table! {
         "one of the contracts listed below";
     DIND_ROOTLESS: Words("what is allowed"), DAEMONS,
         "1: an engine in a user namespace; 0: none";
+    DIND_ROOTLESS_NETWORK: Value("auto"), DAEMONS,
+        "its network, in a user namespace: veth, slirp4netns, pasta";
     DIND_READY_TIMEOUT: Value("60"), DAEMONS,
         "seconds within which the API must answer";
     DIND_STOP_TIMEOUT: Value("9"), DAEMONS,

@@ -37,6 +37,16 @@ pub struct Program {
     pub oom_score_adj: i16,
 }
 
+/// The program that connects the networks, which runs in this container's
+/// namespaces as the engine's user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Connector {
+    /// The program.
+    pub program: Program,
+    /// Whether it gets the user and the network namespace as descriptors 0 and 1, and not 3 and 4.
+    pub on_standard: bool,
+}
+
 /// An ext4 image that the data-root mounter mounts on the data root before the daemons start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DataFile {
@@ -165,9 +175,8 @@ pub enum Foreground {
 pub struct Engine {
     /// The namespaces that the engine and the command run in; `None` for those of this process.
     pub namespaces: Option<Namespaces>,
-    /// The program that connects the network of those namespaces. Its descriptor 3 is their user
-    /// namespace, 4 their network namespace.
-    pub user_network: Option<Program>,
+    /// The program that connects the network of those namespaces, if one does.
+    pub user_network: Option<Connector>,
     /// The ext4 image for the data root; `None` if the data root's own file system is used.
     pub data_file: Option<DataFile>,
     /// The store that the data root begins with; `None` if there is none.

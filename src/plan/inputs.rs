@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::mode::{self, Maps, Mode};
+use super::rootless_driver::Choice;
 use crate::facts::Facts;
 use crate::facts::rootless::Rootless;
 use crate::facts::surroundings::Surroundings;
@@ -67,7 +68,15 @@ impl<'a> Inputs<'a> {
     /// with the rights of this process.
     pub fn rootless(self) -> Option<(&'a Rootless, Maps)> {
         match mode::decide(self.surroundings, self.config) {
-            Mode::Rootless(facts, maps) => Some((facts, maps)),
+            Mode::Rootless(facts, maps, _) => Some((facts, maps)),
+            Mode::Privileged | Mode::Impossible { .. } => None,
+        }
+    }
+
+    /// Returns what connects the network of such an engine.
+    pub fn rootless_network(self) -> Option<Choice> {
+        match mode::decide(self.surroundings, self.config) {
+            Mode::Rootless(_, _, network) => Some(network),
             Mode::Privileged | Mode::Impossible { .. } => None,
         }
     }

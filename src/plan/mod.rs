@@ -34,7 +34,9 @@ mod read_only;
 pub mod resolver;
 pub mod role;
 pub mod rootless;
+mod rootless_driver;
 mod rootless_limits;
+mod rootless_network;
 mod rootlesskit;
 pub mod saving;
 pub mod seccomp;
@@ -348,7 +350,7 @@ fn engine(
             steps.extend(plan.steps);
             (
                 Some(plan.namespaces),
-                Some(plan.network),
+                plan.connector,
                 plan.arguments,
                 plan.forwarder,
                 plan.notes,

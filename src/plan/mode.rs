@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use super::rootless_driver::{self, Choice, Lack};
 use super::words::listed;
 use crate::facts::capabilities::{Capabilities, Capability};
 use crate::facts::rootless::{Account, Device, Extent, Range, Rootless};
@@ -58,7 +59,7 @@ pub enum Mode<'a> {
     /// In the namespaces of this process. It needs CAP_SYS_ADMIN.
     Privileged,
     /// In a user namespace, and others that belong to it.
-    Rootless(&'a Rootless, Maps),
+    Rootless(&'a Rootless, Maps, Choice),
     /// In neither: what is missing for a user namespace. `asked` is whether something shows that the
     /// user wants one, so that a command is not taken for a client's.
     Impossible {
@@ -128,11 +129,17 @@ pub fn decide<'a>(surroundings: &'a Surroundings, config: &Config) -> Mode<'a> {
         return Mode::Privileged;
     }
     let maps = maps(rootless, surroundings.user);
-    let missing = missing(rootless, surroundings.user, &surroundings.capabilities);
-    match maps {
-        Ok(maps) if missing.is_empty() => Mode::Rootless(rootless, maps),
-        maps => Mode::Impossible {
-            missing: missing.into_iter().chain(maps.err()).collect(),
+    let mut missing = missing(rootless, surroundings.user, &surroundings.capabilities);
+    let network = rootless_driver::choose(surroundings, rootless, config);
+    match (maps, network) {
+        (Ok(maps), Ok(network)) if missing.is_empty() => Mode::Rootless(rootless, maps, network),
+        (maps, network) => Mode::Impossible {
+            missing: {
+                let lacks = network.err().unwrap_or_default().into_iter();
+                missing.extend(lacks.map(|lack| lacking(rootless, lack)));
+                missing.extend(maps.err());
+                missing
+            },
             asked: config.rootless == Some(true) || seems_wanted(rootless, surroundings.user),
         },
     }
@@ -292,34 +299,48 @@ fn missing(rootless: &Rootless, user: u32, capabilities: &Capabilities) -> Vec<M
             "lets programs with file capabilities have them",
         ));
     }
-    let (seen, flag) = match rootless.tun {
-        Device::Missing => (
-            "there is no /dev/net/tun".to_owned(),
-            format!("start it with {TUN}"),
-        ),
-        Device::Closed { own: true, .. } if user == 0 => Default::default(),
-        Device::Closed { mode, .. } => (
-            format!(
-                "/dev/net/tun has the mode {mode:04o}, and user {} may not open it",
-                rootless.account.user
-            ),
-            format!("chmod 666 /dev/net/tun on the host, or start it with --user 0 and {TUN}"),
-        ),
-        Device::Open => Default::default(),
-    };
-    if !seen.is_empty() {
-        let opens = "opens network interfaces to who has CAP_NET_ADMIN in their network namespace";
-        missing.push(Missing::new("rootless-tun", seen, flag, opens));
-    }
-    if rootless.slirp4netns.is_none() {
-        missing.push(Missing::new(
-            "rootless-network",
-            "slirp4netns is not in PATH",
-            "install slirp4netns in the image",
-            "connects the engine's network to this container's",
-        ));
-    }
     missing
+}
+
+/// What the network lacks.
+fn lacking(rootless: &Rootless, lack: Lack) -> Missing {
+    match lack {
+        Lack::Tun => {
+            let (seen, flag) = match rootless.tun {
+                Device::Closed { mode, .. } => (
+                    format!(
+                        "/dev/net/tun has the mode {mode:04o}, and user {} may not open it",
+                        rootless.account.user
+                    ),
+                    format!(
+                        "chmod 666 /dev/net/tun on the host, or start it with --user 0 and {TUN}"
+                    ),
+                ),
+                Device::Missing | Device::Open => (
+                    "there is no /dev/net/tun".to_owned(),
+                    format!("start it with {TUN}"),
+                ),
+            };
+            let opens =
+                "opens network interfaces to who has CAP_NET_ADMIN in their network namespace";
+            Missing::new("rootless-tun", seen, flag, opens)
+        }
+        Lack::Program(name) => {
+            let package = if name == "pasta" { "passt" } else { name };
+            Missing::new(
+                "rootless-network",
+                format!("{name} is not in PATH"),
+                format!("install {package} in the image"),
+                "connects the engine's network to this container's",
+            )
+        }
+        Lack::Veth(seen, flag) => Missing::new(
+            "rootless-network",
+            format!("a veth pair is asked for, and {seen}"),
+            format!("{flag}, or set DIND_ROOTLESS_NETWORK=auto"),
+            "connects the engine's network to this container's",
+        ),
+    }
 }
 
 /// The maps for a user namespace that `user` makes.
@@ -481,6 +502,8 @@ pub fn home() -> &'static Path {
 pub mod tests {
     use super::*;
     use crate::facts::capabilities::CapabilitySet;
+    use crate::facts::nat::{Ipv6, Nat, Switch};
+    use crate::facts::netfilter::NfTables;
     use crate::facts::surroundings::{SocketState, Stdin};
     use proptest::prelude::*;
 
@@ -509,6 +532,15 @@ pub mod tests {
             cgroup: false,
             no_new_privileges: true,
             slirp4netns: Some("/usr/bin/slirp4netns".into()),
+            pasta: None,
+            nat: Nat {
+                ipv4: Switch::Fixed,
+                ipv6: Switch::Fixed,
+                ipv6_route: Ipv6::None,
+                rules: NfTables::Unknown,
+                hosts: false,
+                dockerd: false,
+            },
             map_programs: None,
             own_home: true,
             program: "/usr/local/bin/dind".into(),
@@ -749,7 +781,10 @@ pub mod tests {
     fn the_shortest_line_has_what_this_host_needs() {
         let line = |facts: &Rootless, without: &[Capability], apparmor, asked| {
             let surroundings = surroundings(facts.clone(), 0, without);
-            let missing = super::missing(facts, 0, &surroundings.capabilities);
+            let missing = match decide(&surroundings, &config("")) {
+                Mode::Impossible { missing, .. } => missing,
+                Mode::Privileged | Mode::Rootless(..) => Vec::new(),
+            };
             let note = shortest(facts, &missing, apparmor, asked)?;
             Some(note.seen.rsplit_once(": ")?.1.to_owned())
         };

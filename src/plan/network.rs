@@ -7,13 +7,10 @@ use std::path::Path;
 
 use super::inputs::Inputs;
 use super::own_network::OwnNetwork;
+use super::rootless_driver;
 use crate::facts::network::{Network, Networks, USUAL_MTU};
 use crate::input::config::Mtu;
 use crate::messages::finding::Finding;
-
-/// The MTU of an engine in a user namespace, in bytes: all but a few of the most that slirp4netns
-/// takes. With it inner containers send five times as much as with 1500.
-pub const ROOTLESS_MTU: u32 = 65_520;
 
 /// The blocks of 65,536 addresses in the order in which levels of nesting take them, one each:
 /// those of dockerd's own defaults, then some of 10.0.0.0/8 for deeper levels.
@@ -138,12 +135,13 @@ pub fn warning(inputs: Inputs<'_>) -> Option<Finding> {
 /// Returns the MTU for inner networks, in bytes. `None` where the user has set it for dockerd,
 /// or dockerd's default is right.
 pub fn mtu(inputs: Inputs<'_>) -> Option<u32> {
-    let rootless = inputs.rootless().is_some();
-    let mtu = match inputs.config.mtu {
-        Mtu::Auto if rootless => Some(ROOTLESS_MTU),
-        Mtu::Off => None,
-        Mtu::Bytes(bytes) => Some(bytes.into()),
-        Mtu::Auto => inputs.facts.networks.mtu.filter(|mtu| *mtu != USUAL_MTU),
+    let Inputs { config, facts, .. } = inputs;
+    let networks = &facts.networks;
+    let mtu = match (inputs.rootless_network(), config.mtu) {
+        (Some(choice), _) => rootless_driver::mtu(&choice, networks, config),
+        (None, Mtu::Off) => None,
+        (None, Mtu::Bytes(bytes)) => Some(bytes.into()),
+        (None, Mtu::Auto) => networks.mtu.filter(|mtu| *mtu != USUAL_MTU),
     };
     mtu.filter(|_| !inputs.options.mtu_set)
 }

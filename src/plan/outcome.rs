@@ -55,6 +55,15 @@ impl Plan {
         }
     }
 
+    /// Returns the name of the interface that a veth pair has here, if the engine has one.
+    pub fn veth(&self) -> Option<&str> {
+        let Outcome::Supervise(engine) = &self.outcome else {
+            return None;
+        };
+        let veth = engine.namespaces.as_ref()?.veth.as_ref()?;
+        Some(&veth.name)
+    }
+
     /// Returns every change to the container, in order: the steps before the daemons start, then
     /// those that are carried out meanwhile.
     pub fn changes(&self) -> impl Iterator<Item = &Step> {

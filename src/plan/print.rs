@@ -141,6 +141,9 @@ impl fmt::Display for Engine {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(namespaces) = &self.namespaces {
             line(formatter, format_args!("prepare: {namespaces}"))?;
+            if let Some(veth) = &namespaces.veth {
+                line(formatter, format_args!("prepare: {veth}"))?;
+            }
             steps(formatter, "inside", &namespaces.steps)?;
         }
         if let Some(data_file) = &self.data_file {
@@ -171,7 +174,9 @@ impl fmt::Display for Engine {
         hooks("pre-start", &self.hooks.pre_start)?;
         hooks("post-start", &self.hooks.post_start)?;
         hooks("pre-stop", &self.hooks.pre_stop)?;
-        let beside = [&self.containerd, &self.user_network, &self.dmsetup];
+        let connector = self.user_network.as_ref();
+        let connector = connector.map(|connector| &connector.program);
+        let beside = [self.containerd.as_ref(), connector, self.dmsetup.as_ref()];
         for program in std::iter::once(&self.dockerd).chain(beside.into_iter().flatten()) {
             let words = std::iter::once(program.path.as_os_str())
                 .chain(program.arguments.iter().map(OsString::as_os_str));

@@ -1,39 +1,32 @@
-//! An engine in a user namespace: the namespaces, what is done outside before and inside after they
-//! are made, and the network.
+//! An engine in a user namespace: the namespaces, and what is done outside before and inside after they
+//! are made.
 //!
 //! This process stays where it is and keeps the sockets. What is different is all here: the daemons
 //! are its children as otherwise.
 
 use std::ffi::OsString;
-use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
 use super::action::{Action, OnFailure, Step};
-use super::engine::Program;
+use super::engine::Connector;
 use super::inputs::Inputs;
 use super::listener::Listener;
 use super::mode::{self, Mode};
 use super::namespaces::{self, Namespaces, PORTS, Ports};
-use super::network::ROOTLESS_MTU;
-use super::resolver::{self, Forwarder};
+use super::resolver::Forwarder;
 use super::rootless_limits;
+use super::rootless_network::{self, Net};
 use super::words::with_value;
 use crate::facts::cgroup::Layout;
-use crate::facts::network::{Network, USUAL_MTU};
+use crate::facts::netfilter::NfTables;
 use crate::facts::read_only::{KEY, RUN};
 use crate::facts::surroundings::{SocketState, Surroundings};
-use crate::input::config::{Config, Mtu};
+use crate::input::config::Config;
 use crate::input::dockerd_arguments::{DockerdArguments, DockerdOptions};
+use crate::messages::fault::Fault;
 use crate::messages::finding::Finding;
 
 const LINK: &str = "README.md#without---privileged";
-
-/// The network interface that slirp4netns makes.
-const INTERFACE: &str = "tap0";
-
-/// The resolver of the namespaces, where one of this container is on loopback.
-const RESOLV_CONF: &str = "/run/dind/resolv.conf";
 
 /// What the daemons make in `/run`: no links to what another start has left there.
 const OWN_IN_RUN: &[&str] = &[
@@ -53,8 +46,8 @@ const OWN_IN_RUN: &[&str] = &[
 pub struct RootlessPlan {
     /// The namespaces.
     pub namespaces: Namespaces,
-    /// The program that connects their network with that of this container.
-    pub network: Program,
+    /// The program that connects their network with that of this container, if one does.
+    pub connector: Option<Connector>,
     /// The steps in the namespaces of this process, before.
     pub steps: Vec<Step>,
     /// dockerd's arguments.
@@ -73,34 +66,41 @@ pub fn plan(
     steps: Vec<Step>,
     environment: &[(OsString, OsString)],
 ) -> Result<RootlessPlan, Vec<Step>> {
-    let Some((rootless, maps)) = inputs.rootless() else {
+    let (Some((rootless, maps)), Some(choice)) = (inputs.rootless(), inputs.rootless_network())
+    else {
         return Err(steps);
     };
+    let (networks, config) = (&inputs.facts.networks, inputs.config);
     let is_root = inputs.surroundings.user == 0;
     let user = rootless.account.user;
-    let network = network(inputs);
+    let net = Net::free(networks);
     let has_cgroup = rootless_limits::has_cgroup(inputs);
     // In a cgroup namespace of its own the engine would see no more than the leaf that it is in.
     let cgroup = inputs.facts.container.cgroup.layout() == Layout::Unified && !has_cgroup;
-    let outside = match is_root {
-        true => outside(inputs, listeners),
-        false => Vec::new(),
-    };
     let (shown, ids) = (
         rootless.account.name.clone(),
         maps.users.iter().map(|extent| extent.count).sum::<u32>(),
     );
     let shown = shown.unwrap_or_else(|| user.to_string());
+    let network = rootless_network::shown(&choice, net);
     let seen = format!(
-        "rootless: the engine runs in a user namespace of {shown} with {ids} ids, and its network is slirp4netns with {INTERFACE} in {network}"
+        "rootless: the engine runs in a user namespace of {shown} with {ids} ids, and {network}"
     );
-    let forwarder = forwarder(inputs, network);
+    let forwarder = rootless_network::forwarder(networks, config);
     let notes = [
         Some(Finding::note("rootless", seen, LINK)),
-        forwarder.as_ref().map(forwards),
+        forwarder.as_ref().map(rootless_network::forwards),
     ];
+    let mut outside = match is_root {
+        true => outside(inputs, listeners),
+        false => Vec::new(),
+    };
+    outside.extend(rootless_network::forwarding(&choice, rootless));
+    outside.extend(rootless_limits::steps(inputs));
+    let inside = inside(inputs, forwarder.as_ref());
     Ok(RootlessPlan {
-        steps: [outside, rootless_limits::steps(inputs)].concat(),
+        steps: outside,
+        connector: rootless_network::connector(&choice, rootless, networks, config, environment),
         arguments: rootless_limits::arguments(inputs),
         notes: notes.into_iter().flatten().collect(),
         namespaces: Namespaces {
@@ -109,24 +109,39 @@ pub fn plan(
             maps,
             map_programs: rootless.map_programs.clone().filter(|_| !is_root),
             cgroup,
-            steps: [inside(inputs, network), steps].concat(),
+            veth: rootless_network::veth(&choice, rootless, networks, config),
+            steps: [inside, steps].concat(),
             is_told: !has_cgroup,
             ports: Ports {
                 directory: PORTS.into(),
                 socket: "api.sock",
-                address: network.address(),
+                address: net.address(),
+                driver: choice.driver.name(),
             },
             resolver: forwarder.as_ref().map(|forwarder| forwarder.listen),
         },
         forwarder,
-        network: slirp4netns(inputs, network, environment),
     })
 }
 
-/// Returns the environment of dockerd, which finds there, if it is told of its namespaces, where to ask for published ports. From 28.0
-/// on it does not start otherwise; before, it executes `rootlesskit-docker-proxy` for each port. Where
-/// it finds `ROOTLESSKIT_STATE_DIR`, its paths are those of an ordinary user, so that the other
-/// variables lead to the usual ones (`setPlatformDefaults` in moby's daemon/config).
+/// Returns the same facts without the rules that a veth pair needs: the kernel was asked for them. The
+/// fault is that nothing else connects the engine's network.
+pub fn without_rules(surroundings: &Surroundings, config: &Config) -> Result<Surroundings, Fault> {
+    let mut surroundings = surroundings.clone();
+    if let Some(rootless) = &mut surroundings.rootless {
+        rootless.nat.rules = NfTables::Missing;
+    }
+    match mode::decide(&surroundings, config) {
+        Mode::Impossible { missing, .. } => Err(mode::fault(&missing, surroundings.user)),
+        Mode::Privileged | Mode::Rootless(..) => Ok(surroundings),
+    }
+}
+
+/// Returns the environment of dockerd, which finds there, if it is told of its namespaces, where to ask
+/// for published ports. From 28.0 on it does not start otherwise; before, it executes
+/// `rootlesskit-docker-proxy` for each port. Where it finds `ROOTLESSKIT_STATE_DIR`, its paths are those
+/// of an ordinary user, so that the other variables lead to the usual ones (`setPlatformDefaults` in
+/// moby's daemon/config).
 pub fn environment(
     namespaces: &Namespaces,
     daemons: &[(OsString, OsString)],
@@ -191,91 +206,6 @@ pub fn arguments(
     Some(DockerdArguments::new(&[flag], &words))
 }
 
-/// The MTU of the namespaces' network, and so of inner networks.
-fn mtu(asked: Mtu) -> u32 {
-    match asked {
-        Mtu::Auto => ROOTLESS_MTU,
-        Mtu::Bytes(bytes) => bytes.into(),
-        Mtu::Off => USUAL_MTU,
-    }
-}
-
-/// The network of the interface: one in which neither a route nor a resolver of this container is.
-fn network(inputs: Inputs<'_>) -> Net {
-    let networks = &inputs.facts.networks;
-    let taken = |candidate: Network| {
-        let resolvers = networks
-            .resolvers
-            .iter()
-            .filter_map(|resolver| match resolver {
-                IpAddr::V4(address) => Some(Network {
-                    address: *address,
-                    prefix: 32,
-                }),
-                IpAddr::V6(_) => None,
-            });
-        let routes = networks.routes.iter().map(|route| route.network);
-        routes.chain(resolvers).any(|used| candidate.overlaps(used))
-    };
-    let mut candidates = (2..=255).map(|third| {
-        Net(Network {
-            address: Ipv4Addr::new(10, 0, third, 0),
-            prefix: 24,
-        })
-    });
-    let first = candidates.clone().next();
-    let free = candidates.find(|candidate| !taken(candidate.0));
-    // Where a route leads to all of 10.0.0.0/8, the interface's own is the narrower one.
-    free.or(first).unwrap_or(Net(Network {
-        address: Ipv4Addr::new(10, 0, 2, 0),
-        prefix: 24,
-    }))
-}
-
-/// The network of the interface.
-#[derive(Debug, Clone, Copy)]
-struct Net(Network);
-
-impl Net {
-    /// The address that slirp4netns gives to the interface.
-    fn address(self) -> Ipv4Addr {
-        Ipv4Addr::from_bits(self.0.address.to_bits() | 100)
-    }
-
-    /// The address at which the DNS forwarder answers. slirp4netns would do so there, too, and ask one
-    /// resolver, if it has an IPv4 address (`get_dns_addr` in libslirp's src/slirp.c).
-    fn resolver(self) -> Ipv4Addr {
-        Ipv4Addr::from_bits(self.0.address.to_bits() | 3)
-    }
-}
-
-impl fmt::Display for Net {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}/{}", self.0.address, self.0.prefix)
-    }
-}
-
-fn slirp4netns(inputs: Inputs<'_>, network: Net, environment: &[(OsString, OsString)]) -> Program {
-    let rootless = inputs.surroundings.rootless.as_ref();
-    let path = rootless.and_then(|rootless| rootless.slirp4netns.clone());
-    Program {
-        path: path.unwrap_or_else(|| "slirp4netns".into()),
-        arguments: vec![
-            "--configure".into(),
-            format!("--mtu={}", mtu(inputs.config.mtu)).into(),
-            format!("--cidr={network}").into(),
-            // Else the gateway's address leads to what listens on loopback here.
-            "--disable-host-loopback".into(),
-            "--netns-type=path".into(),
-            "--userns-path=/proc/self/fd/3".into(),
-            "/proc/self/fd/4".into(),
-            INTERFACE.into(),
-        ],
-        environment: environment.to_vec(),
-        oom_score_adj: 0,
-    }
-}
-
 /// The steps of root before: what the engine's user gets of this container.
 fn outside(inputs: Inputs<'_>, listeners: &[Listener]) -> Vec<Step> {
     let Some(rootless) = &inputs.surroundings.rootless else {
@@ -337,7 +267,7 @@ fn outside(inputs: Inputs<'_>, listeners: &[Listener]) -> Vec<Step> {
 }
 
 /// The steps inside, before those of the daemons.
-fn inside(inputs: Inputs<'_>, network: Net) -> Vec<Step> {
+fn inside(inputs: Inputs<'_>, forwarder: Option<&Forwarder>) -> Vec<Step> {
     let covered = |path: &str, own, on_failure, why: &str| Step {
         action: Action::CopyUp {
             path: path.into(),
@@ -369,32 +299,12 @@ fn inside(inputs: Inputs<'_>, network: Net) -> Vec<Step> {
         },
     ];
     steps.extend(proxy(inputs));
-    if let Some(text) = resolv_conf(inputs, network) {
-        let on_failure = OnFailure::Warn;
-        let why = "the DNS forwarder asks the resolvers that cannot be reached from another network namespace";
-        let path = Path::new(RESOLV_CONF);
-        steps.extend(
-            [
-                Action::Directory {
-                    path: path.parent().unwrap_or(path).to_owned(),
-                    mode: 0o755,
-                },
-                Action::Write {
-                    path: path.to_owned(),
-                    content: text,
-                },
-                Action::Bind {
-                    source: path.to_owned(),
-                    target: "/etc/resolv.conf".into(),
-                },
-            ]
-            .map(|action| Step {
-                action,
-                on_failure,
-                why: why.into(),
-            }),
-        );
-    }
+    let networks = &inputs.facts.networks;
+    steps.extend(
+        forwarder
+            .into_iter()
+            .flat_map(|forwarder| rootless_network::resolvers(forwarder, networks)),
+    );
     steps
 }
 
@@ -423,58 +333,4 @@ fn proxy(inputs: Inputs<'_>) -> Vec<Step> {
                 .into(),
         })
         .into()
-}
-
-/// The DNS forwarder, which listens in the namespaces and asks outside of them.
-fn forwarder(inputs: Inputs<'_>, network: Net) -> Option<Forwarder> {
-    let resolvers = inputs.facts.networks.resolvers.iter().copied();
-    let upstreams: Vec<IpAddr> = resolvers.filter(is_out_of_reach).collect();
-    let is_needed = inputs.config.dns && !upstreams.is_empty();
-    is_needed.then(|| Forwarder {
-        listen: network.resolver(),
-        upstreams,
-    })
-}
-
-/// Whether a resolver is asked from outside: one on loopback, and one of IPv6, which there may be no
-/// way to from inside.
-fn is_out_of_reach(resolver: &IpAddr) -> bool {
-    resolver.is_loopback() || resolver.is_ipv6()
-}
-
-fn forwards(forwarder: &Forwarder) -> Finding {
-    let Forwarder { listen, upstreams } = forwarder;
-    let names: Vec<String> = upstreams.iter().map(IpAddr::to_string).collect();
-    let seen = format!(
-        "dns: the engine and inner containers query the DNS forwarder on {listen}, since they cannot reach {}",
-        names.join(" and ")
-    );
-    Finding::note("dns-forwarder", seen, LINK)
-}
-
-/// The resolv.conf(5) for the namespaces, where that of this container does not do.
-fn resolv_conf(inputs: Inputs<'_>, network: Net) -> Option<String> {
-    let networks = &inputs.facts.networks;
-    let listen = forwarder(inputs, network)?.listen;
-    let mut resolvers: Vec<IpAddr> = Vec::new();
-    for resolver in &networks.resolvers {
-        let resolver = match is_out_of_reach(resolver) {
-            true => listen.into(),
-            false => *resolver,
-        };
-        if !resolvers.contains(&resolver) {
-            resolvers.push(resolver);
-        }
-    }
-    let mut text: String = resolvers
-        .iter()
-        .map(|resolver| format!("nameserver {resolver}\n"))
-        .collect();
-    let options = resolver::resolver_options(&networks.resolver_options, true);
-    for (keyword, words) in [("search", &networks.search_domains), ("options", &options)] {
-        if !words.is_empty() {
-            text.push_str(&format!("{keyword} {}\n", words.join(" ")));
-        }
-    }
-    Some(text)
 }

@@ -168,7 +168,7 @@ impl Supervisor<'_> {
                         info: Info {
                             state: wanted.directory.to_string_lossy().into_owned(),
                             child: dockerd.map_or(1, Pid::as_raw),
-                            network: "slirp4netns",
+                            network: wanted.driver,
                             address: Some(wanted.address.into()),
                         },
                         idle: ports::IDLE,

@@ -27,6 +27,7 @@ mod supervisor;
 
 use std::collections::VecDeque;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 use nix::sys::stat::Mode;
@@ -58,6 +59,8 @@ pub struct Beginning {
     pub opened: Opened,
     /// The delegation of cgroup controllers, where processes still prevent it.
     pub delegation: Option<Unfinished>,
+    /// The socket that the rules for the engine's network interface end with.
+    pub rules: Option<OwnedFd>,
     /// The user's file mode creation mask (umask(2)), for the command and the hooks.
     pub umask: Mode,
     /// When this program was started: the zero of the machine's clock.
@@ -77,6 +80,7 @@ pub fn run(
     let Beginning {
         opened: Opened { bound, files, .. },
         delegation,
+        rules,
         umask,
         started,
     } = beginning;
@@ -176,6 +180,6 @@ pub fn run(
     {
         packer::give_up(&pack.path, lock);
     }
-    drop(files);
+    drop((files, rules));
     Ok(status)
 }

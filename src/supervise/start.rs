@@ -102,11 +102,12 @@ impl Supervisor<'_> {
     /// namespaces of this process.
     pub(super) fn start_user_network(&mut self) -> Result<(), Fault> {
         let engine = self.engine;
-        let (Some(program), Some(wanted), Some(namespaces)) =
+        let (Some(connector), Some(wanted), Some(namespaces)) =
             (&engine.user_network, &engine.namespaces, &self.namespaces)
         else {
             return Ok(());
         };
+        let program = &connector.program;
         let null = null()?;
         let [stdout, stderr] = output(
             self.relay.as_ref(),
@@ -124,12 +125,17 @@ impl Supervisor<'_> {
             },
             false => Place::Here,
         };
+        let both = namespaces.for_network();
+        let (stdio, descriptors) = match (connector.on_standard, both) {
+            (true, [user, network]) => ([user, network, stderr], Vec::new()),
+            (false, both) => ([null.as_fd(), stdout, stderr], both.to_vec()),
+        };
         let begun = spawn::begin(&Child {
             path: &program.path,
             arguments,
             environment: &program.environment,
-            stdio: Some([null.as_fd(), stdout, stderr]),
-            descriptors: namespaces.for_network().to_vec(),
+            stdio: Some(stdio),
+            descriptors,
             session: Session::Own,
             dies_with_parent: true,
             oom_score_adj: Some(program.oom_score_adj),

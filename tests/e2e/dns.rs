@@ -33,6 +33,11 @@ impl Outside {
         Self { _web: web, network }
     }
 
+    /// The name of that network.
+    pub fn name(&self) -> &str {
+        &self.network.name
+    }
+
     /// The daemon under test in that network, with the small image.
     pub fn daemon(&self, spec: Spec) -> Container {
         let daemon = spec.flags(["--network", &self.network.name]).ready(&[]);

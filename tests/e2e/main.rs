@@ -69,6 +69,7 @@ mod rootless_features;
 mod rootless_flags;
 mod rootless_limits;
 mod rootless_maps;
+mod rootless_network;
 mod rootless_ports;
 mod rootless_storage;
 mod rootless_user;

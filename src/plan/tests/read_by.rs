@@ -49,13 +49,14 @@ const SAMPLES: &[(&str, &str)] = &[
 ];
 
 /// Variables that are read before there is a plan: for logging, to choose the contract, to know whether
-/// an engine may run in a user namespace, and to find programs, the store and the files of the docker
-/// CLI.
+/// an engine may run in a user namespace and how, and to find programs, the store and the files of the
+/// docker CLI.
 const READ_BEFORE: &[&str] = &[
     "DIND_LOG",
     "DIND_LOG_FORMAT",
     "DIND_CONTRACT",
     "DIND_ROOTLESS",
+    "DIND_ROOTLESS_NETWORK",
     "DIND_STORE",
     "DOCKER_CERT_PATH",
     "DOCKER_CONFIG",

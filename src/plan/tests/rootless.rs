@@ -83,7 +83,9 @@ fn the_daemon_is_told_and_the_ends_of_the_network_agree() -> Result<(), Fault> {
         assert!(dockerd.contains(&"--rootless".into()), "{dockerd:?}");
         let given = dockerd.contains(&format!("--mtu={mtu}"));
         assert_eq!(given, value != "off", "{dockerd:?}");
-        let network = engine.user_network.as_ref().map(words).unwrap_or_default();
+        let network = engine.user_network.as_ref();
+        let network = network.map(|connector| words(&connector.program));
+        let network = network.unwrap_or_default();
         assert!(network.contains(&format!("--mtu={mtu}")), "{network:?}");
         assert!(
             network.contains(&"--cidr=10.0.2.0/24".into()),

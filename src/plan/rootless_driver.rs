@@ -1,0 +1,345 @@
+//! What connects the network of an engine in a user namespace with that of this container, and the
+//! MTU that follows from it.
+//!
+//! A veth pair with source NAT is the fastest, then slirp4netns, then pasta, each with the largest MTU
+//! that it has: README.md has the figures.
+
+use std::path::PathBuf;
+
+use crate::facts::capabilities::Capability;
+use crate::facts::nat::Switch;
+use crate::facts::netfilter::NfTables;
+use crate::facts::network::{Networks, USUAL_MTU};
+use crate::facts::rootless::{Device, Rootless};
+use crate::facts::surroundings::Surroundings;
+use crate::input::config::{Config, Mtu, RootlessNetwork};
+
+/// The MTU of slirp4netns and pasta, in bytes: the most that pasta takes, and all but one of the most
+/// that slirp4netns does. With it inner containers send five times as much as with 1500.
+const LARGEST_MTU: u32 = 65_520;
+
+/// What connects the networks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Choice {
+    /// The driver.
+    pub driver: RootlessNetwork,
+    /// The path of its program; `None` for a veth pair.
+    pub program: Option<PathBuf>,
+    /// Why it is no veth pair, where this process has CAP_NET_ADMIN and nobody has chosen.
+    pub reason: Option<&'static str>,
+}
+
+/// Something that a driver needs and that is missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lack {
+    /// What a veth pair needs: as a clause, and how it is given.
+    Veth(&'static str, &'static str),
+    /// `/dev/net/tun`, or the right to open it.
+    Tun,
+    /// One of these programs in `PATH`.
+    Program(&'static str),
+}
+
+/// Chooses what connects the networks. The error is what the preferred one lacks.
+pub fn choose(
+    surroundings: &Surroundings,
+    rootless: &Rootless,
+    config: &Config,
+) -> Result<Choice, Vec<Lack>> {
+    let no_veth = lacks_veth(surroundings, rootless);
+    let reason = match (config.rootless_network, no_veth) {
+        (None | Some(RootlessNetwork::Veth), None) => {
+            return Ok(Choice {
+                driver: RootlessNetwork::Veth,
+                program: None,
+                reason: None,
+            });
+        }
+        (Some(RootlessNetwork::Veth), Some((seen, remedy))) => {
+            return Err(vec![Lack::Veth(seen, remedy)]);
+        }
+        (None, Some((seen, _))) => Some(seen).filter(|_| may_administer(surroundings)),
+        (Some(_), _) => None,
+    };
+    let programs = [
+        (RootlessNetwork::Slirp4netns, &rootless.slirp4netns),
+        (RootlessNetwork::Pasta, &rootless.pasta),
+    ];
+    let mut allowed = programs
+        .into_iter()
+        .filter(|(driver, _)| config.rootless_network.is_none_or(|asked| asked == *driver));
+    let wanted = allowed.clone().next();
+    let found = allowed.find_map(|(driver, path)| Some((driver, path.clone()?)));
+    let mut lacks = Vec::new();
+    if !opens_tun(surroundings, rootless) {
+        lacks.push(Lack::Tun);
+    }
+    match found {
+        Some((driver, program)) if lacks.is_empty() => Ok(Choice {
+            driver,
+            program: Some(program),
+            reason,
+        }),
+        Some(_) => Err(lacks),
+        None => {
+            let name = wanted.map_or("slirp4netns", |(driver, _)| driver.name());
+            lacks.push(Lack::Program(name));
+            Err(lacks)
+        }
+    }
+}
+
+/// Whether this process may make interfaces and rules in its network namespace.
+fn may_administer(surroundings: &Surroundings) -> bool {
+    surroundings.user == 0
+        && surroundings
+            .capabilities
+            .effective
+            .has(Capability::NET_ADMIN)
+}
+
+/// Whether the engine's user may open `/dev/net/tun`, or is given it.
+fn opens_tun(surroundings: &Surroundings, rootless: &Rootless) -> bool {
+    match rootless.tun {
+        Device::Open => true,
+        Device::Closed { own, .. } => own && surroundings.user == 0,
+        Device::Missing => false,
+    }
+}
+
+/// What a veth pair lacks, as a clause, and how it is given.
+fn lacks_veth(
+    surroundings: &Surroundings,
+    rootless: &Rootless,
+) -> Option<(&'static str, &'static str)> {
+    let nat = &rootless.nat;
+    match () {
+        () if surroundings.user != 0 => {
+            Some(("this process is not root", "start it with --user 0"))
+        }
+        () if !may_administer(surroundings) => Some((
+            "it has no CAP_NET_ADMIN",
+            "start it with --cap-add NET_ADMIN",
+        )),
+        () if nat.hosts => Some((
+            "this container has the host's network",
+            "give it a network of its own",
+        )),
+        () if nat.dockerd => Some((
+            "another Docker engine filters this network namespace",
+            "give this container a network of its own",
+        )),
+        () if nat.ipv4 == Switch::Fixed => Some((
+            "net.ipv4.ip_forward is 0 and /proc/sys is read-only",
+            "start it with --sysctl net.ipv4.ip_forward=1",
+        )),
+        () if nat.rules == NfTables::Missing => Some((
+            "nf_tables makes no rules here that end with their process",
+            "use Linux 5.12 with nf_tables",
+        )),
+        () => None,
+    }
+}
+
+/// The MTU of both ends and of inner networks, in bytes. `None` where dockerd chooses that of inner
+/// networks, and the ends have the usual one.
+pub fn mtu(choice: &Choice, networks: &Networks, config: &Config) -> Option<u32> {
+    let asked = match config.mtu {
+        Mtu::Off => return None,
+        Mtu::Bytes(bytes) => Some(u32::from(bytes)),
+        Mtu::Auto => None,
+    };
+    match choice.driver {
+        // What is larger than what the way out takes would be cut into pieces there.
+        RootlessNetwork::Veth => asked.or(networks.mtu.filter(|mtu| *mtu != USUAL_MTU)),
+        RootlessNetwork::Slirp4netns | RootlessNetwork::Pasta => {
+            Some(asked.unwrap_or(LARGEST_MTU).min(LARGEST_MTU))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::facts::capabilities::{Capabilities, CapabilitySet};
+    use crate::facts::nat::{Ipv6, Nat};
+    use crate::facts::surroundings::{SocketState, Stdin};
+    use crate::plan::mode::tests::enough;
+
+    /// The facts of a container in which every driver is possible.
+    fn all() -> Rootless {
+        Rootless {
+            pasta: Some("/usr/bin/pasta".into()),
+            nat: Nat {
+                ipv4: Switch::On,
+                ipv6: Switch::Off,
+                ipv6_route: Ipv6::None,
+                rules: NfTables::Unknown,
+                hosts: false,
+                dockerd: false,
+            },
+            ..enough()
+        }
+    }
+
+    fn surroundings(user: u32, effective: CapabilitySet) -> Surroundings {
+        Surroundings {
+            stdin: Stdin::Null,
+            capabilities: Capabilities {
+                effective,
+                bounding: CapabilitySet::ALL,
+            },
+            user,
+            socket: "/var/run/docker.sock".into(),
+            socket_state: SocketState::Free,
+            rootless: None,
+        }
+    }
+
+    fn chosen(
+        rootless: &Rootless,
+        asked: &str,
+        user: u32,
+        effective: CapabilitySet,
+    ) -> Result<Choice, Vec<Lack>> {
+        let variable = ("DIND_ROOTLESS_NETWORK".into(), asked.into());
+        let config = Config::read([], [variable]);
+        choose(&surroundings(user, effective), rootless, &config)
+    }
+
+    const WITH: CapabilitySet = CapabilitySet::ALL;
+    fn without() -> CapabilitySet {
+        CapabilitySet::ALL.without(Capability::NET_ADMIN)
+    }
+
+    #[test]
+    fn the_fastest_is_chosen_of_what_is_possible() {
+        use RootlessNetwork::{Pasta, Slirp4netns, Veth};
+        type Change = fn(&mut Rootless);
+        let closed: Change = |facts| {
+            facts.tun = Device::Open;
+            facts.nat.ipv4 = Switch::Fixed;
+        };
+        let without_slirp4netns: Change = |facts| facts.slirp4netns = None;
+        let cases: [(Change, &str, CapabilitySet, RootlessNetwork, &str); 12] = [
+            (|_| {}, "", WITH, Veth, ""),
+            (|facts| facts.nat.ipv4 = Switch::Off, "", WITH, Veth, ""),
+            (|facts| facts.tun = Device::Missing, "auto", WITH, Veth, ""),
+            (|_| {}, "veth", WITH, Veth, ""),
+            (|_| {}, "", without(), Slirp4netns, ""),
+            (closed, "", WITH, Slirp4netns, "/proc/sys is read-only"),
+            (
+                |facts| facts.nat.hosts = true,
+                "",
+                WITH,
+                Slirp4netns,
+                "host's network",
+            ),
+            (
+                |facts| facts.nat.dockerd = true,
+                "",
+                WITH,
+                Slirp4netns,
+                "another Docker engine",
+            ),
+            (
+                |facts| facts.nat.rules = NfTables::Missing,
+                "",
+                WITH,
+                Slirp4netns,
+                "nf_tables",
+            ),
+            (without_slirp4netns, "", without(), Pasta, ""),
+            (|_| {}, "pasta", WITH, Pasta, ""),
+            (|_| {}, "slirp4netns", WITH, Slirp4netns, ""),
+        ];
+        for (change, asked, effective, driver, reason) in cases {
+            let mut facts = all();
+            change(&mut facts);
+            let found = chosen(&facts, asked, 0, effective);
+            let name = found.as_ref().map(|choice| choice.driver);
+            assert_eq!(name, Ok(driver), "{asked} {reason}");
+            let choice = found.unwrap_or_else(|lacks| panic!("{lacks:?}"));
+            assert_eq!(choice.program.is_some(), driver != Veth);
+            let said = choice.reason.unwrap_or_default();
+            assert!(
+                said.contains(reason) && said.is_empty() == reason.is_empty(),
+                "{said}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_what_the_wanted_one_needs() {
+        let without_tun = Rootless {
+            tun: Device::Missing,
+            ..all()
+        };
+        let bare = Rootless {
+            slirp4netns: None,
+            pasta: None,
+            ..without_tun.clone()
+        };
+        for (facts, asked, user, effective, expected) in [
+            (&without_tun, "", 0, without(), vec![Lack::Tun]),
+            (
+                &bare,
+                "",
+                0,
+                without(),
+                vec![Lack::Tun, Lack::Program("slirp4netns")],
+            ),
+            (
+                &bare,
+                "pasta",
+                0,
+                WITH,
+                vec![Lack::Tun, Lack::Program("pasta")],
+            ),
+            (&all(), "", 1000, WITH, vec![Lack::Tun]),
+        ] {
+            let found = chosen(facts, asked, user, effective);
+            assert_eq!(found, Err(expected), "{asked} {user}");
+        }
+        for (user, effective, flag) in [
+            (0, without(), "start it with --cap-add NET_ADMIN"),
+            (1000, WITH, "start it with --user 0"),
+        ] {
+            match chosen(&all(), "veth", user, effective) {
+                Err(lacks) => assert!(
+                    matches!(lacks.as_slice(), [Lack::Veth(_, found)] if *found == flag),
+                    "{lacks:?}"
+                ),
+                Ok(choice) => panic!("{choice:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn the_mtu_is_the_largest_that_needs_no_pieces() {
+        use RootlessNetwork::{Pasta, Slirp4netns, Veth};
+        for (driver, outside, asked, expected) in [
+            (Veth, Some(1500), "", None),
+            (Veth, Some(1400), "", Some(1400)),
+            (Veth, None, "", None),
+            (Veth, Some(1400), "9000", Some(9000)),
+            (Slirp4netns, Some(1400), "", Some(65_520)),
+            (Pasta, Some(1400), "65535", Some(65_520)),
+            (Pasta, None, "1280", Some(1280)),
+            (Slirp4netns, None, "off", None),
+        ] {
+            let choice = Choice {
+                driver,
+                program: None,
+                reason: None,
+            };
+            let networks = Networks {
+                mtu: outside,
+                ..Networks::default()
+            };
+            let config = Config::read([], [("DIND_MTU".into(), asked.into())]);
+            let found = mtu(&choice, &networks, &config);
+            assert_eq!(found, expected, "{driver:?} {asked}");
+        }
+    }
+}
