@@ -28,6 +28,9 @@ use crate::messages::finding::Finding;
 
 const LINK: &str = "README.md#without---privileged";
 
+/// The variable by which dockerd finds rootlesskit.
+const STATE: &str = "ROOTLESSKIT_STATE_DIR";
+
 /// What the daemons make in `/run`: no links to what another start has left there.
 const OWN_IN_RUN: &[&str] = &[
     "containerd",
@@ -147,7 +150,9 @@ pub fn environment(
     daemons: &[(OsString, OsString)],
 ) -> Vec<(OsString, OsString)> {
     if !namespaces.is_told {
-        return daemons.to_vec();
+        // One of this container's own would tell it.
+        let others = daemons.iter().filter(|(name, _)| name != STATE);
+        return others.cloned().collect();
     }
     let directory = namespaces.ports.directory.clone().into_os_string();
     let mut path = directory.clone();
@@ -157,7 +162,7 @@ pub fn environment(
     }
     let own: [(OsString, OsString); 5] = [
         ("PATH".into(), path),
-        ("ROOTLESSKIT_STATE_DIR".into(), directory),
+        (STATE.into(), directory),
         ("XDG_CONFIG_HOME".into(), "/etc".into()),
         ("XDG_DATA_HOME".into(), "/var/lib".into()),
         ("XDG_RUNTIME_DIR".into(), RUN.into()),

@@ -1,7 +1,10 @@
 //! What holds the data of an engine in a user namespace.
 
 use crate::docker::{BUSYBOX, Container, Spec, Volume, docker, lab, rootless, unprivileged};
-use crate::storage::uses;
+use crate::storage::{has_containerds_store, uses};
+
+/// The data root of docker:dind-rootless.
+const USERS: &str = "/home/rootless/.local/share/docker";
 
 /// A data root on the container's own overlay.
 const ON_OVERLAY: &str = "--data-root=/data";
@@ -45,7 +48,12 @@ fn an_overlay_holds_fuse_overlayfs() {
     let container = rootless()
         .flags(["--device=/dev/fuse"])
         .ready(&[ON_OVERLAY]);
-    container.logged(&["dind: warning: ", "/data is on overlay", "slower"]);
+    // containerd's image store has no such snapshotter.
+    let words = match has_containerds_store(&container) {
+        true => "IS A FULL COPY",
+        false => "slower",
+    };
+    container.logged(&["dind: warning: ", "/data is on overlay", words]);
     container.logged(&["a user namespace has no loop devices"]);
     uses(&container, "fuse-overlayfs");
     works(&container);
@@ -114,7 +122,7 @@ fn as_the_user(image: &str, volume: &Volume, entrypoint: &str) -> Spec {
     unprivileged()
         .image(image)
         .flags(["--privileged", "--user=0"])
-        .flags(volume.on("/home/rootless/.local/share/docker"))
+        .flags(volume.on(USERS))
         .env("HOME", "/home/rootless")
         .shell(&format!(
             "chmod 666 /dev/net/tun
@@ -134,7 +142,15 @@ fn a_volume_goes_back_and_forth_between_this_and_docker_dind_rootless() {
         let own = as_the_user(&lab("DIND_LAB_ROOTLESS"), &volume, "dind");
         own.flags(socket)
     };
-    let root = || rootless().flags(volume.on("/var/lib/docker"));
+    // A container of 20.10 keeps the path of its volumes.
+    let version = unprivileged().run(&["dockerd", "--version"]).text();
+    let is_old = version.contains(" 20.10.");
+    let root = || match is_old {
+        true => rootless()
+            .flags(volume.on(USERS))
+            .env("DOCKER_DAEMON_ARGS", &format!("--data-root={USERS}")),
+        false => rootless().flags(volume.on("/var/lib/docker")),
+    };
     let expected = |names: &[&str]| {
         names
             .iter()

@@ -21,7 +21,7 @@ fn driver(container: &Container) -> String {
 }
 
 /// Whether dockerd of this suite uses containerd's image store.
-fn has_containerds_store(container: &Container) -> bool {
+pub fn has_containerds_store(container: &Container) -> bool {
     let status = container.text(&["docker", "info", "--format", "{{.DriverStatus}}"]);
     status.contains("io.containerd.snapshotter")
 }

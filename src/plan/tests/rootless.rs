@@ -496,6 +496,7 @@ fn of_limits(plan: &Plan) -> Option<String> {
 fn limits_are_enforced_in_a_writable_cgroup() -> Result<(), Fault> {
     let start = Start {
         cgroup: true,
+        variables: &[("ROOTLESSKIT_STATE_DIR", "/theirs")],
         ..ROOTLESS
     };
     let facts = unified("0::/\n");
