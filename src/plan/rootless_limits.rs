@@ -115,7 +115,7 @@ fn obstacle(inputs: Inputs<'_>) -> Option<(String, &'static str)> {
         (true, _) => None,
         (false, 0) => Some((
             format!("{CGROUP_ROOT} is not writable"),
-            "start it with --security-opt writable-cgroups=true (Docker 28), or by podman with --systemd=always",
+            "start it with --security-opt writable-cgroups=true (Docker 28 or later)",
         )),
         (false, user) => Some((
             format!("{CGROUP_ROOT} is not writable for user {user}"),
