@@ -192,7 +192,7 @@ fn be_inside(wanted: &Namespaces, mut parent: UnixStream, socket: BorrowedFd<'_>
                 None => Ok(()),
             }
         })
-        .context("cannot turn the interface lo on")
+        .context("cannot configure the interface lo")
         .remedy("see netdevice(7)")?;
     if let Some(veth) = &wanted.veth {
         connect_inside(veth)

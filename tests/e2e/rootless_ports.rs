@@ -1,7 +1,8 @@
 //! Published ports of an engine in a user namespace: what docker promises of them, from outside, on each
 //! engine; and that nothing of such an engine stays in the network namespace that it was in.
 
-use crate::docker::{BUSYBOX, Container, Network, Output, Spec, rootless, unprivileged};
+use crate::docker::{BUSYBOX, Container, Network, Output, Spec, dind, rootless, unprivileged};
+use crate::rootless_user::as_user;
 
 /// Answers over TCP and UDP, on these ports of a container, with the address that it sees.
 const SERVER: &str = r#"
@@ -214,6 +215,26 @@ fn they_outlive_their_server_and_not_their_dockerd() {
     engine.text(&["pkill", "-KILL", "-x", "dockerd"]);
     engine.wait_log("docker answers again", 1);
     answers(&engine, "127.0.0.1", 8080);
+    engine.text(&["docker", "rm", "-f", "web"]);
+    is_free(&engine, 8080);
+}
+
+/// With an ordinary user in the place of root: docker:dind-rootless' way, whose recipe has `--privileged`.
+#[test]
+fn those_of_an_ordinary_users_engine_are_reached_too() {
+    let engine = engine(as_user(dind()));
+    let flags = ["-p80:80", "-p8080:80/udp", "-p[::1]:8081:81"];
+    serve(&engine, "web", &flags).exited(0);
+    answers(&engine, "127.0.0.1", 80);
+    for (host, port, protocol, inside) in [
+        ("::1", 80, "tcp", " 80"),
+        ("127.0.0.1", 8080, "udp", " 80"),
+        ("::1", 8081, "tcp", " 81"),
+    ] {
+        let answer = ask(&engine, host, port, protocol).text();
+        assert!(answer.ends_with(inside), "{host} {port}: {answer}");
+    }
+    serve(&engine, "second", &["-p8080:80/udp"]).exited(125);
     engine.text(&["docker", "rm", "-f", "web"]);
     is_free(&engine, 8080);
 }

@@ -10,7 +10,7 @@ fn recipe() -> Spec {
 }
 
 /// The container begins as root, sets the mode, and goes on as the image's user.
-fn as_user(spec: Spec) -> Spec {
+pub fn as_user(spec: Spec) -> Spec {
     let script = "set -e
         chmod 0666 /dev/net/tun
         export HOME=/home/rootless
