@@ -1,12 +1,13 @@
 //! What every subject needs: a container whose start is timed, its stop, and medians.
 //!
-//! Every start is a fresh privileged container with a fresh volume. PID 1 begins as a shell that
+//! Every start is a fresh container, privileged unless said otherwise, with a fresh volume. PID 1 begins as a shell that
 //! opens a FIFO and executes the contestant. This side waits on the FIFO, so it knows that moment
 //! by its own clock, without a program in the image that could tell it. Then it connects to a
 //! socket in the same directory.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -50,6 +51,8 @@ pub struct Contestant {
     /// As the table names it.
     pub name: String,
     pub image: String,
+    /// Options of `docker create` that give it rights.
+    pub rights: Vec<String>,
     /// Options of `docker create`, beside those that all get.
     pub options: Vec<String>,
     /// What PID 1 begins as.
@@ -65,11 +68,18 @@ impl Contestant {
         Self {
             name: name.into(),
             image: image.into(),
+            rights: vec!["--privileged".into()],
             options: Vec::new(),
             shell: "sh",
             before: String::new(),
             command: command.iter().map(|&word| word.into()).collect(),
         }
+    }
+
+    /// With these flags, and not `--privileged`.
+    pub fn with_flags<'a>(mut self, flags: impl IntoIterator<Item = &'a str>) -> Self {
+        self.rights = flags.into_iter().map(str::to_owned).collect();
+        self
     }
 
     /// With a variable.
@@ -95,6 +105,8 @@ impl Run {
         let name = format!("dind-bench-{}", std::process::id());
         let directory = std::env::temp_dir().join(&name);
         fs::create_dir_all(&directory)?;
+        // An ordinary user in it has its socket here, too.
+        fs::set_permissions(&directory, Permissions::from_mode(0o777))?;
         // What the last run has left to be written is not this one's to wait for.
         nix::unistd::sync();
         Ok(Self { name, directory })
@@ -192,12 +204,14 @@ impl Contestant {
     fn start_in(&self, run: &Run) -> Result<(Duration, Duration, Duration)> {
         let fifo = run.directory.join("begin");
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU)?;
+        fs::set_permissions(&fifo, Permissions::from_mode(0o666))?;
         let script = format!(
             "{}\nread -r cpu rest </proc/1/schedstat; echo $cpu >/bench/cpu; : >/bench/begin; exec \"$@\"",
             self.before
         );
         let volume = format!("{}:/bench", run.directory.display());
-        let mut words = vec!["create", "--privileged", "--name", &run.name, "-v", &volume];
+        let mut words = vec!["create", "--name", &run.name, "-v", &volume];
+        words.extend(self.rights.iter().map(String::as_str));
         words.extend(["--env", SOCKET, "--entrypoint", self.shell]);
         words.extend(self.options.iter().map(String::as_str));
         words.extend([&self.image, "-c", &script, "sh"]);

@@ -10,10 +10,12 @@ mod cold;
 mod crowd;
 mod deep;
 mod docker;
+mod flow;
 mod harness;
 mod images;
 mod lab;
 mod peer;
+mod rootless;
 mod scale;
 mod store;
 mod store_file;
@@ -38,6 +40,14 @@ const SUBJECTS: &[(&str, Bench)] = &[
     ("--store", store::bench),
     ("--crowd", crowd::bench),
     ("--store-file", store_file::bench),
+    ("--rootless", |_| rootless::bench()),
+];
+
+/// What this program is in containers, and its argument: the address of the server.
+const FLOW: &[(&str, Bench)] = &[
+    ("flow-serve", |_| flow::serve()),
+    ("flow-out", |server| flow::measure("out", server)),
+    ("flow-in", |server| flow::measure("in", server)),
 ];
 
 fn main() -> ExitCode {
@@ -50,7 +60,8 @@ fn main() -> ExitCode {
         eprintln!("bench: not a subject and a suite: run it by 'tests/lab bench'");
         return ExitCode::SUCCESS;
     };
-    let Some((_, run)) = SUBJECTS.iter().find(|(name, _)| name == subject) else {
+    let mut all = SUBJECTS.iter().chain(FLOW);
+    let Some((_, run)) = all.find(|(name, _)| name == subject) else {
         eprintln!("bench: {subject}: no such subject; 'tests/lab help' lists them");
         return ExitCode::FAILURE;
     };

@@ -170,7 +170,7 @@ lab_bench() {
         [ -n "$peer" ] || usage_error "bench: --peer needs an image, or stand-in"
         shift 2
         ;;
-    --deep | --timeline | --cold | --images | --scale | --store | --store-file | --crowd)
+    --deep | --timeline | --cold | --images | --scale | --store | --store-file | --crowd | --rootless)
         subject=$1
         shift
         ;;
@@ -184,6 +184,10 @@ lab_bench() {
     --peer)
         peer_image "$peer" "$suite"
         export DIND_LAB_PEER=$PEER_IMAGE
+        ;;
+    --rootless)
+        rootless_peer_image "$suite"
+        export DIND_LAB_ROOTLESS_PEER=$ROOTLESS_PEER_IMAGE
         ;;
     --store-file)
         formats_image "$DIND_LAB_IMAGE" "$suite"
