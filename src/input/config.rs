@@ -174,9 +174,11 @@ pub struct Config {
     pub rootless: Option<bool>,
     /// `DOCKERD_ROOTLESS_ROOTLESSKIT_FLAGS`: the flags that rootlesskit would get.
     pub rootlesskit: Flags,
-    /// `DIND_ROOTLESS_NETWORK`: what connects the network of an engine in a user namespace. `None`
-    /// where that depends on what there is.
+    /// `DIND_ROOTLESS_NETWORK`, else `DOCKERD_ROOTLESS_ROOTLESSKIT_NET`: what connects the network of
+    /// an engine in a user namespace. `None` where that depends on what there is.
     pub rootless_network: Option<RootlessNetwork>,
+    /// `DOCKERD_ROOTLESS_ROOTLESSKIT_MTU`: the MTU of that network, where `DIND_MTU` is not set.
+    pub rootless_mtu: Option<u16>,
     /// `DIND_TMPFS`: whether `/tmp` may get a tmpfs.
     pub tmpfs: bool,
     /// `DIND_DNS`: whether resolvers on loopback are made reachable for inner containers.
@@ -311,6 +313,10 @@ impl Config {
                 )
                 .unwrap_or_default(),
             rootless_network: read.rootless_network(),
+            rootless_mtu: values
+                .get(variables::DOCKERD_ROOTLESS_ROOTLESSKIT_MTU)
+                .and_then(|text| text.to_str()?.parse().ok())
+                .filter(|bytes| *bytes >= LEAST_MTU),
             tmpfs: read.switch(variables::DIND_TMPFS),
             dns: read.switch(variables::DIND_DNS),
             mtu: read
@@ -570,21 +576,21 @@ impl Reader<'_> {
         })
     }
 
-    /// Parses `DIND_ROOTLESS_NETWORK`.
+    /// Parses `DIND_ROOTLESS_NETWORK`, and what `dockerd-rootless.sh` has for it: the plan warns of
+    /// drivers that are not here.
     fn rootless_network(&mut self) -> Option<RootlessNetwork> {
+        let known = |text: &str| match text {
+            "auto" => Some(None),
+            text => {
+                let mut all = RootlessNetwork::ALL.into_iter();
+                all.find(|known| known.name() == text).map(Some)
+            }
+        };
         let variable = variables::DIND_ROOTLESS_NETWORK;
-        let parsed = self.parse(
-            variable,
-            "auto, veth, slirp4netns, pasta",
-            |text| match text {
-                "auto" => Some(None),
-                text => {
-                    let mut all = RootlessNetwork::ALL.into_iter();
-                    all.find(|known| known.name() == text).map(Some)
-                }
-            },
-        );
-        parsed.flatten()
+        let own = self.parse(variable, "auto, veth, slirp4netns, pasta", known);
+        let others = self.values.get(variables::DOCKERD_ROOTLESS_ROOTLESSKIT_NET);
+        let others = others.and_then(|text| known(text.to_str()?));
+        own.or(others).flatten()
     }
 
     fn log_level(&mut self) -> Level {

@@ -166,6 +166,10 @@ table! {
     /// The variables for rootlesskit: of docker:dind-rootless, and of moby's
     /// contrib/dockerd-rootless.sh.
     ROOTLESSKIT;
+    DOCKERD_ROOTLESS_ROOTLESSKIT_NET: Nothing, DAEMONS,
+        "as DIND_ROOTLESS_NETWORK; others are warned of";
+    DOCKERD_ROOTLESS_ROOTLESSKIT_MTU: Nothing, DAEMONS,
+        "bytes, as DIND_MTU";
     DOCKERD_ROOTLESS_ROOTLESSKIT_FLAGS: Nothing, DAEMONS,
         "-p IP:PORT:2376/tcp: serve the API there, too";
     DOCKERD_ROOTLESS_ROOTLESSKIT_PORT_DRIVER: Words("builtin"), DAEMONS,

@@ -144,10 +144,10 @@ fn lacks_veth(
 /// The MTU of both ends and of inner networks, in bytes. `None` where dockerd chooses that of inner
 /// networks, and the ends have the usual one.
 pub fn mtu(choice: &Choice, networks: &Networks, config: &Config) -> Option<u32> {
-    let asked = match config.mtu {
-        Mtu::Off => return None,
-        Mtu::Bytes(bytes) => Some(u32::from(bytes)),
-        Mtu::Auto => None,
+    let asked = match (config.mtu, config.rootless_mtu) {
+        (Mtu::Off, _) => return None,
+        (Mtu::Bytes(bytes), _) | (Mtu::Auto, Some(bytes)) => Some(u32::from(bytes)),
+        (Mtu::Auto, None) => None,
     };
     match choice.driver {
         // What is larger than what the way out takes would be cut into pieces there.
@@ -270,6 +270,28 @@ mod tests {
     }
 
     #[test]
+    fn the_driver_by_hand_has_two_names() {
+        use RootlessNetwork::{Pasta, Slirp4netns};
+        for (own, rootlesskits, expected) in [
+            ("", "pasta", Some(Pasta)),
+            ("slirp4netns", "pasta", Some(Slirp4netns)),
+            ("auto", "pasta", None),
+            ("", "auto", None),
+            ("", "vpnkit", None),
+        ] {
+            let variables = [
+                ("DIND_ROOTLESS_NETWORK".into(), own.into()),
+                (
+                    "DOCKERD_ROOTLESS_ROOTLESSKIT_NET".into(),
+                    rootlesskits.into(),
+                ),
+            ];
+            let found = Config::read([], variables).rootless_network;
+            assert_eq!(found, expected, "{own} {rootlesskits}");
+        }
+    }
+
+    #[test]
     fn what_is_missing_is_what_the_wanted_one_needs() {
         let without_tun = Rootless {
             tun: Device::Missing,
@@ -339,6 +361,15 @@ mod tests {
             };
             let config = Config::read([], [("DIND_MTU".into(), asked.into())]);
             let found = mtu(&choice, &networks, &config);
+            assert_eq!(found, expected, "{driver:?} {asked}");
+            let rootlesskits = ("DOCKERD_ROOTLESS_ROOTLESSKIT_MTU".into(), "1300".into());
+            let config = Config::read([], [("DIND_MTU".into(), asked.into()), rootlesskits]);
+            let found = mtu(&choice, &networks, &config);
+            let expected = if asked.is_empty() {
+                Some(1300)
+            } else {
+                expected
+            };
             assert_eq!(found, expected, "{driver:?} {asked}");
         }
     }

@@ -28,7 +28,21 @@ type Row = (
     &'static str,
 );
 
-const VARIABLES: [Row; 6] = [
+const MTU: Variable = variables::DOCKERD_ROOTLESS_ROOTLESSKIT_MTU;
+
+const VARIABLES: [Row; 8] = [
+    (
+        variables::DOCKERD_ROOTLESS_ROOTLESSKIT_NET,
+        &["auto", "veth", "slirp4netns", "pasta"],
+        "the drivers are veth, slirp4netns and pasta",
+        "name one of these, or unset it for the fastest that is possible",
+    ),
+    (
+        MTU,
+        &["0"],
+        "an MTU is 68 to 65535 bytes",
+        "correct it, or unset it for the largest that the network takes",
+    ),
     (
         variables::DOCKERD_ROOTLESS_ROOTLESSKIT_PORT_DRIVER,
         &["builtin", "implicit"],
@@ -164,6 +178,7 @@ pub fn warnings(inputs: Inputs<'_>, listeners: &[Listener]) -> Vec<Finding> {
     let variables = set
         .iter()
         .filter(|((_, done, ..), value)| !done.contains(&value.as_str()))
+        .filter(|((variable, ..), _)| *variable != MTU || config.rootless_mtu.is_none())
         .map(|((variable, _, why, remedy), value)| {
             let value = secrets::hide_in_word(value);
             let seen = format!("{}={value:?} has no effect: {why}", variable.name());

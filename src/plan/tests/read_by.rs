@@ -36,6 +36,8 @@ const SAMPLES: &[(&str, &str)] = &[
     ("DOCKER_CONTEXT", "remote"),
     ("DOCKER_TLS_VERIFY", "1"),
     ("DOCKER_TLS", "1"),
+    ("DOCKERD_ROOTLESS_ROOTLESSKIT_NET", "pasta"),
+    ("DOCKERD_ROOTLESS_ROOTLESSKIT_MTU", "1400"),
     ("DOCKERD_ROOTLESS_ROOTLESSKIT_FLAGS", "--pidns"),
     ("DOCKERD_ROOTLESS_ROOTLESSKIT_PORT_DRIVER", "slirp4netns"),
     (

@@ -418,6 +418,8 @@ fn what_rootlesskit_would_do_is_done_or_warned_of_by_name() -> Result<(), Fault>
         Ok(ours.map(|warning| format!("{warning}\n")).collect())
     };
     for (name, value, silent) in [
+        ("NET", "vpnkit", "slirp4netns"),
+        ("MTU", "67", "1400"),
         ("PORT_DRIVER", "slirp4netns", "builtin"),
         ("DISABLE_HOST_LOOPBACK", "false", "true"),
         ("SLIRP4NETNS_SANDBOX", "true", "auto"),
