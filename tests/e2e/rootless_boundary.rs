@@ -3,7 +3,7 @@
 
 use nix::libc;
 
-use crate::docker::{BUSYBOX, Container, Spec, rootless, rootless_with, unprivileged};
+use crate::docker::{BUSYBOX, Container, Spec, privileges, rootless, rootless_with, unprivileged};
 use crate::rootless::major;
 
 /// Something that the root of an inner container tries.
@@ -119,6 +119,12 @@ const FREE: [&str; 4] = [
     "--volume=/:/outer",
 ];
 
+/// The words for an inner container of a privileged engine, with its file system.
+fn privileged() -> Vec<String> {
+    let words = shlex::split(privileges()).expect("words of a shell");
+    words.into_iter().chain([FREE[3].to_owned()]).collect()
+}
+
 /// The scripts among `attempts` that succeed in an inner container.
 fn done<'a>(container: &Container, flags: &[&str], attempts: &'a [String]) -> Vec<&'a str> {
     let tried: String = attempts
@@ -175,7 +181,8 @@ fn a_privileged_engine_is_none() {
     container.load_busybox();
     let harmless = attempts().into_iter().filter(|one| one.harmless);
     let harmless: Vec<String> = harmless.map(|one| one.script).collect();
-    let flags = [&FREE[..], &["--privileged"]].concat();
+    let flags = privileged();
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
     let done = done(&container, &flags, &harmless);
     let refused: Vec<&String> = harmless
         .iter()
@@ -258,7 +265,8 @@ fn only_settings_of_own_namespaces_can_be_written() {
     // A privileged engine's root may change those of the host.
     let container = unprivileged().flags(["--privileged"]).ready(&[]);
     container.load_busybox();
-    let flags = [&FREE[..], &["--privileged"]].concat();
+    let flags = privileged();
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
     let found = container.inner(&flags, &["sh", "-c", SCRIPT]);
     assert!(
         found
