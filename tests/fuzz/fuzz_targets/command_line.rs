@@ -6,6 +6,8 @@
 
 use dind::facts::capabilities::{Capabilities, CapabilitySet};
 use dind::facts::client::ClientFacts;
+use dind::facts::nat::{Ipv6, Nat, Switch};
+use dind::facts::netfilter::NfTables;
 use dind::facts::rootless::{Account, Device, Extent, Range, Rootless};
 use dind::facts::surroundings::{SocketState, Stdin, Surroundings};
 use dind::input::config::Config;
@@ -125,10 +127,21 @@ fn rootless() -> Rootless {
         settings: Vec::new(),
         tun: Device::Open,
         fuse: Device::Missing,
+        cgroup: false,
         no_new_privileges: false,
         slirp4netns: Some("/usr/bin/slirp4netns".into()),
+        pasta: None,
+        nat: Nat {
+            ipv4: Switch::Fixed,
+            ipv6: Switch::Fixed,
+            ipv6_route: Ipv6::None,
+            rules: NfTables::Unknown,
+            hosts: false,
+            dockerd: false,
+        },
         map_programs: Some(["/usr/bin/newuidmap".into(), "/usr/bin/newgidmap".into()]),
         own_home: true,
+        program: "/usr/local/bin/dind".into(),
     }
 }
 

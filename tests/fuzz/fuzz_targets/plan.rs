@@ -18,6 +18,7 @@ use dind::facts::exec_root::ExecRoot;
 use dind::facts::hooks::HookFiles;
 use dind::facts::limits::Limits;
 use dind::facts::mountinfo::MountTable;
+use dind::facts::nat::{Ipv6, Nat, Switch};
 use dind::facts::netfilter::{Forwarding, LegacyPrograms, Netfilter, NfTables};
 use dind::facts::network::{Networks, resolver_words, resolvers, routes};
 use dind::facts::programs::{InformFacts, Programs};
@@ -226,10 +227,21 @@ fn rootless(ids: &str, subids: &str) -> Rootless {
             own: true,
         },
         fuse: Device::Missing,
+        cgroup: subids.is_empty(),
         no_new_privileges: true,
         slirp4netns: Some("/usr/bin/slirp4netns".into()),
+        pasta: None,
+        nat: Nat {
+            ipv4: Switch::Fixed,
+            ipv6: Switch::Fixed,
+            ipv6_route: Ipv6::None,
+            rules: NfTables::Unknown,
+            hosts: false,
+            dockerd: false,
+        },
         map_programs: None,
         own_home: true,
+        program: "/usr/local/bin/dind".into(),
     }
 }
 
@@ -249,6 +261,18 @@ fn stays_in_place(plan: &Plan, inputs: Inputs<'_>) {
             paths.any(|listener| listener == path)
         }
         Outcome::Become { .. } => false,
+    };
+    // Not the files with this container's own limits.
+    let is_delegated = |path: &Path| {
+        let files = [
+            "",
+            "cgroup.procs",
+            "cgroup.threads",
+            "cgroup.subtree_control",
+        ];
+        files
+            .iter()
+            .any(|file| *path == Path::new(CGROUP_ROOT).join(file))
     };
     let inside = match &plan.outcome {
         Outcome::Supervise(engine) => engine.namespaces.as_ref(),
@@ -290,15 +314,23 @@ fn stays_in_place(plan: &Plan, inputs: Inputs<'_>) {
                     && target == Path::new("/etc/resolv.conf")
             }
             Action::CopyUp { path, .. } => {
-                is_rootless && ["/run", "/etc/docker"].map(Path::new).contains(&path.as_path())
+                is_rootless
+                    && ["/run", "/etc/docker"]
+                        .map(Path::new)
+                        .contains(&path.as_path())
             }
             Action::Give { path, .. } => {
                 is_rootless
                     && (*path == inputs.facts.data_root.path
                         || is_listener(path)
-                        || ["/dev/net/tun", "/dev/fuse", "/root"]
-                            .map(Path::new)
-                            .contains(&path.as_path()))
+                        || path == Path::new("/root")
+                        || is_delegated(path))
+            }
+            Action::Open { path } => {
+                is_rootless
+                    && ["/dev/net/tun", "/dev/fuse"]
+                        .map(Path::new)
+                        .contains(&path.as_path())
             }
             Action::Lock { path } => *path == inputs.facts.data_root.path,
             Action::Remove { path } => inputs.facts.stale.contains(path),

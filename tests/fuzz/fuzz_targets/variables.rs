@@ -28,7 +28,10 @@ fuzz_target!(|data: &[u8]| {
         assert_eq!(again.check(|_| true), Ok(()));
         assert_eq!(again.daemon_arguments, config.daemon_arguments);
     }
-    let flags = [("DOCKERD_ROOTLESS_ROOTLESSKIT_FLAGS".into(), value.clone().into())];
+    let flags = [(
+        "DOCKERD_ROOTLESS_ROOTLESSKIT_FLAGS".into(),
+        value.clone().into(),
+    )];
     let config = Config::read([], flags);
     for published in &config.rootlesskit.published {
         assert!(published.port > 0 && published.inside > 0 && value.contains(&published.text));
