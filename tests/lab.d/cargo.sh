@@ -79,7 +79,7 @@ STORE_TESTS=(
 )
 
 lab_test() {
-    local suite= rootless=
+    local suite='' rootless=''
     while [ $# -gt 0 ]; do
         case $1 in
         --suite)
