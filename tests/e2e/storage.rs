@@ -258,23 +258,37 @@ const NFS_SERVER: &str = r#"
     echo 'the NFS server is ready'
     exec sleep infinity"#;
 
+/// A container that exports a volume. Clients wait for it at their end, so it is dropped after them.
+pub struct NfsServer {
+    pub container: Container,
+    address: String,
+}
+
+impl NfsServer {
+    #[track_caller]
+    pub fn new(volume: &Volume) -> Self {
+        let server = dind().flags(volume.on("/export")).shell(NFS_SERVER);
+        let container = server.start(&[]);
+        container.wait_log("the NFS server is ready", 1);
+        let address = container.text(&["hostname", "-i"]);
+        Self { container, address }
+    }
+
+    /// A command that mounts it on `target`, without mount.nfs, which would find `addr` out.
+    pub fn mount(&self, target: &str) -> String {
+        let Self { address, .. } = self;
+        format!("mount -i -t nfs4 -o vers=4.2,addr={address} {address}:/ {target}")
+    }
+}
+
 /// On NFS the image is on the server. It outlives the client, and the next one waits until
 /// this one is gone.
 #[test]
 #[ignore = "needs a kernel with NFS, server and client; tests/lab vm-test has one"]
 fn nfs_has_an_image() {
     let volume = Volume::new();
-    // Dropped after its clients, which wait for it at their end.
-    let server = dind()
-        .flags(volume.on("/export"))
-        .shell(NFS_SERVER)
-        .start(&[]);
-    server.wait_log("the NFS server is ready", 1);
-    let address = server.text(&["hostname", "-i"]);
-    // Without mount.nfs, which would find `addr` out.
-    let spec = dind().prelude(&format!(
-        "{NO_VOLUME}; mount -i -t nfs4 -o vers=4.2,addr={address} {address}:/ {DATA_ROOT}"
-    ));
+    let server = NfsServer::new(&volume);
+    let spec = dind().prelude(&format!("{NO_VOLUME}; {}", server.mount(DATA_ROOT)));
     let first = spec.ready(&[]);
     first.logged(&[
         "dind: storage: an ext4 image of",
@@ -283,7 +297,7 @@ fn nfs_has_an_image() {
     assert_eq!(driver(&first), "overlay2");
     first.load_busybox();
     assert_eq!(first.inner(&[], &["echo", "it runs"]), "it runs");
-    assert_eq!(server.sh("ls -A /export"), "dind.ext4");
+    assert_eq!(server.container.sh("ls -A /export"), "dind.ext4");
     first.sh(KEEP);
     let second = spec.start(&[]);
     second.wait_log(

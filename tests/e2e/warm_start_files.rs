@@ -3,9 +3,10 @@
 use std::path::Path;
 
 use crate::docker::{
-    Call, Container, Image, Output, Scratch, Spec, Volume, dind, docker, lab, nestable, privileges,
-    unique_name,
+    BUSYBOX, Call, Container, Image, Output, Scratch, Spec, Volume, dind, docker, lab, nestable,
+    privileges, unique_name,
 };
+use crate::storage::NfsServer;
 
 /// Builds an image whose layers have all that overlayfs marks: a whiteout, an opaque directory, a hard
 /// link, owners and modes, a hole. A step that is built again has another content.
@@ -73,6 +74,31 @@ impl Stored {
     fn sh(&self, script: &str) -> String {
         self.writable().shell(script).run(&[]).text()
     }
+}
+
+/// The file is on another machine: nothing of it is copied but what dockerd writes.
+#[test]
+#[ignore = "needs a kernel with NFS, server and client; tests/lab vm-test has one"]
+fn a_file_on_nfs_is_used() {
+    let stored = Stored {
+        volume: Volume::new(),
+        name: format!("{}.erofs", unique_name()),
+        files: String::new(),
+    };
+    stored.save(&[], "docker load --quiet >/dev/null").exited(0);
+    let server = NfsServer::new(&stored.volume);
+    let path = format!("/nfs/{}", stored.name);
+    let container = dind()
+        .prelude(&format!("mkdir /nfs; {}", server.mount("/nfs")))
+        .env("DIND_STORE", &path)
+        .ready(&[]);
+    container.logged(&[&path, ": generation 1, 1 images, ", " in "]);
+    device(&container);
+    let found = container.text(&["docker", "run", "--rm", BUSYBOX, "echo", "by NFS"]);
+    assert_eq!(found, "by NFS");
+    container.signal("TERM");
+    assert_eq!(container.wait(), 0);
+    is_detached(&stored);
 }
 
 /// The device that the store is mounted from, and the number of its file system.

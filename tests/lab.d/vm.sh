@@ -376,7 +376,7 @@ vm_tests() {
         ;;
     esac
     # Minutes under emulation, so it is left to `vm-test all`.
-    [ "$1" != v1 ] || echo storage::an_image_grows
+    [ "$1" != v1 ] || printf '%s\n' storage::an_image_grows warm_start_files::a_file_on_nfs
 }
 
 # test_program NAME: builds a test program, and prints its path.
