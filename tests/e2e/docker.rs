@@ -93,11 +93,17 @@ pub fn line_with<'a>(text: &'a str, parts: &[&str]) -> Option<&'a str> {
         .find(|line| parts.iter().all(|part| line.contains(part)))
 }
 
-/// What containerd logs when a shim has ended before the answer to its last event: the server of
-/// ttrpc (server.go, `serverConn.run`) has lost nothing but that answer.
-const SHIM_IS_GONE: [&str; 2] = [
-    "failed sending message on channel",
-    "containerd.sock.ttrpc->@: write: broken pipe",
+/// What containerd and its shims log as errors when a shim ends, although nothing is lost but what
+/// nobody waits for any more: the answer to the shim's last event (ttrpc, server.go), the wait for
+/// running out of memory (containerd, pkg/oom/v1), an answer to a request that was given up
+/// (ttrpc, client.go).
+const ENDS_OF_SHIMS: [&[&str]; 3] = [
+    &[
+        "failed sending message on channel",
+        "containerd.sock.ttrpc->@: write: broken pipe",
+    ],
+    &["cgroups: epoll wait", "error=shutdown"],
+    &["ttrpc: received message on inactive stream"],
 ];
 
 /// A process of ours that ends, at the latest, when this value does.
@@ -620,7 +626,9 @@ impl Container {
             ["level=error", "level=fatal"]
                 .iter()
                 .any(|level| line.contains(level))
-                && !SHIM_IS_GONE.iter().all(|part| line.contains(part))
+                && !ENDS_OF_SHIMS
+                    .iter()
+                    .any(|parts| parts.iter().all(|part| line.contains(part)))
         });
         if let Some(line) = error {
             panic!("an error in the log: {line}");
