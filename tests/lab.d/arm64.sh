@@ -60,8 +60,9 @@ arm64_binary() {
 # The unit tests under emulation. Those in tests/ are not run: they need OpenSSL and the
 # namespaces of this kernel. tests/e2e/arm64.rs runs the binary itself.
 #
-# This emulation has no ptrace(2), no openat2(2) and no IP_PKTOPTIONS of ip(7).
+# This emulation has no ptrace(2), no openat2(2), no IP_PKTOPTIONS of ip(7) and no keyctl(2).
 ARM64_SKIPPED=(
+    --skip sys::denied::tests::asking_changes_nothing_and_finds_nothing_here
     --skip sys::trace::tests::a_signal_stops_a_traced_process_before_it_takes_it
     --skip sys::read::tests::nothing_beneath_a_directory_leads_out_of_it
     --skip helpers::forwarder::tests::idle_connections_keep_no_other_client_out
