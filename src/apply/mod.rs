@@ -8,6 +8,8 @@ mod shortcut;
 pub mod sockets;
 pub mod store_file;
 
+use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt, chown, symlink};
@@ -104,7 +106,9 @@ fn carry_out(action: &Action) -> Result<Option<Unfinished>> {
         Action::Bind { source, target } => {
             bind(source, target).map_err(|errno| explained(action, errno))
         }
-        Action::CopyUp { path, own } => copy_up(path, own).context(action.to_string()),
+        Action::CopyUp { path, own, later } => {
+            copy_up(path, own, later).context(action.to_string())
+        }
         Action::Give { path, user, alone } => give(path, *user, *alone).context(action.to_string()),
         Action::Open { path } => {
             fs::set_permissions(path, fs::Permissions::from_mode(OPEN)).context(action.to_string())
@@ -243,7 +247,7 @@ const ASIDE: &str = "/proc";
 /// to be in the tmpfs, and each name in it is a link. It cannot be mounted there once it is covered: a
 /// recursive bind takes along what covers it, and the kernel refuses one that is not recursive, which
 /// would uncover what the namespace above has covered (`has_locked_children` in fs/namespace.c).
-fn copy_up(path: &Path, own: &[&str]) -> Result<()> {
+fn copy_up(path: &Path, own: &[&str], later: &[&str]) -> Result<()> {
     let none = None::<&str>;
     bind(path, Path::new(ASIDE))?;
     // The program before iptables is executed there.
@@ -257,8 +261,11 @@ fn copy_up(path: &Path, own: &[&str]) -> Result<()> {
         let _ = umount2(ASIDE, MntFlags::MNT_DETACH);
     }
     moved?;
+    let mut names: BTreeSet<OsString> = later.iter().map(OsString::from).collect();
     for entry in fs::read_dir(&below)? {
-        let name = entry?.file_name();
+        names.insert(entry?.file_name());
+    }
+    for name in names {
         if !own.iter().any(|own| name == *own) {
             symlink(Path::new(BELOW).join(&name), path.join(&name))?;
         }

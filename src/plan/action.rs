@@ -58,6 +58,8 @@ pub enum Action {
         path: PathBuf,
         /// The names without a link.
         own: &'static [&'static str],
+        /// The names with a link though nothing may be there yet.
+        later: &'static [&'static str],
     },
     /// Give a file or a directory to a user, without what is in it: chown(2).
     Give {

@@ -273,10 +273,11 @@ fn outside(inputs: Inputs<'_>, listeners: &[Listener]) -> Vec<Step> {
 
 /// The steps inside, before those of the daemons.
 fn inside(inputs: Inputs<'_>, forwarder: Option<&Forwarder>) -> Vec<Step> {
-    let covered = |path: &str, own, on_failure, why: &str| Step {
+    let covered = |path: &str, own, later, on_failure, why: &str| Step {
         action: Action::CopyUp {
             path: path.into(),
             own,
+            later,
         },
         on_failure,
         why: why.into(),
@@ -285,6 +286,7 @@ fn inside(inputs: Inputs<'_>, forwarder: Option<&Forwarder>) -> Vec<Step> {
         covered(
             RUN,
             OWN_IN_RUN,
+            &[],
             OnFailure::Fatal {
                 lost: "the engine needs a directory for its state",
                 remedy: "see mount(2)",
@@ -294,6 +296,8 @@ fn inside(inputs: Inputs<'_>, forwarder: Option<&Forwarder>) -> Vec<Step> {
         covered(
             KEY,
             &["key.json"],
+            // SIGHUP has dockerd read it, whenever it was made.
+            &["daemon.json"],
             OnFailure::Ignore,
             "dockerd before 23.0 makes a key there",
         ),

@@ -836,8 +836,14 @@ fn a_covered_directory_shows_what_is_below() {
         let covered = step(Action::CopyUp {
             path: scratch.clone(),
             own: &["own"],
+            later: &["later"],
         });
         apply(&[covered]).unwrap();
+        fs::write(scratch.join(".dind-below/later"), "made later").unwrap();
+        assert_eq!(
+            fs::read_to_string(scratch.join("later")).unwrap(),
+            "made later"
+        );
         fs::create_dir(scratch.join("own")).unwrap();
         assert!(
             fs::symlink_metadata(scratch.join("kept"))
