@@ -1,17 +1,17 @@
-//! Asks the kernel for nf_tables, loads modules, and makes the rules of a veth pair. The request can itself load nf_tables.
+//! Asks the kernel for nf_tables, loads modules, and makes the rules of a veth pair. The request
+//! can itself load nf_tables.
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use anyhow::{Context, Result};
-use nix::sys::socket::{
-    self, AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType,
-};
+use nix::sys::socket::SockProtocol;
 use tracing::debug;
 
 use crate::facts::netfilter::NfTables;
 use crate::messages::remedy::Remedy;
 use crate::plan::NF_TABLES;
 use crate::sys::nat;
+use crate::sys::netlink::{self, Messages};
 
 /// Makes the kernel load the module `name`, where it exists and is not loaded, by looking up a
 /// network interface of that name. That needs neither modprobe nor the module's file in the
@@ -63,27 +63,11 @@ const SUBSYSTEM: u16 = 10 << 8;
 const NEW_GENERATION: u16 = SUBSYSTEM | 15;
 const GET_GENERATION: u16 = SUBSYSTEM | 16;
 
-/// Sends `NFT_MSG_GETGEN` and gives the type of the answer: netlink(7), struct nlmsghdr.
+/// Sends `NFT_MSG_GETGEN` and gives the type of the answer.
 fn ask_generation() -> nix::Result<u16> {
-    const REQUEST: u16 = 1;
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let socket = socket::socket(
-        AddressFamily::Netlink,
-        SockType::Raw,
-        flags,
-        SockProtocol::NetlinkNetFilter,
-    )?;
-    // Length, type, flags, sequence number, port; then struct nfgenmsg, all zero.
-    let mut question = Vec::with_capacity(20);
-    question.extend(20_u32.to_ne_bytes());
-    question.extend(GET_GENERATION.to_ne_bytes());
-    question.extend(REQUEST.to_ne_bytes());
-    question.extend([0; 12]);
-    let kernel = NetlinkAddr::new(0, 0);
-    socket::sendto(socket.as_raw_fd(), &question, &kernel, MsgFlags::empty())?;
-    // The kernel has answered when sendto returns.
-    let mut answer = [0_u8; 256];
-    socket::recv(socket.as_raw_fd(), &mut answer, MsgFlags::empty())?;
-    let [_, _, _, _, low, high, ..] = answer;
-    Ok(u16::from_ne_bytes([low, high]))
+    let socket = netlink::open(SockProtocol::NetlinkNetFilter)?;
+    let mut question = Messages::default();
+    // struct nfgenmsg, all zero.
+    question.mark(GET_GENERATION, |message| message.put(&[0; 4]));
+    netlink::ask_kind(&socket, &question)
 }

@@ -85,11 +85,9 @@ fn is_socket(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|found| found.file_type().is_socket())
 }
 
-/// The directory for a user's sockets: `XDG_RUNTIME_DIR`, or the default of docker-library's
-/// `docker-entrypoint.sh`.
+/// The directory for the sockets of this user.
 fn runtime_directory(config: &Config) -> PathBuf {
-    let usual = || PathBuf::from(format!("/run/user/{}", geteuid()));
-    config.runtime_directory.clone().unwrap_or_else(usual)
+    config.sockets_of(geteuid().as_raw())
 }
 
 /// The file of the docker CLI's context that `DOCKER_CONTEXT` names: its directory has the SHA-256

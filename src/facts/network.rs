@@ -75,6 +75,18 @@ pub fn is_hosts() -> bool {
 pub const USUAL_MTU: u32 = 1500;
 
 impl Networks {
+    /// The IPv4 resolvers, each as a network of its own.
+    pub fn resolver_networks(&self) -> impl Iterator<Item = Network> {
+        let resolvers = self.resolvers.iter();
+        resolvers.filter_map(|resolver| match resolver {
+            IpAddr::V4(address) => Some(Network {
+                address: *address,
+                prefix: 32,
+            }),
+            IpAddr::V6(_) => None,
+        })
+    }
+
     /// Reads the rest from `/proc/net/route`, `/sys/class/net` and `/etc/resolv.conf`. A file that cannot be
     /// read adds nothing. `dockerd` is the program that is searched for
     /// `--default-network-opt`; `asked` is the MTU that the user asked for, and `rootless` whether the

@@ -23,6 +23,9 @@ const ACCOUNT: &str = "rootless";
 /// The id of that account where `/etc/passwd` does not have it, as in docker:dind-rootless.
 const ACCOUNT_ID: u32 = 1000;
 
+/// Root's home.
+pub const HOME: &str = "/root";
+
 /// The path of this program in the image, where `/proc` does not tell.
 const USUAL_PROGRAM: &str = "/usr/local/bin/dind";
 
@@ -174,7 +177,7 @@ impl Rootless {
             map_programs: program("newuidmap")
                 .zip(program("newgidmap"))
                 .map(|(users, groups)| [users, groups]),
-            own_home: Path::new("/root").is_dir() && mounts.at(Path::new("/root")).is_none(),
+            own_home: Path::new(HOME).is_dir() && mounts.at(Path::new(HOME)).is_none(),
             program: fs::read_link("/proc/self/exe").unwrap_or_else(|_| USUAL_PROGRAM.into()),
             account,
         }
@@ -229,6 +232,16 @@ fn name_of(user: u32, passwd: &str) -> Option<String> {
 }
 
 impl Device {
+    /// Whether the engine may open it where PID 1 is this user: root opens the container's own node to
+    /// the account.
+    pub fn is_for(self, user: u32) -> bool {
+        match self {
+            Self::Open => true,
+            Self::Closed { own, .. } => own && user == 0,
+            Self::Missing => false,
+        }
+    }
+
     fn read(path: &Path, account: &Account, mounts: &MountTable) -> Self {
         let found = fs::metadata(path).ok();
         let Some(found) = found.filter(|found| found.file_type().is_char_device()) else {

@@ -2,7 +2,8 @@
 //! `plan::resolver` asks for it. It copies messages and does not parse them.
 //!
 //! It answers whoever is on an inner network or in the network namespace of its sockets, which for an
-//! engine in a user namespace is that engine's, and nobody outside. One client cannot take what others need: `room` decides who goes for whom.
+//! engine in a user namespace is that engine's, and nobody outside. One client cannot take what others
+//! need: `room` decides who goes for whom.
 //!
 //! Each UDP query gets a socket of its own, which is closed with the answer or at the query's
 //! deadline. So a resolver that has moved is found again: Docker's 127.0.0.11 is a NAT rule, and

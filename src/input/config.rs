@@ -446,6 +446,13 @@ impl Config {
         }
     }
 
+    /// The directory for a user's sockets: `XDG_RUNTIME_DIR`, or the default of docker-library's
+    /// `docker-entrypoint.sh`.
+    pub fn sockets_of(&self, user: u32) -> PathBuf {
+        let usual = || PathBuf::from(format!("/run/user/{user}"));
+        self.runtime_directory.clone().unwrap_or_else(usual)
+    }
+
     /// The text of a variable that is set and not empty. For variables that have no field here.
     pub fn text(&self, variable: Variable) -> Option<String> {
         let value = Values::new(&self.environment).get(variable)?;

@@ -67,8 +67,8 @@ pub fn netfilter_question(
     })
 }
 
-/// Chooses the backend, for an engine in a user namespace if `rootless`. While the [`netfilter_question`] is open, none is chosen: the result has
-/// a note, and no steps.
+/// Chooses the backend, for an engine in a user namespace if `rootless`. While the
+/// [`netfilter_question`] is open, none is chosen: the result has a note, and no steps.
 pub fn plan(
     config: &Config,
     options: &DockerdOptions,

@@ -52,8 +52,8 @@ use std::path::PathBuf;
 
 use crate::facts::Facts;
 use crate::facts::cgroup::CGROUP_ROOT;
-use crate::facts::surroundings::{Stdin, Surroundings};
-use crate::input::config::{Config, LOG_FILE, Log};
+use crate::facts::surroundings::Stdin;
+use crate::input::config::{LOG_FILE, Log};
 use crate::input::contract::Contract;
 use crate::input::dockerd_arguments::DockerdArguments;
 use crate::messages::fault::Fault;
@@ -65,7 +65,7 @@ use engine::{Engine, Foreground, LogPath, Program, Readiness};
 use inputs::{Addresses, Inputs};
 pub use iptables::NF_TABLES;
 use listener::{Forwarded, Listener};
-use mode::Mode;
+pub use mode::is_rootless;
 use outcome::{Outcome, Plan};
 use stop_budget::StopBudget;
 pub use store::Store;
@@ -98,11 +98,6 @@ pub fn session(
         return Err(Fault::failure(message).remedy("start dind nest with --privileged"));
     }
     engine(None, arguments, foreground, levels_below, inputs)
-}
-
-/// Whether an engine that starts here runs in a user namespace.
-pub fn is_rootless(surroundings: &Surroundings, config: &Config) -> bool {
-    matches!(mode::decide(surroundings, config), Mode::Rootless(..))
 }
 
 /// Whether a start gives dockerd certificates for the names and addresses of this container.

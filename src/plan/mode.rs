@@ -6,13 +6,14 @@ use std::path::Path;
 use super::rootless_driver::{self, Choice, Lack};
 use super::words::listed;
 use crate::facts::capabilities::{Capabilities, Capability};
-use crate::facts::rootless::{Account, Device, Extent, Range, Rootless};
+use crate::facts::rootless::{Account, Device, Extent, HOME, Range, Rootless};
 use crate::facts::surroundings::Surroundings;
 use crate::input::config::Config;
 use crate::messages::fault::Fault;
 use crate::messages::finding::Finding;
 
-const LINK: &str = "README.md#without---privileged";
+/// Where README has what an engine in a user namespace needs, and what is different with it.
+pub const LINK: &str = "README.md#without---privileged";
 
 /// The most lines of a map: `UID_GID_MAP_MAX_EXTENTS` of linux/user_namespace.h.
 const MOST_EXTENTS: usize = 340;
@@ -143,6 +144,11 @@ pub fn decide<'a>(surroundings: &'a Surroundings, config: &Config) -> Mode<'a> {
             asked: config.rootless == Some(true) || seems_wanted(rootless, surroundings.user),
         },
     }
+}
+
+/// Whether an engine that starts here runs in a user namespace.
+pub fn is_rootless(surroundings: &Surroundings, config: &Config) -> bool {
+    matches!(decide(surroundings, config), Mode::Rootless(..))
 }
 
 /// Whether the container has something that only an engine in a user namespace needs. That seccomp
@@ -494,7 +500,7 @@ pub fn must_open(device: Device) -> bool {
 
 /// The path of root's home, which the engine's root has inside.
 pub fn home() -> &'static Path {
-    Path::new("/root")
+    Path::new(HOME)
 }
 
 /// Tests, and what the tests of plans use.

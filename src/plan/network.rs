@@ -2,7 +2,7 @@
 //! uses, and no larger packets than the default route's interface takes.
 
 use std::ffi::OsString;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::path::Path;
 
 use super::inputs::Inputs;
@@ -169,16 +169,7 @@ pub fn block(networks: &Networks) -> Option<Network> {
         })
         .map(|route| route.network)
         .collect();
-    let resolvers = networks
-        .resolvers
-        .iter()
-        .filter_map(|resolver| match resolver {
-            IpAddr::V4(address) => Some(Network {
-                address: *address,
-                prefix: 32,
-            }),
-            IpAddr::V6(_) => None,
-        });
+    let resolvers = networks.resolver_networks();
     let in_sight: Vec<Network> = resolvers.chain(routes.iter().copied()).collect();
     let is_taken = |block: &Network| in_sight.iter().any(|network| block.overlaps(*network));
     let blocks: Vec<Network> = blocks().collect();

@@ -11,7 +11,7 @@ use super::action::{Action, OnFailure, Step};
 use super::engine::Connector;
 use super::inputs::Inputs;
 use super::listener::Listener;
-use super::mode::{self, Mode};
+use super::mode::{self, LINK, Mode};
 use super::namespaces::{self, Namespaces, PORTS, Ports};
 use super::resolver::Forwarder;
 use super::rootless_limits;
@@ -25,8 +25,6 @@ use crate::input::config::Config;
 use crate::input::dockerd_arguments::{DockerdArguments, DockerdOptions};
 use crate::messages::fault::Fault;
 use crate::messages::finding::Finding;
-
-const LINK: &str = "README.md#without---privileged";
 
 /// The variable by which dockerd finds rootlesskit.
 const STATE: &str = "ROOTLESSKIT_STATE_DIR";
@@ -69,7 +67,7 @@ pub fn plan(
     steps: Vec<Step>,
     environment: &[(OsString, OsString)],
 ) -> Result<RootlessPlan, Vec<Step>> {
-    let (Some((rootless, maps)), Some(choice)) = (inputs.rootless(), inputs.rootless_network())
+    let Mode::Rootless(rootless, maps, choice) = mode::decide(inputs.surroundings, inputs.config)
     else {
         return Err(steps);
     };
@@ -181,14 +179,12 @@ pub fn socket(surroundings: &Surroundings, config: &Config) -> Option<PathBuf> {
         .as_deref()
         .is_some_and(|host| host.starts_with("unix://"));
     let is_users = surroundings.user != 0
-        && matches!(mode::decide(surroundings, config), Mode::Rootless(..))
+        && mode::is_rootless(surroundings, config)
         && surroundings.socket_state == SocketState::Free;
     if is_named || !is_users {
         return None;
     }
-    let usual = || PathBuf::from(format!("/run/user/{}", surroundings.user));
-    let directory = config.runtime_directory.clone().unwrap_or_else(usual);
-    Some(directory.join("docker.sock"))
+    Some(config.sockets_of(surroundings.user).join("docker.sock"))
 }
 
 /// Returns dockerd's arguments with the data root of an ordinary user's engine: the one of
@@ -200,8 +196,7 @@ pub fn arguments(
     arguments: &DockerdArguments,
     options: &DockerdOptions,
 ) -> Option<DockerdArguments> {
-    let is_users =
-        surroundings.user != 0 && matches!(mode::decide(surroundings, config), Mode::Rootless(..));
+    let is_users = surroundings.user != 0 && mode::is_rootless(surroundings, config);
     let home = config
         .home
         .as_ref()

@@ -10,7 +10,7 @@ use crate::facts::capabilities::Capability;
 use crate::facts::nat::Switch;
 use crate::facts::netfilter::NfTables;
 use crate::facts::network::{Networks, USUAL_MTU};
-use crate::facts::rootless::{Device, Rootless};
+use crate::facts::rootless::Rootless;
 use crate::facts::surroundings::Surroundings;
 use crate::input::config::{Config, Mtu, RootlessNetwork};
 
@@ -71,7 +71,7 @@ pub fn choose(
     let wanted = allowed.clone().next();
     let found = allowed.find_map(|(driver, path)| Some((driver, path.clone()?)));
     let mut lacks = Vec::new();
-    if !opens_tun(surroundings, rootless) {
+    if !rootless.tun.is_for(surroundings.user) {
         lacks.push(Lack::Tun);
     }
     match found {
@@ -96,15 +96,6 @@ fn may_administer(surroundings: &Surroundings) -> bool {
             .capabilities
             .effective
             .has(Capability::NET_ADMIN)
-}
-
-/// Whether the engine's user may open `/dev/net/tun`, or is given it.
-fn opens_tun(surroundings: &Surroundings, rootless: &Rootless) -> bool {
-    match rootless.tun {
-        Device::Open => true,
-        Device::Closed { own, .. } => own && surroundings.user == 0,
-        Device::Missing => false,
-    }
 }
 
 /// What a veth pair lacks, as a clause, and how it is given.
@@ -163,6 +154,7 @@ mod tests {
     use super::*;
     use crate::facts::capabilities::{Capabilities, CapabilitySet};
     use crate::facts::nat::{Ipv6, Nat};
+    use crate::facts::rootless::Device;
     use crate::facts::surroundings::{SocketState, Stdin};
     use crate::plan::mode::tests::enough;
 

@@ -14,13 +14,12 @@ use std::path::Path;
 use super::action::{Action, OnFailure, Step};
 use super::cgroups;
 use super::inputs::Inputs;
+use super::mode::LINK;
 use super::namespaces;
 use super::role::may_mount;
 use super::words::{listed, with_value};
 use crate::facts::cgroup::{CGROUP_ROOT, Layout};
 use crate::messages::finding::Finding;
-
-const LINK: &str = "README.md#without---privileged";
 
 /// What a cgroup is delegated by, beside its directory: `/sys/kernel/cgroup/delegate`. The limits of
 /// this container stay root's.

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use super::action::{Action, OnFailure, Step};
 use super::engine::{Connector, Program};
+use super::mode::LINK;
 use super::namespaces::{Ends, Veth};
 use super::resolver::{self, Forwarder};
 use super::rootless_driver::{Choice, mtu};
@@ -19,8 +20,6 @@ use crate::messages::finding::Finding;
 
 /// The network interface inside that slirp4netns and pasta make.
 const TAP: &str = "tap0";
-
-const LINK: &str = "README.md#without---privileged";
 
 /// The resolv.conf(5) of the namespaces, where one of this container's resolvers is out of reach.
 const RESOLV_CONF: &str = "/run/dind/resolv.conf";
@@ -111,18 +110,9 @@ impl Net {
     /// The first one that is free.
     pub fn free(networks: &Networks) -> Self {
         let taken = |candidate: Network| {
-            let resolvers = networks
-                .resolvers
-                .iter()
-                .filter_map(|resolver| match resolver {
-                    IpAddr::V4(address) => Some(Network {
-                        address: *address,
-                        prefix: 32,
-                    }),
-                    IpAddr::V6(_) => None,
-                });
             let routes = networks.routes.iter().map(|route| route.network);
-            routes.chain(resolvers).any(|used| candidate.overlaps(used))
+            let mut used = routes.chain(networks.resolver_networks());
+            used.any(|used| candidate.overlaps(used))
         };
         let net = |third| {
             Self(Network {

@@ -10,11 +10,9 @@ use super::engine::{DataFile, Emptied, NewDataFile};
 use super::growth::Growth;
 use super::in_use::{self, InUse, What};
 use super::inputs::Inputs;
-use super::mode;
 use super::store::{self, Store};
 use crate::facts::Facts;
 use crate::facts::engine::ImageStores;
-use crate::facts::rootless::Device;
 use crate::facts::storage::{DataRoot, Filesystem, LOOP_CONTROL, Means, is_on_volume};
 use crate::facts::store::StoreFacts;
 use crate::input::config::Storage;
@@ -571,10 +569,7 @@ impl Place<'_> {
     fn may_open_fuse(self) -> bool {
         let is_open = match self.inputs.rootless() {
             None => true,
-            Some((found, _)) if self.inputs.surroundings.user == 0 => {
-                found.fuse == Device::Open || mode::must_open(found.fuse)
-            }
-            Some((found, _)) => found.fuse == Device::Open,
+            Some((found, _)) => found.fuse.is_for(self.inputs.surroundings.user),
         };
         self.means.fuse_overlayfs && is_open
     }

@@ -107,13 +107,11 @@ pub fn open(protocol: SockProtocol) -> nix::Result<OwnedFd> {
 
 /// Sends messages. The error is the first one that the kernel answers with.
 pub fn ask(socket: &OwnedFd, messages: &Messages) -> nix::Result<()> {
-    let kernel = NetlinkAddr::new(0, 0);
-    let socket = socket.as_raw_fd();
-    socket::sendto(socket, &messages.bytes, &kernel, MsgFlags::empty())?;
+    send(socket, messages)?;
     let mut first = Ok(());
     let mut answer = [0; 8192];
     loop {
-        let length = match socket::recv(socket, &mut answer, MsgFlags::empty()) {
+        let length = match socket::recv(socket.as_raw_fd(), &mut answer, MsgFlags::empty()) {
             Ok(length) => length,
             Err(Errno::EAGAIN) => return first,
             Err(errno) => return Err(errno),
@@ -122,6 +120,21 @@ pub fn ask(socket: &OwnedFd, messages: &Messages) -> nix::Result<()> {
             first = first.and(Err(errno));
         }
     }
+}
+
+/// Sends messages, and gives the type of the first answer: struct nlmsghdr.
+pub fn ask_kind(socket: &OwnedFd, messages: &Messages) -> nix::Result<u16> {
+    send(socket, messages)?;
+    let mut answer = [0_u8; 256];
+    socket::recv(socket.as_raw_fd(), &mut answer, MsgFlags::empty())?;
+    let [_, _, _, _, low, high, ..] = answer;
+    Ok(u16::from_ne_bytes([low, high]))
+}
+
+fn send(socket: &OwnedFd, messages: &Messages) -> nix::Result<()> {
+    let kernel = NetlinkAddr::new(0, 0);
+    let (socket, none) = (socket.as_raw_fd(), MsgFlags::empty());
+    socket::sendto(socket, &messages.bytes, &kernel, none).map(drop)
 }
 
 /// The error in an answer, if it is one: struct nlmsgerr.

@@ -7,7 +7,6 @@ use crate::messages::finding::{Finding, Severity};
 use crate::plan::mode::{self, Missing, Mode};
 use crate::plan::{self, role};
 
-const ROOTLESS: &str = "README.md#without---privileged";
 const PRIVILEGED: &str = "https://docs.docker.com/engine/containers/run/";
 
 /// CAP_SYS_ADMIN and the user namespace: capabilities(7), user_namespaces(7).
@@ -19,7 +18,7 @@ pub fn privileges(case: Case<'_>) -> Vec<Finding> {
         Mode::Rootless(..) => {
             let seen =
                 "this container has no CAP_SYS_ADMIN, and an engine can run in a user namespace";
-            found.push(Finding::note("rootless", seen, ROOTLESS));
+            found.push(Finding::note("rootless", seen, mode::LINK));
             (true, Vec::new())
         }
         Mode::Impossible { missing, .. } if !case.host.in_container => (false, missing),

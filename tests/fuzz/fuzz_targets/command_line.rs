@@ -6,15 +6,13 @@
 
 use dind::facts::capabilities::{Capabilities, CapabilitySet};
 use dind::facts::client::ClientFacts;
-use dind::facts::nat::{Ipv6, Nat, Switch};
-use dind::facts::netfilter::NfTables;
-use dind::facts::rootless::{Account, Device, Extent, Range, Rootless};
+use dind::facts::rootless::{Device, Extent, Range, Rootless};
 use dind::facts::surroundings::{SocketState, Stdin, Surroundings};
 use dind::input::config::Config;
 use dind::input::request::{self, Request};
 use dind::plan::client;
 use dind::plan::role::{self, Role};
-use dind_fuzz::{environment, words};
+use dind_fuzz::{enough, environment, words};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
@@ -112,36 +110,14 @@ fn rootless() -> Rootless {
         count: 65_536,
     }];
     Rootless {
-        account: Account {
-            name: Some("rootless".into()),
-            user: 1000,
-            group: 1000,
-        },
         uid_map: ids.clone(),
         gid_map: ids,
         subuids: given.clone(),
         subgids: given,
-        denied: Vec::new(),
-        masked: None,
-        apparmor: None,
-        settings: Vec::new(),
         tun: Device::Open,
-        fuse: Device::Missing,
-        cgroup: false,
         no_new_privileges: false,
-        slirp4netns: Some("/usr/bin/slirp4netns".into()),
-        pasta: None,
-        nat: Nat {
-            ipv4: Switch::Fixed,
-            ipv6: Switch::Fixed,
-            ipv6_route: Ipv6::None,
-            rules: NfTables::Unknown,
-            hosts: false,
-            dockerd: false,
-        },
         map_programs: Some(["/usr/bin/newuidmap".into(), "/usr/bin/newgidmap".into()]),
-        own_home: true,
-        program: "/usr/local/bin/dind".into(),
+        ..enough()
     }
 }
 

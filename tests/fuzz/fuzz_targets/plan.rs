@@ -18,11 +18,10 @@ use dind::facts::exec_root::ExecRoot;
 use dind::facts::hooks::HookFiles;
 use dind::facts::limits::Limits;
 use dind::facts::mountinfo::MountTable;
-use dind::facts::nat::{Ipv6, Nat, Switch};
 use dind::facts::netfilter::{Forwarding, LegacyPrograms, Netfilter, NfTables};
 use dind::facts::network::{Networks, resolver_words, resolvers, routes};
 use dind::facts::programs::{InformFacts, Programs};
-use dind::facts::rootless::{Account, Device, Rootless, extents, ranges};
+use dind::facts::rootless::{Rootless, extents, ranges};
 use dind::facts::storage::{Contents, DataRoot, Filesystem};
 use dind::facts::surroundings::{SocketState, Stdin, Surroundings};
 use dind::input::config::Config;
@@ -34,7 +33,7 @@ use dind::plan::listener::Listener;
 use dind::plan::outcome::{Outcome, Plan};
 use dind::plan::role::{self, Role, Serve};
 use dind::plan::{self, client, inform, prepare};
-use dind_fuzz::{environment, sections, words};
+use dind_fuzz::{enough, environment, sections, words};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {
@@ -207,41 +206,14 @@ fuzz_target!(|text: &str| {
 
 /// All that is needed, with these ids.
 fn rootless(ids: &str, subids: &str) -> Rootless {
-    let account = Account {
-        name: Some("rootless".into()),
-        user: 1000,
-        group: 1000,
-    };
+    let enough = enough();
     Rootless {
         uid_map: extents(ids),
         gid_map: extents(ids),
-        subuids: ranges(subids, &account),
-        subgids: ranges(subids, &account),
-        account,
-        denied: Vec::new(),
-        masked: None,
-        apparmor: None,
-        settings: Vec::new(),
-        tun: Device::Closed {
-            mode: 0o600,
-            own: true,
-        },
-        fuse: Device::Missing,
+        subuids: ranges(subids, &enough.account),
+        subgids: ranges(subids, &enough.account),
         cgroup: subids.is_empty(),
-        no_new_privileges: true,
-        slirp4netns: Some("/usr/bin/slirp4netns".into()),
-        pasta: None,
-        nat: Nat {
-            ipv4: Switch::Fixed,
-            ipv6: Switch::Fixed,
-            ipv6_route: Ipv6::None,
-            rules: NfTables::Unknown,
-            hosts: false,
-            dockerd: false,
-        },
-        map_programs: None,
-        own_home: true,
-        program: "/usr/local/bin/dind".into(),
+        ..enough
     }
 }
 

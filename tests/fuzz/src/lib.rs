@@ -1,8 +1,12 @@
-//! What several targets need: words and sections out of bytes.
+//! What several targets need: words and sections out of bytes, and facts.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
+
+use dind::facts::nat::{Ipv6, Nat, Switch};
+use dind::facts::netfilter::NfTables;
+use dind::facts::rootless::{Account, Device, Rootless};
 
 /// The lines of `data` as arguments: any bytes, but no NUL, which execve(2) cannot pass.
 pub fn words(data: &[u8]) -> Vec<OsString> {
@@ -38,4 +42,43 @@ pub fn sections(text: &str) -> BTreeMap<&str, String> {
         }
     }
     sections
+}
+
+/// All that root needs for an engine in a user namespace but the ids.
+pub fn enough() -> Rootless {
+    Rootless {
+        account: Account {
+            name: Some("rootless".into()),
+            user: 1000,
+            group: 1000,
+        },
+        uid_map: Vec::new(),
+        gid_map: Vec::new(),
+        subuids: Vec::new(),
+        subgids: Vec::new(),
+        denied: Vec::new(),
+        masked: None,
+        apparmor: None,
+        settings: Vec::new(),
+        tun: Device::Closed {
+            mode: 0o600,
+            own: true,
+        },
+        fuse: Device::Missing,
+        cgroup: false,
+        no_new_privileges: true,
+        slirp4netns: Some("/usr/bin/slirp4netns".into()),
+        pasta: None,
+        nat: Nat {
+            ipv4: Switch::Fixed,
+            ipv6: Switch::Fixed,
+            ipv6_route: Ipv6::None,
+            rules: NfTables::Unknown,
+            hosts: false,
+            dockerd: false,
+        },
+        map_programs: None,
+        own_home: true,
+        program: "/usr/local/bin/dind".into(),
+    }
 }
