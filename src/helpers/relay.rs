@@ -63,29 +63,38 @@ pub fn run(
             Some(Ok(_)) => {
                 request = Some(byte);
                 for source in &mut sources {
-                    source.left = MOST_IN_A_PIPE;
+                    source.owed = MOST_IN_A_PIPE;
+                }
+                for sink in &mut sinks {
+                    sink.owes = true;
                 }
             }
             Some(Err(_)) | None => {}
         }
         sinks.iter_mut().for_each(Sink::drain);
+        settle(&sources, &mut sinks);
         for (source, ready) in sources.iter_mut().zip(ready.sources) {
-            // Bounded, so that a daemon that writes without end does not hold up the others.
-            if ready && request.is_none() {
-                source.left = READ;
-            }
             if let Some(sink) = sinks.get_mut(source.stream.sink) {
-                source.read(&mut buffer, sink, request == Some([last]));
+                source.read(&mut buffer, sink, ready, request == Some([last]));
             }
         }
+        settle(&sources, &mut sinks);
         if let Some(answer) = request
-            && sources.iter().all(|source| source.left == 0)
-            && sinks.iter().all(|sink| sink.backlog.is_empty())
+            && !sinks.iter().any(|sink| sink.owes)
         {
             request = None;
             // It fails only where PID 1 no longer waits for the byte.
             let _ = control.write_all(&answer);
         }
+    }
+}
+
+/// Notes which sinks have taken all that was written before the request. Later lines do not count:
+/// a daemon that writes without end does not hold up the answer.
+fn settle(sources: &[Source<'_>], sinks: &mut [Sink<'_>]) {
+    for (place, sink) in sinks.iter_mut().enumerate() {
+        let mut own = sources.iter().filter(|source| source.stream.sink == place);
+        sink.owes &= !sink.backlog.is_empty() || own.any(|source| source.owed > 0);
     }
 }
 
@@ -130,9 +139,8 @@ fn wait(sources: &[Source<'_>], sinks: &[Sink<'_>], control: &UnixStream) -> Res
 struct Source<'a> {
     stream: &'a Stream<'a>,
     lines: Lines,
-    /// How many bytes are still to be read, if there are so many, before the others have their turn
-    /// and a request is answered.
-    left: usize,
+    /// How many bytes are still to be read, if there are so many, before a request is answered.
+    owed: usize,
 }
 
 impl<'a> Source<'a> {
@@ -140,25 +148,32 @@ impl<'a> Source<'a> {
         Self {
             stream,
             lines: Lines::default(),
-            left: 0,
+            owed: 0,
         }
     }
 
-    /// Reads what is left to read, unless lines wait for the sink: then the daemon waits, too, once
-    /// its pipe is full. With `to_the_end`, the beginning of a line is a line.
-    fn read(&mut self, buffer: &mut [u8], sink: &mut Sink<'_>, to_the_end: bool) {
-        while self.left > 0 && sink.backlog.is_empty() {
-            match unistd::read(self.stream.pipe, buffer) {
+    /// Reads what a request waits for, or else what one turn allows where the pipe is `ready`, so
+    /// that a daemon that writes without end does not hold up the others. Where lines wait for the
+    /// sink, the daemon waits, too, once its pipe is full. With `to_the_end`, the beginning of a
+    /// line is a line.
+    fn read(&mut self, buffer: &mut [u8], sink: &mut Sink<'_>, ready: bool, to_the_end: bool) {
+        let mut turn = match ready {
+            true => READ.max(self.owed),
+            false => self.owed,
+        };
+        while turn > 0 && sink.backlog.is_empty() {
+            match unistd::read(self.stream.pipe, &mut *buffer) {
                 Ok(count @ 1..) => {
-                    self.left = self.left.saturating_sub(count);
+                    turn = turn.saturating_sub(count);
+                    self.owed = self.owed.saturating_sub(count);
                     let bytes = buffer.get(..count).unwrap_or_default();
                     self.lines.take(bytes, |line| sink.print(self.stream, line));
                 }
                 Err(Errno::EINTR) => {}
-                Ok(0) | Err(_) => self.left = 0,
+                Ok(0) | Err(_) => (turn, self.owed) = (0, 0),
             }
         }
-        if self.left == 0 && to_the_end {
+        if self.owed == 0 && to_the_end {
             self.lines.end(|line| sink.print(self.stream, line));
         }
     }
@@ -216,6 +231,8 @@ struct Sink<'a> {
     outlet: Outlet<BorrowedFd<'a>>,
     /// The lines of one read that its reader has not taken.
     backlog: Backlog,
+    /// Whether it has not taken all that was written before a request.
+    owes: bool,
 }
 
 impl<'a> Sink<'a> {
@@ -223,6 +240,7 @@ impl<'a> Sink<'a> {
         Self {
             outlet: Outlet::new(descriptor),
             backlog: Backlog::default(),
+            owes: false,
         }
     }
 
@@ -328,8 +346,11 @@ mod tests {
                 fill(&errors, &[b"x".repeat(99), b"\n".to_vec()].concat());
             }
             control.write_all(&[1])?;
-            unistd::write(&ours, b"the other sink\n")?;
-            read_until(&mut free, "the other sink")?;
+            // With the third line at the latest, the request has been read before.
+            for line in ["one line\n", "another line\n", "the third line\n"] {
+                unistd::write(&ours, line.as_bytes())?;
+                read_until(&mut free, line.trim_end())?;
+            }
             // Nothing has been answered yet, since nothing has been written.
             control.set_nonblocking(true)?;
             let early = control.read(&mut [0]).map_err(|error| error.kind());
