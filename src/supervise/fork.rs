@@ -12,6 +12,7 @@ use tracing::{error, warn};
 
 use super::machine::{Event, Process};
 use super::output::output;
+use super::relay;
 use super::start::null;
 use super::supervisor::Supervisor;
 use crate::api::ports::Info;
@@ -38,29 +39,14 @@ impl Supervisor<'_> {
     /// Forks a helper, so that the loop goes on with signals and deadlines. Where that fails, the
     /// error is logged and [`Event::NotStarted`] is queued.
     pub(super) fn fork(&mut self, process: Process, events: &mut VecDeque<Event>) {
-        let control = match &mut self.relay {
-            Some(relay) if process == Process::Relay => match relay.connect() {
-                Ok(control) => Some(control),
-                Err(error) => {
-                    let error = error.context(format!("cannot start {}", process.name()));
-                    warn!("{}", Fault::from(error));
-                    events.push_back(Event::NotStarted(process, FAILURE));
-                    return;
-                }
-            },
-            Some(_) | None if process == Process::Namespaces => match UnixStream::pair() {
-                Ok((ours, theirs)) => {
-                    self.handover = Some(ours);
-                    Some(theirs)
-                }
-                Err(error) => {
-                    let name = process.name();
-                    error!("cannot start {name}: {error}; raise the limit of open files");
-                    events.push_back(Event::NotStarted(process, FAILURE));
-                    return;
-                }
-            },
-            Some(_) | None => None,
+        let control = match self.connect(process) {
+            Ok(control) => control,
+            Err(error) => {
+                let error = error.context(format!("cannot start {}", process.name()));
+                report(process, error);
+                events.push_back(Event::NotStarted(process, FAILURE));
+                return;
+            }
         };
         if process == Process::Filler
             && let Some(filling) = &self.engine.filling
@@ -82,19 +68,7 @@ impl Supervisor<'_> {
             Ok(ForkResult::Child) => {
                 let done = leave_terminal().and_then(|()| self.help(process, control));
                 let status = done.unwrap_or_else(|error| {
-                    let fault = Fault::from(error);
-                    match process {
-                        Process::Forwarder
-                        | Process::Grower
-                        | Process::PortForwarder
-                        | Process::Ports
-                        | Process::Relay
-                        | Process::Watcher
-                        | Process::Delegation => {
-                            warn!("{fault}");
-                        }
-                        _ => error!("{fault}"),
-                    }
+                    report(process, error);
                     FAILURE
                 });
                 process::exit_child(status.into())
@@ -110,6 +84,20 @@ impl Supervisor<'_> {
                 );
                 events.push_back(Event::NotStarted(process, FAILURE));
             }
+        }
+    }
+
+    /// Makes the socket pair for a helper that has one, and returns the helper's end. Fails as
+    /// socketpair(2) does.
+    fn connect(&mut self, process: Process) -> Result<Option<UnixStream>> {
+        match (process, &mut self.relay) {
+            (Process::Relay, Some(relay)) => relay.connect().map(Some),
+            (Process::Namespaces, _) => {
+                let (ours, theirs) = relay::pair()?;
+                self.handover = Some(ours);
+                Ok(Some(theirs))
+            }
+            _ => Ok(None),
         }
     }
 
@@ -301,6 +289,23 @@ impl Supervisor<'_> {
                 error!("| {line}");
             }
         }
+    }
+}
+
+/// Logs why a helper could not do its work: a warning where the daemons go on without it.
+fn report(process: Process, error: anyhow::Error) {
+    let fault = Fault::from(error);
+    match process {
+        Process::Forwarder
+        | Process::Grower
+        | Process::PortForwarder
+        | Process::Ports
+        | Process::Relay
+        | Process::Watcher
+        | Process::Delegation => {
+            warn!("{fault}");
+        }
+        _ => error!("{fault}"),
     }
 }
 

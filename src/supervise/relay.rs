@@ -44,6 +44,13 @@ struct Pipe {
     writer: OwnedFd,
 }
 
+/// Makes a socket pair for this process and a helper.
+pub fn pair() -> Result<(UnixStream, UnixStream)> {
+    UnixStream::pair()
+        .context("socketpair")
+        .remedy("raise the limit of open files")
+}
+
 impl Relay {
     /// Makes the pipes. Takes the descriptors that JSON lines are written to, which may be the
     /// same. Fails where the limit of open files is reached.
@@ -81,9 +88,7 @@ impl Relay {
     /// Makes the socket pair for a relay that is about to be forked, and returns the relay's end. A
     /// request that its predecessor has not answered is repeated. Fails as socketpair(2) does.
     pub fn connect(&mut self) -> Result<UnixStream> {
-        let (control, theirs) = UnixStream::pair()
-            .context("socketpair")
-            .remedy("raise the limit of open files")?;
+        let (control, theirs) = pair()?;
         control.set_nonblocking(true)?;
         theirs.set_nonblocking(true)?;
         self.control = Some(control);

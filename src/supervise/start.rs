@@ -9,7 +9,6 @@ use anyhow::{Context, Result};
 use tracing::warn;
 
 use super::machine::Process;
-use super::notify::Notify;
 use super::output::output;
 use super::supervisor::Supervisor;
 use crate::api::readiness::Provisioning;
@@ -18,7 +17,6 @@ use crate::messages::fault::Fault;
 use crate::messages::remedy::Remedy;
 use crate::plan::engine::{Engine, Foreground, Program};
 use crate::sys::credentials;
-use crate::sys::limits::{Limit, Resource};
 use crate::sys::read;
 use crate::sys::search;
 use crate::sys::signals::Inherited;
@@ -55,10 +53,7 @@ impl Supervisor<'_> {
             // Neither its output nor its exit status is used.
             let null = null()?;
             let silent = [null.as_fd(); 3];
-            let inherited = self.signals.inherited();
-            if let Err(fault) =
-                begin_daemon(program, silent, &[], None, &[], inherited, Place::Here)
-            {
+            if let Err(fault) = begin(&child(program, silent, self.signals.inherited())) {
                 warn!("{fault}; going on without it");
             }
         }
@@ -116,8 +111,6 @@ impl Supervisor<'_> {
             &self.standard,
             Process::UserNetwork,
         );
-        let mut arguments = vec![program.path.as_os_str()];
-        arguments.extend(program.arguments.iter().map(OsString::as_os_str));
         let place = match nix::unistd::geteuid().is_root() {
             true => Place::As {
                 user: wanted.user,
@@ -130,23 +123,14 @@ impl Supervisor<'_> {
             (true, [user, network]) => ([user, network, stderr], Vec::new()),
             (false, both) => ([null.as_fd(), stdout, stderr], both.to_vec()),
         };
-        let begun = spawn::begin(&Child {
-            path: &program.path,
-            arguments,
-            environment: &program.environment,
-            stdio: Some(stdio),
+        let begun = begin(&Child {
             descriptors,
-            session: Session::Own,
             dies_with_parent: true,
-            oom_score_adj: Some(program.oom_score_adj),
-            limits: &[],
-            inherited: self.signals.inherited(),
-            umask: None,
             place,
-        })
-        .map_err(|error| error.fault(program.path.as_os_str()))?;
-        let path = program.path.clone();
-        self.children.begin(Process::UserNetwork, begun, path);
+            ..child(program, stdio, self.signals.inherited())
+        })?;
+        self.children
+            .begin(Process::UserNetwork, begun, program.path.clone());
         Ok(())
     }
 
@@ -159,18 +143,21 @@ impl Supervisor<'_> {
             &self.standard,
             process,
         );
+        let mut environment = program.environment.clone();
+        let mut sockets = Vec::new();
+        if process == Process::Dockerd {
+            let address = self.notify.address.clone();
+            environment.push(("NOTIFY_SOCKET".into(), address));
+            sockets.extend(self.bound.iter().map(AsFd::as_fd));
+        }
         let stdio = [null.as_fd(), stdout, stderr];
-        let inherited = self.signals.inherited();
-        let limits = &self.engine.limits;
-        let place = Place::from(self.namespaces.as_ref());
-        let begun = match process {
-            Process::Dockerd => {
-                let sockets: Vec<BorrowedFd<'_>> = self.bound.iter().map(AsFd::as_fd).collect();
-                let notify = Some(&self.notify);
-                begin_daemon(program, stdio, &sockets, notify, limits, inherited, place)
-            }
-            _ => begin_daemon(program, stdio, &[], None, limits, inherited, place),
-        }?;
+        let begun = begin(&Child {
+            environment: &environment,
+            descriptors: sockets,
+            limits: &self.engine.limits,
+            place: Place::from(self.namespaces.as_ref()),
+            ..child(program, stdio, self.signals.inherited())
+        })?;
         self.children.begin(process, begun, program.path.clone());
         Ok(())
     }
@@ -184,7 +171,7 @@ impl Supervisor<'_> {
         if let Some(wanted) = &self.engine.namespaces {
             credentials::give_standard(wanted.user);
         }
-        let begun = spawn::begin(&Child {
+        let begun = begin(&Child {
             path: &path,
             arguments: words.iter().map(OsString::as_os_str).collect(),
             environment: &self.engine.environment,
@@ -197,8 +184,7 @@ impl Supervisor<'_> {
             inherited: self.signals.inherited(),
             umask: Some(self.umask),
             place: Place::from(self.namespaces.as_ref()),
-        })
-        .map_err(|error| error.fault(path.as_os_str()))?;
+        })?;
         self.children.begin(Process::Command, begun, path);
         Ok(())
     }
@@ -211,35 +197,32 @@ pub fn null() -> Result<File> {
         .remedy("check the container's /dev")
 }
 
-/// Starts `program` in a session of its own, with `stdio` as descriptors 0 to 2 and `descriptors`
-/// from 3 on (sd_listen_fds(3)). `notify` sets its `NOTIFY_SOCKET` (sd_notify(3)). `limits` are those
-/// that differ from this process's.
-fn begin_daemon(
-    program: &Program,
-    stdio: [BorrowedFd<'_>; 3],
-    descriptors: &[BorrowedFd<'_>],
-    notify: Option<&Notify>,
-    limits: &[(Resource, Limit)],
-    inherited: &Inherited,
-    place: Place<'_>,
-) -> Result<Begun, Fault> {
-    let mut environment = program.environment.clone();
-    environment.extend(notify.map(|notify| ("NOTIFY_SOCKET".into(), notify.address.clone())));
-    let mut arguments = vec![program.path.as_os_str()];
-    arguments.extend(program.arguments.iter().map(OsString::as_os_str));
-    spawn::begin(&Child {
+/// `program` as a child of this process in a session of its own, with `stdio` as descriptors 0 to 2.
+fn child<'a>(
+    program: &'a Program,
+    stdio: [BorrowedFd<'a>; 3],
+    inherited: &'a Inherited,
+) -> Child<'a> {
+    let words = program.arguments.iter().map(OsString::as_os_str);
+    Child {
         path: &program.path,
-        arguments,
-        environment: &environment,
+        arguments: std::iter::once(program.path.as_os_str())
+            .chain(words)
+            .collect(),
+        environment: &program.environment,
         stdio: Some(stdio),
-        descriptors: descriptors.to_vec(),
+        descriptors: Vec::new(),
         session: Session::Own,
         dies_with_parent: false,
         oom_score_adj: Some(program.oom_score_adj),
-        limits,
+        limits: &[],
         inherited,
         umask: None,
-        place,
-    })
-    .map_err(|error| error.fault(program.path.as_os_str()))
+        place: Place::Here,
+    }
+}
+
+/// Starts a child, and does not wait for its exec. The fault names its program.
+fn begin(child: &Child<'_>) -> Result<Begun, Fault> {
+    spawn::begin(child).map_err(|error| error.fault(child.path.as_os_str()))
 }
