@@ -299,9 +299,8 @@ fn plan_daemons(
         config,
         save: start.save.as_ref(),
         options: &options,
-        socket: &surroundings.socket,
+        surroundings,
         group: known.socket_group,
-        rootless: known.rootless,
     };
     let entrance = intent.bind(&plan::listeners(serve, addresses));
     known.command = serve.is_none();
@@ -311,13 +310,13 @@ fn plan_daemons(
     }
     intent.probe(&facts::directories(&options, config), &mounts, config)?;
     let mut facts = Facts::read(mounts, &options, config, known)?;
-    let inputs = addresses.with(surroundings, &facts);
+    let inputs = addresses.with(&facts);
     // A nest counts what the image store keeps.
     let counts = start.nest.as_ref().is_some_and(|nest| nest.level == 1);
     if counts || plan::stores_question(inputs) {
         facts = facts.with_image_stores();
     }
-    let inputs = addresses.with(surroundings, &facts);
+    let inputs = addresses.with(&facts);
     let starts = matches!(intent, Intent::Start(_));
     let note = match &start.nest {
         Some(nest) => nest::check(
@@ -335,7 +334,7 @@ fn plan_daemons(
     if starts && plan::netfilter_question(inputs).is_some() {
         // The faults do not depend on the answer, and there were none.
         facts.netfilter.nf_tables = netfilter::ask();
-        planned = plan(arguments, addresses.with(surroundings, &facts))?;
+        planned = plan(arguments, addresses.with(&facts))?;
     }
     let mut rules = None;
     if starts && let Some(name) = planned.veth() {
@@ -344,7 +343,11 @@ fn plan_daemons(
             Err(error) => {
                 debug!("{}", Fault::from(error));
                 let surroundings = rootless::without_rules(surroundings, config)?;
-                planned = plan(arguments, addresses.with(&surroundings, &facts))?;
+                let addresses = Addresses {
+                    surroundings: &surroundings,
+                    ..addresses
+                };
+                planned = plan(arguments, addresses.with(&facts))?;
             }
         }
     }

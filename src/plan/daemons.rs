@@ -89,7 +89,7 @@ pub fn find_dockerd(config: &Config, found: Option<&Path>) -> Result<PathBuf, Fa
 /// all of its addresses itself.
 pub fn listeners(serve: Option<&Serve>, addresses: Addresses<'_>) -> Vec<Listener> {
     let mut listeners = own_listeners(serve, addresses);
-    if addresses.rootless {
+    if addresses.is_rootless() {
         let is_literal = serve.is_some_and(|serve| serve.literal);
         for host in &addresses.options.hosts {
             if !listeners.iter().any(|listener| serves(listener, host)) {
@@ -136,7 +136,7 @@ fn own_listeners(serve: Option<&Serve>, addresses: Addresses<'_>) -> Vec<Listene
         contract,
         config,
         options,
-        socket,
+        surroundings,
         group,
         ..
     } = addresses;
@@ -147,7 +147,7 @@ fn own_listeners(serve: Option<&Serve>, addresses: Addresses<'_>) -> Vec<Listene
         return Vec::new();
     }
     let mut listeners = vec![Listener::Unix {
-        path: socket.to_owned(),
+        path: surroundings.socket.clone(),
         group,
     }];
     if literal {

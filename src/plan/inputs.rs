@@ -1,7 +1,5 @@
 //! What the plan of a start with daemons is computed from.
 
-use std::path::Path;
-
 use super::mode::{self, Maps, Mode};
 use super::rootless_driver::Choice;
 use crate::facts::Facts;
@@ -29,8 +27,8 @@ pub struct Inputs<'a> {
     pub facts: &'a Facts,
 }
 
-/// What the sockets of a start depend on: what the user wrote, and the group in `/etc/group`. They
-/// are bound before the rest of the facts is read.
+/// What the sockets of a start depend on: what the user wrote, the facts that the role was decided by,
+/// and the group in `/etc/group`. They are bound before the rest of the facts is read.
 #[derive(Debug, Clone, Copy)]
 pub struct Addresses<'a> {
     /// The contract in force.
@@ -41,25 +39,28 @@ pub struct Addresses<'a> {
     pub save: Option<&'a Save>,
     /// dockerd's options from its flags and from daemon.json.
     pub options: &'a DockerdOptions,
-    /// The path of the Unix socket.
-    pub socket: &'a Path,
+    /// The facts that the role was decided by.
+    pub surroundings: &'a Surroundings,
     /// The gid of the Unix socket's group; `None` where there is no such group.
     pub group: Option<u32>,
-    /// Whether the engine runs in a user namespace.
-    pub rootless: bool,
 }
 
 impl<'a> Addresses<'a> {
     /// Returns all that the plan is computed from, with the facts, which are read afterwards.
-    pub fn with(self, surroundings: &'a Surroundings, facts: &'a Facts) -> Inputs<'a> {
+    pub fn with(self, facts: &'a Facts) -> Inputs<'a> {
         Inputs {
             contract: self.contract,
             config: self.config,
             save: self.save,
-            surroundings,
+            surroundings: self.surroundings,
             options: self.options,
             facts,
         }
+    }
+
+    /// Whether the engine runs in a user namespace.
+    pub fn is_rootless(self) -> bool {
+        mode::is_rootless(self.surroundings, self.config)
     }
 }
 
@@ -88,9 +89,8 @@ impl<'a> Inputs<'a> {
             config: self.config,
             save: self.save,
             options: self.options,
-            socket: &self.surroundings.socket,
+            surroundings: self.surroundings,
             group: self.facts.socket_group,
-            rootless: self.rootless().is_some(),
         }
     }
 }

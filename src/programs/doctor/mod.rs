@@ -25,7 +25,7 @@ use crate::input::request::Report;
 use crate::messages::fault::{FAILURE, Fault};
 use crate::messages::finding::{Finding, Severity};
 use crate::messages::line::one_line;
-use crate::plan::inputs::Inputs;
+use crate::plan::inputs::{Addresses, Inputs};
 use crate::plan::role;
 use crate::plan::{self, CLIENT_VARIABLES};
 use crate::programs::health;
@@ -80,15 +80,16 @@ pub fn examine(config: &Config, ask: bool) -> Result<Vec<Finding>, Fault> {
         rootless: plan::is_rootless(&surroundings, config),
         ..Known::read(&options)
     };
-    let mut facts = Facts::read(mounts, &options, config, known)?.with_image_stores();
-    let question = plan::netfilter_question(Inputs {
-        save: None,
+    let addresses = Addresses {
         contract,
         config,
-        surroundings: &surroundings,
+        save: None,
         options: &options,
-        facts: &facts,
-    });
+        surroundings: &surroundings,
+        group: known.socket_group,
+    };
+    let mut facts = Facts::read(mounts, &options, config, known)?.with_image_stores();
+    let question = plan::netfilter_question(addresses.with(&facts));
     if !ask && (question.is_some() || options.nftables) {
         facts.netfilter.nf_tables = netfilter::ask();
     }
@@ -96,15 +97,7 @@ pub fn examine(config: &Config, ask: bool) -> Result<Vec<Finding>, Fault> {
     if ask {
         host.versions = versions::ask(&facts.programs, config);
     }
-    let inputs = Inputs {
-        save: None,
-        contract,
-        config,
-        surroundings: &surroundings,
-        options: &options,
-        facts: &facts,
-    };
-    let mut found = findings(inputs, &host);
+    let mut found = findings(addresses.with(&facts), &host);
     found.extend(unreadable);
     found.sort_by_key(|finding| finding.severity);
     Ok(found)
