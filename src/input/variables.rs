@@ -212,6 +212,39 @@ impl Variable {
     }
 }
 
+/// Whom a variable is for that has to do with rootlesskit, is none of [`ROOTLESSKIT`], and has no
+/// effect here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Foreign {
+    /// Nobody who is known. Its name begins as those of [`ROOTLESSKIT`] do.
+    Nobody,
+    /// nerdctl's containerd-rootless.sh; with the one of [`ROOTLESSKIT`] that has its meaning, if there
+    /// is one.
+    Containerd(Option<Variable>),
+    /// moby's contrib/dockerd-rootless.sh, which executes the program that it names.
+    Program,
+    /// rootlesskit's children, which find its state by it.
+    Children,
+}
+
+impl Foreign {
+    /// Tells by a variable's name. `None` for all others.
+    pub fn of(name: &str) -> Option<Self> {
+        if let Some(short) = name.strip_prefix("CONTAINERD_ROOTLESS_ROOTLESSKIT_") {
+            let same = ROOTLESSKIT.iter().find(|known| known.short() == short);
+            return Some(Self::Containerd(same.copied()));
+        }
+        match name {
+            "DOCKERD" => Some(Self::Program),
+            "ROOTLESSKIT_STATE_DIR" => Some(Self::Children),
+            _ => {
+                let is_known = ROOTLESSKIT.iter().any(|known| known.name == name);
+                (name.starts_with(ROOTLESSKIT_PREFIX) && !is_known).then_some(Self::Nobody)
+            }
+        }
+    }
+}
+
 /// The values of variables in an environment, and of nothing else in it.
 #[derive(Debug, Clone, Copy)]
 pub struct Values<'a>(&'a [(OsString, OsString)]);

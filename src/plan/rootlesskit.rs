@@ -1,6 +1,6 @@
 //! What becomes of the variables for rootlesskit, of docker:dind-rootless and moby's
 //! contrib/dockerd-rootless.sh: an effect, or a warning by name. A value that asks for what is done
-//! anyway has neither.
+//! anyway has neither. What else is for rootlesskit is warned of.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 
@@ -9,7 +9,7 @@ use super::listener::Listener;
 use super::words::listed;
 use crate::input::config::Config;
 use crate::input::rootlesskit::Published;
-use crate::input::variables::{self, Variable};
+use crate::input::variables::{self, Foreign, Variable};
 use crate::messages::finding::Finding;
 use crate::messages::secrets;
 
@@ -28,11 +28,18 @@ type Row = (
     &'static str,
 );
 
+const NET: Variable = variables::DOCKERD_ROOTLESS_ROOTLESSKIT_NET;
 const MTU: Variable = variables::DOCKERD_ROOTLESS_ROOTLESSKIT_MTU;
+
+/// Those of dind's own that come before one of these.
+const BEFORE: [(Variable, Variable); 2] = [
+    (NET, variables::DIND_ROOTLESS_NETWORK),
+    (MTU, variables::DIND_MTU),
+];
 
 const VARIABLES: [Row; 8] = [
     (
-        variables::DOCKERD_ROOTLESS_ROOTLESSKIT_NET,
+        NET,
         &["auto", "veth", "slirp4netns", "pasta"],
         "the drivers are veth, slirp4netns and pasta",
         "name one of these, or unset it for the fastest that is possible",
@@ -160,9 +167,16 @@ pub fn warnings(inputs: Inputs<'_>, listeners: &[Listener]) -> Vec<Finding> {
         .filter_map(|row| Some((row, config.text(row.0)?)))
         .collect();
     if inputs.rootless().is_none() {
-        let variables = set.iter().map(|((variable, ..), _)| variable.name());
-        let flags = config.is_set(FLAGS).then(|| FLAGS.name());
-        let names: Vec<&str> = flags.into_iter().chain(variables).collect();
+        let variables = set.iter().map(|((variable, ..), _)| *variable);
+        let others = [FLAGS, variables::DIND_ROOTLESS_NETWORK];
+        let others = others.into_iter().filter(|other| config.is_set(*other));
+        // The rest is dockerd's business, or another program's.
+        let foreign = foreign(config).filter_map(|(name, of)| match of {
+            Foreign::Nobody | Foreign::Containerd(_) => Some(name),
+            Foreign::Program | Foreign::Children => None,
+        });
+        let mut names: Vec<&str> = others.chain(variables).map(Variable::name).collect();
+        names.extend(foreign);
         if names.is_empty() {
             return Vec::new();
         }
@@ -175,18 +189,74 @@ pub fn warnings(inputs: Inputs<'_>, listeners: &[Listener]) -> Vec<Finding> {
                 .remedy("set DIND_ROOTLESS=1 for an engine in a user namespace, or unset them"),
         ];
     }
-    let variables = set
-        .iter()
-        .filter(|((_, done, ..), value)| !done.contains(&value.as_str()))
-        .filter(|((variable, ..), _)| *variable != MTU || config.rootless_mtu.is_none())
-        .map(|((variable, _, why, remedy), value)| {
-            let value = secrets::hide_in_word(value);
-            let seen = format!("{}={value:?} has no effect: {why}", variable.name());
-            Finding::warning(CODE, seen, LINK).remedy(*remedy)
-        });
+    let variables = set.iter().filter_map(|(row, value)| {
+        let (variable, done, why, remedy) = *row;
+        let (why, remedy) = match first(config, variable).filter(|(_, first)| first != value) {
+            Some((first, _)) => {
+                let why = format!("{} comes first", first.name());
+                (why, "unset one of them")
+            }
+            None if done.contains(&value.as_str()) => return None,
+            None if variable == MTU && config.rootless_mtu.is_some() => return None,
+            None => (why.to_owned(), remedy),
+        };
+        let value = secrets::hide_in_word(value);
+        let seen = format!("{}={value:?} has no effect: {why}", variable.name());
+        Some(Finding::warning(CODE, seen, LINK).remedy(remedy))
+    });
     let ports = config.rootlesskit.published.iter();
     let ports = ports.filter_map(|published| port(published, listeners));
-    variables.chain(ports).chain(flags(config)).collect()
+    let foreign = foreign(config).map(|(name, of)| without_effect(name, of));
+    variables
+        .chain(ports)
+        .chain(flags(config))
+        .chain(foreign)
+        .collect()
+}
+
+/// The variable of dind's own that comes before this one, if it is set, and its value.
+fn first(config: &Config, variable: Variable) -> Option<(Variable, String)> {
+    let mut before = BEFORE.into_iter();
+    let (_, first) = before.find(|(second, _)| *second == variable)?;
+    Some((first, config.text(first)?))
+}
+
+/// The names of variables that are set and for others.
+fn foreign(config: &Config) -> impl Iterator<Item = (&str, Foreign)> {
+    let set = config.environment.iter();
+    let set = set.filter(|(_, value)| !value.is_empty());
+    set.filter_map(|(name, _)| {
+        let name = name.to_str()?;
+        Some((name, Foreign::of(name)?))
+    })
+}
+
+/// The warning about a variable for others.
+fn without_effect(name: &str, of: Foreign) -> Finding {
+    let (why, remedy) = match of {
+        Foreign::Nobody => (
+            "there is no such variable",
+            "check its spelling: 'dind --help' has those that there are".to_owned(),
+        ),
+        Foreign::Containerd(Some(same)) => (
+            "it is for nerdctl's containerd-rootless.sh",
+            format!("set {} in its place", same.name()),
+        ),
+        Foreign::Containerd(None) => (
+            "it is for nerdctl's containerd-rootless.sh",
+            "unset it".to_owned(),
+        ),
+        Foreign::Program => (
+            "dockerd is looked for in PATH",
+            "put its directory first in PATH, or unset it".to_owned(),
+        ),
+        Foreign::Children => (
+            "no rootlesskit runs that could have a state",
+            "unset it".to_owned(),
+        ),
+    };
+    let seen = format!("{name} has no effect: {why}");
+    Finding::warning(CODE, seen, LINK).remedy(remedy)
 }
 
 /// The warning about a port that is not published.

@@ -452,11 +452,82 @@ fn what_rootlesskit_would_do_is_done_or_warned_of_by_name() -> Result<(), Fault>
     let text = said(&flags)?;
     assert!(text.contains("--debug, --pidns and --mtu"), "{text}");
     assert!(text.contains("DIND_LOG=debug and set DIND_MTU"), "{text}");
+    // What comes first is named, and is no news where both say the same.
+    for (own, theirs, value, same) in [
+        ("DIND_ROOTLESS_NETWORK", "NET", "auto", "slirp4netns"),
+        ("DIND_MTU", "MTU", "1300", "1400"),
+    ] {
+        let theirs = format!("DOCKERD_ROOTLESS_ROOTLESSKIT_{theirs}");
+        let with = |value| {
+            let variables = &[(own, value), (theirs.as_str(), same)];
+            said(&Start {
+                variables,
+                ..ROOTLESS
+            })
+        };
+        let text = with(value)?;
+        let comes = format!("{theirs}={same:?} has no effect: {own} comes first; ");
+        assert!(text.starts_with(&comes), "{text}");
+        assert_eq!(with(same)?, "");
+    }
     let broken = Start {
         variables: &[("DOCKERD_ROOTLESS_ROOTLESSKIT_FLAGS", "-p 2376")],
         ..ROOTLESS
     };
     assert_eq!(broken.fault(&bare_v1()).status, USAGE);
+    Ok(())
+}
+
+/// What moby's and nerdctl's scripts and rootlesskit itself read besides, and what nobody does.
+#[test]
+fn variables_for_other_scripts_of_rootlesskit_are_warned_of() -> Result<(), Fault> {
+    let said = |name, value, start: Start<'_>| -> Result<Vec<String>, Fault> {
+        let variables = &[(name, value)];
+        let plan = Start { variables, ..start }.plan(&bare_v1())?;
+        let ours = plan.warnings.iter();
+        let ours = ours.filter(|warning| warning.code == "rootlesskit");
+        Ok(ours.map(ToString::to_string).collect())
+    };
+    let of_nerdctl = "it is for nerdctl's containerd-rootless.sh; ";
+    let same = "set DOCKERD_ROOTLESS_ROOTLESSKIT_NET in its place";
+    for (name, expected, is_said_privileged) in [
+        (
+            "DOCKERD_ROOTLESS_ROOTLESSKIT_ENABLE_HOST_LOOPBACK",
+            "there is no such variable; check its spelling: 'dind --help' has those that there are",
+            true,
+        ),
+        (
+            "CONTAINERD_ROOTLESS_ROOTLESSKIT_NET",
+            &format!("{of_nerdctl}{same}"),
+            true,
+        ),
+        (
+            "CONTAINERD_ROOTLESS_ROOTLESSKIT_IPV6",
+            &format!("{of_nerdctl}unset it"),
+            true,
+        ),
+        (
+            "ROOTLESSKIT_STATE_DIR",
+            "no rootlesskit runs that could have a state; unset it",
+            false,
+        ),
+        (
+            "DOCKERD",
+            "dockerd is looked for in PATH; put its directory first in PATH, or unset it",
+            false,
+        ),
+        ("DIND_ROOTLESS_NETWORK", "", true),
+    ] {
+        let value = "slirp4netns";
+        let line = format!("{name} has no effect: {expected}");
+        let expected: Vec<String> = (!expected.is_empty()).then_some(line).into_iter().collect();
+        assert_eq!(said(name, value, ROOTLESS)?, expected);
+        let privileged = said(name, value, DAEMON)?;
+        let is_said = |text: &String| text.contains(&format!("these are for: {name}; "));
+        assert!(privileged.iter().all(is_said), "{privileged:?}");
+        assert_eq!(privileged.len(), usize::from(is_said_privileged), "{name}");
+        assert_eq!(said(name, "", ROOTLESS)?, [""; 0], "{name}");
+    }
     Ok(())
 }
 
