@@ -47,6 +47,8 @@ fn bad_variables_are_named_with_what_is_allowed() {
         ("DOCKER_DAEMON_ARGS", "--label \"a=b", "balanced quotes"),
         ("DOCKER_DAEMON_ARGS", "--label 'a=b", "balanced quotes"),
         ("DOCKER_DAEMON_ARGS", "--label a\\", "balanced quotes"),
+        ("DIND_ROOTLESS", "yes", "1, 0"),
+        ("DIND_ROOTLESS_NETWORK", "vpnkit", "auto, veth"),
         ("DIND_STORE", "stores/main", "an absolute path"),
         ("DIND_STORAGE", "overlay2", "auto, loop"),
         ("DIND_STORAGE_SIZE", "20GB", "K, M, G or T"),

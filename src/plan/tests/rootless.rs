@@ -478,6 +478,51 @@ fn what_rootlesskit_would_do_is_done_or_warned_of_by_name() -> Result<(), Fault>
     Ok(())
 }
 
+/// With the rights of the container, in a user namespace, and where there can be no engine at all.
+#[test]
+fn a_value_that_is_wrong_is_one_fault_in_every_container() {
+    let network = "auto, veth, slirp4netns, pasta";
+    for (name, value, allowed) in [
+        ("DIND_ROOTLESS", "yes", "1, 0"),
+        ("DIND_ROOTLESS", "2", "1, 0"),
+        ("DIND_ROOTLESS", " 1", "1, 0"),
+        ("DIND_ROOTLESS_NETWORK", "vpnkit", network),
+        ("DIND_ROOTLESS_NETWORK", "VETH", network),
+        ("DIND_ROOTLESS_NETWORK", "veth,pasta", network),
+        (
+            "DOCKERD_ROOTLESS_ROOTLESSKIT_FLAGS",
+            "word",
+            "rootlesskit's flags, such as -p 0.0.0.0:2376:2376/tcp",
+        ),
+    ] {
+        for arguments in [&["dind"][..], &["dind", "dockerd"], &["wrapdocker"]] {
+            let variables = &[(name, value)];
+            let start = Start {
+                arguments,
+                variables,
+                ..DAEMON
+            };
+            let in_namespace = Start {
+                rootless: true,
+                ..start
+            };
+            let Err(nowhere) = start.role(false, SocketState::Free) else {
+                panic!("no fault: {name}={value:?}");
+            };
+            let faults = [
+                start.fault(&bare_v1()),
+                in_namespace.fault(&bare_v1()),
+                nowhere,
+            ];
+            for fault in faults {
+                assert_eq!(fault.status, USAGE, "{fault}");
+                let text = format!("{name}={value:?} is not valid; allowed: {allowed}");
+                assert_eq!(fault.to_string(), text);
+            }
+        }
+    }
+}
+
 /// What moby's and nerdctl's scripts and rootlesskit itself read besides, and what nobody does.
 #[test]
 fn variables_for_other_scripts_of_rootlesskit_are_warned_of() -> Result<(), Fault> {
@@ -552,6 +597,15 @@ fn a_command_has_a_daemon_where_one_can_be() -> Result<(), Fault> {
     };
     let (role, _) = never.role(false, SocketState::Free)?;
     assert!(matches!(role, Role::Client { .. }), "{role:?}");
+    // A client does not read the variables.
+    for variable in [("DIND_ROOTLESS", "yes"), ("DIND_ROOTLESS_NETWORK", "lxc")] {
+        let wrong = Start {
+            variables: &[variable],
+            ..bare
+        };
+        let (role, _) = wrong.role(false, SocketState::Free)?;
+        assert!(matches!(role, Role::Client { .. }), "{role:?}");
+    }
     assert!(mode::home().is_absolute());
     Ok(())
 }
