@@ -311,7 +311,7 @@ fn missing(rootless: &Rootless, user: u32, capabilities: &Capabilities) -> Vec<M
 /// What the network lacks.
 fn lacking(rootless: &Rootless, lack: Lack) -> Missing {
     match lack {
-        Lack::Tun => {
+        Lack::Tun(no_veth) => {
             let (seen, flag) = match rootless.tun {
                 Device::Closed { mode, .. } => (
                     format!(
@@ -326,6 +326,10 @@ fn lacking(rootless: &Rootless, lack: Lack) -> Missing {
                     "there is no /dev/net/tun".to_owned(),
                     format!("start it with {TUN}"),
                 ),
+            };
+            let seen = match no_veth {
+                Some(reason) => format!("{seen}, and no veth pair is possible, for {reason}"),
+                None => seen,
             };
             let opens =
                 "opens network interfaces to who has CAP_NET_ADMIN in their network namespace";

@@ -34,8 +34,9 @@ pub struct Choice {
 pub enum Lack {
     /// What a veth pair needs: as a clause, and how it is given.
     Veth(&'static str, &'static str),
-    /// `/dev/net/tun`, or the right to open it.
-    Tun,
+    /// `/dev/net/tun`, or the right to open it; and why there is no veth pair, where this process has
+    /// CAP_NET_ADMIN and nobody has chosen.
+    Tun(Option<&'static str>),
     /// One of these programs in `PATH`.
     Program(&'static str),
 }
@@ -72,7 +73,7 @@ pub fn choose(
     let found = allowed.find_map(|(driver, path)| Some((driver, path.clone()?)));
     let mut lacks = Vec::new();
     if !rootless.tun.is_for(surroundings.user) {
-        lacks.push(Lack::Tun);
+        lacks.push(Lack::Tun(reason));
     }
     match found {
         Some((driver, program)) if lacks.is_empty() => Ok(Choice {
@@ -294,23 +295,24 @@ mod tests {
             pasta: None,
             ..without_tun.clone()
         };
+        let mut without_rules = bare.clone();
+        without_rules.slirp4netns = all().slirp4netns;
+        without_rules.nat.rules = NfTables::Missing;
+        let no_rules = Some("nf_tables makes no rules here that end with their process");
+        let no_pasta = vec![Lack::Tun(None), Lack::Program("pasta")];
         for (facts, asked, user, effective, expected) in [
-            (&without_tun, "", 0, without(), vec![Lack::Tun]),
+            (&without_tun, "", 0, without(), vec![Lack::Tun(None)]),
+            (&without_rules, "", 0, WITH, vec![Lack::Tun(no_rules)]),
+            (&without_rules, "pasta", 0, WITH, no_pasta.clone()),
             (
                 &bare,
                 "",
                 0,
                 without(),
-                vec![Lack::Tun, Lack::Program("slirp4netns")],
+                vec![Lack::Tun(None), Lack::Program("slirp4netns")],
             ),
-            (
-                &bare,
-                "pasta",
-                0,
-                WITH,
-                vec![Lack::Tun, Lack::Program("pasta")],
-            ),
-            (&all(), "", 1000, WITH, vec![Lack::Tun]),
+            (&bare, "pasta", 0, WITH, no_pasta),
+            (&all(), "", 1000, WITH, vec![Lack::Tun(None)]),
         ] {
             let found = chosen(facts, asked, user, effective);
             assert_eq!(found, Err(expected), "{asked} {user}");

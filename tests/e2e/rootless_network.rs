@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::dns::{Outside, fetches};
 use crate::docker::{
     BUSYBOX, Container, Network, ROOTLESS_CAPABILITIES as CAPABILITIES, ROOTLESS_FLAGS as FLAGS,
-    Spec, dind, docker, lab, rootless, rootless_with as with, unprivileged,
+    Scratch, Spec, dind, docker, lab, rootless, rootless_with as with, unprivileged,
 };
 use crate::rootless::child;
 
@@ -141,6 +141,67 @@ fn a_veth_pair_needs_what_it_is_made_of() {
         .env("DIND_ROOTLESS_NETWORK", "vpnkit")
         .run(&["true"]);
     output.exited(2).says(&["auto, veth, slirp4netns, pasta"]);
+}
+
+/// A profile by which nothing reaches nf_tables: socket(2) with AF_NETLINK and NETLINK_NETFILTER.
+const WITHOUT_NETFILTER: &str = r#"{
+    "defaultAction": "SCMP_ACT_ALLOW",
+    "syscalls": [{
+        "names": ["socket"],
+        "action": "SCMP_ACT_ERRNO",
+        "args": [
+            { "index": 0, "value": 16, "op": "SCMP_CMP_EQ" },
+            { "index": 2, "value": 12, "op": "SCMP_CMP_EQ" }
+        ]
+    }]
+}"#;
+
+/// Where the kernel makes no table of rules that ends with its process, slirp4netns is in the place of the
+/// veth pair. The kernel denies it by a profile, and for a table of that name that has no owner, with the
+/// error of one that has no tables with owners.
+#[test]
+fn where_the_kernel_makes_no_rules_there_is_no_veth_pair() {
+    let outside = Outside::new();
+    let scratch = Scratch::new();
+    let profile = scratch.file("profile.json", WITHOUT_NETFILTER);
+    let denied = format!("--security-opt=seccomp={}", profile.display());
+    let without = |names: &[&str]| {
+        let flags = FLAGS
+            .into_iter()
+            .filter(|flag| !names.iter().any(|name| flag.join(" ").contains(name)));
+        with(flags, CAPABILITIES).flags(["--cap-add=NET_ADMIN"])
+    };
+    let says = [
+        "behind slirp4netns, and no veth pair, since nf_tables makes no rules here",
+        "that end with their process",
+    ];
+    // iptables needs nf_tables, too.
+    let arguments = "--iptables=false --ip6tables=false";
+    let spec = without(&["seccomp="]).flags([denied.as_str()]);
+    let daemon = outside.daemon(spec.env("DOCKER_DAEMON_ARGS", arguments));
+    daemon.logged(&says);
+    fetches(&daemon, &["--network", "host"]);
+    drop(daemon);
+    // The plan shows the name.
+    let script = "name=$(dind plan | sed -n 's/.*ip link add \\(dind-[0-9a-f]*\\) .*/\\1/p')
+        nft add table inet \"${name:?}\"";
+    let daemon = outside.daemon(without(&[]).prelude(script));
+    daemon.logged(&says);
+    fetches(&daemon, &[]);
+    drop(daemon);
+    let spec = without(&["seccomp=", "/dev/net/tun"]).flags([denied.as_str()]);
+    spec.run(&["docker", "info"]).exited(1).says(&[
+        "dind: error: ",
+        "there is no /dev/net/tun, and no veth pair is possible, for nf_tables makes no rules here",
+        "--device /dev/net/tun",
+    ]);
+    let asked = without(&["seccomp="])
+        .flags([denied.as_str()])
+        .env("DIND_ROOTLESS_NETWORK", "veth");
+    asked.run(&["docker", "info"]).exited(1).says(&[
+        "dind: error: ",
+        "a veth pair is asked for, and nf_tables makes no rules here",
+    ]);
 }
 
 /// Nobody outside gets to the engine's network by a route through the container, while answers come
