@@ -28,6 +28,8 @@ const CONTAINER_MARKS: [&str; 2] = ["/.dockerenv", "/run/.containerenv"];
 pub struct Host {
     /// Whether this process is in a container.
     pub in_container: bool,
+    /// The kernel's release, such as `6.12.43-amd64`: uname(2).
+    pub kernel: String,
     /// The fields of `/proc/self/status` that a finding depends on.
     pub status: Status,
     /// The security module that confines this process.
@@ -162,6 +164,7 @@ impl Host {
                 CONTAINER_MARKS.into_iter().any(exists),
                 &container.mounts,
             ),
+            kernel: text("/proc/sys/kernel/osrelease").trim().to_owned(),
             status: Status::parse(&text("/proc/self/status")),
             confinement: Confinement::read(),
             user_namespace: proc::user_namespace(),

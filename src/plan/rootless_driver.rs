@@ -7,7 +7,7 @@
 use std::path::PathBuf;
 
 use crate::facts::capabilities::Capability;
-use crate::facts::nat::Switch;
+use crate::facts::nat::{Nat, Switch};
 use crate::facts::netfilter::NfTables;
 use crate::facts::network::{Networks, USUAL_MTU};
 use crate::facts::rootless::Rootless;
@@ -104,7 +104,6 @@ fn lacks_veth(
     surroundings: &Surroundings,
     rootless: &Rootless,
 ) -> Option<(&'static str, &'static str)> {
-    let nat = &rootless.nat;
     match () {
         () if surroundings.user != 0 => {
             Some(("this process is not root", "start it with --user 0"))
@@ -113,6 +112,28 @@ fn lacks_veth(
             "it has no CAP_NET_ADMIN",
             "start it with --cap-add NET_ADMIN",
         )),
+        () => lacks_nat(&rootless.nat),
+    }
+}
+
+/// Whether a veth pair may be possible with CAP_NET_ADMIN, as far as can be known without it, where
+/// `/proc/sys` will be writable if it can be.
+pub fn may_be_veth(surroundings: &Surroundings, rootless: &Rootless, config: &Config) -> bool {
+    let nat = Nat {
+        ipv4: match rootless.nat.ipv4 {
+            // The flag that uncovers what is below /proc leaves nothing of it read-only.
+            Switch::Fixed if rootless.masked.is_some() => Switch::Off,
+            ipv4 => ipv4,
+        },
+        ..rootless.nat.clone()
+    };
+    let is_wanted = matches!(config.rootless_network, None | Some(RootlessNetwork::Veth));
+    surroundings.user == 0 && is_wanted && lacks_nat(&nat).is_none()
+}
+
+/// What source NAT lacks in this network namespace, as a clause, and how it is given.
+fn lacks_nat(nat: &Nat) -> Option<(&'static str, &'static str)> {
+    match () {
         () if nat.hosts => Some((
             "this container has the host's network",
             "give it a network of its own",
@@ -154,7 +175,7 @@ pub fn mtu(choice: &Choice, networks: &Networks, config: &Config) -> Option<u32>
 mod tests {
     use super::*;
     use crate::facts::capabilities::{Capabilities, CapabilitySet};
-    use crate::facts::nat::{Ipv6, Nat};
+    use crate::facts::nat::Ipv6;
     use crate::facts::rootless::Device;
     use crate::facts::surroundings::{SocketState, Stdin};
     use crate::plan::mode::tests::enough;
@@ -328,6 +349,40 @@ mod tests {
                 ),
                 Ok(choice) => panic!("{choice:?}"),
             }
+        }
+    }
+
+    /// Without CAP_NET_ADMIN the kernel answers no question about nf_tables.
+    #[test]
+    fn a_veth_pair_may_be_possible_where_nothing_is_against_it() {
+        type Change = fn(&mut Rootless);
+        let cases: [(Change, &str, u32, bool); 9] = [
+            (|_| {}, "", 0, true),
+            (|_| {}, "veth", 0, true),
+            (|_| {}, "pasta", 0, false),
+            (|_| {}, "", 1000, false),
+            (|facts| facts.nat.hosts = true, "", 0, false),
+            (|facts| facts.nat.dockerd = true, "", 0, false),
+            (|facts| facts.nat.rules = NfTables::Missing, "", 0, false),
+            (|facts| facts.nat.ipv4 = Switch::Fixed, "", 0, false),
+            (
+                |facts| {
+                    facts.nat.ipv4 = Switch::Fixed;
+                    facts.masked = Some("/proc/kcore".into());
+                },
+                "",
+                0,
+                true,
+            ),
+        ];
+        for (number, (change, asked, user, expected)) in cases.into_iter().enumerate() {
+            let mut facts = all();
+            change(&mut facts);
+            let variable = ("DIND_ROOTLESS_NETWORK".into(), asked.into());
+            let config = Config::read([], [variable]);
+            let surroundings = surroundings(user, without());
+            let found = may_be_veth(&surroundings, &facts, &config);
+            assert_eq!(found, expected, "case {number}");
         }
     }
 

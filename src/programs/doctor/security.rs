@@ -1,13 +1,20 @@
 //! Privileges of the container, and what restricts them.
 
 use super::case::Case;
+use super::versions;
 use crate::facts::host::Confinement;
+use crate::facts::netfilter::NfTables;
 use crate::input::contract::Contract;
 use crate::messages::finding::{Finding, Severity};
+use crate::plan::inputs::Inputs;
 use crate::plan::mode::{self, Missing, Mode};
 use crate::plan::{self, role};
 
 const PRIVILEGED: &str = "https://docs.docker.com/engine/containers/run/";
+
+/// The first kernel whose nf_tables has tables that end with their process: `NFT_TABLE_F_OWNER` in
+/// linux/netfilter/nf_tables.h.
+const OWNED_TABLES: (u32, u32) = (5, 12);
 
 /// CAP_SYS_ADMIN and the user namespace: capabilities(7), user_namespaces(7).
 pub fn privileges(case: Case<'_>) -> Vec<Finding> {
@@ -27,11 +34,11 @@ pub fn privileges(case: Case<'_>) -> Vec<Finding> {
             asked: true,
         } => {
             found.extend(missing.iter().map(Missing::finding));
-            found.extend(shortest(case, &missing, true));
+            found.extend(lines(case, &missing, true));
             (true, Vec::new())
         }
         Mode::Impossible { missing, .. } => {
-            found.extend(shortest(case, &missing, false));
+            found.extend(lines(case, &missing, false));
             (false, missing)
         }
     };
@@ -69,10 +76,24 @@ pub fn privileges(case: Case<'_>) -> Vec<Finding> {
     found
 }
 
-/// The command line with all flags that an engine in a user namespace needs.
-fn shortest(case: Case<'_>, missing: &[Missing], asked: bool) -> Option<Finding> {
-    let rootless = case.inputs.surroundings.rootless.as_ref()?;
-    mode::shortest(rootless, missing, case.inputs.facts.apparmor, asked)
+/// The command lines with all flags that an engine in a user namespace needs: the shortest, and one with
+/// a faster network.
+fn lines(case: Case<'_>, missing: &[Missing], asked: bool) -> Vec<Finding> {
+    let Inputs {
+        surroundings,
+        config,
+        facts,
+        ..
+    } = case.inputs;
+    let rootless = surroundings.rootless.as_ref();
+    let shortest =
+        rootless.and_then(|rootless| mode::shortest(rootless, missing, facts.apparmor, asked));
+    let tables = match versions::is_older(&case.host.kernel, OWNED_TABLES) {
+        true => NfTables::Missing,
+        false => facts.netfilter.nf_tables,
+    };
+    let fastest = mode::fastest(surroundings, config, missing, facts.apparmor, asked, tables);
+    shortest.into_iter().chain(fastest).collect()
 }
 
 /// Capabilities without which dockerd does not start. Those without which containers do not start

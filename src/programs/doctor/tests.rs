@@ -20,9 +20,11 @@ use crate::facts::netfilter::{Forwarding, LegacyPrograms, Netfilter, NfTables};
 use crate::facts::network::{Network, Networks, Route};
 use crate::facts::programs::Programs;
 use crate::facts::read_only::ReadOnly;
+use crate::facts::rootless::{Device, Rootless};
 use crate::facts::space::Space;
 use crate::facts::storage::{Contents, DataRoot, Filesystem, Means};
 use crate::facts::surroundings::{Stdin, Surroundings};
+use crate::plan::mode::tests::enough;
 use crate::sys::limits::Limit;
 
 /// A container and its host.
@@ -34,6 +36,7 @@ struct Machine {
     socket_state: SocketState,
     variables: Vec<(&'static str, &'static str)>,
     arguments: &'static str,
+    rootless: Option<Rootless>,
 }
 
 /// The text of a file in a fixture: tests/fixtures/README.md.
@@ -133,6 +136,7 @@ fn machine(layout: &str, name: &str) -> Machine {
         facts,
         host: Host {
             in_container: true,
+            kernel: "6.12.43-amd64".into(),
             status: Status::parse(&text("/proc/self/status")),
             confinement: Confinement::parse(&text("/proc/self/attr/current")),
             user_namespace: false,
@@ -172,6 +176,7 @@ fn machine(layout: &str, name: &str) -> Machine {
         socket_state: SocketState::Free,
         variables: Vec::new(),
         arguments: "",
+        rootless: None,
     }
 }
 
@@ -187,7 +192,7 @@ impl Machine {
         let arguments: Vec<OsString> = self.arguments.split_whitespace().map(Into::into).collect();
         let options = DockerdArguments::new(&arguments, &[]).options(None)?;
         let surroundings = Surroundings {
-            rootless: None,
+            rootless: self.rootless.clone(),
             stdin: Stdin::Null,
             capabilities: self.capabilities,
             user: self.user,
@@ -240,6 +245,36 @@ fn nothing_is_wrong_with_a_privileged_container_on_a_sound_host() -> Result<(), 
             found.retain(|finding| finding.severity < Severity::Note);
             assert_eq!(found, [], "{layout}/{name}");
         }
+    }
+    Ok(())
+}
+
+/// The second line has a network that is several times as fast, where nothing that is known of the
+/// kernel is against it.
+#[test]
+fn the_lines_for_an_engine_without_privileges_are_for_this_kernel() -> Result<(), Fault> {
+    let both = &["rootless-flags", "rootless-veth"][..];
+    for (kernel, expected) in [
+        ("6.12.43-amd64", both),
+        ("5.12.0", both),
+        ("5.11.22-100.fc32.x86_64", &["rootless-flags"]),
+        ("4.4.0", &["rootless-flags"]),
+        ("", both),
+    ] {
+        let mut machine = sound();
+        machine.host.kernel = kernel.into();
+        machine.capabilities.effective = CapabilitySet::ALL
+            .without(Capability::SYS_ADMIN)
+            .without(Capability::NET_ADMIN);
+        machine.rootless = Some(Rootless {
+            tun: Device::Missing,
+            masked: Some("/proc/kcore".into()),
+            ..enough()
+        });
+        let mut found = machine.findings()?;
+        found.retain(|finding| finding.code.starts_with("rootless-"));
+        let codes: Vec<&str> = found.iter().map(|finding| finding.code).collect();
+        assert_eq!(codes, expected, "{kernel}: {found:?}");
     }
     Ok(())
 }
