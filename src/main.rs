@@ -290,7 +290,6 @@ fn plan_daemons(
         options = arguments.options(file)?;
     }
     let mut known = Known::read(&options);
-    known.rootless = plan::is_rootless(surroundings, config);
     // Another user cannot give the socket to a group.
     known.socket_group = known.socket_group.filter(|_| surroundings.user == 0);
     known.store = saved.cloned();
@@ -302,6 +301,7 @@ fn plan_daemons(
         surroundings,
         group: known.socket_group,
     };
+    known.rootless = addresses.is_rootless();
     let entrance = intent.bind(&plan::listeners(serve, addresses));
     known.command = serve.is_none();
     known.certificates = plan::has_certificates(addresses);

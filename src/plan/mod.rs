@@ -65,7 +65,6 @@ use engine::{Engine, Foreground, LogPath, Program, Readiness};
 use inputs::{Addresses, Inputs};
 pub use iptables::NF_TABLES;
 use listener::{Forwarded, Listener};
-pub use mode::is_rootless;
 use outcome::{Outcome, Plan};
 use stop_budget::StopBudget;
 pub use store::Store;

@@ -76,10 +76,7 @@ pub fn examine(config: &Config, ask: bool) -> Result<Vec<Finding>, Fault> {
             Some(Finding::fault("daemon-json", fault, LINK)),
         ),
     };
-    let known = Known {
-        rootless: plan::is_rootless(&surroundings, config),
-        ..Known::read(&options)
-    };
+    let mut known = Known::read(&options);
     let addresses = Addresses {
         contract,
         config,
@@ -88,6 +85,7 @@ pub fn examine(config: &Config, ask: bool) -> Result<Vec<Finding>, Fault> {
         surroundings: &surroundings,
         group: known.socket_group,
     };
+    known.rootless = addresses.is_rootless();
     let mut facts = Facts::read(mounts, &options, config, known)?.with_image_stores();
     let question = plan::netfilter_question(addresses.with(&facts));
     if !ask && (question.is_some() || options.nftables) {
