@@ -211,6 +211,8 @@ fn the_variables_for_rootlesskit_have_an_effect_or_a_warning() {
             "--pidns -p 0.0.0.0:4444:2375/tcp -p 0.0.0.0:8080:80/tcp",
         )
         .env(&format!("{PREFIX}_STATE_DIR"), "/run/state")
+        .env(&format!("{PREFIX}_ENABLE_HOST_LOOPBACK"), "true")
+        .env("CONTAINERD_ROOTLESS_ROOTLESSKIT_NET", "pasta")
         .ready(&[]);
     let version = |port: u16| {
         let host = format!("tcp://127.0.0.1:{port}");
@@ -225,6 +227,11 @@ fn the_variables_for_rootlesskit_have_an_effect_or_a_warning() {
         ],
         ["_FLAGS: --pidns", "leave them out"],
         ["_STATE_DIR=\"/run/state\" has no effect", "unset it"],
+        ["_ENABLE_HOST_LOOPBACK has no effect", "check its spelling"],
+        [
+            "CONTAINERD_ROOTLESS_ROOTLESSKIT_NET has",
+            "set DOCKERD_ROOT",
+        ],
     ] {
         container.logged(&[&["dind: warning: "], &parts[..]].concat());
     }
