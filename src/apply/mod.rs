@@ -303,7 +303,11 @@ fn directory(path: &Path, mode: u32) -> io::Result<()> {
         .recursive(true)
         .mode(0o755)
         .create(path)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(mode))
+    // One that another user has already is left alone: only its owner may ask.
+    match fs::metadata(path)?.mode() & 0o7777 == mode {
+        true => Ok(()),
+        false => fs::set_permissions(path, fs::Permissions::from_mode(mode)),
+    }
 }
 
 /// Removes a directory with all that is in it. A missing one is no error.

@@ -2,10 +2,14 @@
 //! image and no build cache is removed, while its daemons can still forget it.
 
 use std::fs::File;
+use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
+use nix::fcntl::AtFlags;
+use nix::unistd::{Uid, fchownat};
 use serde_json::Value;
 
 use crate::api::exchange::{Body, Exchange};
@@ -69,14 +73,18 @@ pub fn prepare(saving: &Saving) -> Result<()> {
             .context("dockerd names no storage driver")?
             .to_owned(),
     };
-    write::replace(
-        &directory,
-        COUNTS.as_ref(),
-        0o600,
-        counts.print().as_bytes(),
-    )
-    .with_context(|| format!("cannot write {shown}/{COUNTS}"))
-    .remedy("free space in the store")
+    put(&directory, COUNTS, counts.print().as_bytes())
+        .with_context(|| format!("cannot write {shown}/{COUNTS}"))
+        .remedy("free space in the store")
+}
+
+/// Writes a file of the data root. It is for the publisher, who may be another user: the one who has
+/// the data root.
+fn put(directory: &File, name: &str, content: &[u8]) -> io::Result<()> {
+    write::replace(directory, name.as_ref(), 0o600, content)?;
+    let owner = Uid::from_raw(directory.metadata()?.uid());
+    let flags = AtFlags::AT_SYMLINK_NOFOLLOW;
+    Ok(fchownat(directory, name, Some(owner), None, flags)?)
 }
 
 /// Copies what BuildKit knows about steps, for the publisher to put back.
@@ -100,7 +108,7 @@ fn copy_steps(saving: &Saving, directory: &File) -> Result<()> {
             let Some(steps) = next else {
                 return Ok(());
             };
-            return write::replace(directory, STEPS.as_ref(), 0o600, &steps)
+            return put(directory, STEPS, &steps)
                 .with_context(|| format!("cannot write {}/{STEPS}", saving.data_root.display()))
                 .remedy("free space in the store");
         }

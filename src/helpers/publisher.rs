@@ -180,6 +180,7 @@ pub fn publish(saving: &Saving, base: Option<&Generation>, inherited: &Inherited
         layout: saving.layout,
         build: build::of(&saving.dockerd).context("dockerd cannot be read")?,
         machine: ARCH.to_owned(),
+        ids: saving.ids.clone(),
         images: counts.images,
         steps: counts.steps,
         layers: publication.layers,

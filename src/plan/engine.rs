@@ -20,7 +20,7 @@ use crate::facts::memory::Kills;
 use crate::input::config::StopDeaf;
 use crate::input::san::Name;
 use crate::store::disk::Generation;
-use crate::store::manifest::Layout;
+use crate::store::manifest::{Ids, Layout};
 use crate::sys::limits::{Limit, Resource};
 
 /// A program to start, as execve(2) takes it.
@@ -109,6 +109,8 @@ pub struct Saving {
     pub dockerd: PathBuf,
     /// How it keeps images.
     pub layout: Layout,
+    /// The ids of its files.
+    pub ids: Ids,
     /// Whether the data root begins empty.
     pub from_nothing: bool,
     /// Whether the build cache is published.

@@ -267,10 +267,6 @@ fn engine(
     let storage = storage::plan(inputs)?;
     let mounts = &facts.container.mounts;
     let saving = match inputs.save {
-        Some(_) if is_rootless => {
-            let message = "a store is saved by an engine with privileges, and this one would run in a user namespace";
-            return Err(Fault::failure(message).remedy("start it with --privileged"));
-        }
         Some(save) => Some(saving::plan(save, inputs, &listeners, &dockerd)?),
         None => None,
     };
@@ -332,7 +328,7 @@ fn engine(
         .chain(images::warning(inputs, &listeners))
         .chain(more)
         .collect();
-    let rootless = match rootless::plan(inputs, &listeners, theirs, &environment) {
+    let rootless = match rootless::plan(inputs, &listeners, saving.as_ref(), theirs, &environment) {
         Ok(plan) => Some(plan),
         Err(own) => {
             steps.extend(own);

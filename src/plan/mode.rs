@@ -82,6 +82,18 @@ pub struct Maps {
     pub groups: Vec<Extent>,
 }
 
+impl Maps {
+    /// The lines of both, as they are written, with commas between them.
+    pub fn lines(&self) -> [String; 2] {
+        [&self.users, &self.groups].map(|map| {
+            let lines = map
+                .iter()
+                .map(|extent| format!("{} {} {}", extent.inside, extent.outside, extent.count));
+            lines.collect::<Vec<_>>().join(", ")
+        })
+    }
+}
+
 /// Something that an engine in a user namespace needs and that is missing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Missing {

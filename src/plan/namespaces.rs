@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 
 use super::action::Step;
 use super::mode::Maps;
-use crate::facts::rootless::Extent;
 use crate::input::docker_proxy;
 
 /// The directory of the API of published ports. It comes first in the `PATH` of a dockerd that is told.
@@ -112,19 +111,12 @@ pub fn proxy() -> PathBuf {
 
 impl fmt::Display for Namespaces {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let map = |extents: &[Extent]| {
-            let extents = extents
-                .iter()
-                .map(|extent| format!("{} {} {}", extent.inside, extent.outside, extent.count));
-            extents.collect::<Vec<_>>().join(", ")
-        };
+        let [users, groups] = self.maps.lines();
         let cgroup = if self.cgroup { ",cgroup" } else { "" };
         write!(
             formatter,
-            "user {} makes namespaces user,mnt,net,ipc,uts{cgroup}; uid_map {}; gid_map {}",
-            self.user,
-            map(&self.maps.users),
-            map(&self.maps.groups)
+            "user {} makes namespaces user,mnt,net,ipc,uts{cgroup}; uid_map {users}; gid_map {groups}",
+            self.user
         )
     }
 }

@@ -8,7 +8,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use super::action::{Action, OnFailure, Step};
-use super::engine::Connector;
+use super::engine::{Connector, Saving};
 use super::inputs::Inputs;
 use super::listener::Listener;
 use super::mode::{self, LINK, Mode};
@@ -64,6 +64,7 @@ pub struct RootlessPlan {
 pub fn plan(
     inputs: Inputs<'_>,
     listeners: &[Listener],
+    saving: Option<&Saving>,
     steps: Vec<Step>,
     environment: &[(OsString, OsString)],
 ) -> Result<RootlessPlan, Vec<Step>> {
@@ -93,7 +94,7 @@ pub fn plan(
         forwarder.as_ref().map(rootless_network::forwards),
     ];
     let mut outside = match is_root {
-        true => outside(inputs, listeners),
+        true => outside(inputs, listeners, saving),
         false => Vec::new(),
     };
     outside.extend(rootless_network::forwarding(&choice, rootless));
@@ -207,7 +208,7 @@ pub fn arguments(
 }
 
 /// The steps of root before: what the engine's user gets of this container.
-fn outside(inputs: Inputs<'_>, listeners: &[Listener]) -> Vec<Step> {
+fn outside(inputs: Inputs<'_>, listeners: &[Listener], saving: Option<&Saving>) -> Vec<Step> {
     let Some(rootless) = &inputs.surroundings.rootless else {
         return Vec::new();
     };
@@ -216,7 +217,8 @@ fn outside(inputs: Inputs<'_>, listeners: &[Listener]) -> Vec<Step> {
         action: Action::Give {
             path: path.to_owned(),
             user,
-            alone: path == inputs.facts.data_root.path,
+            alone: path == inputs.facts.data_root.path
+                || saving.is_some_and(|saving| path == saving.store),
         },
         on_failure,
         why: why.into(),
@@ -230,6 +232,31 @@ fn outside(inputs: Inputs<'_>, listeners: &[Listener]) -> Vec<Step> {
         ),
         "the engine's root is this user outside of its user namespace",
     )];
+    steps.extend(saving.into_iter().flat_map(|saving| {
+        let why = "what the engine saves is put there inside of its user namespace";
+        let lost = || {
+            fatal(
+                "the engine's user needs the store",
+                "save to another directory",
+            )
+        };
+        let made = ["layers", "generations"].map(|name| saving.store.join(name));
+        let mut steps: Vec<Step> = Vec::new();
+        for path in made {
+            steps.push(Step {
+                action: Action::Directory {
+                    path: path.clone(),
+                    // An image may have programs with the set-user-ID bit, and secrets.
+                    mode: 0o700,
+                },
+                on_failure: lost(),
+                why: why.into(),
+            });
+            steps.push(give(&path, lost(), why));
+        }
+        steps.push(give(&saving.store, lost(), why));
+        steps
+    }));
     steps.extend(
         listeners
             .iter()

@@ -6,7 +6,7 @@ use std::path::Path;
 use super::engine::{Pack, Saving};
 use super::inputs::Inputs;
 use super::listener::Listener;
-use super::storage;
+use super::{storage, warm_start};
 use crate::facts::storage::Filesystem;
 use crate::facts::store::{Found, StoreFacts};
 use crate::input::dockerd_arguments::{DockerdArguments, DockerdOptions};
@@ -84,6 +84,9 @@ pub fn plan(
             "drop --containerd for the save",
         );
     }
+    if inputs.rootless().is_some() && form == Form::File {
+        return Err(nothing(warm_start::NO_LOOP).remedy("save it to a directory"));
+    }
     let data_root = inputs.options.data_root.clone();
     let (store, pack) = match (form, data_root.parent()) {
         (Form::File, Some(work)) => (work.to_owned(), Some(packing(save, found)?)),
@@ -131,6 +134,7 @@ pub fn plan(
         socket: socket.to_owned(),
         dockerd: dockerd.to_owned(),
         layout,
+        ids: warm_start::ids(inputs),
         from_nothing: save.from_nothing,
         build_cache: save.build_cache,
     })

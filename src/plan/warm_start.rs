@@ -9,9 +9,14 @@ use super::storage;
 use crate::facts::store::{Found, StoreFacts};
 use crate::messages::fault::Fault;
 use crate::messages::finding::Finding;
-use crate::store::manifest::{Layout, Manifest, Version, shown};
+use crate::store::disk::Form;
+use crate::store::manifest::{Ids, Layout, Manifest, Version, shown};
 
 const LINK: &str = "README.md#warm-starts";
+
+/// Why an engine in a user namespace has no store in one file.
+pub const NO_LOOP: &str =
+    "one file is mounted by a loop device, and the engine is in a user namespace, which has none";
 
 /// The part of a plan that is about the store.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -51,12 +56,6 @@ pub fn plan(
     }
     let usable = match &facts.store {
         None => Ok(None),
-        // The layers' attributes are those of an engine with the rights of root.
-        Some(found) if inputs.rootless().is_some() => Err(Fault::failure(format!(
-            "{} is for an engine with privileges, and this one runs in a user namespace",
-            found.path.display()
-        ))
-        .remedy("start it with --privileged, or without the store")),
         Some(found) => usable(inputs, found).map(|()| Some(found)),
     };
     let root = &facts.data_root;
@@ -189,12 +188,31 @@ fn usable(inputs: Inputs<'_>, found: &StoreFacts) -> Result<(), Fault> {
         let why = "dockerd has userns-remap, which needs other owners of files".to_owned();
         return unused(why, "drop one of the two");
     }
+    if inputs.rootless().is_some() && found.form == Form::File {
+        return unused(NO_LOOP.to_owned(), "save it to a directory");
+    }
+    let own = ids(inputs);
+    if manifest.ids != own {
+        let why = format!("it was made by {}, and this is {own}", manifest.ids);
+        return unused(why, "save one with this engine in another directory");
+    }
     match other_driver(inputs, manifest) {
         None => Ok(()),
         Some(driver) => {
             let made = manifest.layout.name();
             let why = format!("it is of the storage driver {made}, and dockerd uses {driver}");
             unused(why, "save one with this driver")
+        }
+    }
+}
+
+/// The ids of the files of this engine.
+pub fn ids(inputs: Inputs<'_>) -> Ids {
+    match inputs.rootless() {
+        None => Ids::Own,
+        Some((_, maps)) => {
+            let [users, groups] = maps.lines();
+            Ids::Mapped { users, groups }
         }
     }
 }

@@ -19,7 +19,7 @@ use crate::store::clean;
 use crate::store::detach;
 use crate::store::disk::{Form, Generation, Store, is_written, layer_of};
 use crate::store::file::StoreFile;
-use crate::store::manifest::{Manifest, shown};
+use crate::store::manifest::{Ids, Manifest, shown};
 use crate::store::origin::Origin;
 
 /// The text of `dind store list`: a line for each generation.
@@ -64,8 +64,12 @@ fn described(manifest: &Manifest) -> String {
         let (hour, minute, second) = time.to_hms();
         format!("{}T{hour:02}:{minute:02}:{second:02}Z, ", time.date())
     });
+    let ids = match manifest.ids {
+        Ids::Own => "",
+        Ids::Mapped { .. } => " in a user namespace",
+    };
     format!(
-        "{created}dockerd {} with {} on {}, {} images, {} build steps, {}",
+        "{created}dockerd {} with {} on {}{ids}, {} images, {} build steps, {}",
         manifest.engine,
         manifest.layout.name(),
         manifest.machine,
@@ -188,13 +192,6 @@ pub fn detach(config: &Config, data_root: Option<&Path>) -> Result<String, Fault
         None => health::options(config)?.data_root,
     };
     let path = data_root.display();
-    // Without it listxattr(2) leaves out the attributes of overlayfs: xattr(7), trusted.
-    if !Capabilities::read()?.effective.has(Capability::SYS_ADMIN) {
-        return Err(Fault::failure(format!(
-            "{path} cannot be detached without CAP_SYS_ADMIN: attributes of files would be lost"
-        ))
-        .remedy("start the container with --privileged"));
-    }
     fs::read_dir(&data_root)
         .with_context(|| format!("cannot read {path}"))
         .remedy("mount the data root there")?;
@@ -218,6 +215,14 @@ pub fn detach(config: &Config, data_root: Option<&Path>) -> Result<String, Fault
             .remedy("mount that store and set DIND_STORE")
     };
     let generation = origin.find(places(config))?.ok_or_else(lost)?;
+    // Without it listxattr(2) leaves out the attributes of overlayfs: xattr(7), trusted.
+    let has_all = Capabilities::read()?.effective.has(Capability::SYS_ADMIN);
+    if generation.manifest.ids == Ids::Own && !has_all {
+        return Err(Fault::failure(format!(
+            "{path} cannot be detached without CAP_SYS_ADMIN: attributes of files would be lost"
+        ))
+        .remedy("start the container with --privileged"));
+    }
     if generation.form == Form::File {
         store_file::mount(&generation.store, &generation.held)?;
     }

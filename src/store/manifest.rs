@@ -60,6 +60,33 @@ impl std::fmt::Display for Version {
     }
 }
 
+/// The ids of an engine's files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ids {
+    /// Those of its container.
+    Own,
+    /// Those of a user namespace: the lines of its two maps, with commas between them. See
+    /// user_namespaces(7).
+    Mapped {
+        /// `uid_map`.
+        users: String,
+        /// `gid_map`.
+        groups: String,
+    },
+}
+
+impl std::fmt::Display for Ids {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Own => write!(formatter, "an engine with privileges"),
+            Self::Mapped { users, groups } => write!(
+                formatter,
+                "an engine in a user namespace (uid_map {users}; gid_map {groups})"
+            ),
+        }
+    }
+}
+
 /// What a generation is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Manifest {
@@ -77,6 +104,9 @@ pub struct Manifest {
     pub build: String,
     /// The architecture, by Rust's name for it: `x86_64`.
     pub machine: String,
+    /// The ids of that engine. Files have others outside, and overlayfs has its marks in attributes of
+    /// another name: no engine with other ids can use them.
+    pub ids: Ids,
     /// How many images it has.
     pub images: u64,
     /// How many steps of builds it has.
@@ -114,6 +144,13 @@ impl Manifest {
             layout: Layout::of(string(object, "driver")?).context("its driver is not known")?,
             build: string(object, "build")?.to_owned(),
             machine: string(object, "machine")?.to_owned(),
+            ids: match object.contains_key("uid_map") {
+                false => Ids::Own,
+                true => Ids::Mapped {
+                    users: string(object, "uid_map")?.to_owned(),
+                    groups: string(object, "gid_map")?.to_owned(),
+                },
+            },
             images: number(object, "images")?,
             steps: number(object, "steps")?,
             layers: layers.collect::<Result<_>>()?,
@@ -126,7 +163,7 @@ impl Manifest {
 
     /// The text of its `manifest.json`, which [`Self::parse`] reads.
     pub fn print(&self) -> String {
-        let value = json!({
+        let mut value = json!({
             "format": FORMAT,
             "store": self.store,
             "generation": self.generation,
@@ -139,6 +176,10 @@ impl Manifest {
             "steps": self.steps,
             "layers": self.layers,
         });
+        if let (Ids::Mapped { users, groups }, Some(object)) = (&self.ids, value.as_object_mut()) {
+            object.insert("uid_map".to_owned(), json!(users));
+            object.insert("gid_map".to_owned(), json!(groups));
+        }
         format!("{}\n", pretty(&value))
     }
 
@@ -193,19 +234,28 @@ mod tests {
     fn manifests() -> impl Strategy<Value = Manifest> {
         let names = proptest::collection::btree_map("[0-9]{1,3}-[0-9]{1,3}", any::<u64>(), 0..20);
         let layouts = prop_oneof![Just(Layout::Overlay2), Just(Layout::Containerd)];
-        let counts = any::<[u64; 4]>();
+        let ids = prop_oneof![
+            Just(Ids::Own),
+            ("[0-9 ,]{0,9}", "[0-9 ,]{0,9}")
+                .prop_map(|(users, groups)| Ids::Mapped { users, groups }),
+        ];
+        let counts = (any::<[u64; 4]>(), ids);
         ("[a-z0-9]{1,32}", counts, any::<[u32; 3]>(), layouts, names).prop_map(
-            |(store, [generation, created, images, steps], numbers, layout, layers)| Manifest {
-                store,
-                generation,
-                created,
-                engine: Version { numbers },
-                layout,
-                build: "ab".to_owned(),
-                machine: "x86_64".to_owned(),
-                images,
-                steps,
-                layers,
+            |(store, counts, numbers, layout, layers)| {
+                let ([generation, created, images, steps], ids) = counts;
+                Manifest {
+                    store,
+                    generation,
+                    created,
+                    engine: Version { numbers },
+                    layout,
+                    build: "ab".to_owned(),
+                    machine: "x86_64".to_owned(),
+                    ids,
+                    images,
+                    steps,
+                    layers,
+                }
             },
         )
     }
@@ -256,6 +306,7 @@ mod tests {
             ("driver", json!("vfs"), "driver is not known"),
             ("engine", json!("dev"), "no version"),
             ("generation", json!(-1), "its generation is not a number"),
+            ("uid_map", json!("0 1000 1"), "its gid_map is not text"),
         ] {
             let mut bad = good.clone();
             bad[name] = value;

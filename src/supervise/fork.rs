@@ -117,9 +117,15 @@ impl Supervisor<'_> {
             _ => {}
         }
         // What they look at is the engine's.
-        if let (Process::Watcher | Process::Ender | Process::Sweeper, Some(namespaces)) =
-            (process, &self.namespaces)
-        {
+        let inside = matches!(
+            process,
+            Process::Watcher
+                | Process::Ender
+                | Process::Sweeper
+                | Process::Filler
+                | Process::Publisher
+        );
+        if let Some(namespaces) = self.namespaces.as_ref().filter(|_| inside) {
             child::enter(namespaces)?;
         }
         let inherited = self.signals.inherited();

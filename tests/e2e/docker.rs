@@ -96,14 +96,17 @@ pub fn line_with<'a>(text: &'a str, parts: &[&str]) -> Option<&'a str> {
 /// What containerd and its shims log as errors when a shim ends, although nothing is lost but what
 /// nobody waits for any more: the answer to the shim's last event (ttrpc, server.go), the wait for
 /// running out of memory (containerd, pkg/oom/v1), an answer to a request that was given up
-/// (ttrpc, client.go).
-const ENDS_OF_SHIMS: [&[&str]; 3] = [
+/// (ttrpc, client.go). And what a shim logs that has a container without a cgroup of its own, as in a
+/// user namespace (containerd, runc/container.go and task/service.go of its shim).
+const OF_SHIMS: [&[&str]; 5] = [
     &[
         "failed sending message on channel",
         "containerd.sock.ttrpc->@: write: broken pipe",
     ],
     &["cgroups: epoll wait", "error=shutdown"],
     &["ttrpc: received message on inactive stream"],
+    &["loading cgroup", "cgroup deleted"],
+    &["add cg to OOM monitor", "read-only file system"],
 ];
 
 /// A process of ours that ends, at the latest, when this value does.
@@ -626,7 +629,7 @@ impl Container {
             ["level=error", "level=fatal"]
                 .iter()
                 .any(|level| line.contains(level))
-                && !ENDS_OF_SHIMS
+                && !OF_SHIMS
                     .iter()
                     .any(|parts| parts.iter().all(|part| line.contains(part)))
         });

@@ -72,6 +72,7 @@ mod rootless_maps;
 mod rootless_network;
 mod rootless_ports;
 mod rootless_storage;
+mod rootless_stores;
 mod rootless_user;
 mod seccomp;
 mod serve;

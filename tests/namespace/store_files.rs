@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use dind::store::file::{StoreFile, finish};
-use dind::store::manifest::{Layout, Manifest, Version};
+use dind::store::manifest::{Ids, Layout, Manifest, Version};
 
 /// What erofs has at 1024: `EROFS_SUPER_MAGIC_V1` of the kernel's fs/erofs/erofs_fs.h.
 const EROFS: [u8; 4] = [0xE2, 0xE1, 0xF5, 0xE0];
@@ -23,6 +23,7 @@ fn manifest() -> Manifest {
         layout: Layout::Overlay2,
         build: "ab".into(),
         machine: "x86_64".into(),
+        ids: Ids::Own,
         images: 1,
         steps: 2,
         layers: BTreeMap::from([("1-1".into(), 4096)]),

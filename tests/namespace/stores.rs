@@ -10,7 +10,7 @@ use dind::helpers::{filler, publisher};
 use dind::plan::engine::{Filling, Saving};
 use dind::store::clean;
 use dind::store::disk::{COUNTS, Counts, Generation, MOUNT_POINT, Store, layer_of};
-use dind::store::manifest::{Layout, Version};
+use dind::store::manifest::{Ids, Layout, Version};
 use dind::store::origin::{ORIGIN, Origin};
 use dind::sys::signals::Inherited;
 
@@ -35,6 +35,7 @@ pub fn saving(top: &Path) -> (Saving, Store) {
         socket: "/nowhere".into(),
         dockerd: "/proc/self/exe".into(),
         layout: Layout::Overlay2,
+        ids: Ids::Own,
         from_nothing: true,
         build_cache: true,
     };

@@ -6,6 +6,7 @@ use crate::input::store::Save;
 use crate::plan::engine::{Pack, Saving};
 use crate::plan::saving;
 use crate::store::disk::Form;
+use crate::store::manifest::Ids;
 
 const MKFS: &str = "/usr/bin/mkfs.erofs";
 
@@ -20,6 +21,16 @@ fn save(path: &str) -> Save {
 
 /// The plan of a save to `path` with these flags of dockerd's.
 fn planned(path: &str, found: Found, mkfs: Option<&str>, flags: &[&str]) -> Result<Saving, Fault> {
+    planned_by(&DAEMON, path, found, mkfs, flags)
+}
+
+fn planned_by(
+    start: &Start<'_>,
+    path: &str,
+    found: Found,
+    mkfs: Option<&str>,
+    flags: &[&str],
+) -> Result<Saving, Fault> {
     let save = save(path);
     let form = Form::of(&save.path);
     let flags: Vec<OsString> = flags.iter().map(Into::into).collect();
@@ -27,8 +38,8 @@ fn planned(path: &str, found: Found, mkfs: Option<&str>, flags: &[&str]) -> Resu
     let options = arguments.options(None)?;
     let arguments = saving::arguments(&save, form, &arguments, &options)?;
     let options = arguments.options(None)?;
-    let (config, request) = DAEMON.read()?;
-    let surroundings = DAEMON.surroundings(&config, &request, true, SocketState::Free);
+    let (config, request) = start.read()?;
+    let surroundings = start.surroundings(&config, &request, true, SocketState::Free);
     let facts = Facts {
         store: Some(StoreFacts {
             path: path.into(),
@@ -66,6 +77,27 @@ fn a_directory_has_the_data_root_and_a_file_has_it_in_the_engines() -> Result<()
     let path = "/out/main.erofs".into();
     let mkfs = MKFS.into();
     assert_eq!(file.pack, Some(Pack { path, mkfs }));
+    Ok(())
+}
+
+/// What is saved has the ids of the engine that has made it.
+#[test]
+fn in_a_user_namespace_a_directory_is_saved_and_no_file() -> Result<(), Fault> {
+    let start = Start {
+        rootless: true,
+        ..DAEMON
+    };
+    let saving = planned_by(&start, "/stores/main", Found::Nothing, None, &[])?;
+    let map = || "0 1000 1, 1 100000 65536".to_owned();
+    let (users, groups) = (map(), map());
+    assert_eq!(saving.ids, Ids::Mapped { users, groups });
+    let said = planned_by(&start, "/out/main.erofs", Found::Nothing, Some(MKFS), &[]);
+    let said = said.map_err(|fault| fault.to_string());
+    assert_eq!(said.map(|saving| saving.store), Err("nothing can be saved to /out/main.erofs: one file is mounted by a loop device, and the engine is in a user namespace, which has none; save it to a directory".into()));
+    assert_eq!(
+        planned("/stores/main", Found::Nothing, None, &[])?.ids,
+        Ids::Own
+    );
     Ok(())
 }
 

@@ -22,6 +22,16 @@ pub(super) fn with<T>(
         json,
         ..DAEMON
     };
+    of(start, facts, test)
+}
+
+/// The same, of a start.
+pub(super) fn of<T>(
+    start: Start<'_>,
+    facts: &Facts,
+    test: impl FnOnce(Inputs<'_>) -> T,
+) -> Result<T, Fault> {
+    let json = start.json;
     let (config, request) = start.read()?;
     let surroundings = start.surroundings(&config, &request, true, SocketState::Free);
     let arguments = DockerdArguments::default();

@@ -9,7 +9,7 @@ use crate::facts::store::{Found, StoreFacts};
 use crate::messages::finding::{Finding, Severity};
 use crate::plan::warm_start;
 use crate::store::disk::{Form, Generation};
-use crate::store::manifest::{Layout, Manifest, Version};
+use crate::store::manifest::{Ids, Layout, Manifest, Version};
 use crate::store::origin::Origin;
 
 /// Generation 3 of the store "a".
@@ -22,6 +22,7 @@ fn manifest() -> Manifest {
         layout: Layout::Overlay2,
         build: "ab".to_owned(),
         machine: ARCH.to_owned(),
+        ids: Ids::Own,
         images: 4,
         steps: 31,
         layers: [("1-1".to_owned(), 2_000_000)].into(),
@@ -116,6 +117,60 @@ fn a_store_that_cannot_be_used_is_a_warning_or_an_error() -> Result<(), Fault> {
             let kind = finding.map(|finding| (finding.code, finding.severity));
             assert_eq!(kind, Some(("store-unused", severity)));
         }
+    }
+    Ok(())
+}
+
+/// Files have other owners in a user namespace, and a user namespace has no loop devices.
+#[test]
+fn a_store_is_of_engines_with_the_same_ids() -> Result<(), Fault> {
+    let mapped = |outside| Ids::Mapped {
+        users: format!("0 {outside} 1, 1 100000 65536"),
+        groups: format!("0 {outside} 1, 1 100000 65536"),
+    };
+    let used = "the store /stores/main has generation 3";
+    for (rootless, ids, form, expected) in [
+        (
+            false,
+            mapped(1000),
+            Form::Directory,
+            "it was made by an engine in a user namespace (uid_map 0 1000 1, 1 100000 65536; gid_map 0 1000 1, 1 100000 65536), and this is an engine with privileges; save one with this engine",
+        ),
+        (
+            true,
+            mapped(1001),
+            Form::Directory,
+            "(uid_map 0 1001 1, 1 100000 65536; gid_map 0 1001 1, 1 100000 65536), and this is an engine in a user namespace (uid_map 0 1000 1, ",
+        ),
+        (
+            true,
+            Ids::Own,
+            Form::Directory,
+            "it was made by an engine with privileges, and this is an engine in a user namespace (uid_map 0 1000 1, ",
+        ),
+        (
+            true,
+            mapped(1000),
+            Form::File,
+            "which has none; save it to a directory",
+        ),
+        (true, mapped(1000), Form::Directory, used),
+        (false, Ids::Own, Form::File, used),
+    ] {
+        let mut facts = with_store(generation(Manifest { ids, ..manifest() }), None);
+        if let Some(store) = &mut facts.store {
+            store.form = form;
+        }
+        let start = Start {
+            rootless,
+            json: "{}",
+            ..DAEMON
+        };
+        let finding = store::of(start, &facts, |inputs| warm_start::finding(inputs, None))?;
+        let text = finding
+            .map(|finding| finding.to_string())
+            .unwrap_or_default();
+        assert!(text.contains(expected), "{text}");
     }
     Ok(())
 }
