@@ -3,13 +3,10 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use nix::fcntl::AtFlags;
-use nix::unistd::{Uid, fchownat};
 use serde_json::Value;
 
 use crate::api::exchange::{Body, Exchange};
@@ -78,13 +75,10 @@ pub fn prepare(saving: &Saving) -> Result<()> {
         .remedy("free space in the store")
 }
 
-/// Writes a file of the data root. It is for the publisher, who may be another user: the one who has
-/// the data root.
+/// Writes a file of the data root, for the publisher, who may be another user.
 fn put(directory: &File, name: &str, content: &[u8]) -> io::Result<()> {
     write::replace(directory, name.as_ref(), 0o600, content)?;
-    let owner = Uid::from_raw(directory.metadata()?.uid());
-    let flags = AtFlags::AT_SYMLINK_NOFOLLOW;
-    Ok(fchownat(directory, name, Some(owner), None, flags)?)
+    write::give_to_owner(directory, name.as_ref())
 }
 
 /// Copies what BuildKit knows about steps, for the publisher to put back.

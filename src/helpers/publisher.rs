@@ -72,7 +72,8 @@ pub fn make(path: &Path) -> Result<Store> {
             own_directory(&path.join(directory))?;
         }
         let directory = write::open_directory(path)?;
-        write::replace(&directory, "format".as_ref(), 0o600, FORMAT.as_bytes())
+        write::replace(&directory, "format".as_ref(), 0o600, FORMAT.as_bytes())?;
+        write::give_to_owner(&directory, "format".as_ref())
     };
     made()
         .with_context(|| format!("cannot make a store of {}", path.display()))

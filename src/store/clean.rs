@@ -18,6 +18,7 @@ use crate::messages::remedy::Remedy;
 use crate::sys::lock::Record;
 use crate::sys::read::{self, Links};
 use crate::sys::tree::{self, Mounts};
+use crate::sys::write;
 
 /// Locks a store against being changed by others, as long as the value lives. Does not wait: the
 /// error is that another one changes it.
@@ -32,6 +33,10 @@ pub fn lock(store: &Store) -> Result<File> {
         .open(&path)
         .with_context(failed)
         .remedy("mount the store writable")?;
+    write::open_directory(&store.path)
+        .and_then(|directory| write::give_to_owner(&directory, "lock".as_ref()))
+        .with_context(failed)
+        .remedy("start the container with --cap-add CHOWN")?;
     match Record::Write.set(&file) {
         Err(Errno::EAGAIN | Errno::EACCES) => Err(anyhow!(
             "another container saves to the store {} or prunes it",

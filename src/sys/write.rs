@@ -4,14 +4,14 @@
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, openat, renameat};
+use nix::fcntl::{AtFlags, OFlag, openat, renameat};
 use nix::libc;
-use nix::sys::stat::Mode;
-use nix::unistd::{UnlinkatFlags, unlinkat};
+use nix::sys::stat::{Mode, fstatat};
+use nix::unistd::{Uid, UnlinkatFlags, fchownat, unlinkat};
 
 /// Opens a directory, for [`replace`] and [`remove`]: they stay in that directory, whatever its
 /// path leads to later. The error is that of open(2), or that `path` itself is a symbolic link.
@@ -55,6 +55,17 @@ pub fn replace(directory: &File, name: &OsStr, mode: u32, content: &[u8]) -> io:
         let _ = remove(directory, &beside);
     }
     written
+}
+
+/// Gives the file `name` in `directory` to the user who has the directory: an engine in a user namespace
+/// reads and replaces it as that user. The error is that of fstat(2) or fchownat(2).
+pub fn give_to_owner(directory: &File, name: &OsStr) -> io::Result<()> {
+    let owner = directory.metadata()?.uid();
+    let nofollow = AtFlags::AT_SYMLINK_NOFOLLOW;
+    if fstatat(directory, name, nofollow)?.st_uid != owner {
+        fchownat(directory, name, Some(Uid::from_raw(owner)), None, nofollow)?;
+    }
+    Ok(())
 }
 
 /// Removes the file `name` in `directory`, or the symbolic link itself. A missing file is not

@@ -172,27 +172,46 @@ fn a_data_root_is_detached_without_privileges() {
     container.no_error_logged();
 }
 
-/// The image's user, and root with few capabilities, have the same ids.
+/// The image's user, and root with few capabilities, have the same ids: each goes on from what the other
+/// has saved.
 #[test]
-fn an_ordinary_user_saves_and_begins() {
-    let stores = Volume::new();
-    let given = "chown 1000 /stores";
-    dind()
-        .flags(stores.on("/stores"))
-        .shell(given)
-        .run(&[])
-        .exited(0);
-    let script = format!("docker load --quiet >/dev/null; {BUILD} >/dev/null; {FILES}");
-    let saves = as_user(dind()).flags(stores.on("/stores"));
-    let output = save_by(saves, &script).exited(0);
-    let files = output.says(&["generation 1, 2 images, "]).text();
-    let user = as_user(dind())
-        .flags(stores.on("/stores:ro"))
-        .env("DIND_STORE", STORE);
-    for spec in [user, begins_without(&stores)] {
+fn an_ordinary_user_and_root_share_a_store() {
+    let (stores, files) = stored_without();
+    let user = || {
+        as_user(dind())
+            .flags(stores.on("/stores:ro"))
+            .env("DIND_STORE", STORE)
+    };
+    has_all(&user().ready(&[]), &files);
+    for (saves, generation) in [(as_user(dind()), 2), (rootless(), 3)] {
+        let more = format!(
+            "echo 'FROM app\nRUN echo {generation} >/more' | docker build --quiet --tag more{generation} -"
+        );
+        let output = save_by(saves.flags(stores.on("/stores")), &more).exited(0);
+        output.says(&[&format!(
+            "generation {generation}, {} images, ",
+            generation + 1
+        )]);
+    }
+    for spec in [user(), begins_without(&stores)] {
         let container = spec.ready(&[]);
+        assert_eq!(container.sh("docker run --rm more2 cat /more"), "2");
+        assert_eq!(container.sh("docker run --rm more3 cat /more"), "3");
         has_all(&container, &files);
     }
+    // It makes one, too, where it may.
+    let others = Volume::new();
+    let given = dind()
+        .flags(others.on("/stores"))
+        .shell("chown 1000 /stores");
+    given.run(&[]).exited(0);
+    let output = save_by(
+        as_user(dind()).flags(others.on("/stores")),
+        "docker load --quiet",
+    );
+    output.exited(0).says(&["generation 1, 1 images, "]);
+    let container = begins_without(&others).ready(&[]);
+    assert_eq!(container.sh("docker images --quiet | wc -l"), "1");
 }
 
 #[test]
