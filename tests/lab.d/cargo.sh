@@ -68,6 +68,10 @@ STORE_TESTS=(
     store_use::the_commands_of_every_day
     stop::a_stop_in_the_middle_of_an_image stop::a_stop_with
     --skip fleet::steps_that_no_saving_job_uses_expire
+    --skip rootless_stores::a_store_is_of
+    --skip rootless_stores::a_store_is_used
+    --skip rootless_stores::an_ordinary
+    --skip rootless_stores::one_file
     --skip crash::a_command_keeps_its_daemon
     --skip crash::the_number_of_restarts_in_a_row_is_limited
     --skip crash::there_is_no_restart_where_it_is_of_no_use
