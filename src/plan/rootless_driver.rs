@@ -1,8 +1,18 @@
 //! What connects the network of an engine in a user namespace with that of this container, and the
 //! MTU that follows from it.
 //!
-//! A veth pair with source NAT is the fastest, then slirp4netns, then pasta, each with the largest MTU
-//! that it has: README.md has the figures.
+//! A veth pair with source NAT is the fastest, then slirp4netns, then pasta, each with the MTU with which it
+//! is: README.md has the figures.
+//!
+//! pasta comes last since inner containers send a tenth or less of what they do by slirp4netns, with
+//! every MTU that was tried. To a server on the same host it announces the server's window, not what its
+//! own socket has room for (`tcp_rtt_dst_low` in `tcp_update_seqack_wnd`, passt's tcp.c). What `sendmsg`
+//! does not take is dropped. Nothing but a timeout of 0.2 s and more brings it again: there is no SACK,
+//! and the ACK that would ask for it is left out where the last eight bits of the sequence number are
+//! those of the time before, as they are with its segments of whole pages (`seq_dup_ack_approx`). A
+//! segment that has been overtaken, as happens between a veth pair's two processors, ends the same way
+//! (`tcp_data_from_tap`). So it is in passt of 2025-05 and of 2026-07. Larger socket buffers,
+//! `net.core.rps_default_mask` and odd segments help in part.
 
 use std::path::PathBuf;
 
@@ -14,9 +24,16 @@ use crate::facts::rootless::Rootless;
 use crate::facts::surroundings::Surroundings;
 use crate::input::config::{Config, Mtu, RootlessNetwork};
 
-/// The MTU of slirp4netns and pasta, in bytes: the most that pasta takes, and all but one of the most
-/// that slirp4netns does. With it inner containers send five times as much as with 1500.
+/// The largest MTU of slirp4netns and pasta, in bytes: the most that pasta takes, and all but one of the
+/// most that slirp4netns does.
 const LARGEST_MTU: u32 = 65_520;
+
+/// The MTU of slirp4netns, in bytes: three full segments are all of its window of 65,535 bytes, which it
+/// does not scale (`TCP_MAXWIN` in libslirp's src/tcp.h). It says that the window is open again when that
+/// has grown by two segments (`tcp_output` in tcp_output.c). With segments of half the window, which are
+/// the largest that it has, that is all of it but a byte, and inner containers that send wait for their
+/// timers.
+const SLIRP4NETNS_MTU: u32 = 65_535 / 3 + 40;
 
 /// What connects the networks.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -165,9 +182,8 @@ pub fn mtu(choice: &Choice, networks: &Networks, config: &Config) -> Option<u32>
     match choice.driver {
         // What is larger than what the way out takes would be cut into pieces there.
         RootlessNetwork::Veth => asked.or(networks.mtu.filter(|mtu| *mtu != USUAL_MTU)),
-        RootlessNetwork::Slirp4netns | RootlessNetwork::Pasta => {
-            Some(asked.unwrap_or(LARGEST_MTU).min(LARGEST_MTU))
-        }
+        RootlessNetwork::Slirp4netns => Some(asked.unwrap_or(SLIRP4NETNS_MTU).min(LARGEST_MTU)),
+        RootlessNetwork::Pasta => Some(asked.unwrap_or(LARGEST_MTU).min(LARGEST_MTU)),
     }
 }
 
@@ -386,15 +402,26 @@ mod tests {
         }
     }
 
+    /// A window that is too small for a segment is opened again: what is lacking of it is two segments.
     #[test]
-    fn the_mtu_is_the_largest_that_needs_no_pieces() {
+    fn no_window_of_slirp4netns_stays_too_small_for_a_segment() {
+        let opens = |segment: u32| 65_535 - (segment - 1) >= 2 * segment;
+        let segment = SLIRP4NETNS_MTU - 40;
+        assert!(opens(segment));
+        assert!(!opens(segment + 1));
+    }
+
+    #[test]
+    fn the_mtu_is_that_with_which_each_driver_is_fastest() {
         use RootlessNetwork::{Pasta, Slirp4netns, Veth};
         for (driver, outside, asked, expected) in [
             (Veth, Some(1500), "", None),
             (Veth, Some(1400), "", Some(1400)),
             (Veth, None, "", None),
             (Veth, Some(1400), "9000", Some(9000)),
-            (Slirp4netns, Some(1400), "", Some(65_520)),
+            (Slirp4netns, Some(1400), "", Some(21_885)),
+            (Slirp4netns, None, "65535", Some(65_520)),
+            (Pasta, Some(1400), "", Some(65_520)),
             (Pasta, Some(1400), "65535", Some(65_520)),
             (Pasta, None, "1280", Some(1280)),
             (Slirp4netns, None, "off", None),

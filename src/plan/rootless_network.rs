@@ -401,7 +401,7 @@ mod tests {
                 (connector.on_standard, words.join(" "))
             })
         };
-        let slirp4netns = "--mtu=65520 --cidr=10.0.3.0/24 --disable-host-loopback --netns-type=path --userns-path=/proc/self/fd/3 /proc/self/fd/4 tap0";
+        let slirp4netns = "--mtu=21885 --cidr=10.0.3.0/24 --disable-host-loopback --netns-type=path --userns-path=/proc/self/fd/3 /proc/self/fd/4 tap0";
         assert_eq!(
             words(RootlessNetwork::Slirp4netns, Ipv6::None),
             Some((false, format!("--configure {slirp4netns}")))

@@ -66,7 +66,7 @@ fn inner_containers_reach_the_outer_network() {
     let mtus = if major(&daemon) < 24 { 1 } else { 2 };
     for flags in [&[][..], &["--network", "inside"]].into_iter().take(mtus) {
         let mtu = daemon.inner(flags, &["cat", "/sys/class/net/eth0/mtu"]);
-        assert_eq!(mtu, "65520", "{flags:?}");
+        assert_eq!(mtu, "21885", "{flags:?}");
     }
     // What connects the networks is started again.
     let network = child(&daemon, "slirp4netns");

@@ -70,6 +70,7 @@ fn each_driver_leads_out_by_name_and_with_one_mtu() {
         let container = daemon.sh("ip -o link");
         let expected = match driver {
             "veth" => mtu_of(&container, "eth0"),
+            "slirp4netns" => "21885".to_owned(),
             _ => "65520".to_owned(),
         };
         assert_eq!(mtu_of(&inner, "eth0"), expected, "{driver}");

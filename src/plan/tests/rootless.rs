@@ -67,7 +67,7 @@ fn the_daemon_is_told_and_the_ends_of_the_network_agree() -> Result<(), Fault> {
         },
         ..bare_v1()
     };
-    for (value, mtu) in [("", "65520"), ("1400", "1400"), ("off", "1500")] {
+    for (value, mtu) in [("", "21885"), ("1400", "1400"), ("off", "1500")] {
         let start = Start {
             variables: &[("DIND_MTU", value)],
             ..ROOTLESS
