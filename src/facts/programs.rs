@@ -65,9 +65,13 @@ pub fn has_bash(search_path: &OsStr) -> bool {
 /// Whether AppArmor is enabled and this process has CAP_MAC_ADMIN, so that it may load profiles:
 /// apparmor(7). Fails where `/proc/self/status` cannot be read.
 pub fn may_load_profiles() -> Result<bool> {
-    let is_on = read::kernel("/sys/module/apparmor/parameters/enabled")
-        .is_ok_and(|enabled| enabled.starts_with('Y'));
-    Ok(is_on && Capabilities::read()?.effective.has(Capability::MAC_ADMIN))
+    Ok(has_apparmor() && Capabilities::read()?.effective.has(Capability::MAC_ADMIN))
+}
+
+/// Whether AppArmor is enabled.
+pub fn has_apparmor() -> bool {
+    read::kernel("/sys/module/apparmor/parameters/enabled")
+        .is_ok_and(|enabled| enabled.starts_with('Y'))
 }
 
 /// Whether the kernel has registered the device mapper's control device.

@@ -14,6 +14,7 @@ use super::cgroup::CGROUP_ROOT;
 use super::host::Confinement;
 use super::mountinfo::MountTable;
 use super::nat::Nat;
+use super::programs;
 use crate::sys::search::search;
 use crate::sys::{denied, read};
 
@@ -108,6 +109,8 @@ pub struct Rootless {
     /// A path below `/proc` that is covered by another mount: then the kernel lets no inner container
     /// mount a new one (`mount_too_revealing` in fs/namespace.c).
     pub masked: Option<PathBuf>,
+    /// Whether AppArmor is enabled: then most engines confine their containers by it.
+    pub has_apparmor: bool,
     /// The profile that AppArmor enforces here.
     pub apparmor: Option<String>,
     /// Settings of the kernel that keep users from making namespaces, as sysctl(8) names them, with
@@ -152,6 +155,7 @@ impl Rootless {
             subgids: ranges("/etc/subgid"),
             denied: denied::outside(),
             masked: masked(mounts),
+            has_apparmor: programs::has_apparmor(),
             apparmor: match Confinement::read() {
                 Confinement::AppArmor(profile) => Some(profile),
                 Confinement::None | Confinement::Selinux(_) => None,

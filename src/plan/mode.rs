@@ -211,19 +211,14 @@ pub fn or_rootless(fault: Fault, missing: &[Missing]) -> Fault {
 }
 
 /// The shortest command line with which an engine in a user namespace starts on this host, as a note.
-/// `None` where something else is missing than flags. `apparmor` is whether the host has it; `asked` is
-/// whether flags may have been given, so that what is not missing here may be due to them.
-pub fn shortest(
-    rootless: &Rootless,
-    missing: &[Missing],
-    apparmor: bool,
-    asked: bool,
-) -> Option<Finding> {
+/// `None` where something else is missing than flags. `asked` is whether flags may have been given, so
+/// that what is not missing here may be due to them.
+pub fn shortest(rootless: &Rootless, missing: &[Missing], asked: bool) -> Option<Finding> {
     let is_given =
         |missing: &&Missing| missing.code == "rootless-tun" && rootless.tun == Device::Missing;
     let others: Vec<&Missing> = missing.iter().filter(|one| !is_given(one)).collect();
     let tun = (asked || rootless.tun == Device::Missing).then_some(TUN);
-    let line = line(rootless, &others, apparmor, asked, tun)?;
+    let line = line(rootless, &others, asked, tun)?;
     let seen = format!("without --privileged, this starts an engine here: {line}");
     Some(Finding::note("rootless-flags", seen, LINK))
 }
@@ -234,7 +229,6 @@ pub fn fastest(
     surroundings: &Surroundings,
     config: &Config,
     missing: &[Missing],
-    apparmor: bool,
     asked: bool,
     tables: NfTables,
 ) -> Option<Finding> {
@@ -249,7 +243,7 @@ pub fn fastest(
     }
     let is_given = |missing: &&Missing| matches!(missing.code, "rootless-tun" | "rootless-network");
     let others: Vec<&Missing> = missing.iter().filter(|one| !is_given(one)).collect();
-    let line = line(rootless, &others, apparmor, asked, Some(NET_ADMIN))?;
+    let line = line(rootless, &others, asked, Some(NET_ADMIN))?;
     let seen = format!(
         "with {NET_ADMIN} in the place of {TUN}, a veth pair makes the engine's network several times as fast{condition}: {line}"
     );
@@ -261,7 +255,6 @@ pub fn fastest(
 fn line(
     rootless: &Rootless,
     missing: &[&Missing],
-    apparmor: bool,
     asked: bool,
     network: Option<&str>,
 ) -> Option<String> {
@@ -278,7 +271,8 @@ fn line(
     let given = |needed: bool, flag: &str| (asked || needed).then(|| flag.to_owned());
     words.extend(given(!rootless.denied.is_empty(), SECCOMP));
     words.extend(given(rootless.masked.is_some(), SYSTEM_PATHS));
-    words.extend((apparmor && (asked || rootless.apparmor.is_some())).then(|| APPARMOR.to_owned()));
+    let is_confined = rootless.apparmor.is_some();
+    words.extend((is_confined || (asked && rootless.has_apparmor)).then(|| APPARMOR.to_owned()));
     words.extend(network.map(str::to_owned));
     let capabilities = missing.iter().filter_map(|missing| {
         let flag = missing.flag.strip_prefix("start it with ")?;
@@ -589,6 +583,7 @@ pub mod tests {
             subgids: Vec::new(),
             denied: Vec::new(),
             masked: None,
+            has_apparmor: false,
             apparmor: None,
             settings: Vec::new(),
             tun: Device::Closed {
@@ -846,13 +841,13 @@ pub mod tests {
     /// because of them.
     #[test]
     fn the_shortest_line_has_what_this_host_needs() {
-        let line = |facts: &Rootless, without: &[Capability], apparmor, asked| {
+        let line = |facts: &Rootless, without: &[Capability], asked| {
             let surroundings = surroundings(facts.clone(), 0, without);
             let missing = match decide(&surroundings, &config("")) {
                 Mode::Impossible { missing, .. } => missing,
                 Mode::Privileged | Mode::Rootless(..) => Vec::new(),
             };
-            let note = shortest(facts, &missing, apparmor, asked)?;
+            let note = shortest(facts, &missing, asked)?;
             Some(note.seen.rsplit_once(": ")?.1.to_owned())
         };
         let bare = Rootless {
@@ -865,29 +860,36 @@ pub mod tests {
             denied: Vec::new(),
             ..bare.clone()
         };
+        let with_apparmor = Rootless {
+            has_apparmor: true,
+            ..bare.clone()
+        };
         let confined = Rootless {
             apparmor: Some("docker-default".into()),
-            ..bare.clone()
+            ..with_apparmor.clone()
         };
         let makes = "docker run --rm dind seccomp >dind.json && docker run -it --rm --security-opt seccomp=dind.json";
         let rest = "--security-opt systempaths=unconfined --device /dev/net/tun dind";
-        let with_apparmor = "--security-opt systempaths=unconfined --security-opt apparmor=unconfined --device /dev/net/tun dind";
-        for (facts, apparmor, asked, expected) in [
-            (&bare, false, false, format!("{makes} {rest}")),
-            (&podman, false, false, format!("docker run -it --rm {rest}")),
-            (&podman, false, true, format!("{makes} {rest}")),
-            (&confined, true, false, format!("{makes} {with_apparmor}")),
-            (&bare, true, true, format!("{makes} {with_apparmor}")),
+        let unconfined = "--security-opt systempaths=unconfined --security-opt apparmor=unconfined --device /dev/net/tun dind";
+        for (facts, asked, expected) in [
+            (&bare, false, format!("{makes} {rest}")),
+            (&podman, false, format!("docker run -it --rm {rest}")),
+            (&podman, true, format!("{makes} {rest}")),
+            // The engine outside may not confine its containers.
+            (&with_apparmor, false, format!("{makes} {rest}")),
+            (&with_apparmor, true, format!("{makes} {unconfined}")),
+            (&confined, false, format!("{makes} {unconfined}")),
+            (&confined, true, format!("{makes} {unconfined}")),
         ] {
-            assert_eq!(line(facts, &[], apparmor, asked), Some(expected));
+            assert_eq!(line(facts, &[], asked), Some(expected));
         }
-        let found = line(&bare, &[Capability::SETUID], false, false);
+        let found = line(&bare, &[Capability::SETUID], false);
         assert!(found.is_some_and(|line| line.ends_with("/dev/net/tun --cap-add SETUID dind")));
         let closed = Rootless {
             settings: vec![("user.max_user_namespaces".into(), "0".into())],
             ..bare
         };
-        assert_eq!(line(&closed, &[], false, false), None);
+        assert_eq!(line(&closed, &[], false), None);
         let of_the_host = Rootless {
             tun: Device::Closed {
                 mode: 0o600,
@@ -895,7 +897,7 @@ pub mod tests {
             },
             ..podman
         };
-        assert_eq!(line(&of_the_host, &[], false, true), None);
+        assert_eq!(line(&of_the_host, &[], true), None);
     }
 
     /// What the first line lacks in the image, the second one does not need.
@@ -908,9 +910,9 @@ pub mod tests {
                 Mode::Impossible { missing, .. } => missing,
                 Mode::Privileged | Mode::Rootless(..) => Vec::new(),
             };
-            let note = fastest(&surroundings, &config, &missing, false, false, tables);
+            let note = fastest(&surroundings, &config, &missing, false, tables);
             let text = note.map(|note| note.seen).unwrap_or_default();
-            let shortest = shortest(facts, &missing, false, false).is_some();
+            let shortest = shortest(facts, &missing, false).is_some();
             (text, shortest)
         };
         let bare = Rootless {

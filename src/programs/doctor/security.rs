@@ -86,13 +86,12 @@ fn lines(case: Case<'_>, missing: &[Missing], asked: bool) -> Vec<Finding> {
         ..
     } = case.inputs;
     let rootless = surroundings.rootless.as_ref();
-    let shortest =
-        rootless.and_then(|rootless| mode::shortest(rootless, missing, facts.apparmor, asked));
+    let shortest = rootless.and_then(|rootless| mode::shortest(rootless, missing, asked));
     let tables = match versions::is_older(&case.host.kernel, OWNED_TABLES) {
         true => NfTables::Missing,
         false => facts.netfilter.nf_tables,
     };
-    let fastest = mode::fastest(surroundings, config, missing, facts.apparmor, asked, tables);
+    let fastest = mode::fastest(surroundings, config, missing, asked, tables);
     shortest.into_iter().chain(fastest).collect()
 }
 

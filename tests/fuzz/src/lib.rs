@@ -58,6 +58,7 @@ pub fn enough() -> Rootless {
         subgids: Vec::new(),
         denied: Vec::new(),
         masked: None,
+        has_apparmor: false,
         apparmor: None,
         settings: Vec::new(),
         tun: Device::Closed {
