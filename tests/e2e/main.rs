@@ -67,6 +67,7 @@ mod rootless;
 mod rootless_boundary;
 mod rootless_features;
 mod rootless_flags;
+mod rootless_host;
 mod rootless_limits;
 mod rootless_maps;
 mod rootless_network;

@@ -4,7 +4,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::daemons::{held_dockerd, wait_held};
-use crate::docker::{BUSYBOX, Container, dind};
+use crate::docker::{BUSYBOX, Container, dind, rootless};
 
 /// Pauses the container for this long. Nothing else but the time that passes is of interest. The
 /// signal afterwards means nothing, and makes PID 1 look at its deadlines: the kernel goes on with
@@ -92,6 +92,35 @@ fn a_hook_goes_on_after_a_pause() {
     container.sh("touch /go");
     container.wait_ready();
     container.not_logged(&["DIND_HOOK_TIMEOUT"]);
+}
+
+/// Everything that ran before a pause runs after it: the daemons, what they answer, and inner
+/// containers, with privileges and without.
+#[test]
+fn what_runs_goes_on_after_a_pause() {
+    const COUNT: &str = "i=0; while :; do i=$((i + 1)); echo $i >/count; sleep 0.1; done";
+    for spec in [dind(), rootless()] {
+        let container = spec.ready(&[]);
+        container.load_busybox();
+        container.inner(&["-d", "--name=inner"], &["sh", "-c", COUNT]);
+        let count = || container.text(&["docker", "exec", "inner", "cat", "/count"]);
+        container.wait_until("docker exec inner test -s /count");
+        let daemons = container.text(&["pgrep", "dockerd|containerd$"]);
+        let before = count();
+        container.docker(&["pause"]).exited(0);
+        assert_eq!(container.inspect("{{.State.Paused}}"), "true");
+        container.docker(&["unpause"]).exited(0);
+        container.text(&["dind", "health"]);
+        container.wait_until(&format!("! docker exec inner grep -qx {before} /count"));
+        assert_eq!(container.inner(&[], &["echo", "new"]), "new");
+        assert_eq!(
+            container.text(&["pgrep", "dockerd|containerd$"]),
+            daemons,
+            "none was started again"
+        );
+        container.docker(&["stop"]).exited(0);
+        assert_eq!(container.inspect("{{.State.ExitCode}}"), "0");
+    }
 }
 
 /// A stop time-out that is too short to be divided leaves nothing behind, and says nothing false:

@@ -13,7 +13,7 @@ const SAID: &str = "no engine can run in a user namespace here";
 
 /// Fails the test unless a start and the doctor name what is missing, before any daemon starts.
 #[track_caller]
-fn is_named(spec: &Spec, parts: &[&str]) {
+pub fn is_named(spec: &Spec, parts: &[&str]) {
     let output = spec.run(&["docker", "info"]).exited(1);
     // As the daemons write their lines.
     assert!(!output.stderr.contains("level="), "{output:?}");

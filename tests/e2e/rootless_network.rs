@@ -12,7 +12,7 @@ use crate::rootless::child;
 const DRIVERS: [&str; 3] = ["veth", "slirp4netns", "pasta"];
 
 /// A container in which a veth pair is possible, and nothing else is.
-fn with_veth() -> Spec {
+pub fn with_veth() -> Spec {
     let flags = FLAGS
         .into_iter()
         .filter(|flag| !flag.contains(&"/dev/net/tun"));
@@ -239,7 +239,7 @@ fn a_veth_pair_is_not_a_way_in() {
 
 /// What a start has made in a network namespace: interfaces and tables of nf_tables.
 #[track_caller]
-fn made(namespace: &Container) -> BTreeSet<String> {
+pub fn made(namespace: &Container) -> BTreeSet<String> {
     let network = format!("container:{}", namespace.name);
     let script = "ip -o link | sed -n 's/.*\\(dind-[0-9a-f]*\\)@.*/link \\1/p'
         nft list tables | sed -n 's/^table inet \\(dind-[0-9a-f]*\\).*/table \\1/p'

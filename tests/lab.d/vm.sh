@@ -367,7 +367,8 @@ vm_down() {
 # End-to-end tests of what depends on the host, as filters of the test program's. On
 # version 2 the checks in the machine have seen the limits already, from outside.
 vm_tests() {
-    printf '%s\n' host:: storage::xfs_without_types storage::nfs_has rootless_limits::
+    printf '%s\n' host:: storage::xfs_without_types storage::nfs_has rootless_limits:: \
+        rootless_flags::the_line_of_the_doctor rootless_host::a_profile_of_apparmor
     case $1 in
     v2) ;;
     v1 | hybrid)
@@ -378,6 +379,9 @@ vm_tests() {
     # Minutes under emulation, so it is left to `vm-test all`.
     [ "$1" != v1 ] || printf '%s\n' storage::an_image_grows warm_start_files::a_file_on_nfs
 }
+
+# Those that look at all of the host, beside which no other may run.
+VM_TESTS_ALONE=(rootless_host::nothing_outside)
 
 # test_program NAME: builds a test program, and prints its path.
 test_program() {
@@ -417,7 +421,7 @@ vm_test() {
         namespace=$(test_program namespace)
     fi
     mapfile -t filters < <(vm_tests "$layout")
-    for filter in "${filters[@]}"; do
+    for filter in "${filters[@]}" "${VM_TESTS_ALONE[@]}"; do
         [ -n "$("$e2e" --list --format terse "$filter")" ] ||
             die "no end-to-end test is named $filter...: correct vm_tests in tests/lab.d/vm.sh"
     done
@@ -440,9 +444,10 @@ vm_test() {
     fi
     vm_ready "$directory" "$VM_READY_SECONDS"
     say "vm: end-to-end tests (after $SECONDS s)"
-    DIND_LAB_IMAGE=$VM_IMAGE DIND_LAB_BUSYBOX=$BUSYBOX_TAR DIND_LAB_IMAGES=$VM_IMAGES \
-        DIND_LAB_DEADLINE=$VM_CHECKS_SECONDS \
-        "$LAB_SCRATCH/e2e" --include-ignored --test-threads 2 "${filters[@]}" || status=1
+    export DIND_LAB_IMAGE=$VM_IMAGE DIND_LAB_BUSYBOX=$BUSYBOX_TAR DIND_LAB_IMAGES=$VM_IMAGES
+    export DIND_LAB_DEADLINE=$VM_CHECKS_SECONDS
+    "$LAB_SCRATCH/e2e" --include-ignored --test-threads 1 "${VM_TESTS_ALONE[@]}" || status=1
+    "$LAB_SCRATCH/e2e" --include-ignored --test-threads 2 "${filters[@]}" || status=1
     say "the virtual machine took $SECONDS s"
     vm_stop "$directory"
     [ $status -eq 0 ] || die "dind fails on a host with cgroups as in $layout: see above, and $VM_CONSOLE for the rest"
