@@ -9,6 +9,13 @@ PODMAN_NOTIFY=$LAB/notify
 PODMAN_PORT=2375
 # The machine emulates its processor: nothing here is about how long a stop may take.
 PODMAN_STOP_SECONDS=100
+# README's flags for an engine without --privileged, and no right beyond those; but for the one
+# about AppArmor, and what connects the network.
+PODMAN_BARE=(
+    --security-opt "seccomp=$LAB/dind.json" --security-opt systempaths=unconfined
+    --security-opt no-new-privileges --cap-drop ALL --cap-add "CHOWN,DAC_OVERRIDE,KILL,SETGID,SETUID"
+    --env DOCKER_TLS_CERTDIR= --volume "$LAB:$LAB" --stop-timeout $((2 * PODMAN_STOP_SECONDS))
+)
 
 # Runs the checks in namespaces in which podman is installed and has the network for
 # itself, so that the machine is afterwards what it was.
@@ -28,14 +35,29 @@ podman_checks() {
     done
     mount --make-rshared /
     ip link set lo up
-    trap 'podman rm --all --force --time 0 >/dev/null' EXIT
+    trap 'PODMAN=(podman); podman rm --all --force --time 0 >/dev/null' EXIT
     echo "== podman, with a daemon that listens"
     podman_serves
     echo "== podman, with a command"
     podman_runs
+    echo "== podman, without --privileged"
+    dind seccomp >"$LAB/dind.json"
+    podman_confined
+    podman_bare bare '0 1000 1 1 100000 65536' --device /dev/net/tun
+    echo "== podman, without --privileged, in a user namespace"
+    # With a map of its own a container has the host's node of the device, which only root may open.
+    podman_bare mapped '0 1000 1 1 1 999 1000 1001 18999' --cap-add NET_ADMIN \
+        --uidmap 0:200000:20000 --gidmap 0:200000:20000
+    echo "== podman, without --privileged, of a user who is not root"
+    podman_visits
 }
 
-podman() { timeout "$CONTAINER_SECONDS" podman "$@"; }
+PODMAN=(podman)
+PODMAN_OF_VISITOR=(
+    setpriv --reuid visitor --regid visitor --clear-groups
+    env HOME=/tmp/visitor XDG_RUNTIME_DIR=/tmp/visitor podman --root /var/lib/containers/visitor
+)
+podman() { timeout "$CONTAINER_SECONDS" "${PODMAN[@]}" "$@"; }
 
 # Prints a line when it listens on the socket, and what arrives there.
 podman_listen() {
@@ -110,4 +132,85 @@ podman_runs() {
     output=$(podman --cgroup-manager cgroupfs run --privileged --rm --volume data:/var/lib/docker dind \
         docker run --rm --memory 64m "$BUSYBOX" sh -c 'cat /sys/fs/cgroup/memory.max; exit 7') || status=$?
     equals "podman: the command's output, and its status" '67108864, 7' "$output, $status"
+}
+
+podman_confined() {
+    local output status=0
+    output=$(podman run --rm "${PODMAN_BARE[@]}" --device /dev/net/tun dind docker info 2>&1) || status=$?
+    has "podman: the flag for what AppArmor denies is named" \
+        '^dind: error: .*AppArmor enforces the profile containers-default.*--security-opt apparmor=unconfined' "$output"
+    equals "podman: no daemon has started by then" '1, 0' "$status, $(grep -c level= <<<"$output" || true)"
+}
+
+# Mounts, network interfaces and rules of nf_tables where podman runs.
+podman_place() {
+    cut -d' ' -f4- /proc/self/mountinfo | sort
+    ip -brief link | cut -d' ' -f1 | sort
+    nft --stateless list ruleset 2>&1
+}
+
+# podman_bare NAME MAP OPTION...: an engine in a container with OPTIONs. Root of an inner container is
+# in a user namespace with this map of ids. Podman makes /sys/fs/cgroup writable where it uncovers
+# /proc, so limits hold.
+podman_bare() {
+    local name=$1 map=$2 id directories place before
+    shift 2
+    directories=$(find "$CGROUPS" -type d | sort)
+    place=$(podman_place)
+    id=$(podman create --name "$name" "${PODMAN_BARE[@]}" --security-opt apparmor=unconfined "$@" dind)
+    podman init "$name" >/dev/null
+    OUTER=$CGROUPS/libpod_parent/libpod-$id
+    before=$(outside && podman_place)
+    podman start "$name" >/dev/null
+    has "podman, $name: docker load" "Loaded image: $BUSYBOX" \
+        "$(podman exec "$name" docker load --quiet --input "$LAB/busybox.tar" 2>&1)"
+    equals "podman, $name: an inner container's ids, its limits, and its engine's driver" \
+        "$map 67108864 50000 100000 50, cgroupfs" \
+        "$(podman exec "$name" docker run --rm --memory 64m --cpus 0.5 --pids-limit 50 "$BUSYBOX" \
+            sh -c 'cd /sys/fs/cgroup && cat /proc/self/uid_map memory.max cpu.max pids.max' 2>&1 |
+            xargs), $(podman exec "$name" docker info --format '{{.CgroupDriver}}' 2>&1)"
+    podman exec "$name" docker run --detach "$BUSYBOX" sleep 1000 >/dev/null
+    same "podman, $name: nothing outside of the container's is made or changed" "$before" "$(outside && podman_place)"
+    podman pause "$name" >/dev/null
+    podman unpause "$name" >/dev/null
+    equals "podman, $name: after a pause the same runs" 'sleep 1000' \
+        "$(podman exec "$name" docker ps --no-trunc --format '{{.Command}}' 2>&1 | tr -d '"')"
+    podman kill --signal KILL "$name" >/dev/null
+    podman wait "$name" >/dev/null
+    podman logs "$name" >&2
+    podman rm --volumes "$name" >/dev/null
+    same "podman, $name: after SIGKILL nothing is left" "$directories $place" \
+        "$(find "$CGROUPS" -type d | sort) $(podman_place)"
+}
+
+# Podman without root: its container has the ids of the user and those of /etc/subuid. No cgroup is the
+# user's, so limits do not hold.
+podman_visits() {
+    local file directories place
+    directories=$(find "$CGROUPS" -type d | sort)
+    place=$(podman_place)
+    for file in passwd group subuid subgid; do
+        mount --bind /var/lib/containers/etc/$file /etc/$file
+    done
+    install -d -o visitor -g visitor /tmp/visitor
+    PODMAN=("${PODMAN_OF_VISITOR[@]}")
+    podman run --detach --name visits "${PODMAN_BARE[@]}" --security-opt apparmor=unconfined \
+        --network none --cap-add NET_ADMIN dind >/dev/null
+    has "podman, not root: docker load" "Loaded image: $BUSYBOX" \
+        "$(podman exec visits docker load --quiet --input "$LAB/busybox.tar" 2>&1)"
+    equals "podman, not root: an inner container's ids" '0 1000 1 1 1 999 1000 1001 64536' \
+        "$(podman exec visits docker run --rm "$BUSYBOX" cat /proc/self/uid_map 2>&1 | xargs)"
+    podman logs visits >"$LAB/log/visits.log" 2>&1
+    has "podman, not root: what does not hold is said" \
+        '^dind: warning: rootless: limits of inner containers are not enforced' "$(<"$LAB/log/visits.log")"
+    cat "$LAB/log/visits.log" >&2
+    podman kill --signal KILL visits >/dev/null
+    podman wait visits >/dev/null
+    podman rm --volumes visits >/dev/null
+    PODMAN=(podman)
+    for file in passwd group subuid subgid; do
+        umount /etc/$file
+    done
+    same "podman, not root: after SIGKILL nothing is left" "$directories $place" \
+        "$(find "$CGROUPS" -type d | sort) $(podman_place)"
 }

@@ -105,15 +105,22 @@ docker load --quiet --input dind.tar
 docker load --quiet --input busybox.tar'
 
 # Podman as users of Debian have it: a container of this image fills the volume with the
-# image from standard input, and with podman itself. `podman load` would take the image
-# for one of the OCI's, and those have no HEALTHCHECK.
+# image from standard input, and with podman itself; and so once more for the user visitor,
+# who is not root. `podman load` would take the image for one of the OCI's, and those have no
+# HEALTHCHECK.
 VM_PODMAN_IMAGE=dind-lab/podman:latest
 VM_PODMAN_RECIPE='FROM debian:trixie-slim
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends crun netavark nftables podman \
-    && rm -rf /var/lib/apt/lists/* /var/cache/apt/*
+    && apt-get install -y --no-install-recommends crun netavark nftables podman uidmap \
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt/* \
+    && useradd --uid 2000 visitor
 CMD cat >/tmp/dind.tar \
     && podman pull --quiet docker-archive:/tmp/dind.tar \
+    && install -d -o visitor -g visitor /tmp/visitor /var/lib/containers/visitor \
+    && chmod 0644 /tmp/dind.tar \
+    && setpriv --reuid visitor --regid visitor --clear-groups \
+        env HOME=/tmp/visitor XDG_RUNTIME_DIR=/tmp/visitor \
+        podman --root /var/lib/containers/visitor pull --quiet docker-archive:/tmp/dind.tar \
     && cp -a /usr /etc /var/lib/containers/'
 
 # In a container of the image, with these volumes: writes the disk, with nothing in it of
@@ -172,7 +179,8 @@ vm_disk() {
     install -m 0755 "$LAB_TOP/tests/lab.d/vm-init.sh" "$root/init"
     install -m 0755 "$LAB_TOP/tests/lab.d/vm-checks.sh" "$root/checks"
     cp "$LAB_TOP/tests/lab.d/vm-podman.sh" "$root/podman"
-    cp "$BUSYBOX_TAR" "$root/busybox.tar"
+    # For every user: one is root of a user namespace.
+    install -m 0644 "$BUSYBOX_TAR" "$root/busybox.tar"
     [ -z "$tests" ] || cp "$tests" "$root/namespace"
     truncate -s 3G "$directory/lab.img"
     mkfs.ext4 -q -F -O ^has_journal -d "$root" "$directory/lab.img" >&2 ||
