@@ -212,13 +212,13 @@ impl Variable {
     }
 }
 
-/// Whom a variable is for that has to do with rootlesskit, is none of [`ROOTLESSKIT`], and has no
+/// Whom a variable is for that has to do with rootlesskit, is none of docker:dind-rootless', and has no
 /// effect here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Foreign {
-    /// Nobody who is known. Its name begins as those of [`ROOTLESSKIT`] do.
+    /// Nobody who is known. Its name begins as those of docker:dind-rootless do.
     Nobody,
-    /// nerdctl's containerd-rootless.sh; with the one of [`ROOTLESSKIT`] that has its meaning, if there
+    /// nerdctl's containerd-rootless.sh; with the one of docker:dind-rootless that has its meaning, if there
     /// is one.
     Containerd(Option<Variable>),
     /// moby's contrib/dockerd-rootless.sh, which executes the program that it names.
