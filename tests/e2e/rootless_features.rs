@@ -105,35 +105,7 @@ fn clients_come_with_certificates_and_by_a_plain_port() {
     assert_eq!(plain.text(), "the-daemon");
 }
 
-/// A store is neither saved nor used: a start says so and is cold, and with `DIND_STORE_STRICT=1` it
-/// is an error.
-#[test]
-fn a_store_is_not_for_it() {
-    let store = Volume::new();
-    let spec = || rootless().flags(store.on("/store"));
-    let save = spec()
-        .run(&["store", "save", "/store", "--", "true"])
-        .exited(1);
-    save.says(&[
-        "dind: error: a store is saved by an engine with privileges",
-        "--privileged",
-    ]);
-    let warning = "/store is for an engine with privileges, and this one runs in a user namespace";
-    let cold = spec()
-        .env("DIND_STORE", "/store")
-        .run(&["docker", "info"])
-        .exited(0);
-    cold.says(&["dind: warning: ", warning]);
-    let strict = spec()
-        .env("DIND_STORE", "/store")
-        .env("DIND_STORE_STRICT", "1")
-        .run(&["true"]);
-    strict
-        .exited(1)
-        .says(&["dind: error: ", warning, "without the store"]);
-}
-
-/// Nor has a nest levels without privileges.
+/// A nest has no levels without privileges.
 #[test]
 fn a_nest_is_refused() {
     let refused = rootless().run(&["nest", "2"]).exited(1);
