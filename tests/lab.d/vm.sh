@@ -376,7 +376,7 @@ vm_down() {
 # version 2 the checks in the machine have seen the limits already, from outside.
 vm_tests() {
     printf '%s\n' host:: storage::xfs_without_types storage::nfs_has rootless_limits:: \
-        rootless_flags::the_line_of_the_doctor rootless_host::a_profile_of_apparmor
+        rootless_flags::the_line_of_the_doctor rootless_outside::a_profile_of_apparmor
     case $1 in
     v2) ;;
     v1 | hybrid)
@@ -393,7 +393,7 @@ vm_tests() {
 vm_tests_alone() {
     case $1 in
     v2) ;;
-    v1 | hybrid) echo rootless_host::nothing_outside ;;
+    v1 | hybrid) echo rootless_outside::nothing_outside ;;
     esac
 }
 
