@@ -2,7 +2,6 @@
 //! image and no build cache is removed, while its daemons can still forget it.
 
 use std::fs::File;
-use std::io;
 use std::path::Path;
 use std::time::Duration;
 
@@ -70,15 +69,11 @@ pub fn prepare(saving: &Saving) -> Result<()> {
             .context("dockerd names no storage driver")?
             .to_owned(),
     };
-    put(&directory, COUNTS, counts.print().as_bytes())
+    // The publisher reads it, as the user who has the data root.
+    let counts = counts.print();
+    write::replace_for_owner(&directory, COUNTS.as_ref(), 0o600, counts.as_bytes())
         .with_context(|| format!("cannot write {shown}/{COUNTS}"))
         .remedy("free space in the store")
-}
-
-/// Writes a file of the data root, for the publisher, who may be another user.
-fn put(directory: &File, name: &str, content: &[u8]) -> io::Result<()> {
-    write::replace(directory, name.as_ref(), 0o600, content)?;
-    write::give_to_owner(directory, name.as_ref())
 }
 
 /// Copies what BuildKit knows about steps, for the publisher to put back.
@@ -102,7 +97,7 @@ fn copy_steps(saving: &Saving, directory: &File) -> Result<()> {
             let Some(steps) = next else {
                 return Ok(());
             };
-            return put(directory, STEPS, &steps)
+            return write::replace_for_owner(directory, STEPS.as_ref(), 0o600, &steps)
                 .with_context(|| format!("cannot write {}/{STEPS}", saving.data_root.display()))
                 .remedy("free space in the store");
         }

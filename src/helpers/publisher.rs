@@ -26,7 +26,8 @@ use crate::store::bolt;
 use crate::store::build;
 use crate::store::clean::{clean, names, remove};
 use crate::store::disk::{
-    BUILDKIT_STEPS, COUNTS, Counts, FORMAT, Generation, NEXT, STEPS, Store, layer_of, link_to,
+    BUILDKIT_STEPS, COUNTS, Counts, FORMAT, Generation, NEXT, PUBLISHED, STEPS, Store, layer_of,
+    link_to,
 };
 use crate::store::file::StoreFile;
 use crate::store::manifest::{Layout, Manifest, shown};
@@ -68,12 +69,11 @@ pub fn make(path: &Path) -> Result<Store> {
         return Ok(store);
     }
     let made = || -> io::Result<()> {
-        for directory in ["layers", "generations"] {
+        for directory in PUBLISHED {
             own_directory(&path.join(directory))?;
         }
         let directory = write::open_directory(path)?;
-        write::replace(&directory, "format".as_ref(), 0o600, FORMAT.as_bytes())?;
-        write::give_to_owner(&directory, "format".as_ref())
+        write::replace_for_owner(&directory, "format".as_ref(), 0o600, FORMAT.as_bytes())
     };
     made()
         .with_context(|| format!("cannot make a store of {}", path.display()))

@@ -25,6 +25,7 @@ use crate::input::config::Config;
 use crate::input::dockerd_arguments::{DockerdArguments, DockerdOptions};
 use crate::messages::fault::Fault;
 use crate::messages::finding::Finding;
+use crate::store::disk::PUBLISHED;
 
 /// The variable by which dockerd finds rootlesskit.
 const STATE: &str = "ROOTLESSKIT_STATE_DIR";
@@ -240,7 +241,7 @@ fn outside(inputs: Inputs<'_>, listeners: &[Listener], saving: Option<&Saving>) 
                 "save to another directory",
             )
         };
-        let made = ["layers", "generations"].map(|name| saving.store.join(name));
+        let made = PUBLISHED.map(|name| saving.store.join(name));
         let mut steps: Vec<Step> = Vec::new();
         for path in made {
             steps.push(Step {

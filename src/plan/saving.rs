@@ -13,7 +13,7 @@ use crate::input::dockerd_arguments::{DockerdArguments, DockerdOptions};
 use crate::input::store::Save;
 use crate::messages::fault::Fault;
 use crate::store::disk::Form;
-use crate::store::manifest::Layout;
+use crate::store::manifest::{Ids, Layout};
 
 /// The directory in a store that is the data root of the engine that makes the next generation.
 pub const SAVING: &str = "saving";
@@ -84,7 +84,8 @@ pub fn plan(
             "drop --containerd for the save",
         );
     }
-    if inputs.rootless().is_some() && form == Form::File {
+    let ids = warm_start::ids(inputs);
+    if ids != Ids::Own && form == Form::File {
         return Err(nothing(warm_start::NO_LOOP).remedy("save it to a directory"));
     }
     let data_root = inputs.options.data_root.clone();
@@ -134,7 +135,7 @@ pub fn plan(
         socket: socket.to_owned(),
         dockerd: dockerd.to_owned(),
         layout,
-        ids: warm_start::ids(inputs),
+        ids,
         from_nothing: save.from_nothing,
         build_cache: save.build_cache,
     })

@@ -188,10 +188,10 @@ fn usable(inputs: Inputs<'_>, found: &StoreFacts) -> Result<(), Fault> {
         let why = "dockerd has userns-remap, which needs other owners of files".to_owned();
         return unused(why, "drop one of the two");
     }
-    if inputs.rootless().is_some() && found.form == Form::File {
+    let own = ids(inputs);
+    if own != Ids::Own && found.form == Form::File {
         return unused(NO_LOOP.to_owned(), "save it to a directory");
     }
-    let own = ids(inputs);
     if manifest.ids != own {
         let why = format!("it was made by {}, and this is {own}", manifest.ids);
         return unused(why, "save one with this engine in another directory");

@@ -44,6 +44,9 @@ pub(super) const MANIFEST_LIMIT: u64 = 4 << 20;
 /// The suffix of the name of a new store in a file.
 const SUFFIX: &str = "erofs";
 
+/// The directories of a store that a save publishes in.
+pub const PUBLISHED: [&str; 2] = ["layers", "generations"];
+
 /// The directories of a store.
 const DIRECTORIES: [&str; 3] = ["generations", "layers", "saving"];
 

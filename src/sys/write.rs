@@ -57,6 +57,17 @@ pub fn replace(directory: &File, name: &OsStr, mode: u32, content: &[u8]) -> io:
     written
 }
 
+/// Does the same, and gives the file to the user who has the directory. The error is that of either.
+pub fn replace_for_owner(
+    directory: &File,
+    name: &OsStr,
+    mode: u32,
+    content: &[u8],
+) -> io::Result<()> {
+    replace(directory, name, mode, content)?;
+    give_to_owner(directory, name)
+}
+
 /// Gives the file `name` in `directory` to the user who has the directory: an engine in a user namespace
 /// reads and replaces it as that user. The error is that of fstat(2) or fchownat(2).
 pub fn give_to_owner(directory: &File, name: &OsStr) -> io::Result<()> {

@@ -1,34 +1,21 @@
 //! Stores of engines in a user namespace.
 
-use std::path::Path;
-
-use crate::docker::{Container, Output, Spec, Volume, dind, lab, rootless, unprivileged};
+use crate::docker::{Container, Spec, Volume, dind, rootless, unprivileged};
 use crate::rootless_user::as_user;
-use crate::warm_starts::{BUILD, FILES, STORE, begins, stored};
+use crate::warm_starts::{
+    BUILD, FILES, STORE, begins, begins_in, elsewhere, save_in, stored, stored_in,
+};
 
 /// An engine without privileges that begins with the store.
 fn begins_without(stores: &Volume) -> Spec {
-    rootless()
-        .flags(stores.on("/stores:ro"))
-        .env("DIND_STORE", STORE)
-}
-
-/// Saves by this container what a script leaves; its standard input is the archive of busybox.
-#[track_caller]
-fn save_by(saves: Spec, script: &str) -> Output {
-    let words = ["store", "save", STORE, "--", "sh", "-ec", script];
-    saves.run_with_stdin(Path::new(&lab("DIND_LAB_BUSYBOX")), &words)
+    begins_in(rootless(), stores)
 }
 
 /// A volume with a store of busybox and `app`, which an engine without privileges has made, and what
 /// the files of `app` are.
 #[track_caller]
 fn stored_without() -> (Volume, String) {
-    let stores = Volume::new();
-    let script = format!("docker load --quiet >/dev/null; {BUILD} >/dev/null; {FILES}");
-    let output = save_by(rootless().flags(stores.on("/stores")), &script).exited(0);
-    let output = output.says(&["store /stores/main: generation 1, 2 images, ", " are new"]);
-    (stores, output.text())
+    stored_in(rootless())
 }
 
 /// The text of `dind store` in a container without any flag.
@@ -80,7 +67,7 @@ fn a_store_is_made_and_used_without_privileges() {
     let more = format!(
         "echo 'FROM app\nRUN echo more >/more' | docker build --quiet --tag more - >/dev/null; {FILES}"
     );
-    let output = save_by(rootless().flags(stores.on("/stores")), &more).exited(0);
+    let output = save_in(rootless().flags(stores.on("/stores")), &[], &more).exited(0);
     let output = output.says(&["store /stores/main: generation 2, 3 images, "]);
     assert_eq!(output.text(), files);
     assert_eq!(
@@ -119,7 +106,7 @@ fn a_store_is_of_engines_with_the_same_ids() {
         .exited(1)
         .says(&["dind: error: the store /stores/main ", made]);
     // A save goes on from what is there, which it cannot either; and begins no other one in its place.
-    save_by(rootless().flags(with.on("/stores")), "true")
+    save_in(rootless().flags(with.on("/stores")), &[], "true")
         .exited(1)
         .says(&["dind: error: the store /stores/main ", made]);
     let anew = ["store", "save", STORE, "--from-nothing", "--", "true"];
@@ -156,9 +143,7 @@ fn a_data_root_is_detached_without_privileges() {
     let container = on_data(begins_without(&stores)).ready(&[]);
     container.sh("docker run --name own app sh -c 'echo own >/own'");
     container.docker(&["stop"]).exited(0);
-    let detaches = unprivileged()
-        .flags(stores.on("/stores:ro"))
-        .env("DIND_STORE", STORE);
+    let detaches = begins_in(unprivileged(), &stores);
     let text = on_data(detaches).run(&["store", "detach"]).text();
     assert!(
         text.starts_with("/var/lib/docker does not depend on the store /stores/main any more: "),
@@ -177,17 +162,13 @@ fn a_data_root_is_detached_without_privileges() {
 #[test]
 fn an_ordinary_user_and_root_share_a_store() {
     let (stores, files) = stored_without();
-    let user = || {
-        as_user(dind())
-            .flags(stores.on("/stores:ro"))
-            .env("DIND_STORE", STORE)
-    };
+    let user = || begins_in(as_user(dind()), &stores);
     has_all(&user().ready(&[]), &files);
     for (saves, generation) in [(as_user(dind()), 2), (rootless(), 3)] {
         let more = format!(
             "echo 'FROM app\nRUN echo {generation} >/more' | docker build --quiet --tag more{generation} -"
         );
-        let output = save_by(saves.flags(stores.on("/stores")), &more).exited(0);
+        let output = save_in(saves.flags(stores.on("/stores")), &[], &more).exited(0);
         output.says(&[&format!(
             "generation {generation}, {} images, ",
             generation + 1
@@ -205,8 +186,9 @@ fn an_ordinary_user_and_root_share_a_store() {
         .flags(others.on("/stores"))
         .shell("chown 1000 /stores");
     given.run(&[]).exited(0);
-    let output = save_by(
+    let output = save_in(
         as_user(dind()).flags(others.on("/stores")),
+        &[],
         "docker load --quiet",
     );
     output.exited(0).says(&["generation 1, 1 images, "]);
@@ -217,15 +199,7 @@ fn an_ordinary_user_and_root_share_a_store() {
 #[test]
 fn a_store_is_used_with_an_ephemeral_data_root_and_a_tmpfs() {
     let (stores, files) = stored_without();
-    let ephemeral = begins_without(&stores)
-        .env("DIND_EPHEMERAL", "1")
-        .ready(&[]);
-    assert_eq!(ephemeral.sh(FILES), files);
-    ephemeral.docker(&["restart"]).exited(0);
-    ephemeral.wait_ready_times(2);
-    has_all(&ephemeral, &files);
-    let tmpfs = begins_without(&stores)
-        .env("DIND_STORAGE", "tmpfs")
-        .ready(&[]);
-    has_all(&tmpfs, &files);
+    for container in elsewhere(|| begins_without(&stores), &files) {
+        has_all(&container, &files);
+    }
 }

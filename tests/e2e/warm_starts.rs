@@ -22,29 +22,44 @@ pub fn saves(stores: &Volume) -> Spec {
 
 /// An engine that begins with the store.
 pub fn begins(stores: &Volume) -> Spec {
-    dind()
-        .flags(stores.on("/stores:ro"))
-        .env("DIND_STORE", STORE)
+    begins_in(dind(), stores)
+}
+
+/// The same, in this container.
+pub fn begins_in(spec: Spec, stores: &Volume) -> Spec {
+    spec.flags(stores.on("/stores:ro")).env("DIND_STORE", STORE)
 }
 
 /// Saves what a script leaves; its standard input is the archive of busybox.
 #[track_caller]
 pub fn save(stores: &Volume, flags: &[&str], script: &str) -> Output {
+    save_in(saves(stores), flags, script)
+}
+
+/// The same, in this container.
+#[track_caller]
+pub fn save_in(saves: Spec, flags: &[&str], script: &str) -> Output {
     let mut words = vec!["store", "save", STORE];
     words.extend(flags);
     words.extend(["--", "sh", "-ec", script]);
-    saves(stores).run_with_stdin(Path::new(&lab("DIND_LAB_BUSYBOX")), &words)
+    saves.run_with_stdin(Path::new(&lab("DIND_LAB_BUSYBOX")), &words)
 }
 
 /// A volume with a store of busybox and `app`, and what the files of `app` are.
 #[track_caller]
 pub fn stored() -> (Volume, String) {
+    stored_in(dind())
+}
+
+/// The same, made in this container.
+#[track_caller]
+pub fn stored_in(spec: Spec) -> (Volume, String) {
     let stores = Volume::new();
     let script = format!(
         "docker load --quiet >/dev/null; {BUILD} >/dev/null; {FILES}; docker volume create kept >/dev/null; \
          docker run --detach --volume kept:/v --name left {BUSYBOX} sleep 1000000 >/dev/null"
     );
-    let output = save(&stores, &[], &script).exited(0);
+    let output = save_in(spec.flags(stores.on("/stores")), &[], &script).exited(0);
     let output = output.says(&["store /stores/main: generation 1, 2 images, ", " are new"]);
     (stores, output.text())
 }
@@ -301,16 +316,23 @@ fn a_store_is_in_no_layer_of_an_image() {
     ]);
 }
 
-#[test]
-fn a_store_is_used_with_an_ephemeral_data_root_and_a_tmpfs() {
-    let (stores, files) = stored();
-    let ephemeral = begins(&stores).env("DIND_EPHEMERAL", "1").ready(&[]);
+/// Engines that begin with the store in an ephemeral data root, after a restart, and in a tmpfs.
+#[track_caller]
+pub fn elsewhere(begins: impl Fn() -> Spec, files: &str) -> [Container; 2] {
+    let ephemeral = begins().env("DIND_EPHEMERAL", "1").ready(&[]);
     assert_eq!(ephemeral.sh(FILES), files);
     ephemeral.docker(&["restart"]).exited(0);
     ephemeral.wait_ready_times(2);
     assert_eq!(ephemeral.sh(FILES), files);
-    let tmpfs = begins(&stores).env("DIND_STORAGE", "tmpfs").ready(&[]);
+    let tmpfs = begins().env("DIND_STORAGE", "tmpfs").ready(&[]);
     assert_eq!(tmpfs.sh(FILES), files);
+    [ephemeral, tmpfs]
+}
+
+#[test]
+fn a_store_is_used_with_an_ephemeral_data_root_and_a_tmpfs() {
+    let (stores, files) = stored();
+    let [_, tmpfs] = elsewhere(|| begins(&stores), &files);
     assert_eq!(tmpfs.sh("stat -f -c %T /var/lib/docker"), "tmpfs");
 }
 
