@@ -14,8 +14,8 @@ use super::space::Space;
 use crate::facts::mountinfo::MountTable;
 use crate::input::config::Config;
 use crate::input::dockerd_arguments::DockerdOptions;
-use crate::sys::read;
 use crate::sys::search::search;
+use crate::sys::{denied, read};
 
 /// The inode of the first pid namespace: `PROC_PID_INIT_INO` in linux/proc_ns.h.
 const FIRST_PID_NAMESPACE: &str = "pid:[4026531836]";
@@ -32,7 +32,7 @@ pub struct Host {
     pub kernel: String,
     /// The fields of `/proc/self/status` that a finding depends on.
     pub status: Status,
-    /// The security module that confines this process.
+    /// The security module that denies mounts to this process.
     pub confinement: Confinement,
     /// Whether this process is in a user namespace that maps a part of the user ids:
     /// user_namespaces(7).
@@ -166,7 +166,7 @@ impl Host {
             ),
             kernel: text("/proc/sys/kernel/osrelease").trim().to_owned(),
             status: Status::parse(&text("/proc/self/status")),
-            confinement: Confinement::read(),
+            confinement: Confinement::of_mounts(),
             user_namespace: proc::user_namespace(),
             space: Space::read(data_root),
             runtime: runtime(options, &container.mounts),
@@ -236,6 +236,14 @@ impl Confinement {
     /// that cannot be read.
     pub fn read() -> Self {
         Self::parse(&read::kernel("/proc/self/attr/current").unwrap_or_default())
+    }
+
+    /// The same, but [`Confinement::None`] under a profile of AppArmor that allows mounts.
+    pub fn of_mounts() -> Self {
+        match Self::read() {
+            Self::AppArmor(_) if denied::apparmor_allows_mounts() => Self::None,
+            confinement => confinement,
+        }
     }
 
     /// Parses the text of `/proc/PID/attr/current`. AppArmor writes `PROFILE (MODE)`, apparmor(7).

@@ -111,7 +111,7 @@ pub struct Rootless {
     pub masked: Option<PathBuf>,
     /// Whether AppArmor is enabled: then most engines confine their containers by it.
     pub has_apparmor: bool,
-    /// The profile that AppArmor enforces here.
+    /// The profile of AppArmor that denies mounts here.
     pub apparmor: Option<String>,
     /// Settings of the kernel that keep users from making namespaces, as sysctl(8) names them, with
     /// their values.
@@ -156,7 +156,7 @@ impl Rootless {
             denied: denied::outside(),
             masked: masked(mounts),
             has_apparmor: programs::has_apparmor(),
-            apparmor: match Confinement::read() {
+            apparmor: match Confinement::of_mounts() {
                 Confinement::AppArmor(profile) => Some(profile),
                 Confinement::None | Confinement::Selinux(_) => None,
             },

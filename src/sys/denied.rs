@@ -1,6 +1,6 @@
 //! Which system calls a seccomp profile denies: seccomp(2). A filter sees a call before the kernel
 //! looks at its arguments, so each is made with arguments that the kernel refuses with another
-//! error, or with which it does nothing.
+//! error, or with which it does nothing. And whether AppArmor does so for mounts.
 
 #![expect(unsafe_code, reason = "system calls that no safe interface offers")]
 
@@ -8,6 +8,7 @@ use std::ptr;
 
 use nix::errno::Errno;
 use nix::libc;
+use nix::mount::{MsFlags, mount};
 
 /// What is neither a descriptor, nor flags, nor an operation.
 const BAD: libc::c_long = -1;
@@ -17,6 +18,12 @@ const INVALID: libc::c_int = libc::CLONE_NEWUSER | libc::CLONE_FS;
 
 /// A path that no process can have, since the kernel does not map the first page: EFAULT.
 const NOWHERE: *const libc::c_char = ptr::without_provenance(1);
+
+/// EFAULT: `do_mount` in fs/namespace.c looks the directory up before it asks for a capability.
+const MOUNT: Call = ("mount", || {
+    // SAFETY: the kernel finds that no address is mapped there.
+    unsafe { libc::syscall(libc::SYS_mount, NOWHERE, NOWHERE, NOWHERE, 0, NOWHERE) }
+});
 
 /// The names of those system calls for a user namespace, and for the containers in one, that are
 /// denied here. They are asked of in the namespaces that this process is in, so those are left out
@@ -38,12 +45,7 @@ pub fn outside() -> Vec<&'static str> {
             // SAFETY: takes two integers and touches no memory.
             unsafe { libc::syscall(libc::SYS_setns, BAD, 0) }
         }),
-        // EFAULT: `do_mount` in fs/namespace.c looks the directory up before it asks for a
-        // capability.
-        ("mount", || {
-            // SAFETY: the kernel finds that no address is mapped there.
-            unsafe { libc::syscall(libc::SYS_mount, NOWHERE, NOWHERE, NOWHERE, 0, NOWHERE) }
-        }),
+        MOUNT,
         // EINVAL for flags that there are not.
         ("umount2", || {
             // SAFETY: the kernel does not look at the path.
@@ -79,6 +81,27 @@ pub fn inside() -> Vec<&'static str> {
     ])
 }
 
+/// Whether the profile of AppArmor that confines this process allows mounts. False where seccomp
+/// denies mount(2), since then AppArmor is not asked.
+///
+/// The kernel asks security modules first, and AppArmor's answer is EACCES; then for a capability,
+/// EPERM; and then it refuses two kinds of propagation at once, EINVAL: `path_mount` and
+/// `flags_to_propagation_type` in fs/namespace.c, `apparmor_sb_mount` in security/apparmor/lsm.c.
+pub fn apparmor_allows_mounts() -> bool {
+    let nothing = None::<&str>;
+    denied(&[MOUNT]).is_empty()
+        && matches!(
+            mount(
+                nothing,
+                "/",
+                nothing,
+                MsFlags::MS_SHARED | MsFlags::MS_PRIVATE,
+                nothing
+            ),
+            Err(Errno::EPERM | Errno::EINVAL)
+        )
+}
+
 /// The name of a system call, and a call of it.
 type Call = (&'static str, fn() -> libc::c_long);
 
@@ -102,6 +125,7 @@ mod tests {
     fn asking_changes_nothing_and_finds_nothing_here() {
         let before = std::fs::read_link("/proc/self/ns/user").ok();
         assert_eq!(outside(), Vec::<&str>::new());
+        assert!(apparmor_allows_mounts());
         assert_eq!(std::fs::read_link("/proc/self/ns/user").ok(), before);
     }
 }

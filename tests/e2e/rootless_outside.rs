@@ -9,22 +9,58 @@ use crate::docker::{
 use crate::rootless_flags::is_named;
 use crate::rootless_network::{made, with_veth};
 
-/// The flags that README has for every host do not do here: what AppArmor denies is named.
+/// The flags that README has for every host, and no capability that an engine does not need.
+fn with_the_flags() -> Spec {
+    let capabilities = ROOTLESS_CAPABILITIES.map(|name| format!("--cap-add={name}"));
+    unprivileged()
+        .flags(ROOTLESS_FLAGS.into_iter().flatten())
+        .flags(["--cap-drop=ALL"])
+        .flags(capabilities)
+}
+
+/// Those flags do not do here: what AppArmor denies is named.
 #[test]
 #[ignore = "needs a host with AppArmor; tests/lab vm-test has one"]
 fn a_profile_of_apparmor_is_named() {
-    let capabilities = ROOTLESS_CAPABILITIES.map(|name| format!("--cap-add={name}"));
-    let spec = unprivileged()
-        .flags(ROOTLESS_FLAGS.into_iter().flatten())
-        .flags(["--cap-drop=ALL"])
-        .flags(capabilities);
     is_named(
-        &spec,
+        &with_the_flags(),
         &[
             "AppArmor enforces the profile docker-default, which denies mounts",
             "--security-opt apparmor=unconfined",
         ],
     );
+}
+
+/// A profile of one's own that allows mounts is enough, and is kept.
+#[test]
+#[ignore = "needs a host with AppArmor; tests/lab vm-test has one"]
+fn a_profile_of_apparmor_that_allows_mounts_stays() {
+    const PROFILE: &str =
+        "profile dind-allows-mounts flags=(attach_disconnected, mediate_deleted) {
+        file,
+        network,
+        capability,
+        signal,
+        ptrace,
+        mount,
+        umount,
+        pivot_root,
+        deny /sys/kernel/security/** rwklx,
+    }";
+    let host = Host::new();
+    host.0
+        .sh(&format!("echo '{PROFILE}' | apparmor_parser --replace"));
+    let spec = with_the_flags().flags(["--security-opt=apparmor=dind-allows-mounts"]);
+    let report = spec.run(&["doctor"]).exited(0);
+    assert!(!report.stdout.contains("AppArmor enforces"), "{report:?}");
+    let engine = spec.ready(&[]);
+    let profile = engine.sh("cat /proc/1/attr/current");
+    assert_eq!(profile.trim(), "dind-allows-mounts (enforce)");
+    engine.load_busybox();
+    assert_eq!(engine.inner(&[], &["echo", "inside"]).trim(), "inside");
+    drop(engine);
+    host.0
+        .sh("echo 'profile dind-allows-mounts { }' | apparmor_parser --remove");
 }
 
 /// What the host has outside of every container, and what it has for each: mounts, cgroups with their
