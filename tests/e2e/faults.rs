@@ -8,6 +8,7 @@
 //! container for each start would take four times as long.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::OnceLock;
 
 use crate::docker::{Container, all, dind, lab};
 
@@ -186,6 +187,12 @@ struct Call {
 struct Calls(Vec<Call>);
 
 impl Calls {
+    /// They are the same in every container: one start serves all tests.
+    fn get() -> &'static Self {
+        static CALLS: OnceLock<Calls> = OnceLock::new();
+        CALLS.get_or_init(|| Self::of(&container()))
+    }
+
     #[track_caller]
     fn of(container: &Container) -> Self {
         let text = container.text(&["bash", "-c", &format!("{START} start 0")]);
@@ -290,9 +297,7 @@ fn container() -> Container {
 /// Makes each call of this name fail.
 #[track_caller]
 fn each_fails_once(syscall: &str) {
-    let container = container();
-    let calls = Calls::of(&container);
-    let numbers = calls.numbers(syscall);
+    let numbers = Calls::get().numbers(syscall);
     assert!(
         !numbers.is_empty() || NOT_EVERYWHERE.contains(&syscall),
         "a start makes no call of {syscall}"
@@ -305,7 +310,7 @@ fn each_fails_once(syscall: &str) {
         })
         .collect();
     let script = format!("{START}\n{}", starts.join("\n"));
-    let starts = Start::parse(&container.text(&["bash", "-c", &script]));
+    let starts = Start::parse(&container().text(&["bash", "-c", &script]));
     assert_eq!(starts.len(), failures.len());
     let mut complaints = Vec::new();
     for (start, (number, error)) in starts.iter().zip(failures) {
@@ -372,8 +377,7 @@ system_calls! {
 /// No system call has been forgotten.
 #[test]
 fn every_system_call_of_a_start_has_a_test() {
-    let calls = Calls::of(&container());
-    let mut missing: Vec<&str> = calls
+    let mut missing: Vec<&str> = Calls::get()
         .own()
         .map(|call| call.name.as_str())
         .filter(|name| !TESTED.contains(name) && !NEVER_FAILS.contains(name))
