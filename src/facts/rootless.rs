@@ -130,6 +130,9 @@ pub struct Rootless {
     pub pasta: Option<PathBuf>,
     /// What a veth pair needs.
     pub nat: Nat,
+    /// The largest receive buffer that TCP takes by itself, in bytes: the last number of
+    /// `net.ipv4.tcp_rmem`, tcp(7). `None` where the kernel has it for the host only, before 4.15.
+    pub receive_buffer: Option<u64>,
     /// The paths of `newuidmap` and `newgidmap`; `None` where one is not in `PATH`.
     pub map_programs: Option<[PathBuf; 2]>,
     /// Whether root's home is a directory of the container itself, and no mount.
@@ -178,6 +181,9 @@ impl Rootless {
             slirp4netns: program("slirp4netns"),
             pasta: program("pasta"),
             nat: Nat::read(),
+            receive_buffer: read::kernel("/proc/sys/net/ipv4/tcp_rmem")
+                .ok()
+                .and_then(|sizes| sizes.split_whitespace().last()?.parse().ok()),
             map_programs: program("newuidmap")
                 .zip(program("newgidmap"))
                 .map(|(users, groups)| [users, groups]),

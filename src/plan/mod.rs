@@ -120,6 +120,7 @@ pub fn warnings(serve: Option<&Serve>, inputs: Inputs<'_>) -> Vec<Finding> {
         .chain(network::warning(inputs))
         .chain(limits::warnings(inputs))
         .chain(rootless_limits::warning(inputs))
+        .chain(rootless_network::warning(inputs))
         .chain(host_warnings(inputs.facts))
         .collect()
 }

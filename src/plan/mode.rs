@@ -603,6 +603,7 @@ pub mod tests {
                 hosts: false,
                 dockerd: false,
             },
+            receive_buffer: Some(6 << 20),
             map_programs: None,
             own_home: true,
             program: "/usr/local/bin/dind".into(),

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use super::action::{Action, OnFailure, Step};
 use super::engine::{Connector, Program};
+use super::inputs::Inputs;
 use super::mode::LINK;
 use super::namespaces::{Ends, Veth};
 use super::resolver::{self, Forwarder};
@@ -20,6 +21,11 @@ use crate::messages::finding::Finding;
 
 /// The network interface inside that slirp4netns and pasta make.
 const TAP: &str = "tap0";
+
+/// From so many bytes on the way, pasta takes no acknowledgement of all of them: `MAX_WINDOW`, and
+/// `SEQ_GE` in `tcp_data_from_tap` (passt's tcp_internal.h and tcp.c of 2025-05 and of 2026-07). It sends
+/// no more than its socket's receive buffer holds, in which every byte costs more than one.
+const PASTA_WINDOW: u64 = 1 << 24;
 
 /// The resolv.conf(5) of the namespaces, where one of this container's resolvers is out of reach.
 const RESOLV_CONF: &str = "/run/dind/resolv.conf";
@@ -68,6 +74,24 @@ pub fn shown(choice: &Choice, net: Net) -> String {
         text.push_str(&format!(", and no veth pair, since {reason}"));
     }
     text
+}
+
+/// Returns the warning that connections may stall: a receive buffer holds more than pasta can count.
+pub fn warning(inputs: Inputs<'_>) -> Option<Finding> {
+    let (rootless, _) = inputs.rootless()?;
+    let driver = inputs.rootless_network()?.driver;
+    let bytes = rootless.receive_buffer?;
+    let stalls = driver == RootlessNetwork::Pasta && bytes > PASTA_WINDOW;
+    let seen = format!(
+        "rootless: pasta may leave a fast connection to an inner container without data for good, since \
+         net.ipv4.tcp_rmem lets {bytes} bytes be on the way"
+    );
+    stalls.then(|| {
+        Finding::warning("rootless-pasta", seen, LINK).remedy(format!(
+            "start the container with --sysctl 'net.ipv4.tcp_rmem=4096 131072 {PASTA_WINDOW}', or choose \
+             another driver with DIND_ROOTLESS_NETWORK"
+        ))
+    })
 }
 
 /// Whether a veth pair has IPv6: where there is a way out that stays when this network namespace

@@ -322,6 +322,8 @@ struct Start<'a> {
     rootless: bool,
     /// Whether its cgroup is writable then.
     cgroup: bool,
+    /// The largest receive buffer of TCP, in bytes.
+    receive_buffer: u64,
 }
 
 /// Those of a process of root.
@@ -340,6 +342,7 @@ const DAEMON: Start<'_> = Start {
     capabilities: of_root(CapabilitySet::ALL),
     rootless: false,
     cgroup: false,
+    receive_buffer: 6 << 20,
 };
 const SHELL: Start<'_> = Start {
     stdin: Stdin::Terminal,
@@ -388,6 +391,8 @@ impl Start<'_> {
         Surroundings {
             rootless: self.rootless.then(|| Rootless {
                 cgroup: self.cgroup,
+                receive_buffer: Some(self.receive_buffer),
+                pasta: Some("/usr/bin/pasta".into()),
                 ..mode::tests::enough()
             }),
             stdin: self.stdin,

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::dns::{Outside, fetches};
 use crate::docker::{
     BUSYBOX, Container, Network, ROOTLESS_CAPABILITIES as CAPABILITIES, ROOTLESS_FLAGS as FLAGS,
-    Scratch, Spec, dind, docker, lab, rootless, rootless_with as with, unprivileged,
+    Scratch, Spec, dind, docker, lab, line_with, rootless, rootless_with as with, unprivileged,
 };
 use crate::rootless::child;
 
@@ -119,6 +119,19 @@ fn a_pasta_that_is_killed_is_started_again() {
         "docker run --rm --network host {BUSYBOX} ip route | grep -q default"
     ));
     fetches(&daemon, &[]);
+}
+
+/// A receive buffer in which pasta cannot count is warned of, until the flag of the remedy is there.
+#[test]
+fn a_receive_buffer_in_which_pasta_cannot_count_is_named() {
+    for (bytes, expected) in [(33_554_432, true), (16_777_216, false)] {
+        let buffer = format!("net.ipv4.tcp_rmem=4096 131072 {bytes}");
+        let spec = with_driver("pasta").flags(["--sysctl", &buffer]);
+        let output = spec.run(&["docker", "info"]).exited(0);
+        let remedy = "--sysctl 'net.ipv4.tcp_rmem=4096 131072 16777216'";
+        let warning = line_with(&output.stderr, &["dind: warning: rootless: pasta", remedy]);
+        assert_eq!(warning.is_some(), expected, "{output:?}");
+    }
 }
 
 /// Forwarding is turned on where it is off, and without CAP_NET_ADMIN nothing of this is possible.

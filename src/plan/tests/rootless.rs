@@ -617,6 +617,33 @@ fn of_limits(plan: &Plan) -> Option<String> {
     found.map(ToString::to_string)
 }
 
+/// A receive buffer that holds more than pasta can count is named, with it only.
+#[test]
+fn a_connection_that_pasta_may_leave_is_warned_of() -> Result<(), Fault> {
+    for (driver, receive_buffer, expected) in [
+        ("pasta", 33_554_432, true),
+        ("pasta", 16_777_217, true),
+        ("pasta", 16_777_216, false),
+        ("slirp4netns", 33_554_432, false),
+        ("auto", 33_554_432, false),
+    ] {
+        let start = Start {
+            variables: &[("DIND_ROOTLESS_NETWORK", driver)],
+            receive_buffer,
+            ..ROOTLESS
+        };
+        let plan = start.plan(&bare_v1())?;
+        let mut warnings = plan.warnings.iter().map(ToString::to_string);
+        let found = warnings.find(|warning| warning.contains("net.ipv4.tcp_rmem"));
+        assert_eq!(found.is_some(), expected, "{driver} {receive_buffer}");
+        assert!(found.is_none_or(|warning| {
+            warning.contains(&receive_buffer.to_string())
+                && warning.contains("--sysctl 'net.ipv4.tcp_rmem=4096 131072 16777216'")
+        }));
+    }
+    Ok(())
+}
+
 /// The cgroup of the container is the engine's where it can be: then dockerd is not told that it is in
 /// a user namespace, for it would take every limit out.
 #[test]

@@ -78,6 +78,7 @@ pub fn enough() -> Rootless {
             hosts: false,
             dockerd: false,
         },
+        receive_buffer: Some(6 << 20),
         map_programs: None,
         own_home: true,
         program: "/usr/local/bin/dind".into(),
