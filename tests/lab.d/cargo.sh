@@ -167,8 +167,8 @@ test_suite() {
     export DIND_LAB_TOOLS=$TOOLS_IMAGE DIND_LAB_BOLLARD DIND_LAB_UPSTREAM=$UPSTREAM_IMAGE
     export DIND_LAB_ROOTLESS=$ROOTLESS_IMAGE DIND_LAB_ROOTLESS_PEER=$ROOTLESS_PEER_IMAGE
     export DIND_LAB_ENGINES=$ENGINE_IMAGES
-    # Every end-to-end test starts its own daemons.
-    export RUST_TEST_THREADS=${RUST_TEST_THREADS:-2}
+    # Every end-to-end test starts its own daemons, and some wait for what takes its time.
+    export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$(($(nproc) + 1))}
     cargo test --locked "$@"
 }
 
