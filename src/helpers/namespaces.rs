@@ -163,9 +163,17 @@ fn be_inside(wanted: &Namespaces, mut parent: UnixStream, socket: BorrowedFd<'_>
             .remedy("start the container with --cap-add SETUID --cap-add SETGID")?;
     }
     let kinds = namespaces::kinds(wanted.cgroup);
-    unshare(kinds)
-        .context("cannot make a user namespace")
-        .remedy("see user.max_user_namespaces on the host, and 'dind doctor'")?;
+    let made = unshare(kinds);
+    // AppArmor's answer, since Linux 6.7: `apparmor_userns_create` in security/apparmor/lsm.c.
+    let remedy = match made {
+        Err(Errno::EACCES) => {
+            "give the profile of AppArmor that confines this container the rule 'userns,', or start it \
+             with --security-opt apparmor=unconfined"
+        }
+        _ => "see user.max_user_namespaces on the host, and 'dind doctor'",
+    };
+    made.context("cannot make a user namespace")
+        .remedy(remedy)?;
     parent
         .write_all(&[0])
         .and_then(|()| parent.read_exact(&mut [0]))

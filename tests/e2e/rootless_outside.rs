@@ -42,12 +42,15 @@ fn a_profile_of_apparmor_that_allows_mounts_stays() {
         capability,
         signal,
         ptrace,
+        userns,
         mount,
         umount,
         pivot_root,
         deny /sys/kernel/security/** rwklx,
     }";
     let host = Host::new();
+    host.0
+        .sh("mount -t securityfs securityfs /sys/kernel/security");
     host.0
         .sh(&format!("echo '{PROFILE}' | apparmor_parser --replace"));
     let spec = with_the_flags().flags(["--security-opt=apparmor=dind-allows-mounts"]);
