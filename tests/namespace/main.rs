@@ -27,6 +27,7 @@ use std::fs;
 use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::PermissionsExt;
+use std::panic::UnwindSafe;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -40,6 +41,7 @@ use dind::messages::backlog::Backlog;
 use dind::plan::action::{Action, OnFailure, Step};
 use dind::sys::memory::lower_oom_score_adj;
 use dind::sys::outlet::Outlet;
+use dind::sys::process;
 use dind::sys::signals::{self, Inherited, Signals};
 use dind::sys::spawn::{Child, Place, Session, spawn};
 use nix::errno::Errno;
@@ -47,7 +49,9 @@ use nix::libc;
 use nix::mount::MsFlags;
 use nix::poll::{PollFd, PollFlags};
 use nix::sched::CloneFlags;
-use nix::unistd::{UnlinkatFlags, unlinkat};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{ForkResult, Pid, UnlinkatFlags, unlinkat};
 
 /// Set in the process that is inside, to a name that no other test has.
 const INSIDE: &str = "DIND_TEST_INSIDE";
@@ -86,6 +90,20 @@ fn inside(test: &str, body: fn()) {
     assert!(output.status.success(), "{text}");
     // A name that matches no test would succeed too.
     assert!(text.contains("1 passed"), "{test} did not run:\n{text}");
+}
+
+/// Runs `checks` in a child, which has one thread: the harness has one more.
+#[track_caller]
+fn in_one_thread(checks: impl FnOnce() + UnwindSafe) {
+    match process::fork().unwrap() {
+        ForkResult::Child => {
+            let passed = std::panic::catch_unwind(checks).is_ok();
+            process::exit_child(i32::from(!passed))
+        }
+        ForkResult::Parent { child } => {
+            assert_eq!(waitpid(child, None), Ok(WaitStatus::Exited(child, 0)));
+        }
+    }
 }
 
 fn step(action: Action) -> Step {
@@ -788,21 +806,24 @@ fn a_write_without_a_reader_raises_no_signal_and_takes_none_away() {
     inside(
         "a_write_without_a_reader_raises_no_signal_and_takes_none_away",
         || {
-            let mut signals = Signals::catch(signals::block().unwrap()).unwrap();
-            let write = || {
-                let (reader, writer) = nix::unistd::pipe().unwrap();
-                let outlet = Outlet::new(writer);
-                drop(reader);
-                let mut backlog = Backlog::default();
-                backlog.offer(b"a line\n");
-                outlet.drain(&mut backlog);
-                assert!(backlog.is_empty());
-            };
-            write();
-            assert_eq!(signals.arrived().collect::<Vec<_>>(), Vec::<i32>::new());
-            nix::sys::signal::kill(nix::unistd::getpid(), nix::sys::signal::SIGPIPE).unwrap();
-            write();
-            assert_eq!(signals.arrived().collect::<Vec<_>>(), [libc::SIGPIPE]);
+            // Another thread, which does not block it, would get the signal of the process.
+            in_one_thread(|| {
+                let mut signals = Signals::catch(signals::block().unwrap()).unwrap();
+                let write = || {
+                    let (reader, writer) = nix::unistd::pipe().unwrap();
+                    let outlet = Outlet::new(writer);
+                    drop(reader);
+                    let mut backlog = Backlog::default();
+                    backlog.offer(b"a line\n");
+                    outlet.drain(&mut backlog);
+                    assert!(backlog.is_empty());
+                };
+                write();
+                assert_eq!(signals.arrived().collect::<Vec<_>>(), Vec::<i32>::new());
+                kill(Pid::this(), Signal::SIGPIPE).unwrap();
+                write();
+                assert_eq!(signals.arrived().collect::<Vec<_>>(), [libc::SIGPIPE]);
+            });
         },
     );
 }

@@ -22,7 +22,7 @@ use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::ForkResult;
 
-use super::{inside, scratch};
+use super::{in_one_thread, inside, scratch};
 
 /// A save to a store in `top`, whose data root is empty.
 pub fn saving(top: &Path) -> (Saving, Store) {
@@ -624,15 +624,7 @@ fn a_store_is_mounted_read_only_where_other_flags_are_locked() {
                 assert_eq!(mounted, [Path::new(MOUNT_POINT)]);
             };
             // unshare(2) wants a process of one thread for a user namespace.
-            match process::fork().unwrap() {
-                ForkResult::Child => {
-                    let passed = std::panic::catch_unwind(checks).is_ok();
-                    process::exit_child(i32::from(!passed))
-                }
-                ForkResult::Parent { child } => {
-                    assert_eq!(waitpid(child, None), Ok(WaitStatus::Exited(child, 0)));
-                }
-            }
+            in_one_thread(checks);
         },
     );
 }
