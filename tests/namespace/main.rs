@@ -92,9 +92,9 @@ fn inside(test: &str, body: fn()) {
     assert!(text.contains("1 passed"), "{test} did not run:\n{text}");
 }
 
-/// Runs `checks` in a child, which has one thread: the harness has one more.
+/// Runs `checks` in a forked child, which has one thread and so gets its own signals.
 #[track_caller]
-fn in_one_thread(checks: impl FnOnce() + UnwindSafe) {
+fn in_a_child(checks: impl FnOnce() + UnwindSafe) {
     match process::fork().unwrap() {
         ForkResult::Child => {
             let passed = std::panic::catch_unwind(checks).is_ok();
@@ -680,19 +680,6 @@ fn a_child_has_a_session_and_signals_of_its_own() {
     });
 }
 
-/// Runs `body` in a forked child, which has one thread and so gets its own signals.
-fn in_a_child(body: fn() -> bool) {
-    match dind::sys::process::fork().unwrap() {
-        nix::unistd::ForkResult::Parent { child } => {
-            let status = nix::sys::wait::waitpid(child, None).unwrap();
-            assert_eq!(status, nix::sys::wait::WaitStatus::Exited(child, 0));
-        }
-        nix::unistd::ForkResult::Child => {
-            dind::sys::process::exit_child(i32::from(!body()));
-        }
-    }
-}
-
 /// ppoll(2) lets no signal in where a descriptor is ready. Somebody who always writes must not
 /// keep PID 1 from its end.
 #[test]
@@ -707,7 +694,7 @@ fn a_signal_is_delivered_though_a_descriptor_is_always_ready() {
                 nix::sys::signal::raise(nix::sys::signal::Signal::SIGTERM).unwrap();
                 let mut ready = [PollFd::new(reader.as_fd(), PollFlags::POLLIN)];
                 let polled = signals.poll(&mut ready, None);
-                polled.is_ok() && signals.arrived().eq([libc::SIGTERM])
+                assert!(polled.is_ok() && signals.arrived().eq([libc::SIGTERM]));
             });
         },
     );
@@ -720,7 +707,7 @@ fn a_signal_that_is_kept_is_not_waited_for() {
         in_a_child(|| {
             let mut signals = Signals::catch(signals::block().unwrap()).unwrap();
             signals.keep(vec![libc::SIGHUP]);
-            signals.poll(&mut [], None).is_ok() && signals.arrived().eq([libc::SIGHUP])
+            assert!(signals.poll(&mut [], None).is_ok() && signals.arrived().eq([libc::SIGHUP]));
         });
     });
 }
@@ -736,7 +723,7 @@ fn a_helper_survives_a_write_without_a_reader() {
             become_helper(signals.inherited(), &[writer.as_fd()]).unwrap();
             // Its descriptors are closed by now.
             std::mem::forget(signals);
-            nix::unistd::write(&writer, b"x") == Err(nix::errno::Errno::EPIPE)
+            assert!(nix::unistd::write(&writer, b"x") == Err(nix::errno::Errno::EPIPE));
         });
     });
 }
@@ -762,7 +749,7 @@ fn an_oom_score_is_lowered_and_never_raised() {
             fs::write(FILE, "900").unwrap();
             let lowered = [before, before, 1000].map(lower_oom_score_adj);
             let after = fs::read_to_string(FILE).unwrap();
-            lowered == [Some(900), None, None] && after.trim() == before.to_string()
+            assert!(lowered == [Some(900), None, None] && after.trim() == before.to_string());
         });
     });
 }
@@ -807,7 +794,7 @@ fn a_write_without_a_reader_raises_no_signal_and_takes_none_away() {
         "a_write_without_a_reader_raises_no_signal_and_takes_none_away",
         || {
             // Another thread, which does not block it, would get the signal of the process.
-            in_one_thread(|| {
+            in_a_child(|| {
                 let mut signals = Signals::catch(signals::block().unwrap()).unwrap();
                 let write = || {
                     let (reader, writer) = nix::unistd::pipe().unwrap();

@@ -14,15 +14,12 @@ use dind::store::manifest::{Ids, Layout, Version};
 use dind::store::origin::{ORIGIN, Origin};
 use dind::sys::signals::Inherited;
 
-use dind::sys::process;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage, setrlimit};
 use nix::sys::statvfs::{FsFlags, statvfs};
-use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::ForkResult;
 
-use super::{in_one_thread, inside, scratch};
+use super::{in_a_child, inside, scratch};
 
 /// A save to a store in `top`, whose data root is empty.
 pub fn saving(top: &Path) -> (Saving, Store) {
@@ -624,7 +621,7 @@ fn a_store_is_mounted_read_only_where_other_flags_are_locked() {
                 assert_eq!(mounted, [Path::new(MOUNT_POINT)]);
             };
             // unshare(2) wants a process of one thread for a user namespace.
-            in_one_thread(checks);
+            in_a_child(checks);
         },
     );
 }
@@ -657,15 +654,7 @@ fn a_start_with_thousands_of_layers_is_bounded() {
                 assert!(after - before < 8192, "{before} kB, then {after} kB");
             };
             // The most that this process has used before is no measure.
-            match process::fork().unwrap() {
-                ForkResult::Child => {
-                    let passed = std::panic::catch_unwind(start).is_ok();
-                    process::exit_child(i32::from(!passed))
-                }
-                ForkResult::Parent { child } => {
-                    assert_eq!(waitpid(child, None), Ok(WaitStatus::Exited(child, 0)));
-                }
-            }
+            in_a_child(start);
             let generation = store.hold(1).unwrap().unwrap();
             for layer in layers {
                 let link = filling.data_root.join("overlay2").join(layer).join("diff");
