@@ -342,16 +342,25 @@ pub fn rootless() -> Spec {
     rootless_with(ROOTLESS_FLAGS, ROOTLESS_CAPABILITIES)
 }
 
-/// A container with the flags and capabilities, and no other capability.
+/// The same with other flags and capabilities.
 pub fn rootless_with<'a>(
+    flags: impl IntoIterator<Item = [&'a str; 2]>,
+    capabilities: impl IntoIterator<Item = &'a str>,
+) -> Spec {
+    with_only(flags, capabilities)
+        .flags(["--security-opt=no-new-privileges"])
+        // A host with AppArmor; the flag is no error on others.
+        .flags(["--security-opt=apparmor=unconfined"])
+}
+
+/// A container with the flags and capabilities, and no other capability.
+pub fn with_only<'a>(
     flags: impl IntoIterator<Item = [&'a str; 2]>,
     capabilities: impl IntoIterator<Item = &'a str>,
 ) -> Spec {
     unprivileged()
         .flags(flags.into_iter().flatten())
-        .flags(["--cap-drop=ALL", "--security-opt=no-new-privileges"])
-        // A host with AppArmor; the flag is no error on others.
-        .flags(["--security-opt=apparmor=unconfined"])
+        .flags(["--cap-drop=ALL"])
         .flags(
             capabilities
                 .into_iter()

@@ -5,25 +5,17 @@ use std::time::Instant;
 
 use crate::docker::{
     BUSYBOX, Container, ROOTLESS_CAPABILITIES, ROOTLESS_FLAGS, Spec, deadline, unprivileged,
+    with_only,
 };
 use crate::rootless_flags::is_named;
 use crate::rootless_network::{made, with_veth};
 
-/// The flags that README has for every host, and no capability that an engine does not need.
-fn with_the_flags() -> Spec {
-    let capabilities = ROOTLESS_CAPABILITIES.map(|name| format!("--cap-add={name}"));
-    unprivileged()
-        .flags(ROOTLESS_FLAGS.into_iter().flatten())
-        .flags(["--cap-drop=ALL"])
-        .flags(capabilities)
-}
-
-/// Those flags do not do here: what AppArmor denies is named.
+/// The flags of hosts without AppArmor do not do here: what it denies is named.
 #[test]
 #[ignore = "needs a host with AppArmor; tests/lab vm-test has one"]
 fn a_profile_of_apparmor_is_named() {
     is_named(
-        &with_the_flags(),
+        &with_only(ROOTLESS_FLAGS, ROOTLESS_CAPABILITIES),
         &[
             "AppArmor enforces the profile docker-default, which denies mounts",
             "--security-opt apparmor=unconfined",
@@ -53,7 +45,8 @@ fn a_profile_of_apparmor_that_allows_mounts_stays() {
         .sh("mount -t securityfs securityfs /sys/kernel/security");
     host.0
         .sh(&format!("echo '{PROFILE}' | apparmor_parser --replace"));
-    let spec = with_the_flags().flags(["--security-opt=apparmor=dind-allows-mounts"]);
+    let spec = with_only(ROOTLESS_FLAGS, ROOTLESS_CAPABILITIES)
+        .flags(["--security-opt=apparmor=dind-allows-mounts"]);
     let report = spec.run(&["doctor"]).exited(0);
     assert!(!report.stdout.contains("AppArmor enforces"), "{report:?}");
     let engine = spec.ready(&[]);
