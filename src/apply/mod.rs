@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt, chown, symlink};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -25,6 +25,7 @@ use crate::facts::host::Confinement;
 use crate::messages::fault::Fault;
 use crate::messages::remedy::Remedy;
 use crate::plan::action::{Action, OPEN, OnFailure, Step};
+use crate::sys::pinned::Pinned;
 use crate::sys::read::{self, Links};
 use crate::sys::tree::{self, Mounts};
 use crate::sys::write;
@@ -275,12 +276,12 @@ fn copy_up(path: &Path, own: &[&str], later: &[&str]) -> Result<()> {
 
 /// Gives a file to a user: see [`Action::Give`].
 fn give(path: &Path, user: u32, alone: bool) -> Result<()> {
-    let found = fs::symlink_metadata(path)?;
-    if found.uid() == user {
+    let given = Pinned::open(path)?;
+    if given.metadata().uid() == user {
         return Ok(());
     }
-    if alone && found.is_dir() {
-        let others = fs::read_dir(path)?.filter_map(|entry| {
+    if alone && given.metadata().is_dir() {
+        let others = given.entries()?.filter_map(|entry| {
             let entry = entry.ok()?;
             let found = entry.metadata().ok()?;
             // A start binds its socket before.
@@ -294,20 +295,19 @@ fn give(path: &Path, user: u32, alone: bool) -> Result<()> {
             ));
         }
     }
-    chown(path, Some(user), None)?;
-    Ok(())
+    Ok(given.give(user)?)
 }
 
+/// Makes a directory and gives it a mode: see [`Action::Directory`].
 fn directory(path: &Path, mode: u32) -> io::Result<()> {
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o755)
         .create(path)?;
-    // One that another user has already is left alone: only its owner may ask.
-    match fs::metadata(path)?.mode() & 0o7777 == mode {
-        true => Ok(()),
-        false => fs::set_permissions(path, fs::Permissions::from_mode(mode)),
+    if fs::metadata(path)?.mode() & 0o7777 == mode {
+        return Ok(());
     }
+    Pinned::open(path)?.set_mode(mode)
 }
 
 /// Removes a directory with all that is in it. A missing one is no error.

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::paths::resolve;
 use crate::input::config::{Config, STORE};
 use crate::messages::fault::Fault;
 use crate::store::disk::{Form, Generation, Store};
@@ -16,6 +17,8 @@ use crate::sys::search::search;
 pub struct StoreFacts {
     /// Its path.
     pub path: PathBuf,
+    /// The same with symbolic links resolved, as far as it exists.
+    pub real: PathBuf,
     /// Whether it is a directory or a file.
     pub form: Form,
     /// What is there.
@@ -51,6 +54,7 @@ impl StoreFacts {
         if let Ok(Some(generation)) = own {
             return Some(Self {
                 path: generation.store.clone(),
+                real: resolve(&generation.store),
                 form: generation.form,
                 found: Found::Generation(Arc::new(generation)),
                 mkfs: None,
@@ -67,6 +71,7 @@ impl StoreFacts {
         };
         Some(Self {
             path: path.to_owned(),
+            real: resolve(path),
             mkfs: (saved.is_some() && form == Form::File)
                 .then(|| search("mkfs.erofs", &config.search_path))
                 .flatten(),

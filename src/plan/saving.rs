@@ -93,6 +93,13 @@ pub fn plan(
         (Form::File, Some(work)) => (work.to_owned(), Some(packing(save, found)?)),
         _ => (save.path.clone(), None),
     };
+    // Whoever may write to the store can put a link there at any time.
+    let elsewhere =
+        found.is_some_and(|found| inputs.facts.data_root.path != found.real.join(SAVING));
+    if form == Form::Directory && elsewhere {
+        return Err(nothing(&format!("{path}/{SAVING} is a symbolic link"))
+            .remedy("remove it, or name another directory"));
+    }
     if let Filesystem::Unsuitable(name) = inputs.facts.data_root.filesystem {
         if form == Form::File {
             return Err(Fault::failure(format!(

@@ -184,9 +184,7 @@ impl Store {
                 let store = Self {
                     path: path.to_owned(),
                 };
-                for name in DIRECTORIES {
-                    directory(&path.join(name))?;
-                }
+                directories(path)?;
                 Ok(Some(store))
             }
             Some(format) if format.starts_with(b"dind-store ") => {
@@ -203,13 +201,14 @@ impl Store {
                         entries.map(|entry| Ok(entry?.file_name())).collect();
                     let names = names.with_context(|| format!("cannot read {shown}"))?;
                     let begun = DIRECTORIES.iter().chain(&BEGUN);
-                    match names
+                    if !names
                         .iter()
                         .all(|name| begun.clone().any(|begun| name == *begun))
                     {
-                        true => Ok(None),
-                        false => Err(another()),
+                        return Err(another());
                     }
+                    directories(path)?;
+                    Ok(None)
                 }
             },
         }
@@ -328,8 +327,15 @@ impl Store {
     }
 }
 
-/// Fails where a directory of a store is something else, such as a link to a directory of the host.
-/// A missing one is no error.
+/// Fails where one of the directories of the store at `path` is something else, such as a link to a
+/// directory of the host. A missing one is no error.
+fn directories(path: &Path) -> Result<()> {
+    DIRECTORIES
+        .iter()
+        .try_for_each(|name| directory(&path.join(name)))
+}
+
+/// The same for one.
 fn directory(path: &Path) -> Result<()> {
     match write::open_directory(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error)

@@ -19,6 +19,7 @@ pub mod nat;
 pub mod netlink;
 pub mod nonblocking;
 pub mod outlet;
+pub mod pinned;
 pub mod process;
 pub mod read;
 pub mod search;

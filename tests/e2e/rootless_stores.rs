@@ -122,6 +122,28 @@ fn a_store_is_of_engines_with_the_same_ids() {
     assert_eq!(begins(&with).ready(&[]).sh(FILES), files);
 }
 
+/// A store belongs to the engine's user, whom any inner container can be: root follows no link in it.
+#[test]
+fn root_follows_no_link_in_a_store() {
+    let (stores, other) = (Volume::new(), Volume::new());
+    let both = |spec: Spec| spec.flags(stores.on("/stores")).flags(other.on("/other"));
+    for link in ["generations", "layers", "saving"] {
+        let planted = format!(
+            "rm -rf /stores/main; mkdir /stores/main; ln -s /other /stores/main/{link}; \
+             chown -h 100000 /stores/main/{link}; chown 1000 /stores/main; chmod 755 /other"
+        );
+        both(unprivileged()).shell(&planted).run(&[]).exited(0);
+        let save = ["store", "save", STORE, "--from-nothing", "--", "true"];
+        let named = format!("cannot open /stores/main/{link}: a symbolic link");
+        both(rootless())
+            .run(&save)
+            .exited(1)
+            .says(&["dind: error: ", &named]);
+        let found = both(unprivileged()).run(&["stat", "-c", "%u %a", "/other"]);
+        assert_eq!(found.text(), "0 755", "{link}");
+    }
+}
+
 /// What needs a loop device is refused.
 #[test]
 fn one_file_is_refused_without_privileges() {

@@ -106,6 +106,7 @@ fn places() -> Vec<Facts> {
     facts.images = true;
     facts.store = Some(StoreFacts {
         path: "/store".into(),
+        real: "/store".into(),
         form: Form::Directory,
         found: Found::Nothing,
         mkfs: None,

@@ -31,6 +31,18 @@ fn planned_by(
     mkfs: Option<&str>,
     flags: &[&str],
 ) -> Result<Saving, Fault> {
+    planned_at(start, path, Path::to_owned, found, mkfs, flags)
+}
+
+/// `real` gives the path of the data root with links resolved.
+fn planned_at(
+    start: &Start<'_>,
+    path: &str,
+    real: impl Fn(&Path) -> PathBuf,
+    found: Found,
+    mkfs: Option<&str>,
+    flags: &[&str],
+) -> Result<Saving, Fault> {
     let save = save(path);
     let form = Form::of(&save.path);
     let flags: Vec<OsString> = flags.iter().map(Into::into).collect();
@@ -43,10 +55,15 @@ fn planned_by(
     let facts = Facts {
         store: Some(StoreFacts {
             path: path.into(),
+            real: path.into(),
             form,
             found,
             mkfs: mkfs.map(Into::into),
         }),
+        data_root: DataRoot {
+            path: real(&options.data_root),
+            ..bare_v1().data_root
+        },
         ..bare_v1()
     };
     let inputs = Inputs {
@@ -137,4 +154,21 @@ fn what_a_save_is_refused_for_is_named() {
         let said = planned(path, found, mkfs, flags).map_err(|fault| fault.to_string());
         assert_eq!(said.map(|saving| saving.store), Err(expected.to_owned()));
     }
+}
+
+/// Whoever may write to a store may make it one at any time, and all that root does to the data root
+/// would be done there.
+#[test]
+fn a_data_root_that_is_a_link_is_refused() {
+    let elsewhere = |_: &Path| PathBuf::from("/usr/local/sbin");
+    let said = planned_at(
+        &DAEMON,
+        "/stores/main",
+        elsewhere,
+        Found::Nothing,
+        None,
+        &[],
+    );
+    let said = said.map_err(|fault| fault.to_string());
+    assert_eq!(said.map(|saving| saving.store), Err("nothing can be saved to /stores/main: /stores/main/saving is a symbolic link; remove it, or name another directory".into()));
 }

@@ -34,6 +34,7 @@ fn with_store(found: Found, origin: Option<(&str, u64)>) -> Facts {
     facts.image_stores = Some(ImageStores::GraphDrivers);
     facts.store = Some(StoreFacts {
         path: "/stores/main".into(),
+        real: "/stores/main".into(),
         form: Form::Directory,
         found,
         mkfs: None,
