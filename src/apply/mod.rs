@@ -19,6 +19,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
+use nix::unistd::geteuid;
 use tracing::{debug, warn};
 
 use crate::facts::host::Confinement;
@@ -284,8 +285,10 @@ fn give(path: &Path, user: u32, alone: bool) -> Result<()> {
         let others = given.entries()?.filter_map(|entry| {
             let entry = entry.ok()?;
             let found = entry.metadata().ok()?;
-            // A start binds its socket before.
-            let counts = found.uid() != user && !found.file_type().is_socket();
+            // A start binds its socket before, and mke2fs(8) makes the directory.
+            let counts = found.uid() != user
+                && !found.file_type().is_socket()
+                && entry.file_name() != "lost+found";
             counts.then(|| (entry.file_name(), found.uid()))
         });
         if let Some((name, other)) = others.into_iter().next() {
@@ -307,7 +310,18 @@ fn directory(path: &Path, mode: u32) -> io::Result<()> {
     if fs::metadata(path)?.mode() & 0o7777 == mode {
         return Ok(());
     }
-    Pinned::open(path)?.set_mode(mode)
+    let made = Pinned::open(path)?;
+    match made.set_mode(mode) {
+        // Another user's: only its owner may, or who has CAP_FOWNER, which an engine without privileges
+        // does not need.
+        Err(error)
+            if error.kind() == io::ErrorKind::PermissionDenied
+                && made.metadata().uid() != geteuid().as_raw() =>
+        {
+            Ok(())
+        }
+        set => set,
+    }
 }
 
 /// Removes a directory with all that is in it. A missing one is no error.

@@ -68,6 +68,22 @@ fn an_overlay_without_a_device_holds_full_copies() {
     works(&container);
 }
 
+/// A new file system has a directory of root's, and Kubernetes' fsGroup a mode that only the owner may
+/// change: neither is in the way.
+#[test]
+fn a_volume_may_be_new_or_writable_by_a_group() {
+    for made in [
+        "mkdir -m 700 /v/lost+found",
+        "chown 1000:2000 /v; chmod 2770 /v",
+    ] {
+        let volume = Volume::new();
+        let spec = unprivileged().flags(volume.on("/v")).shell(made);
+        spec.run(&[]).exited(0);
+        let container = rootless().flags(volume.on("/var/lib/docker")).ready(&[]);
+        works(&container);
+    }
+}
+
 /// A tmpfs is mounted where the engine is; an ext4 image cannot be, and its request is refused.
 #[test]
 fn a_tmpfs_can_be_asked_for_and_an_image_cannot() {
