@@ -87,9 +87,12 @@ const SETTINGS: [(&str, &str); 3] = [
     ("user/max_user_namespaces", "0"),
     // Debian's kernels.
     ("kernel/unprivileged_userns_clone", "0"),
-    // Ubuntu's, since 23.10.
-    ("kernel/apparmor_restrict_unprivileged_userns", "1"),
+    (OF_APPARMOR, "1"),
 ];
+
+/// Ubuntu's, since 23.10. It is for processes that no profile confines: one of a profile may do what
+/// that says (`aa_profile_ns_perm` in security/apparmor/task.c).
+const OF_APPARMOR: &str = "kernel/apparmor_restrict_unprivileged_userns";
 
 /// What an engine in a user namespace needs, as it was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -163,14 +166,10 @@ impl Rootless {
                 Confinement::AppArmor(profile) => Some(profile),
                 Confinement::None | Confinement::Selinux(_) => None,
             },
-            settings: SETTINGS
-                .iter()
-                .filter_map(|(file, closed)| {
-                    let value = read::kernel(format!("/proc/sys/{file}")).ok()?;
-                    let is_closed = value.trim() == *closed;
-                    is_closed.then(|| (file.replace('/', "."), (*closed).to_owned()))
-                })
-                .collect(),
+            settings: settings(
+                |file| read::kernel(format!("/proc/sys/{file}")).ok(),
+                &read::kernel("/proc/self/attr/current").unwrap_or_default(),
+            ),
             tun: device("/dev/net/tun"),
             fuse: device("/dev/fuse"),
             cgroup: ["", "cgroup.procs", "cgroup.subtree_control"]
@@ -192,6 +191,18 @@ impl Rootless {
             account,
         }
     }
+}
+
+/// The settings that keep this process from making a user namespace. `value` gives the text of a file
+/// below `/proc/sys`; `label` is that of `/proc/self/attr/current`.
+fn settings(value: impl Fn(&str) -> Option<String>, label: &str) -> Vec<(String, String)> {
+    let confined = label.trim_end_matches(['\0', '\n']) != "unconfined";
+    SETTINGS
+        .iter()
+        .filter(|(file, _)| *file != OF_APPARMOR || !confined)
+        .filter(|(file, closed)| value(file).is_some_and(|value| value.trim() == *closed))
+        .map(|(file, closed)| (file.replace('/', "."), (*closed).to_owned()))
+        .collect()
 }
 
 impl Account {
@@ -322,6 +333,21 @@ mod tests {
     const PASSWD: &str = "root:x:0:0:root:/root:/bin/bash\n\
         broken:x:y:0::/:\n\
         rootless:x:1234:1235:Rootless:/home/rootless:/bin/sh\n";
+
+    #[test]
+    fn apparmors_setting_is_for_what_no_profile_confines() {
+        let all = |file: &str| Some(format!("{}\n", u8::from(file == OF_APPARMOR)));
+        for (label, expected) in [
+            ("unconfined\n", 3),
+            ("docker-default (enforce)\n", 2),
+            ("own (unconfined)\n", 2),
+            ("", 2),
+        ] {
+            assert_eq!(settings(all, label).len(), expected, "{label}");
+        }
+        assert_eq!(settings(|_| Some("7\n".into()), "unconfined"), []);
+        assert_eq!(settings(|_| None, "unconfined"), []);
+    }
 
     #[test]
     fn an_account_is_found_by_its_name_and_its_number() {

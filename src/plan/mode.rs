@@ -321,10 +321,16 @@ fn missing(rootless: &Rootless, user: u32, capabilities: &Capabilities) -> Vec<M
             "kernel.unprivileged_userns_clone" => "1",
             _ => "0",
         };
+        let or = match name.contains("apparmor") {
+            true => {
+                "start it with a profile of AppArmor that has userns, mount, umount and pivot_root, or "
+            }
+            false => "",
+        };
         missing.push(Missing::new(
             "rootless-setting",
             format!("{name} is {value} on the host"),
-            format!("set it there: sysctl -w {name}={other}"),
+            format!("{or}set it there: sysctl -w {name}={other}"),
             "opens user namespaces to every user of the host",
         ));
     }
@@ -707,7 +713,7 @@ pub mod tests {
                     facts.settings = vec![(name.into(), "1".into())];
                 },
                 "rootless-setting",
-                "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0",
+                "pivot_root, or set it there: sysctl -w kernel.apparmor_restrict_unprivileged_userns=0",
             ),
             (
                 |facts| facts.uid_map = vec![extent(0, 1000, 1)],
