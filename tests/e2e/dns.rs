@@ -6,9 +6,10 @@ use crate::docker::{
 };
 use crate::nesting::Images;
 
-/// Prints the page of the server `web`. A static busybox finds names by `nslookup` alone.
+/// Prints the page of the server `web`. A static busybox finds names by `nslookup` alone. nc closes its
+/// side when it has sent, and passt of 2023 then does not say that the other side has, too.
 const FETCH: &str = r#"address=$(nslookup web | awk '/^Name/ {named = 1} named && /^Address/ {print $NF; exit}')
-printf 'GET / HTTP/1.0\r\n\r\n' | nc $address 80 | tail -n 1"#;
+wget -q -O - http://$address/"#;
 
 /// What forwards queries: the only dind that PID 1 starts.
 const FORWARDER: &str = "pgrep -P 1 -x dind";
