@@ -132,6 +132,7 @@ fn carry_out(action: &Action) -> Result<Option<Unfinished>> {
         Action::Write { path, content } => write(path, content).context(action.to_string()),
         Action::Shortcut { programs } => shortcut::install(programs).context(action.to_string()),
         Action::Set { path, value } => fs::write(path, value).context(action.to_string()),
+        Action::Forward { family } => netfilter::forward(*family).context(action.to_string()),
         Action::Delegate {
             remount,
             root,

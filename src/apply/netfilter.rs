@@ -1,16 +1,18 @@
 //! Asks the kernel for nf_tables, loads modules, and makes the rules of a veth pair. The request
 //! can itself load nf_tables.
 
+use std::fs;
 use std::os::fd::OwnedFd;
 
 use anyhow::{Context, Result};
 use nix::sys::socket::SockProtocol;
 use tracing::debug;
 
+use crate::facts::nat::switch;
 use crate::facts::netfilter::NfTables;
 use crate::messages::remedy::Remedy;
 use crate::plan::NF_TABLES;
-use crate::sys::nat;
+use crate::sys::nat::{self, Family, TABLE_FORWARDING};
 use crate::sys::netlink::{self, Messages};
 
 /// Makes the kernel load the module `name`, where it exists and is not loaded, by looking up a
@@ -51,6 +53,16 @@ pub fn translate(name: &str) -> Result<OwnedFd> {
     nat::translate(name)
         .with_context(|| format!("cannot make the table {name} of nf_tables"))
         .remedy("use Linux 5.12 or later with nf_tables")
+}
+
+/// Forwards packets of this family, and first sees to it that none go from one network of this container
+/// to another: with forwarding on, whoever is in one of them reaches the others through this container.
+/// dockerd has a policy for that (`setupIPForwarding` in moby's libnetwork/drivers/bridge).
+pub fn forward(family: Family) -> Result<()> {
+    nat::close(family)
+        .with_context(|| format!("cannot make the table {TABLE_FORWARDING} of nf_tables"))?;
+    let path = switch(family);
+    fs::write(path, "1").with_context(|| format!("cannot write {path}"))
 }
 
 /// Whether nf_tables answers `NFT_MSG_GETGEN`, the first request of the nft backend of iptables:

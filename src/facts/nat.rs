@@ -6,6 +6,7 @@ use nix::unistd::{AccessFlags, access};
 use super::neighbours;
 use super::netfilter::NfTables;
 use super::network::is_hosts;
+use crate::sys::nat::Family;
 use crate::sys::read;
 
 /// A setting of the kernel that is on or off: sysctl(8).
@@ -54,6 +55,14 @@ pub const IPV4: &str = "/proc/sys/net/ipv4/ip_forward";
 
 /// Turns forwarding of IPv6 on.
 pub const IPV6: &str = "/proc/sys/net/ipv6/conf/all/forwarding";
+
+/// Returns the file of the kernel that turns forwarding on.
+pub fn switch(family: Family) -> &'static str {
+    match family {
+        Family::Ipv4 => IPV4,
+        Family::Ipv6 => IPV6,
+    }
+}
 
 impl Nat {
     /// Reads `/proc`. What cannot be read counts as not being there.

@@ -5,8 +5,10 @@ use std::path::PathBuf;
 
 use nix::mount::MsFlags;
 
+use crate::facts::nat;
 use crate::facts::netfilter::NftPrograms;
 use crate::shortcut::place;
+use crate::sys::nat::{Family, TABLE_FORWARDING};
 
 /// The permission bits of a device that is open to every user.
 pub const OPEN: u32 = 0o666;
@@ -129,6 +131,11 @@ pub enum Action {
         /// The value.
         value: &'static str,
     },
+    /// Forward packets of a family, and nothing else than what engines and bridges send and get.
+    Forward {
+        /// The family of addresses.
+        family: Family,
+    },
     /// Move every process of the cgroup at `root` to its child `leaf`, and enable every
     /// controller for children: cgroup-v2.rst, No Internal Process Constraint.
     Delegate {
@@ -242,6 +249,13 @@ impl fmt::Display for Action {
                 place::DIRECTORY
             ),
             Self::Set { path, value } => write!(formatter, "echo {value} >{}", path.display()),
+            Self::Forward { family } => write!(
+                formatter,
+                "nft add table {} {TABLE_FORWARDING}, by which only what engines and bridges send and get \
+                 is forwarded, and echo 1 >{}",
+                family.name(),
+                nat::switch(*family)
+            ),
             Self::Delegate {
                 root,
                 leaf,

@@ -13,11 +13,12 @@ use super::mode::LINK;
 use super::namespaces::{Ends, Veth};
 use super::resolver::{self, Forwarder};
 use super::rootless_driver::{Choice, mtu};
-use crate::facts::nat::{self, Ipv6, Switch};
+use crate::facts::nat::{Ipv6, Switch};
 use crate::facts::network::{Network, Networks, USUAL_MTU};
 use crate::facts::rootless::Rootless;
 use crate::input::config::{Config, RootlessNetwork};
 use crate::messages::finding::Finding;
+use crate::sys::nat::Family;
 
 /// The network interface inside that slirp4netns and pasta make.
 const TAP: &str = "tap0";
@@ -100,7 +101,8 @@ fn has_ipv6(rootless: &Rootless) -> bool {
     rootless.nat.ipv6_route == Ipv6::Set && rootless.nat.ipv6 != Switch::Fixed
 }
 
-/// The steps before a veth pair is of use: this network namespace has to forward.
+/// The steps before a veth pair is of use: this network namespace has to forward. Where it does already,
+/// what else it forwards is its owner's choice.
 pub fn forwarding(choice: &Choice, rootless: &Rootless) -> Vec<Step> {
     if choice.driver != RootlessNetwork::Veth {
         return Vec::new();
@@ -110,16 +112,13 @@ pub fn forwarding(choice: &Choice, rootless: &Rootless) -> Vec<Step> {
     let fatal = OnFailure::Fatal { lost, remedy };
     let ipv6 = rootless.nat.ipv6 == Switch::Off && has_ipv6(rootless);
     [
-        (nat::IPV4, rootless.nat.ipv4 == Switch::Off, fatal),
-        (nat::IPV6, ipv6, OnFailure::Warn),
+        (Family::Ipv4, rootless.nat.ipv4 == Switch::Off, fatal),
+        (Family::Ipv6, ipv6, OnFailure::Warn),
     ]
     .into_iter()
     .filter(|(_, is_off, _)| *is_off)
-    .map(|(path, _, on_failure)| Step {
-        action: Action::Set {
-            path: path.into(),
-            value: "1",
-        },
+    .map(|(family, _, on_failure)| Step {
+        action: Action::Forward { family },
         on_failure,
         why: "what comes from the engine's network is forwarded".into(),
     })
@@ -398,18 +397,15 @@ mod tests {
             let mut rootless = with_ipv6(route, Switch::Off);
             rootless.nat.ipv4 = ipv4;
             let steps = forwarding(&choice(driver), &rootless).into_iter();
-            steps
-                .map(|step| step.action.to_string())
-                .collect::<Vec<_>>()
+            steps.map(|step| step.action).collect::<Vec<_>>()
         };
-        let ipv4 = format!("echo 1 >{}", nat::IPV4);
-        let ipv6 = format!("echo 1 >{}", nat::IPV6);
+        let [ipv4, ipv6] = [Family::Ipv4, Family::Ipv6].map(|family| Action::Forward { family });
         let veth = RootlessNetwork::Veth;
-        assert_eq!(steps(veth, Switch::Off, Ipv6::None), [ipv4.as_str()]);
-        assert_eq!(steps(veth, Switch::On, Ipv6::Set), [ipv6.as_str()]);
-        assert_eq!(steps(veth, Switch::On, Ipv6::None), [""; 0]);
+        assert_eq!(steps(veth, Switch::Off, Ipv6::None), [ipv4]);
+        assert_eq!(steps(veth, Switch::On, Ipv6::Set), [ipv6]);
+        assert_eq!(steps(veth, Switch::On, Ipv6::None), []);
         let other = RootlessNetwork::Pasta;
-        assert_eq!(steps(other, Switch::Off, Ipv6::Set), [""; 0]);
+        assert_eq!(steps(other, Switch::Off, Ipv6::Set), []);
     }
 
     #[test]

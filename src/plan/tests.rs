@@ -551,6 +551,7 @@ fn after(facts: &Facts, plan: &Plan) -> Facts {
             | Action::Write { .. }
             | Action::Shortcut { .. }
             | Action::Set { .. }
+            | Action::Forward { .. }
             | Action::LoadModule { .. }
             | Action::Bind { .. }
             | Action::CopyUp { .. }
@@ -590,6 +591,7 @@ fn repeated(plan: &Plan) -> Vec<String> {
             Action::Write { .. }
             | Action::Shortcut { .. }
             | Action::Set { .. }
+            | Action::Forward { .. }
             | Action::LoadModule { .. }
             | Action::Lock { .. } => false,
             Action::Directory { path, .. } | Action::Symlink { link: path, .. } => {

@@ -1,8 +1,9 @@
-//! Source NAT for what comes from one interface, by a table of nf_tables that ends with its socket:
-//! linux/netfilter/nf_tables.h.
+//! Source NAT for what comes from one interface, by a table of nf_tables that ends with its socket, and
+//! a table that has nothing else forwarded: linux/netfilter/nf_tables.h.
 
 use std::os::fd::OwnedFd;
 
+use nix::errno::Errno;
 use nix::sys::socket::SockProtocol;
 
 use super::netlink::{self, APPEND, Messages, NEW};
@@ -32,6 +33,14 @@ const POSTROUTING: (u32, i32) = (4, 100);
 const INCOMING_NAME: u32 = 6;
 const OUTGOING_NAME: u32 = 7;
 
+/// `NFT_META_IIFKIND` and `NFT_META_OIFKIND`.
+const INCOMING_KIND: u32 = 26;
+const OUTGOING_KIND: u32 = 27;
+
+/// `NF_DROP` and `NF_ACCEPT`: linux/netfilter.h.
+const DROP: u32 = 0;
+const ACCEPT: u32 = 1;
+
 /// `NFT_CMP_EQ` and `NFT_CMP_NEQ`.
 const EQUAL: u32 = 0;
 const UNEQUAL: u32 = 1;
@@ -44,6 +53,87 @@ const ESTABLISHED_OR_RELATED: u32 = 2 | 4;
 /// The name of the table, and those of its chains.
 const CHAIN_OUT: &str = "postrouting";
 const CHAIN_THROUGH: &str = "forward";
+
+/// The table by which nothing but an engine's is forwarded.
+pub const TABLE_FORWARDING: &str = "dind-forwarding";
+
+/// What the name of each engine's interface begins with.
+const ENGINES: &[u8] = b"dind-";
+
+/// A family of addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    Ipv4,
+    /// IPv6.
+    Ipv6,
+}
+
+impl Family {
+    /// What nft(8) calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ipv4 => "ip",
+            Self::Ipv6 => "ip6",
+        }
+    }
+
+    /// `NFPROTO_IPV4`, `NFPROTO_IPV6`.
+    fn number(self) -> u8 {
+        match self {
+            Self::Ipv4 => 2,
+            Self::Ipv6 => 10,
+        }
+    }
+}
+
+/// Makes a table by which nothing is forwarded from one interface to another, but from and to engines'
+/// interfaces and bridges: whoever makes a bridge filters it. It has no owner and stays, as does
+/// the kernel's setting that it is for. It may be there already: then every engine's rules are in it. The
+/// error is the kernel's.
+pub fn close(family: Family) -> nix::Result<()> {
+    let socket = netlink::open(SockProtocol::NetlinkNetFilter)?;
+    let family = family.number();
+    let mut batch = Messages::default();
+    batch.mark(BATCH_BEGIN, |message| header(message, 0, NF_TABLES));
+    batch.message(NEW_TABLE, NEW, |message| {
+        header(message, family, 0);
+        message.string(1, TABLE_FORWARDING);
+    });
+    chain(
+        &mut batch,
+        family,
+        TABLE_FORWARDING,
+        CHAIN_THROUGH,
+        |chain| {
+            hook(chain, FORWARD);
+            number(chain, 5, DROP);
+            chain.string(7, "filter");
+        },
+    );
+    for (key, value) in [
+        (INCOMING_NAME, ENGINES),
+        (OUTGOING_NAME, ENGINES),
+        (INCOMING_KIND, b"bridge\0"),
+        (OUTGOING_KIND, b"bridge\0"),
+    ] {
+        rule(
+            &mut batch,
+            family,
+            TABLE_FORWARDING,
+            CHAIN_THROUGH,
+            |list| {
+                meta(list, key, value);
+                verdict(list, ACCEPT);
+            },
+        );
+    }
+    batch.mark(BATCH_END, |message| header(message, 0, NF_TABLES));
+    match netlink::ask(&socket, &batch) {
+        Err(Errno::EEXIST) => Ok(()),
+        done => done,
+    }
+}
 
 /// Makes the table `name`, by which what comes from the interface of that name leaves with an address
 /// of the interface that it leaves by. Only answers come back, and what belongs to no connection does
@@ -58,22 +148,16 @@ pub fn translate(name: &str) -> nix::Result<OwnedFd> {
         message.string(1, name);
         number(message, 2, OWNER);
     });
-    for (chain, kind, (hook, priority)) in [
+    for (own, kind, place) in [
         (CHAIN_OUT, "nat", POSTROUTING),
         (CHAIN_THROUGH, "filter", FORWARD),
     ] {
-        batch.message(NEW_CHAIN, NEW, |message| {
-            header(message, INET, 0);
-            message.string(1, name);
-            message.string(3, chain);
-            message.nested(4, |place| {
-                number(place, 1, hook);
-                place.attribute(2, &priority.to_be_bytes());
-            });
-            message.string(7, kind);
+        chain(&mut batch, INET, name, own, |chain| {
+            hook(chain, place);
+            chain.string(7, kind);
         });
     }
-    rule(&mut batch, name, CHAIN_OUT, |list| {
+    rule(&mut batch, INET, name, CHAIN_OUT, |list| {
         interface(list, INCOMING_NAME, name);
         expression(list, "masq", |_| {});
     });
@@ -81,10 +165,10 @@ pub fn translate(name: &str) -> nix::Result<OwnedFd> {
         (INCOMING_NAME, INVALID, UNEQUAL),
         (OUTGOING_NAME, ESTABLISHED_OR_RELATED, EQUAL),
     ] {
-        rule(&mut batch, name, CHAIN_THROUGH, |list| {
+        rule(&mut batch, INET, name, CHAIN_THROUGH, |list| {
             interface(list, key, name);
             state(list, bits, comparison);
-            drop_packet(list);
+            verdict(list, DROP);
         });
     }
     batch.mark(BATCH_END, |message| header(message, 0, NF_TABLES));
@@ -102,9 +186,38 @@ fn number(message: &mut Messages, kind: u16, value: u32) {
     message.attribute(kind, &value.to_be_bytes());
 }
 
-fn rule(batch: &mut Messages, table: &str, chain: &str, list: impl FnOnce(&mut Messages)) {
+fn chain(
+    batch: &mut Messages,
+    family: u8,
+    table: &str,
+    name: &str,
+    rest: impl FnOnce(&mut Messages),
+) {
+    batch.message(NEW_CHAIN, NEW, |message| {
+        header(message, family, 0);
+        message.string(1, table);
+        message.string(3, name);
+        rest(message);
+    });
+}
+
+/// Where a chain gets its packets.
+fn hook(chain: &mut Messages, (hook, priority): (u32, i32)) {
+    chain.nested(4, |place| {
+        number(place, 1, hook);
+        place.attribute(2, &priority.to_be_bytes());
+    });
+}
+
+fn rule(
+    batch: &mut Messages,
+    family: u8,
+    table: &str,
+    chain: &str,
+    list: impl FnOnce(&mut Messages),
+) {
     batch.message(NEW_RULE, NEW | APPEND, |message| {
-        header(message, INET, 0);
+        header(message, family, 0);
         message.string(1, table);
         message.string(2, chain);
         message.nested(4, list);
@@ -120,6 +233,11 @@ fn expression(list: &mut Messages, name: &str, data: impl FnOnce(&mut Messages))
 
 /// The packet's interface is this one.
 fn interface(list: &mut Messages, key: u32, name: &str) {
+    meta(list, key, &[name.as_bytes(), &[0]].concat());
+}
+
+/// What the kernel knows of the packet by this key begins with these bytes.
+fn meta(list: &mut Messages, key: u32, value: &[u8]) {
     expression(list, "meta", |meta| {
         number(meta, 1, 1);
         number(meta, 2, key);
@@ -127,7 +245,7 @@ fn interface(list: &mut Messages, key: u32, name: &str) {
     expression(list, "cmp", |compare| {
         number(compare, 1, 1);
         number(compare, 2, EQUAL);
-        compare.nested(3, |data| data.string(1, name));
+        compare.nested(3, |data| data.attribute(1, value));
     });
 }
 
@@ -152,11 +270,11 @@ fn state(list: &mut Messages, bits: u32, comparison: u32) {
     });
 }
 
-fn drop_packet(list: &mut Messages) {
+fn verdict(list: &mut Messages, code: u32) {
     expression(list, "immediate", |immediate| {
         number(immediate, 1, 0);
         immediate.nested(2, |data| {
-            data.nested(2, |verdict| number(verdict, 1, 0));
+            data.nested(2, |verdict| number(verdict, 1, code));
         });
     });
 }

@@ -251,6 +251,69 @@ fn a_veth_pair_is_not_a_way_in() {
     fetches(&daemon, &[]);
 }
 
+/// Forwarding that a start turns on is the engine's: who is in one network of its container does not get
+/// through it to another one, while inner containers reach both. Where forwarding was on, it is its
+/// owner's, which shows that nothing else is in the way.
+#[test]
+fn a_veth_pair_is_not_a_way_through() {
+    // Nobody else's, whoever tests on this engine, too.
+    let prefix = |number: u32| format!("fd00:d1d:{:x}:{number}::", std::process::id() & 0xffff);
+    let networks = [1, 2].map(|number| {
+        let subnet = format!("{}/64", prefix(number));
+        Network::with(&["--ipv6", "--subnet", &subnet])
+    });
+    let [near, far] = &networks;
+    let beside = |network: &Network| {
+        let serve = "mkdir /www; echo a page beyond >/www/index.html; exec httpd -f -h /www";
+        unprivileged()
+            .image(BUSYBOX)
+            .flags(["--cap-add=NET_ADMIN", "--network", &network.name])
+            .start(&["sh", "-c", serve])
+    };
+    let (neighbour, server) = (beside(near), beside(far));
+    let address = |container: &Container, network: &Network, field: &str| {
+        let networks = format!("(index .NetworkSettings.Networks \"{}\")", network.name);
+        container.inspect(&format!("{{{{{networks}.{field}}}}}"))
+    };
+    let get = |address: &str| {
+        format!(r"printf 'GET / HTTP/1.0\r\n\r\n' | nc -w 2 {address} 80 | grep 'a page beyond'")
+    };
+    for (field, setting) in [
+        ("IPAddress", "net.ipv4.ip_forward"),
+        ("GlobalIPv6Address", "net.ipv6.conf.all.forwarding"),
+    ] {
+        let wanted = address(&server, far, field);
+        for forwards in [1, 0] {
+            let setting = format!("{setting}={forwards}");
+            let flags = ["--network", &near.name, "--sysctl", &setting];
+            let daemon = with_veth().flags(flags).ready(&[]);
+            daemon.load_busybox();
+            far.connect(&daemon, "engine");
+            for (container, own, other, peer) in [
+                (&neighbour, near, far, &server),
+                (&server, far, near, &neighbour),
+            ] {
+                let gateway = address(&daemon, own, field);
+                let peer = address(peer, other, field);
+                container.sh(&format!("ip route replace {peer} via {gateway}"));
+                // Whoever is new in a network is found there after a moment.
+                container.wait_until(&format!("ping -c 1 -w 2 {gateway}"));
+            }
+            for reached in [&wanted, &address(&neighbour, near, field)] {
+                let run = format!("docker run --rm --network host {BUSYBOX} sh -c");
+                daemon.wait_until(&format!("{run} \"{}\"", get(reached)));
+            }
+            match forwards {
+                1 => neighbour.wait_until(&get(&wanted)),
+                _ => {
+                    let got = neighbour.exec(&["sh", "-c", &get(&wanted)]);
+                    assert_ne!(got.status, 0, "{setting}: {got:?}");
+                }
+            }
+        }
+    }
+}
+
 /// What a start has made in a network namespace: interfaces and tables of nf_tables.
 #[track_caller]
 pub fn made(namespace: &Container) -> BTreeSet<String> {

@@ -276,6 +276,7 @@ fn stays_in_place(plan: &Plan, inputs: Inputs<'_>) {
                     || path.starts_with(&inputs.options.data_root)
                     || path.starts_with(&inputs.options.exec_root)
             }
+            Action::Forward { .. } => is_rootless,
             Action::Set { path, .. } => path.starts_with("/proc/sys/net"),
             Action::Write { path, .. } => {
                 path.starts_with(&inputs.options.exec_root) || is_below(path, "/run/dind")
