@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 use dind::apply::sockets::{self, Opened};
-use dind::apply::{self, delegate, netfilter};
+use dind::apply::{self, claim, delegate, netfilter};
 use dind::facts::client::ClientFacts;
 use dind::facts::container::ContainerFacts;
 use dind::facts::mountinfo::MountTable;
@@ -34,9 +34,8 @@ use dind::plan::inputs::{Addresses, Inputs};
 use dind::plan::listener::Listener;
 use dind::plan::outcome::{Outcome, Plan};
 use dind::plan::role::{self, Role, Serve};
-use dind::plan::rootless;
 use dind::plan::saving;
-use dind::plan::{self, client, inform, prepare, seccomp};
+use dind::plan::{self, client, inform, prepare, rootless, rootless_network, seccomp};
 use dind::programs::docker_proxy::{self, Next};
 use dind::programs::{doctor, health, nest, store};
 use dind::store::disk::Form;
@@ -181,8 +180,8 @@ fn bind(listeners: &[Listener], signals: &Signals) -> Result<Entrance, Fault> {
 struct Made {
     plan: Plan,
     entrance: Option<Entrance>,
-    /// The socket that the rules for a veth pair end with.
-    rules: Option<OwnedFd>,
+    /// The sockets that the rules for a veth pair and the claim on its network end with.
+    kept: Vec<OwnedFd>,
 }
 
 impl From<Plan> for Made {
@@ -190,7 +189,7 @@ impl From<Plan> for Made {
         Self {
             plan,
             entrance: None,
-            rules: None,
+            kept: Vec::new(),
         }
     }
 }
@@ -336,10 +335,18 @@ fn plan_daemons(
         facts.netfilter.nf_tables = netfilter::ask();
         planned = plan(arguments, addresses.with(&facts))?;
     }
-    let mut rules = None;
+    let mut kept = Vec::new();
     if starts && let Some(name) = planned.veth() {
         match netfilter::translate(name) {
-            Ok(made) => rules = Some(made),
+            Ok(rules) => {
+                kept.push(rules);
+                let candidates = rootless_network::candidates(&facts.networks);
+                if let Some((network, claim)) = claim::first(&candidates) {
+                    kept.push(claim);
+                    facts.networks.claimed = Some(network);
+                    planned = plan(arguments, addresses.with(&facts))?;
+                }
+            }
             Err(error) => {
                 debug!("{}", Fault::from(error));
                 let surroundings = rootless::without_rules(surroundings, config)?;
@@ -355,7 +362,7 @@ fn plan_daemons(
     Ok(Made {
         plan: planned,
         entrance: entrance.transpose()?,
-        rules,
+        kept,
     })
 }
 
@@ -363,13 +370,13 @@ fn carry_out(made: Made, config: &Config, signals: Signals, started: Instant) ->
     let Made {
         plan,
         entrance,
-        rules,
+        kept,
     } = made;
     match &plan.outcome {
         Outcome::Supervise(engine) => {
             // Only a plan that is shown has none, and that one is not carried out.
             let entrance = entrance.map_or_else(|| bind(&engine.listeners, &signals), Ok)?;
-            supervise_engine(&plan, engine, (entrance, rules), config, signals, started)
+            supervise_engine(&plan, engine, (entrance, kept), config, signals, started)
         }
         Outcome::Become {
             command,
@@ -393,7 +400,7 @@ fn carry_out(made: Made, config: &Config, signals: Signals, started: Instant) ->
 fn supervise_engine(
     plan: &Plan,
     engine: &Engine,
-    (entrance, rules): (Entrance, Option<OwnedFd>),
+    (entrance, kept): (Entrance, Vec<OwnedFd>),
     config: &Config,
     signals: Signals,
     started: Instant,
@@ -405,7 +412,7 @@ fn supervise_engine(
     let beginning = Beginning {
         opened,
         delegation,
-        rules,
+        kept,
         umask,
         started,
     };

@@ -1,5 +1,6 @@
 //! Carries out the steps of a plan. Decides nothing.
 
+pub mod claim;
 pub mod data_root;
 pub mod delegate;
 pub mod loops;

@@ -48,6 +48,8 @@ pub struct Networks {
     pub hosts: bool,
     /// The name of this engine's default bridge beside another engine.
     pub own_bridge: String,
+    /// The network that this process has claimed for a veth pair. Only a start claims one.
+    pub claimed: Option<Network>,
     /// The name servers of `/etc/resolv.conf` in their order: resolv.conf(5).
     pub resolvers: Vec<IpAddr>,
     /// The words of its `options` line.
@@ -104,6 +106,7 @@ impl Networks {
             neighbour: false,
             hosts: is_hosts(),
             own_bridge: String::new(),
+            claimed: None,
             resolvers: resolvers(&resolv_conf),
             resolver_options: resolver_words(&resolv_conf, "options"),
             search_domains: resolver_words(&resolv_conf, "search"),

@@ -36,7 +36,7 @@ pub mod role;
 pub mod rootless;
 mod rootless_driver;
 mod rootless_limits;
-mod rootless_network;
+pub mod rootless_network;
 mod rootlesskit;
 pub mod saving;
 pub mod seccomp;

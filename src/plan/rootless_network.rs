@@ -125,28 +125,40 @@ pub fn forwarding(choice: &Choice, rootless: &Rootless) -> Vec<Step> {
     .collect()
 }
 
+/// The first of the networks that an interface may have.
+const FIRST: Network = Network {
+    address: Ipv4Addr::new(10, 0, 2, 0),
+    prefix: 24,
+};
+
+/// Returns the networks that an interface may have, best first: those that are free.
+pub fn candidates(networks: &Networks) -> Vec<Network> {
+    let taken = |candidate: &Network| {
+        let routes = networks.routes.iter().map(|route| route.network);
+        let mut used = routes.chain(networks.resolver_networks());
+        used.any(|used| candidate.overlaps(used))
+    };
+    let all = (2..=255).map(|third| Network {
+        address: Ipv4Addr::new(10, 0, third, 0),
+        ..FIRST
+    });
+    let free: Vec<Network> = all.clone().filter(|candidate| !taken(candidate)).collect();
+    match free.is_empty() {
+        // Where a route leads to all of 10.0.0.0/8, the interface's own is the narrower one.
+        true => all.collect(),
+        false => free,
+    }
+}
+
 /// The network of the interface: one in which neither a route nor a resolver of this container is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Net(Network);
 
 impl Net {
-    /// The first one that is free.
+    /// The one that is claimed, else the first one that is free.
     pub fn free(networks: &Networks) -> Self {
-        let taken = |candidate: Network| {
-            let routes = networks.routes.iter().map(|route| route.network);
-            let mut used = routes.chain(networks.resolver_networks());
-            used.any(|used| candidate.overlaps(used))
-        };
-        let net = |third| {
-            Self(Network {
-                address: Ipv4Addr::new(10, 0, third, 0),
-                prefix: 24,
-            })
-        };
-        let mut candidates = (2..=255).map(net);
-        // Where a route leads to all of 10.0.0.0/8, the interface's own is the narrower one.
-        let free = candidates.find(|candidate| !taken(candidate.0));
-        free.unwrap_or_else(|| net(2))
+        let first = || candidates(networks).first().copied();
+        Self(networks.claimed.or_else(first).unwrap_or(FIRST))
     }
 
     /// The address of the interface inside.
@@ -389,6 +401,27 @@ mod tests {
             let found = shown(&with_ipv6(route, forwards));
             assert_eq!(found, format!("{start}{expected}{end}"));
         }
+    }
+
+    #[test]
+    fn a_network_that_is_claimed_is_the_one() {
+        let network = |third| Network {
+            address: [10, 0, third, 0].into(),
+            prefix: 24,
+        };
+        let mut networks = networks();
+        let found = candidates(&networks);
+        assert_eq!(found.first(), Some(&network(3)));
+        assert_eq!((found.len(), found.last()), (253, Some(&network(255))));
+        assert_eq!(Net::free(&networks), Net(network(3)));
+        networks.claimed = Some(network(7));
+        assert_eq!(Net::free(&networks), Net(network(7)));
+        networks.claimed = None;
+        for route in &mut networks.routes {
+            route.network.prefix = 8;
+        }
+        assert_eq!(candidates(&networks).len(), 254);
+        assert_eq!(Net::free(&networks), Net(network(2)));
     }
 
     #[test]

@@ -59,8 +59,9 @@ pub struct Beginning {
     pub opened: Opened,
     /// The delegation of cgroup controllers, where processes still prevent it.
     pub delegation: Option<Unfinished>,
-    /// The socket that the rules for the engine's network interface end with.
-    pub rules: Option<OwnedFd>,
+    /// The sockets that the rules for the engine's network interface and the claim on its network end
+    /// with.
+    pub kept: Vec<OwnedFd>,
     /// The user's file mode creation mask (umask(2)), for the command and the hooks.
     pub umask: Mode,
     /// When this program was started: the zero of the machine's clock.
@@ -80,7 +81,7 @@ pub fn run(
     let Beginning {
         opened: Opened { bound, files, .. },
         delegation,
-        rules,
+        kept,
         umask,
         started,
     } = beginning;
@@ -180,6 +181,6 @@ pub fn run(
     {
         packer::give_up(&pack.path, lock);
     }
-    drop((files, rules));
+    drop((files, kept));
     Ok(status)
 }

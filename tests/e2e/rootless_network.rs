@@ -389,6 +389,35 @@ fn what_a_start_makes_in_a_shared_network_namespace_goes_with_it() {
     until(&before);
 }
 
+/// No engine takes a network that another one here has claimed, also where no route shows it, as between
+/// the other's plan and its interface: here that is turned off.
+#[test]
+fn engines_that_start_together_take_networks_of_their_own() {
+    let outside = Outside::new();
+    let first = outside.daemon(with_veth());
+    first.logged(&["dind: rootless: ", "its network is 10.0.2.0/24"]);
+    let set = |state: &str| {
+        let network = format!("container:{}", first.name);
+        let script =
+            format!("ls /sys/class/net | grep ^dind- | xargs -I{{}} ip link set {{}} {state}");
+        let image = lab("DIND_LAB_IMAGE");
+        let flags = ["run", "--rm", "--cap-add=NET_ADMIN", "--entrypoint=sh"];
+        let words = ["--network", &network, &image, "-c", &script];
+        docker([&flags[..], &words].concat()).exited(0);
+    };
+    set("down");
+    assert!(!first.sh("ip route").contains("10.0.2.0/24"));
+    let flag = format!("--network=container:{}", first.name);
+    let spec = with_veth().flags([flag]).env("DOCKER_TLS_CERTDIR", "");
+    let second = spec.ready(&[]);
+    second.load_busybox();
+    second.logged(&["dind: rootless: ", "its network is 10.0.3.0/24"]);
+    set("up");
+    for engine in [&first, &second] {
+        fetches(engine, &[]);
+    }
+}
+
 /// A dockerd with privileges may drop what is forwarded, so there is no veth pair beside it.
 #[test]
 fn beside_an_engine_that_filters_there_is_no_veth_pair() {

@@ -3,6 +3,8 @@
 use std::fs;
 use std::process::{Command, Stdio};
 
+use dind::apply::claim;
+use dind::facts::network::Network;
 use dind::sys::{bridge, link, nat};
 use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
@@ -32,6 +34,30 @@ fn rules_end_with_their_socket() {
         drop(copy);
         let again = nat::translate("dind-first").unwrap();
         drop((again, other));
+    });
+}
+
+/// A network is one engine's in a network namespace, and free again when its socket is closed. Where every
+/// one is taken, there is no claim.
+#[test]
+fn a_claim_ends_with_its_socket() {
+    inside("networks::a_claim_ends_with_its_socket", || {
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        let networks = [2, 3].map(|third| Network {
+            address: [10, 0, third, 0].into(),
+            prefix: 24,
+        });
+        let claimed = || claim::first(&networks).unwrap();
+        let (first, held) = claimed();
+        let (second, other) = claimed();
+        assert_eq!([first, second], networks);
+        assert!(claim::first(&networks).is_none());
+        drop(held);
+        let (again, _held) = claimed();
+        assert_eq!(again, first);
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        assert_eq!(claimed().0, first);
+        drop(other);
     });
 }
 

@@ -147,6 +147,7 @@ fuzz_target!(|text: &str| {
             neighbour: observed.contains("link docker0"),
             hosts: false,
             own_bridge: "dind-00000000".into(),
+            claimed: None,
         },
         netfilter: Netfilter {
             legacy_in_use: !section("/proc/net/ip_tables_names").is_empty(),
