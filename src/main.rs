@@ -43,7 +43,7 @@ use dind::supervise::{self, Beginning};
 use dind::sys::signals::{self, Inherited, Signals};
 use dind::sys::{descriptors, log, search, spawn};
 use nix::sys::stat::{Mode, umask};
-use tracing::{Level, debug, error, info, warn};
+use tracing::{Level, error, info, warn};
 
 fn main() -> ExitCode {
     let inherited = signals::block();
@@ -347,9 +347,8 @@ fn plan_daemons(
                     planned = plan(arguments, addresses.with(&facts))?;
                 }
             }
-            Err(error) => {
-                debug!("{}", Fault::from(error));
-                let surroundings = rootless::without_rules(surroundings, config)?;
+            Err(refusal) => {
+                let surroundings = rootless::without_rules(surroundings, config, refusal)?;
                 let addresses = Addresses {
                     surroundings: &surroundings,
                     ..addresses

@@ -8,9 +8,8 @@ use anyhow::{Context, Result};
 use nix::sys::socket::SockProtocol;
 use tracing::debug;
 
-use crate::facts::nat::switch;
+use crate::facts::nat::{Rules, switch};
 use crate::facts::netfilter::NfTables;
-use crate::messages::remedy::Remedy;
 use crate::plan::NF_TABLES;
 use crate::sys::nat::{self, Family, TABLE_FORWARDING};
 use crate::sys::netlink::{self, Messages};
@@ -48,11 +47,11 @@ pub fn ask() -> NfTables {
 }
 
 /// Makes the rules by which an engine behind the interface `name` reaches what is outside. They end
-/// with the socket that is returned. The error is that nf_tables does not make such rules here.
-pub fn translate(name: &str) -> Result<OwnedFd> {
-    nat::translate(name)
-        .with_context(|| format!("cannot make the table {name} of nf_tables"))
-        .remedy("use Linux 5.12 or later with nf_tables")
+/// with the socket that is returned. The error is why there are none.
+pub fn translate(name: &str) -> Result<OwnedFd, Rules> {
+    let socket = nat::open().map_err(Rules::without_socket)?;
+    nat::translate(&socket, name).map_err(Rules::without_table)?;
+    Ok(socket)
 }
 
 /// Forwards packets of this family, and first sees to it that none go from one network of this container

@@ -1,10 +1,10 @@
 //! What a veth pair with source NAT needs of this network namespace, besides CAP_NET_ADMIN; and
 //! whether there is a way out by IPv6.
 
+use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access};
 
 use super::neighbours;
-use super::netfilter::NfTables;
 use super::network::is_hosts;
 use crate::sys::nat::Family;
 use crate::sys::read;
@@ -32,6 +32,45 @@ pub enum Ipv6 {
     Set,
 }
 
+/// What is known against a table of nf_tables that ends with the process that has made it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rules {
+    /// Nothing: only a start asks.
+    Unknown,
+    /// The kernel makes none.
+    Missing,
+    /// There is one of that name, which is not this process's.
+    Taken(Errno),
+    /// The kernel refuses it for another reason.
+    Refused(Errno),
+}
+
+impl Rules {
+    /// What the error of the request for a socket shows. A kernel without the protocol has
+    /// EPROTONOSUPPORT (`netlink_create` in net/netlink/af_netlink.c).
+    pub fn without_socket(error: Errno) -> Self {
+        match error {
+            Errno::EPROTONOSUPPORT | Errno::EAFNOSUPPORT => Self::Missing,
+            error => Self::Refused(error),
+        }
+    }
+
+    /// What the error of the request for the table shows. EOPNOTSUPP: the kernel has no nf_tables
+    /// (`nfnetlink_rcv_batch` in net/netfilter/nfnetlink.c) or not this family. EINVAL: a table has no
+    /// owner before Linux 5.12. EPERM: another socket is it. ENOENT: there is no chain for NAT, or no
+    /// expression for it (`nf_tables_newtable`, `nft_table_lookup`, `nf_tables_newchain`,
+    /// `nft_expr_type_get` in nf_tables_api.c).
+    pub fn without_table(error: Errno) -> Self {
+        match error {
+            Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT | Errno::EINVAL | Errno::ENOENT => {
+                Self::Missing
+            }
+            Errno::EPERM | Errno::EEXIST => Self::Taken(error),
+            error => Self::Refused(error),
+        }
+    }
+}
+
 /// What a veth pair with source NAT needs, as it was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Nat {
@@ -41,8 +80,8 @@ pub struct Nat {
     pub ipv6: Switch,
     /// The default route of IPv6.
     pub ipv6_route: Ipv6,
-    /// Whether nf_tables makes a table that ends with the process that has made it. Only a start asks.
-    pub rules: NfTables,
+    /// Why nf_tables makes no table that ends with the process that has made it.
+    pub rules: Rules,
     /// Whether this is the network namespace that the host started with, whose firewall is the
     /// host's business.
     pub hosts: bool,
@@ -72,7 +111,7 @@ impl Nat {
             ipv4: Switch::read(IPV4),
             ipv6: Switch::read(IPV6),
             ipv6_route: Ipv6::of(&routes),
-            rules: NfTables::Unknown,
+            rules: Rules::Unknown,
             hosts: is_hosts(),
             dockerd: neighbours::has_dockerd() || neighbours::has_bridge_in_use(),
         }
@@ -116,6 +155,41 @@ impl Ipv6 {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn only_some_errors_show_a_kernel_without_rules() {
+        for (found, expected) in [
+            (
+                Rules::without_socket(Errno::EPROTONOSUPPORT),
+                Rules::Missing,
+            ),
+            (
+                Rules::without_socket(Errno::EPERM),
+                Rules::Refused(Errno::EPERM),
+            ),
+            (
+                Rules::without_socket(Errno::EMFILE),
+                Rules::Refused(Errno::EMFILE),
+            ),
+            (Rules::without_table(Errno::EOPNOTSUPP), Rules::Missing),
+            (Rules::without_table(Errno::EINVAL), Rules::Missing),
+            (Rules::without_table(Errno::ENOENT), Rules::Missing),
+            (
+                Rules::without_table(Errno::EPERM),
+                Rules::Taken(Errno::EPERM),
+            ),
+            (
+                Rules::without_table(Errno::EEXIST),
+                Rules::Taken(Errno::EEXIST),
+            ),
+            (
+                Rules::without_table(Errno::ENOMEM),
+                Rules::Refused(Errno::ENOMEM),
+            ),
+        ] {
+            assert_eq!(found, expected);
+        }
+    }
 
     #[test]
     fn a_default_route_leads_out() {

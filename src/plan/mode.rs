@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use super::rootless_driver::{self, Choice, Lack};
+use super::rootless_driver::{self, Choice, Lack, NoVeth};
 use super::words::listed;
 use crate::facts::capabilities::{Capabilities, Capability};
 use crate::facts::netfilter::NfTables;
@@ -389,6 +389,15 @@ fn lacking(rootless: &Rootless, lack: Lack) -> Missing {
                 Some(reason) => format!("{seen}, and no veth pair is possible, for {reason}"),
                 None => seen,
             };
+            let flag = match no_veth {
+                // The kernel makes one in general.
+                Some(NoVeth {
+                    remedy,
+                    error: Some(_),
+                    ..
+                }) => format!("{remedy}, or {flag}"),
+                Some(_) | None => flag,
+            };
             let opens =
                 "opens network interfaces to who has CAP_NET_ADMIN in their network namespace";
             Missing::new("rootless-tun", seen, flag, opens)
@@ -402,10 +411,10 @@ fn lacking(rootless: &Rootless, lack: Lack) -> Missing {
                 "connects the engine's network to this container's",
             )
         }
-        Lack::Veth(seen, flag) => Missing::new(
+        Lack::Veth(reason) => Missing::new(
             "rootless-network",
-            format!("a veth pair is asked for, and {seen}"),
-            format!("{flag}, or set DIND_ROOTLESS_NETWORK=auto"),
+            format!("a veth pair is asked for, and {reason}"),
+            format!("{}, or set DIND_ROOTLESS_NETWORK=auto", reason.remedy),
             "connects the engine's network to this container's",
         ),
     }
@@ -570,7 +579,7 @@ pub fn home() -> &'static Path {
 pub mod tests {
     use super::*;
     use crate::facts::capabilities::CapabilitySet;
-    use crate::facts::nat::{Ipv6, Nat, Switch};
+    use crate::facts::nat::{Ipv6, Nat, Rules, Switch};
     use crate::facts::surroundings::{SocketState, Stdin};
     use proptest::prelude::*;
 
@@ -605,7 +614,7 @@ pub mod tests {
                 ipv4: Switch::Fixed,
                 ipv6: Switch::Fixed,
                 ipv6_route: Ipv6::None,
-                rules: NfTables::Unknown,
+                rules: Rules::Unknown,
                 hosts: false,
                 dockerd: false,
             },

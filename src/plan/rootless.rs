@@ -18,7 +18,7 @@ use super::rootless_limits;
 use super::rootless_network::{self, Net};
 use super::words::with_value;
 use crate::facts::cgroup::Layout;
-use crate::facts::netfilter::NfTables;
+use crate::facts::nat::Rules;
 use crate::facts::read_only::{KEY, RUN};
 use crate::facts::surroundings::{SocketState, Surroundings};
 use crate::input::config::Config;
@@ -127,12 +127,16 @@ pub fn plan(
     })
 }
 
-/// Returns the same facts without the rules that a veth pair needs: the kernel was asked for them. The
-/// fault is that nothing else connects the engine's network.
-pub fn without_rules(surroundings: &Surroundings, config: &Config) -> Result<Surroundings, Fault> {
+/// Returns the same facts without the rules that a veth pair needs, for which the kernel was asked:
+/// `refusal` is why. The fault is that nothing else connects the engine's network.
+pub fn without_rules(
+    surroundings: &Surroundings,
+    config: &Config,
+    refusal: Rules,
+) -> Result<Surroundings, Fault> {
     let mut surroundings = surroundings.clone();
     if let Some(rootless) = &mut surroundings.rootless {
-        rootless.nat.rules = NfTables::Missing;
+        rootless.nat.rules = refusal;
     }
     match mode::decide(&surroundings, config) {
         Mode::Impossible { missing, .. } => Err(mode::fault(&missing, surroundings.user)),

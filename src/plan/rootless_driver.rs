@@ -14,11 +14,13 @@
 //! (`tcp_data_from_tap`). So it is in passt of 2025-05 and of 2026-07. Larger socket buffers,
 //! `net.core.rps_default_mask` and odd segments help in part.
 
+use std::fmt;
 use std::path::PathBuf;
 
+use nix::errno::Errno;
+
 use crate::facts::capabilities::Capability;
-use crate::facts::nat::{Nat, Switch};
-use crate::facts::netfilter::NfTables;
+use crate::facts::nat::{Nat, Rules, Switch};
 use crate::facts::network::{Networks, USUAL_MTU};
 use crate::facts::rootless::Rootless;
 use crate::facts::surroundings::Surroundings;
@@ -43,17 +45,38 @@ pub struct Choice {
     /// The path of its program; `None` for a veth pair.
     pub program: Option<PathBuf>,
     /// Why it is no veth pair, where this process has CAP_NET_ADMIN and nobody has chosen.
-    pub reason: Option<&'static str>,
+    pub reason: Option<NoVeth>,
+}
+
+/// Why there is no veth pair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NoVeth {
+    /// What is missing, as a clause.
+    seen: &'static str,
+    /// How it is given.
+    pub remedy: &'static str,
+    /// The kernel's answer, where it is not that it has no such thing.
+    pub error: Option<Errno>,
+}
+
+impl fmt::Display for NoVeth {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.seen)?;
+        match self.error {
+            Some(error) => write!(formatter, " ({})", error.desc()),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Something that a driver needs and that is missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lack {
-    /// What a veth pair needs: as a clause, and how it is given.
-    Veth(&'static str, &'static str),
+    /// What a veth pair needs.
+    Veth(NoVeth),
     /// `/dev/net/tun`, or the right to open it; and why there is no veth pair, where this process has
     /// CAP_NET_ADMIN and nobody has chosen.
-    Tun(Option<&'static str>),
+    Tun(Option<NoVeth>),
     /// One of these programs in `PATH`.
     Program(&'static str),
 }
@@ -73,10 +96,10 @@ pub fn choose(
                 reason: None,
             });
         }
-        (Some(RootlessNetwork::Veth), Some((seen, remedy))) => {
-            return Err(vec![Lack::Veth(seen, remedy)]);
+        (Some(RootlessNetwork::Veth), Some(reason)) => {
+            return Err(vec![Lack::Veth(reason)]);
         }
-        (None, Some((seen, _))) => Some(seen).filter(|_| may_administer(surroundings)),
+        (None, Some(reason)) => Some(reason).filter(|_| may_administer(surroundings)),
         (Some(_), _) => None,
     };
     let programs = [
@@ -116,19 +139,21 @@ fn may_administer(surroundings: &Surroundings) -> bool {
             .has(Capability::NET_ADMIN)
 }
 
-/// What a veth pair lacks, as a clause, and how it is given.
-fn lacks_veth(
-    surroundings: &Surroundings,
-    rootless: &Rootless,
-) -> Option<(&'static str, &'static str)> {
+/// What a veth pair lacks.
+fn lacks_veth(surroundings: &Surroundings, rootless: &Rootless) -> Option<NoVeth> {
+    let lacks = |seen, remedy| {
+        Some(NoVeth {
+            seen,
+            remedy,
+            error: None,
+        })
+    };
     match () {
-        () if surroundings.user != 0 => {
-            Some(("this process is not root", "start it with --user 0"))
-        }
-        () if !may_administer(surroundings) => Some((
+        () if surroundings.user != 0 => lacks("this process is not root", "start it with --user 0"),
+        () if !may_administer(surroundings) => lacks(
             "it has no CAP_NET_ADMIN",
             "start it with --cap-add NET_ADMIN",
-        )),
+        ),
         () => lacks_nat(&rootless.nat),
     }
 }
@@ -148,27 +173,46 @@ pub fn may_be_veth(surroundings: &Surroundings, rootless: &Rootless, config: &Co
     surroundings.user == 0 && is_wanted && lacks_nat(&nat).is_none()
 }
 
-/// What source NAT lacks in this network namespace, as a clause, and how it is given.
-fn lacks_nat(nat: &Nat) -> Option<(&'static str, &'static str)> {
-    match () {
-        () if nat.hosts => Some((
+/// What source NAT lacks in this network namespace.
+fn lacks_nat(nat: &Nat) -> Option<NoVeth> {
+    let (seen, remedy, error) = match nat.rules {
+        _ if nat.hosts => (
             "this container has the host's network",
             "give it a network of its own",
-        )),
-        () if nat.dockerd => Some((
+            None,
+        ),
+        _ if nat.dockerd => (
             "another Docker engine filters this network namespace",
             "give this container a network of its own",
-        )),
-        () if nat.ipv4 == Switch::Fixed => Some((
+            None,
+        ),
+        _ if nat.ipv4 == Switch::Fixed => (
             "net.ipv4.ip_forward is 0 and /proc/sys is read-only",
             "start it with --sysctl net.ipv4.ip_forward=1",
-        )),
-        () if nat.rules == NfTables::Missing => Some((
+            None,
+        ),
+        Rules::Missing => (
             "nf_tables makes no rules here that end with their process",
             "use Linux 5.12 with nf_tables",
-        )),
-        () => None,
-    }
+            None,
+        ),
+        Rules::Taken(error) => (
+            "the table of nf_tables for this data root is not to be had, as beside an engine that uses it",
+            "stop the other container, or use another volume",
+            Some(error),
+        ),
+        Rules::Refused(error) => (
+            "nf_tables makes no rules here",
+            "allow netlink(7) for nf_tables in this container",
+            Some(error),
+        ),
+        Rules::Unknown => return None,
+    };
+    Some(NoVeth {
+        seen,
+        remedy,
+        error,
+    })
 }
 
 /// The MTU of both ends and of inner networks, in bytes. `None` where dockerd chooses that of inner
@@ -204,7 +248,7 @@ mod tests {
                 ipv4: Switch::On,
                 ipv6: Switch::Off,
                 ipv6_route: Ipv6::None,
-                rules: NfTables::Unknown,
+                rules: Rules::Unknown,
                 hosts: false,
                 dockerd: false,
             },
@@ -251,7 +295,7 @@ mod tests {
             facts.nat.ipv4 = Switch::Fixed;
         };
         let without_slirp4netns: Change = |facts| facts.slirp4netns = None;
-        let cases: [(Change, &str, CapabilitySet, RootlessNetwork, &str); 12] = [
+        let cases: [(Change, &str, CapabilitySet, RootlessNetwork, &str); 14] = [
             (|_| {}, "", WITH, Veth, ""),
             (|facts| facts.nat.ipv4 = Switch::Off, "", WITH, Veth, ""),
             (|facts| facts.tun = Device::Missing, "auto", WITH, Veth, ""),
@@ -273,11 +317,25 @@ mod tests {
                 "another Docker engine",
             ),
             (
-                |facts| facts.nat.rules = NfTables::Missing,
+                |facts| facts.nat.rules = Rules::Missing,
                 "",
                 WITH,
                 Slirp4netns,
-                "nf_tables",
+                "that end with their process",
+            ),
+            (
+                |facts| facts.nat.rules = Rules::Taken(Errno::EEXIST),
+                "",
+                WITH,
+                Slirp4netns,
+                "an engine that uses it (File exists)",
+            ),
+            (
+                |facts| facts.nat.rules = Rules::Refused(Errno::EPERM),
+                "",
+                WITH,
+                Slirp4netns,
+                "no rules here (Operation not permitted)",
             ),
             (without_slirp4netns, "", without(), Pasta, ""),
             (|_| {}, "pasta", WITH, Pasta, ""),
@@ -291,7 +349,10 @@ mod tests {
             assert_eq!(name, Ok(driver), "{asked} {reason}");
             let choice = found.unwrap_or_else(|lacks| panic!("{lacks:?}"));
             assert_eq!(choice.program.is_some(), driver != Veth);
-            let said = choice.reason.unwrap_or_default();
+            let said = choice
+                .reason
+                .map(|reason| reason.to_string())
+                .unwrap_or_default();
             assert!(
                 said.contains(reason) && said.is_empty() == reason.is_empty(),
                 "{said}"
@@ -334,8 +395,12 @@ mod tests {
         };
         let mut without_rules = bare.clone();
         without_rules.slirp4netns = all().slirp4netns;
-        without_rules.nat.rules = NfTables::Missing;
-        let no_rules = Some("nf_tables makes no rules here that end with their process");
+        without_rules.nat.rules = Rules::Missing;
+        let no_rules = Some(NoVeth {
+            seen: "nf_tables makes no rules here that end with their process",
+            remedy: "use Linux 5.12 with nf_tables",
+            error: None,
+        });
         let no_pasta = vec![Lack::Tun(None), Lack::Program("pasta")];
         for (facts, asked, user, effective, expected) in [
             (&without_tun, "", 0, without(), vec![Lack::Tun(None)]),
@@ -360,7 +425,7 @@ mod tests {
         ] {
             match chosen(&all(), "veth", user, effective) {
                 Err(lacks) => assert!(
-                    matches!(lacks.as_slice(), [Lack::Veth(_, found)] if *found == flag),
+                    matches!(lacks.as_slice(), [Lack::Veth(found)] if found.remedy == flag),
                     "{lacks:?}"
                 ),
                 Ok(choice) => panic!("{choice:?}"),
@@ -379,7 +444,7 @@ mod tests {
             (|_| {}, "", 1000, false),
             (|facts| facts.nat.hosts = true, "", 0, false),
             (|facts| facts.nat.dockerd = true, "", 0, false),
-            (|facts| facts.nat.rules = NfTables::Missing, "", 0, false),
+            (|facts| facts.nat.rules = Rules::Missing, "", 0, false),
             (|facts| facts.nat.ipv4 = Switch::Fixed, "", 0, false),
             (
                 |facts| {

@@ -92,7 +92,7 @@ impl Family {
 /// the kernel's setting that it is for. It may be there already: then every engine's rules are in it. The
 /// error is the kernel's.
 pub fn close(family: Family) -> nix::Result<()> {
-    let socket = netlink::open(SockProtocol::NetlinkNetFilter)?;
+    let socket = open()?;
     let family = family.number();
     let mut batch = Messages::default();
     batch.mark(BATCH_BEGIN, |message| header(message, 0, NF_TABLES));
@@ -135,12 +135,16 @@ pub fn close(family: Family) -> nix::Result<()> {
     }
 }
 
+/// A socket for the requests of this file. The error is that of socket(2).
+pub fn open() -> nix::Result<OwnedFd> {
+    netlink::open(SockProtocol::NetlinkNetFilter)
+}
+
 /// Makes the table `name`, by which what comes from the interface of that name leaves with an address
 /// of the interface that it leaves by. Only answers come back, and what belongs to no connection does
-/// not leave. The table is there as long as the socket that is returned. The error is the kernel's:
-/// EPERM where another socket has one of that name, EOPNOTSUPP where tables cannot have an owner.
-pub fn translate(name: &str) -> nix::Result<OwnedFd> {
-    let socket = netlink::open(SockProtocol::NetlinkNetFilter)?;
+/// not leave. The table is there as long as the socket. The error is the kernel's: EPERM where another
+/// socket has one of that name, EOPNOTSUPP where tables cannot have an owner.
+pub fn translate(socket: &OwnedFd, name: &str) -> nix::Result<()> {
     let mut batch = Messages::default();
     batch.mark(BATCH_BEGIN, |message| header(message, 0, NF_TABLES));
     batch.message(NEW_TABLE, NEW, |message| {
@@ -172,8 +176,7 @@ pub fn translate(name: &str) -> nix::Result<OwnedFd> {
         });
     }
     batch.mark(BATCH_END, |message| header(message, 0, NF_TABLES));
-    netlink::ask(&socket, &batch)?;
-    Ok(socket)
+    netlink::ask(socket, &batch)
 }
 
 /// struct nfgenmsg.

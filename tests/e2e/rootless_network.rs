@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use crate::dns::{Outside, fetches};
 use crate::docker::{
     BUSYBOX, Container, Network, ROOTLESS_CAPABILITIES as CAPABILITIES, ROOTLESS_FLAGS as FLAGS,
-    Scratch, Spec, dind, docker, lab, line_with, rootless, rootless_with as with, unprivileged,
+    Scratch, Spec, Volume, dind, docker, lab, line_with, rootless, rootless_with as with,
+    unprivileged,
 };
 use crate::rootless::child;
 
@@ -172,8 +173,8 @@ const WITHOUT_NETFILTER: &str = r#"{
 }"#;
 
 /// Where the kernel makes no table of rules that ends with its process, slirp4netns is in the place of the
-/// veth pair. The kernel denies it by a profile, and for a table of that name that has no owner, with the
-/// error of one that has no tables with owners.
+/// veth pair, and its answer is in the reason. Here it denies that by a profile, and for a table of that name
+/// that is there already.
 #[test]
 fn where_the_kernel_makes_no_rules_there_is_no_veth_pair() {
     let outside = Outside::new();
@@ -186,22 +187,21 @@ fn where_the_kernel_makes_no_rules_there_is_no_veth_pair() {
             .filter(|flag| !names.iter().any(|name| flag.join(" ").contains(name)));
         with(flags, CAPABILITIES).flags(["--cap-add=NET_ADMIN"])
     };
-    let says = [
-        "behind slirp4netns, and no veth pair, since nf_tables makes no rules here",
-        "that end with their process",
-    ];
+    let says = |reason| ["behind slirp4netns, and no veth pair, since ", reason];
     // iptables needs nf_tables, too.
     let arguments = "--iptables=false --ip6tables=false";
     let spec = without(&["seccomp="]).flags([denied.as_str()]);
     let daemon = outside.daemon(spec.env("DOCKER_DAEMON_ARGS", arguments));
-    daemon.logged(&says);
+    daemon.logged(&says(
+        "nf_tables makes no rules here (Operation not permitted)",
+    ));
     fetches(&daemon, &["--network", "host"]);
     drop(daemon);
     // The plan shows the name.
     let script = "name=$(dind plan | sed -n 's/.*ip link add \\(dind-[0-9a-f]*\\) .*/\\1/p')
         nft add table inet \"${name:?}\"";
     let daemon = outside.daemon(without(&[]).prelude(script));
-    daemon.logged(&says);
+    daemon.logged(&says("an engine that uses it (File exists)"));
     fetches(&daemon, &[]);
     drop(daemon);
     let spec = without(&["seccomp=", "/dev/net/tun"]).flags([denied.as_str()]);
@@ -217,6 +217,27 @@ fn where_the_kernel_makes_no_rules_there_is_no_veth_pair() {
         "dind: error: ",
         "a veth pair is asked for, and nf_tables makes no rules here",
     ]);
+}
+
+/// A second engine with the data root of one in its network namespace is told of that, and not of the
+/// kernel, whatever else could connect its network.
+#[test]
+fn beside_an_engine_with_the_same_data_root_that_is_the_reason() {
+    let volume = Volume::new();
+    let first = with_veth().flags(volume.on("/var/lib/docker")).ready(&[]);
+    let beside = |spec: Spec| {
+        let flag = format!("--network=container:{}", first.name);
+        let spec = spec.flags([flag]).flags(volume.on("/var/lib/docker"));
+        spec.env("DOCKER_TLS_CERTDIR", "").run(&[]).exited(1)
+    };
+    let output = beside(with_veth());
+    output.says(&[
+        "dind: error: ",
+        "as beside an engine that uses it (Operation not permitted)",
+        "stop the other container, or use another volume",
+    ]);
+    let output = beside(rootless().flags(["--cap-add=NET_ADMIN"]));
+    output.says(&["dind: error: the data root is in use", "is locked"]);
 }
 
 /// Nobody outside gets to the engine's network by a route through the container, while answers come

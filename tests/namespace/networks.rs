@@ -1,6 +1,7 @@
 //! Pairs of interfaces and their rules, in network namespaces of the test's own.
 
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
 
 use dind::apply::claim;
@@ -20,19 +21,25 @@ fn shown(words: &[&str]) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
+/// Makes the rules, with the socket that they end with.
+fn translate(name: &str) -> nix::Result<OwnedFd> {
+    let socket = nat::open()?;
+    nat::translate(&socket, name).map(|()| socket)
+}
+
 /// The rules are there as long as their socket, and no other one makes a table of that name meanwhile.
 #[test]
 fn rules_end_with_their_socket() {
     inside("networks::rules_end_with_their_socket", || {
         unshare(CloneFlags::CLONE_NEWNET).unwrap();
-        let first = nat::translate("dind-first").unwrap();
-        let other = nat::translate("dind-other").unwrap();
-        assert_eq!(nat::translate("dind-first").err(), Some(Errno::EPERM));
+        let first = translate("dind-first").unwrap();
+        let other = translate("dind-other").unwrap();
+        assert_eq!(translate("dind-first").err(), Some(Errno::EPERM));
         let copy = first.try_clone().unwrap();
         drop(first);
-        assert_eq!(nat::translate("dind-first").err(), Some(Errno::EPERM));
+        assert_eq!(translate("dind-first").err(), Some(Errno::EPERM));
         drop(copy);
-        let again = nat::translate("dind-first").unwrap();
+        let again = translate("dind-first").unwrap();
         drop((again, other));
     });
 }

@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
-use dind::facts::nat::{Ipv6, Nat, Switch};
-use dind::facts::netfilter::NfTables;
+use dind::facts::nat::{Ipv6, Nat, Rules, Switch};
 use dind::facts::rootless::{Account, Device, Rootless};
 
 /// The lines of `data` as arguments: any bytes, but no NUL, which execve(2) cannot pass.
@@ -74,7 +73,7 @@ pub fn enough() -> Rootless {
             ipv4: Switch::Fixed,
             ipv6: Switch::Fixed,
             ipv6_route: Ipv6::None,
-            rules: NfTables::Unknown,
+            rules: Rules::Unknown,
             hosts: false,
             dockerd: false,
         },
