@@ -22,6 +22,7 @@ use crate::facts::rootless::Extent;
 use crate::messages::fault::{FAILURE, Fault};
 use crate::messages::remedy::Remedy;
 use crate::plan::namespaces::{Namespaces, Veth};
+use crate::sys::notify::Notify;
 use crate::sys::signals::Inherited;
 use crate::sys::{bridge, credentials, denied, link, namespaces, process};
 
@@ -212,7 +213,10 @@ fn be_inside(wanted: &Namespaces, mut parent: UnixStream, socket: BorrowedFd<'_>
     let listener = UnixListener::bind(ports)
         .context("cannot make the socket for published ports")
         .remedy("see unix(7)")?;
-    let mut made = vec![listener.as_fd()];
+    // dockerd looks its name up in the network namespace that it is in.
+    let notify = Notify::bind()?;
+    // In the order in which the supervisor takes them.
+    let mut made = vec![notify.as_fd(), listener.as_fd()];
     made.extend(resolver.iter().flat_map(Sockets::descriptors));
     namespaces::send(kinds, &made, socket)
         .context("cannot hand the namespaces over")

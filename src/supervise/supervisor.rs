@@ -19,7 +19,6 @@ use tracing::{debug, error, info, warn};
 use super::children::Children;
 use super::log_file::LogFile;
 use super::machine::{Effect, Event, Level, Machine, Message, Process};
-use super::notify::{self, Notify};
 use super::relay::{self, Relay};
 use crate::api::ping::{Ping, Progress};
 use crate::api::readiness::Provisioning;
@@ -35,6 +34,7 @@ use crate::store::disk::Generation;
 use crate::sys::clock::Clock;
 use crate::sys::end::End;
 use crate::sys::namespaces::{self, Namespaces};
+use crate::sys::notify::{self, Notify};
 use crate::sys::process::{self, Reaped};
 use crate::sys::signals::{Signals, asks_to_end};
 use crate::sys::terminal::{self, Terminal};
@@ -279,9 +279,15 @@ impl Supervisor<'_> {
             (Some(socket), Some(owner)) => namespaces::receive(socket.as_fd(), owner),
             _ => Err(Errno::ENODATA.into()),
         };
-        match received {
-            Ok(namespaces) => {
+        let taken = received.and_then(|mut namespaces| {
+            let notify = namespaces.take_socket().ok_or(Errno::ENODATA)?;
+            Ok((namespaces, Notify::try_from(notify)?))
+        });
+        match taken {
+            Ok((namespaces, notify)) => {
                 self.namespaces = Some(namespaces);
+                // The one of this process's network namespace is not found from dockerd's.
+                self.notify = notify;
                 End::Exited(0)
             }
             Err(error) => {

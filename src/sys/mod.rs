@@ -18,6 +18,7 @@ pub mod namespaces;
 pub mod nat;
 pub mod netlink;
 pub mod nonblocking;
+pub mod notify;
 pub mod outlet;
 pub mod pinned;
 pub mod process;

@@ -1,5 +1,6 @@
 //! Namespaces by descriptor, which keep them when no process is in them: namespaces(7).
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -24,7 +25,7 @@ const OTHERS: [(&str, CloneFlags); 5] = [
 
 /// The most descriptors that are sent: the namespaces, and sockets that were made in them.
 const MOST: usize = 1 + OTHERS.len() + MOST_MADE;
-const MOST_MADE: usize = 3;
+const MOST_MADE: usize = 4;
 
 /// A user namespace, and the others that belong to it.
 #[derive(Debug)]
@@ -36,7 +37,7 @@ pub struct Namespaces {
     /// The others.
     others: Vec<OwnedFd>,
     /// Sockets that were made in them.
-    sockets: Vec<OwnedFd>,
+    sockets: VecDeque<OwnedFd>,
     /// The user id, in the namespace above, that has made it, and so has every capability in it:
     /// user_namespaces(7).
     owner: u32,
@@ -55,7 +56,7 @@ pub fn kinds(cgroup: bool) -> CloneFlags {
 }
 
 /// Sends the namespaces of this process that are among `kinds` over a Unix socket, and with them
-/// `made`, sockets, three at most: unix(7), SCM_RIGHTS.
+/// `made`, sockets, four at most: unix(7), SCM_RIGHTS.
 pub fn send(kinds: CloneFlags, made: &[BorrowedFd<'_>], socket: BorrowedFd<'_>) -> io::Result<()> {
     let count = u8::try_from(made.len()).map_err(|_| Errno::EMSGSIZE)?;
     let open = |name: &str| File::open(format!("/proc/self/ns/{name}"));
@@ -96,7 +97,7 @@ pub fn receive(socket: BorrowedFd<'_>, owner: u32) -> io::Result<Namespaces> {
     }
     let [made] = byte;
     let place = found.len().checked_sub(made.into()).ok_or(Errno::ENODATA)?;
-    let sockets = found.split_off(place);
+    let sockets = found.split_off(place).into();
     let mut found = found.into_iter();
     match (found.next(), found.next()) {
         (Some(user), Some(network)) => Ok(Namespaces {
@@ -130,7 +131,12 @@ impl Namespaces {
         [self.user.as_fd(), self.network.as_fd()]
     }
 
-    /// The sockets that were sent with them, in their order.
+    /// Takes the first of the sockets that were sent with them.
+    pub fn take_socket(&mut self) -> Option<OwnedFd> {
+        self.sockets.pop_front()
+    }
+
+    /// The sockets that were sent with them and not taken, in their order.
     pub fn sockets(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.sockets.iter().map(AsFd::as_fd)
     }

@@ -1,7 +1,11 @@
 //! An engine in a user namespace, in a container without `--privileged`.
 
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+
+use crate::daemons::{held_dockerd, wait_held};
 use crate::dns::{Outside, fetches};
-use crate::docker::{BUSYBOX, Container, dind, rootless, unprivileged};
+use crate::docker::{BUSYBOX, Container, Scratch, dind, rootless, unprivileged};
 
 /// The pid of a child of PID 1.
 pub fn child(container: &Container, name: &str) -> String {
@@ -115,4 +119,56 @@ fn a_volume_of_a_privileged_engine_is_refused() {
     output.says(&["dind: error: ", "belongs to user 0", "another volume"]);
     let again = dind().flags(flags).ready(&[]);
     assert_eq!(again.inner(&[], &["echo", "hi"]), "hi");
+}
+
+/// A dockerd without a Unix socket to ask tells that it is ready out of its network namespace. Then
+/// hooks run, signals are passed on, and the stop is in order, as otherwise.
+#[test]
+fn a_daemon_with_a_tcp_address_alone_is_ready() {
+    let container = rootless()
+        .prelude(
+            "for stage in post-start pre-stop; do
+                 mkdir -p /etc/dind/$stage.d
+                 printf '#!/bin/sh\\necho this is '$stage' >&2\\n' >/etc/dind/$stage.d/10-hook
+                 chmod +x /etc/dind/$stage.d/10-hook
+             done",
+        )
+        .ready(&["dockerd", "-H", "tcp://127.0.0.1:2375"]);
+    container.logged(&["docker is ready", " on tcp://127.0.0.1:2375"]);
+    container.text(&["docker", "-H", "tcp://127.0.0.1:2375", "version"]);
+    container.signal("HUP");
+    container.wait_log("Got signal to reload configuration", 1);
+    container.signal("TERM");
+    assert_eq!(container.wait(), 0);
+    let log = container.logs();
+    let mut rest = log.as_str();
+    for part in [
+        "this is post-start",
+        "dind: docker is ready after",
+        "this is pre-stop",
+        "Daemon shutdown complete",
+    ] {
+        let Some((_, after)) = rest.split_once(part) else {
+            panic!("{part:?} is not in its place in:\n{log}");
+        };
+        rest = after;
+    }
+}
+
+/// Where the API could not be asked when dockerd was started, it is asked when dockerd says that it is
+/// ready.
+#[test]
+fn a_daemon_that_says_that_it_is_ready_is_asked() {
+    let hook = "#!/bin/sh\necho >/held\nread -r _ </gate\n";
+    let hooks = Scratch::new();
+    let path = hooks.file("10-hook", hook);
+    fs::set_permissions(path, Permissions::from_mode(0o755)).expect("a mode");
+    let container = held_dockerd(rootless())
+        .flags(hooks.mounted_on("/etc/dind/pre-start.d"))
+        .start(&["dockerd"]);
+    wait_held(&container);
+    container.sh("mv /run/docker.sock /run/away.sock; : >/held; echo go >/gate");
+    wait_held(&container);
+    container.sh("mv /run/away.sock /run/docker.sock; echo go >/gate");
+    container.wait_ready();
 }

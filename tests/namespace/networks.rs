@@ -1,18 +1,20 @@
 //! Pairs of interfaces and their rules, in network namespaces of the test's own.
 
 use std::fs;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 
 use dind::apply::claim;
 use dind::facts::network::Network;
-use dind::sys::{bridge, link, nat};
+use dind::sys::notify::{self, Notify};
+use dind::sys::{bridge, link, namespaces, nat};
 use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::Pid;
 
-use crate::inside;
+use crate::{in_a_child, inside};
 
 /// What `ip` or `nft` prints.
 fn shown(words: &[&str]) -> String {
@@ -116,4 +118,31 @@ fn a_pair_has_an_end_in_another_namespace() {
         other.kill().unwrap();
         other.wait().unwrap();
     });
+}
+
+/// A socket for READY=1 that was made in the namespace of the sender is found there, whoever has it,
+/// and nowhere else.
+#[test]
+fn ready_comes_out_of_another_network_namespace() {
+    inside(
+        "networks::ready_comes_out_of_another_network_namespace",
+        || {
+            unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            in_a_child(|| {
+                unshare(CloneFlags::CLONE_NEWNET).unwrap();
+                let notify = Notify::bind().unwrap();
+                let made = [notify.as_fd()];
+                namespaces::send(CloneFlags::CLONE_NEWNET, &made, theirs.as_fd()).unwrap();
+                notify::tell_ready(&notify.address).unwrap();
+            });
+            let mut received = namespaces::receive(ours.as_fd(), 0).unwrap();
+            let notify = Notify::try_from(received.take_socket().unwrap()).unwrap();
+            assert_eq!(received.sockets().count(), 0);
+            assert!(notify.ready());
+            assert!(!notify.ready());
+            let here = notify::tell_ready(&notify.address);
+            assert_eq!(here, Err(Errno::ECONNREFUSED));
+        },
+    );
 }

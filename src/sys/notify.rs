@@ -33,7 +33,9 @@ pub fn tell_ready(address: &OsStr) -> nix::Result<()> {
 }
 
 /// A datagram socket with an abstract name that the kernel chooses: it needs no cleaning up, and is
-/// unused even where network namespaces are shared (unix(7), Autobind).
+/// unused even where network namespaces are shared (unix(7), Autobind). Such a name is found only
+/// from the network namespace that the socket was made in, whoever has it (`unix_find_abstract` in
+/// the kernel's net/unix/af_unix.c).
 #[derive(Debug)]
 pub struct Notify {
     socket: OwnedFd,
@@ -42,25 +44,18 @@ pub struct Notify {
 }
 
 impl Notify {
-    /// Makes and binds the socket. Fails where the kernel or a seccomp profile refuses it.
+    /// Makes and binds the socket in the network namespace of this process. Fails where the kernel or
+    /// a seccomp profile refuses it.
     pub fn bind() -> Result<Self> {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-        let bind = || -> nix::Result<(OwnedFd, UnixAddr)> {
+        let bind = || {
             let socket = socket::socket(AddressFamily::Unix, SockType::Datagram, flags, None)?;
             socket::bind(socket.as_raw_fd(), &UnixAddr::new_unnamed())?;
-            let address = getsockname(socket.as_raw_fd())?;
-            Ok((socket, address))
+            Self::try_from(socket)
         };
-        let (socket, address) = bind()
+        bind()
             .context("cannot make the socket for READY=1")
-            .remedy("allow AF_UNIX in the seccomp profile")?;
-        let name = address.as_abstract().unwrap_or_default();
-        let mut written = vec![b'@'];
-        written.extend_from_slice(name);
-        Ok(Self {
-            socket,
-            address: OsString::from_vec(written),
-        })
+            .remedy("allow AF_UNIX in the seccomp profile")
     }
 
     /// Reads up to 16 messages without blocking, and returns whether `READY=1` was in one of them.
@@ -82,6 +77,21 @@ impl Notify {
             }
         }
         ready
+    }
+}
+
+/// One that another process has bound, in whatever network namespace.
+impl TryFrom<OwnedFd> for Notify {
+    type Error = Errno;
+
+    fn try_from(socket: OwnedFd) -> nix::Result<Self> {
+        let address: UnixAddr = getsockname(socket.as_raw_fd())?;
+        let mut written = vec![b'@'];
+        written.extend_from_slice(address.as_abstract().unwrap_or_default());
+        Ok(Self {
+            socket,
+            address: OsString::from_vec(written),
+        })
     }
 }
 
