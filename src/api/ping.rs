@@ -1,12 +1,14 @@
-//! `GET /_ping` on the API's Unix socket (Docker Engine API, Ping): whether the API answers.
+//! `GET /_ping` on a socket of the API's (Docker Engine API, Ping): whether the API answers.
 //!
 //! Nothing here blocks: the caller polls the descriptor and calls [`Ping::advance`] when it is
 //! readable.
 
+use std::fmt;
 use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Duration;
 
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::PeerCredentials;
@@ -20,10 +22,15 @@ const REQUEST: &[u8] = b"GET /_ping HTTP/1.1\r\nHost: docker\r\nConnection: clos
 /// plugin refuses the request is ready all the same.
 const ANSWER: &[u8] = b"HTTP/1.";
 
+/// A connection to the API.
+trait Stream: Read + AsFd + fmt::Debug {}
+
+impl<T: Read + AsFd + fmt::Debug> Stream for T {}
+
 /// A request that was sent.
 #[derive(Debug)]
 pub struct Ping {
-    stream: UnixStream,
+    stream: Box<dyn Stream>,
     answer: Vec<u8>,
 }
 
@@ -42,16 +49,29 @@ impl Ping {
     /// Connects to `socket` and sends the request. The socket must be listening already: then
     /// neither connect(2) nor a write(2) of this size blocks. The error is that of one of them.
     pub fn ask(socket: &Path) -> io::Result<Self> {
-        let mut stream = connect(socket)?;
+        Self::send(connect(socket)?)
+    }
+
+    /// The same at an address of this machine's without TLS. It waits for the connection, `patience`
+    /// at most.
+    pub fn ask_tcp(address: &SocketAddr, patience: Duration) -> io::Result<Self> {
+        // 0 is an error.
+        let patience = patience.max(Duration::from_millis(1));
+        let stream = TcpStream::connect_timeout(address, patience)?;
+        stream.set_nonblocking(true)?;
+        Self::send(stream)
+    }
+
+    fn send(mut stream: impl Stream + Write + 'static) -> io::Result<Self> {
         stream.write_all(REQUEST)?;
         Ok(Self {
-            stream,
+            stream: Box::new(stream),
             answer: Vec::new(),
         })
     }
 
     /// The process that listens on the socket, by its number here: `SO_PEERCRED` in unix(7).
-    /// `None` where it is not in this pid namespace.
+    /// `None` where it is not in this pid namespace, and for TCP.
     pub fn listener(&self) -> Option<i32> {
         let listener = getsockopt(&self.stream, PeerCredentials).ok()?.pid();
         (listener > 0).then_some(listener)

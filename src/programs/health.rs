@@ -2,6 +2,8 @@
 //! Kubernetes probes. It runs as a separate process beside PID 1.
 
 use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -32,7 +34,7 @@ use crate::sys::wait;
 /// How long an answer may take without `--wait`.
 const PROMPT: Duration = Duration::from_secs(5);
 
-/// How often a containerd is looked for whose socket cannot be watched from here.
+/// How often what cannot be watched from here is looked for: a containerd, a TCP address.
 const TURN: Duration = Duration::from_millis(100);
 
 /// How long an answer may take, on the clock of the process that waits for it.
@@ -54,21 +56,46 @@ impl Patience {
     }
 }
 
+/// An address on which the daemon may answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Address {
+    Unix(PathBuf),
+    /// Without TLS.
+    Tcp(SocketAddr),
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => path.display().fmt(formatter),
+            Self::Tcp(address) => write!(formatter, "tcp://{address}"),
+        }
+    }
+}
+
+fn is_tcp(address: &Address) -> bool {
+    matches!(address, Address::Tcp(_))
+}
+
 /// Asks the daemon for an answer, on the Unix sockets that PID 1's arguments, the environment and
-/// daemon.json name, for `how.wait` or 5 s; and its containerd, where that can be asked. The fault
-/// has status 1 and the reason.
+/// daemon.json name, for `how.wait` or 5 s; and its containerd, where that can be asked. A daemon
+/// that has none is asked on its TCP addresses. The fault has status 1 and the reason.
 pub fn check(config: &Config, how: Health) -> Result<(), Fault> {
     let options = checked_options(config)?;
-    let sockets = sockets(&options, config);
+    let addresses = addresses(&options, config);
     // Without it dockerd answers, and starts no container.
     let containerd = (!options.has_own_containerd()).then_some(&options.exec_root);
     let patience = Patience::new(how.wait.unwrap_or(PROMPT));
     // Watched before the first attempt, so that no new socket is missed in between.
-    let watched = sockets.iter().cloned();
+    let watched = addresses.iter().filter_map(|address| match address {
+        Address::Unix(path) => Some(path.clone()),
+        Address::Tcp(_) => None,
+    });
     let watched = watched.chain(containerd.map(|root| exec_root::socket(root)));
+    let has_unwatched = addresses.iter().any(is_tcp);
     let watch = how.wait.map(|_| watch(watched)).transpose()?;
     loop {
-        let answer = answered(&sockets, &patience);
+        let answer = answered(&addresses, &patience);
         let is_lost_inside = containerd.is_some()
             && matches!(&answer, Ok(listener) if has_lost_one_inside(*listener));
         let reason = match answer {
@@ -89,14 +116,15 @@ pub fn check(config: &Config, how: Health) -> Result<(), Fault> {
             Err(reason) => reason,
         };
         let appeared = watch.as_ref().is_some_and(|watch| {
-            let turn = Patience::new(match is_lost_inside {
+            let looks_again = is_lost_inside || has_unwatched;
+            let turn = Patience::new(match looks_again {
                 true => patience.left().min(TURN),
                 false => patience.left(),
             });
             let appeared = any_readable(&[watch.as_fd()], &turn);
             // The events only have to be drained: the next attempt asks every socket.
             let _ = watch.read_events();
-            appeared || (is_lost_inside && !patience.left().is_zero())
+            appeared || (looks_again && !patience.left().is_zero())
         });
         if !appeared {
             return Err(unhealthy(&reason));
@@ -162,6 +190,28 @@ fn checked_options(config: &Config) -> Result<DockerdOptions, Fault> {
     options(config)
 }
 
+/// The addresses on which the daemon may listen, the most likely first: Unix sockets, and those of TCP
+/// where the options name no other and no TLS.
+fn addresses(options: &DockerdOptions, config: &Config) -> Vec<Address> {
+    let mut named = options.addresses().peekable();
+    let has_tcp_alone = named.peek().is_some() && !named.any(|host| host.starts_with("unix://"));
+    let tcp = options.addresses().filter_map(tcp_address);
+    let tcp = tcp.filter(|_| has_tcp_alone && !options.tls.is_on());
+    let sockets = sockets(options, config).into_iter().map(Address::Unix);
+    sockets.chain(tcp.map(Address::Tcp)).collect()
+}
+
+/// The address of `host`, a value of dockerd's `--host`, as this container reaches it: without one it
+/// is that of loopback (`ParseTCPAddr` in moby's opts/hosts.go). `None` where it is not of TCP.
+fn tcp_address(host: &str) -> Option<SocketAddr> {
+    let address = host.strip_prefix("tcp://").unwrap_or(host);
+    let (ip, port) = address.rsplit_once(':')?;
+    match ip {
+        "" | "localhost" => Some((Ipv4Addr::LOCALHOST, port.parse().ok()?).into()),
+        _ => address.parse().ok(),
+    }
+}
+
 /// The Unix sockets on which the daemon may listen, the most likely first.
 fn sockets(options: &DockerdOptions, config: &Config) -> Vec<PathBuf> {
     let named = options.addresses().filter_map(|address| {
@@ -200,15 +250,21 @@ fn daemon_arguments(command_line: &[u8]) -> Vec<OsString> {
     }
 }
 
-/// Pings all sockets at the same time. Returns the process that listens on the first that is
-/// answered, where it is seen from here. The error is the reason of the first.
-fn answered(sockets: &[PathBuf], patience: &Patience) -> Result<Option<i32>, String> {
+/// Pings all Unix sockets at the same time; where there is none, all addresses of TCP, which do not tell
+/// who listens. Returns the process that listens on the first that is answered, where it is seen from
+/// here. The error is the reason of the first that was pinged.
+fn answered(addresses: &[Address], patience: &Patience) -> Result<Option<i32>, String> {
     let mut reasons = Vec::new();
-    let mut asked: Vec<(&Path, Ping)> = Vec::new();
-    for socket in sockets {
-        match Ping::ask(socket) {
-            Ok(ping) => asked.push((socket, ping)),
-            Err(error) => reasons.push(format!("{}: {error}", socket.display())),
+    let mut asked: Vec<(&Address, Ping)> = Vec::new();
+    for address in addresses {
+        let (ping, place) = match address {
+            Address::Unix(path) => (Ping::ask(path), reasons.len()),
+            Address::Tcp(_) if asked.iter().any(|(address, _)| !is_tcp(address)) => continue,
+            Address::Tcp(address) => (Ping::ask_tcp(address, patience.left()), 0),
+        };
+        match ping {
+            Ok(ping) => asked.push((address, ping)),
+            Err(error) => reasons.insert(place, format!("{address}: {error}")),
         }
     }
     while !asked.is_empty() {
@@ -217,15 +273,15 @@ fn answered(sockets: &[PathBuf], patience: &Patience) -> Result<Option<i32>, Str
         if !any_readable(&pollable, patience) {
             let silent = asked
                 .iter()
-                .map(|(socket, _)| format!("{}: no answer in time", socket.display()));
+                .map(|(address, _)| format!("{address}: no answer in time"));
             reasons.splice(0..0, silent);
             break;
         }
-        for (socket, mut ping) in asked {
+        for (address, mut ping) in asked {
             match ping.advance() {
                 Progress::Answered => return Ok(ping.listener()),
-                Progress::Waiting => waiting.push((socket, ping)),
-                Progress::Refused(error) => reasons.push(format!("{}: {error}", socket.display())),
+                Progress::Waiting => waiting.push((address, ping)),
+                Progress::Refused(error) => reasons.push(format!("{address}: {error}")),
             }
         }
         asked = waiting;
@@ -294,6 +350,23 @@ mod tests {
             let found = daemon_arguments(line.as_bytes());
             let found: Vec<_> = found.iter().map(|word| word.to_string_lossy()).collect();
             assert_eq!(found.join(" ").trim_end(), flags, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn reads_tcp_addresses_as_dockerd_does() {
+        for (host, address) in [
+            ("tcp://0.0.0.0:2375", Some("0.0.0.0:2375")),
+            ("127.0.0.1:4000", Some("127.0.0.1:4000")),
+            ("tcp://:4000", Some("127.0.0.1:4000")),
+            ("tcp://localhost:4000", Some("127.0.0.1:4000")),
+            ("tcp://[::1]:4000", Some("[::1]:4000")),
+            ("tcp://elsewhere:4000", None),
+            ("unix:///run/own.sock", None),
+            ("fd://", None),
+        ] {
+            let found = tcp_address(host).map(|address| address.to_string());
+            assert_eq!(found.as_deref(), address, "{host}");
         }
     }
 }

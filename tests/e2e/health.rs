@@ -24,6 +24,25 @@ fn a_daemon_that_answers_is_healthy() {
     host.exec(&["dind", "health"]).exited(0);
 }
 
+/// Where it has no Unix socket it is asked on its TCP address, as soon as there is one.
+#[test]
+fn a_daemon_with_a_tcp_address_alone_is_asked_there() {
+    let container = dind().start(&["dockerd", "-H", "tcp://127.0.0.1:2375", "--tls=false"]);
+    container
+        .exec(&["dind", "health", "--wait", "120"])
+        .exited(0);
+    container.exec(&["dind", "health"]).exited(0);
+    container
+        .exec(&["test", "-e", "/run/docker.sock"])
+        .exited(1);
+    container.text(&["pkill", "-STOP", "-x", "dockerd"]);
+    container
+        .exec(&["dind", "health", "--wait", "1"])
+        .exited(1)
+        .says(&["not healthy: tcp://127.0.0.1:2375: no answer in time"]);
+    container.text(&["pkill", "-CONT", "-x", "dockerd"]);
+}
+
 /// 1 with the reason where there is none, and where it does not answer.
 #[test]
 fn a_daemon_that_does_not_answer_is_not() {

@@ -136,6 +136,7 @@ fn a_daemon_with_a_tcp_address_alone_is_ready() {
         .ready(&["dockerd", "-H", "tcp://127.0.0.1:2375"]);
     container.logged(&["docker is ready", " on tcp://127.0.0.1:2375"]);
     container.text(&["docker", "-H", "tcp://127.0.0.1:2375", "version"]);
+    container.text(&["dind", "health"]);
     container.signal("HUP");
     container.wait_log("Got signal to reload configuration", 1);
     container.signal("TERM");
