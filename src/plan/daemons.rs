@@ -118,7 +118,8 @@ fn bindable(host: &str, is_literal: bool, addresses: Addresses<'_>) -> Option<Li
     let address = host.strip_prefix("tcp://").unwrap_or(host);
     let (ip, port) = address.rsplit_once(':')?;
     let ip = match ip {
-        "" => Ipv4Addr::UNSPECIFIED,
+        // `ParseTCPAddr` in moby's opts/hosts.go.
+        "" => Ipv4Addr::LOCALHOST,
         ip => ip.parse().ok()?,
     };
     let port = port.parse().ok().filter(|port| *port > 0)?;

@@ -278,7 +278,7 @@ fn addresses_of_dockerds_own_are_bound_outside() -> Result<(), Fault> {
                 "-H",
                 "unix:///own.sock",
             ][..],
-            &["unix:///own.sock", "tcp://0.0.0.0:1"][..],
+            &["unix:///own.sock", "tcp://127.0.0.1:1"][..],
         ),
         (
             &["dind", "dockerd", "--host=127.0.0.1:1", "--tlsverify"],
@@ -312,7 +312,7 @@ fn addresses_of_dockerds_own_are_bound_outside() -> Result<(), Fault> {
         ..ROOTLESS
     };
     let (addresses, words) = sockets(&start)?;
-    assert_eq!(addresses, ["tcp://0.0.0.0:1"]);
+    assert_eq!(addresses, ["tcp://127.0.0.1:1"]);
     assert!(!words.iter().any(|word| word.contains("tls")), "{words:?}");
     Ok(())
 }
