@@ -645,6 +645,84 @@ fn another_server_has_the_ports_of_the_one_before() {
     );
 }
 
+/// Stops a process, and waits until it has.
+fn stop(pid: Pid) {
+    kill(pid, Signal::SIGSTOP).unwrap();
+    let stopped = || {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        stat.contains(") T ")
+    };
+    until(stopped);
+}
+
+/// Whether a process sleeps in this system call: proc_pid_syscall(5).
+fn sleeps_in(pid: Pid, call: libc::c_long) -> bool {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap();
+    text.split(' ').next() == Some(&call.to_string())
+}
+
+/// As by `docker pause`, a freezer or a debugger, while a port is being published.
+#[test]
+fn a_stop_in_the_middle_of_a_request_loses_nothing() {
+    inside(
+        "ports::a_stop_in_the_middle_of_a_request_loses_nothing",
+        || {
+            let ports = Ports::new(IDLE);
+            let child = at(CONTAINER, 80);
+            let _listener = ports.inside(|| TcpListener::bind(child).unwrap());
+            ports.publish("tcp4", at(any(4), 8000), child);
+            let (binder, server) = (ports.pid, ports.server());
+            stop(binder);
+            thread::scope(|scope| {
+                let asked = scope.spawn(|| ports.publish("tcp4", at(any(4), 8001), child));
+                until(|| sleeps_in(server, libc::SYS_recvmsg));
+                stop(server);
+                kill(server, Signal::SIGCONT).unwrap();
+                kill(binder, Signal::SIGCONT).unwrap();
+                asked.join().unwrap();
+            });
+            ports.publish("tcp4", at(any(4), 8002), child);
+            for port in 8000..8003 {
+                connect(at(SECOND, port));
+            }
+            assert_eq!(ports.server(), server);
+        },
+    );
+}
+
+/// It is not the end of the binder, and its port is free.
+#[test]
+fn an_answer_of_the_binder_that_comes_late_changes_nothing() {
+    inside(
+        "ports::an_answer_of_the_binder_that_comes_late_changes_nothing",
+        || {
+            let ports = Ports::new(IDLE);
+            let child = at(CONTAINER, 80);
+            let _listener = ports.inside(|| TcpListener::bind(child).unwrap());
+            ports.publish("tcp4", at(any(4), 8000), child);
+            let (binder, server) = (ports.pid, ports.server());
+            stop(binder);
+            let refused = ports.refused("tcp4", at(any(4), 8001), child);
+            assert!(refused.contains("timed out"), "{refused}");
+            // The answer lies at the server's end before the next request does.
+            stop(server);
+            kill(binder, Signal::SIGCONT).unwrap();
+            until(|| TcpStream::connect(at(SECOND, 8001)).is_ok());
+            until(|| sleeps_in(binder, libc::SYS_recvfrom));
+            kill(server, Signal::SIGCONT).unwrap();
+            let (_, listed) = ports.ask("GET", "/v1/ports", "");
+            assert_eq!(listed.as_array().unwrap().len(), 1, "{listed}");
+            let error = TcpStream::connect(at(SECOND, 8001)).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+            ports.publish("tcp4", at(any(4), 8001), child);
+            for port in [8000, 8001] {
+                connect(at(SECOND, port));
+            }
+            assert_eq!(ports.server(), server);
+        },
+    );
+}
+
 /// A server of UDP that answers with the address that it sees, and what it got.
 fn mirror(socket: UdpSocket) {
     thread::spawn(move || {

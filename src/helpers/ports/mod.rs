@@ -39,6 +39,9 @@ use crate::sys::process;
 /// docker-proxy (cmd/docker-proxy in moby).
 pub const IDLE: Duration = Duration::from_secs(90);
 
+/// What follows from an end that is no kill: PID 1 starts nothing again that has exited.
+const OVER: &str = "the server of published ports has ended, and they are no longer published";
+
 /// What is served, and how.
 #[derive(Debug)]
 pub struct Service<'a> {
@@ -81,7 +84,8 @@ pub fn run(service: Service<'_>, enter: impl FnOnce() -> nix::Result<()>) -> Res
             drop(inside);
             binder::serve(outside.as_fd())
                 .context("cannot bind published ports")
-                .remedy("see recvmsg(2)")?;
+                .context(OVER)
+                .remedy("restart the container")?;
             end_as(child)
         }
     }
@@ -94,7 +98,9 @@ fn end_as(child: Pid) -> Result<()> {
     if let Ok(WaitStatus::Signaled(_, signal, _)) = end {
         let _ = kill(Pid::this(), signal);
     }
-    Err(anyhow!("the server of published ports has ended")).remedy("see the line before")
+    Err(anyhow!("the line before has the reason"))
+        .context(OVER)
+        .remedy("restart the container")
 }
 
 /// The server, until the binder has ended.

@@ -22,7 +22,7 @@ use nix::sys::socket::{
 use serde_json::{Value, json};
 use tracing::{debug, warn};
 
-use super::binder;
+use super::binder::Asker;
 use super::datagrams::{self, Parties};
 use super::holder::Holder;
 use super::kept::Kept;
@@ -266,7 +266,7 @@ pub struct Server<'a> {
     epoll: Epoll,
     api: UnixListener,
     api_watch: Watch,
-    binder: BorrowedFd<'a>,
+    binder: Asker<'a>,
     info: Info,
     /// `None` where the list cannot be kept.
     kept: Option<Kept>,
@@ -307,15 +307,16 @@ impl<'a> Server<'a> {
             .context("cannot serve published ports")
             .remedy("raise the limit of open files")?;
         let kept = Kept::in_directory(Path::new(&info.state));
+        let mut binder = Asker::new(binder);
         let mut server = Self {
             epoll,
             api,
             api_watch: Watch::default(),
+            ipv6: binder.has_ipv6(),
             binder,
             kept: kept.inspect_err(|error| not_kept(&info, error)).ok(),
             info,
             idle,
-            ipv6: binder::has_ipv6(binder),
             // A connection takes two files. The rest is for the API and the ports themselves.
             most_streams: (files / 8).saturating_mul(3).max(1),
             most_sessions: SESSIONS.min(files / 8).max(1),
@@ -334,7 +335,7 @@ impl<'a> Server<'a> {
             .watch_listeners(true)
             .and_then(|()| {
                 let event = EpollEvent::new(EpollFlags::EPOLLIN, Key::Binder.number());
-                server.epoll.add(server.binder, event)
+                server.epoll.add(&server.binder, event)
             })
             .context("cannot wait for requests of dockerd")
             .remedy("see epoll_ctl(2)")?;
@@ -370,7 +371,15 @@ impl<'a> Server<'a> {
         for event in events.iter().take(count) {
             match Key::from_number(event.data()) {
                 Key::Api => self.take_clients(now),
-                Key::Binder => return Ok(false),
+                Key::Binder => {
+                    let lives = self.binder.discard_late();
+                    let lives = lives
+                        .context("cannot wait for the binder of published ports")
+                        .remedy("see recvmsg(2)")?;
+                    if !lives {
+                        return Ok(false);
+                    }
+                }
                 Key::Client(id) => self.advance_client(id, now),
                 Key::Port(id) => self.advance_port(id, now),
                 Key::Stream(id) => self.advance_stream(id),
@@ -656,7 +665,7 @@ impl<'a> Server<'a> {
     }
 
     fn bind(&mut self, id: u64, spec: Spec, holder: Holder) -> nix::Result<()> {
-        let socket = binder::ask(self.binder, spec.protocol, spec.parent)?;
+        let socket = self.binder.ask(spec.protocol, spec.parent)?;
         let mut port = Port {
             spec,
             socket: match spec.protocol {
