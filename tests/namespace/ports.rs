@@ -19,6 +19,7 @@ use dind::api::ports::Info;
 use dind::helpers::ports::{self, IDLE, Service};
 use dind::sys::process;
 use nix::libc;
+use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -88,6 +89,11 @@ impl Ports {
         self.pid = serve(&self.listener, IDLE, None, enter);
         // Its first answer comes after that.
         self.ask("GET", "/v1/info", "");
+    }
+
+    /// The file with the list of the ports.
+    fn list(&self) -> PathBuf {
+        self.api.with_file_name("ports.json")
     }
 
     /// Does something inside.
@@ -641,6 +647,53 @@ fn another_server_has_the_ports_of_the_one_before() {
             // A number that was used is not used again.
             let next = ports.publish("tcp4", at(any(4), 8000), child);
             assert!(next > connections + 1, "{next}");
+        },
+    );
+}
+
+/// Takes all that is left of the file system that the list of the ports is on.
+fn fill() {
+    let mut options = File::options();
+    let mut file = options
+        .create(true)
+        .append(true)
+        .open("/mnt/filler")
+        .unwrap();
+    while file.write_all(&[0; 4096]).is_ok() {}
+}
+
+/// Without room for the list, another server does not have the ports that have gone meanwhile; and the
+/// list is there again when there is room.
+#[test]
+fn a_list_that_cannot_be_written_is_not_believed() {
+    inside(
+        "ports::a_list_that_cannot_be_written_is_not_believed",
+        || {
+            let mut ports = Ports::new(IDLE);
+            let small = MsFlags::MS_REMOUNT;
+            mount(None::<&str>, "/mnt", None::<&str>, small, Some("size=64k")).unwrap();
+            let child = at(CONTAINER, 80);
+            let _listener = ports.inside(|| TcpListener::bind(child).unwrap());
+            let kill_and_serve_again = |ports: &mut Ports| {
+                kill(ports.server(), Signal::SIGKILL).unwrap();
+                waitpid(ports.pid, None).unwrap();
+                ports.serve_again();
+            };
+            let removed = ports.publish("tcp4", at(any(4), 8000), child);
+            fill();
+            ports.delete(removed);
+            kill_and_serve_again(&mut ports);
+            let error = TcpStream::connect(at(SECOND, 8000)).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+            fill();
+            ports.publish("tcp4", at(any(4), 8001), child);
+            assert!(!ports.list().exists());
+            std::fs::remove_file("/mnt/filler").unwrap();
+            ports.publish("tcp4", at(any(4), 8002), child);
+            kill_and_serve_again(&mut ports);
+            for port in [8001, 8002] {
+                connect(at(SECOND, port));
+            }
         },
     );
 }

@@ -1,7 +1,7 @@
 //! The list of the published ports, in a file beside the API's socket: a server that is started in the
 //! place of one that was killed publishes them again.
 
-use std::fs::File;
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -45,19 +45,20 @@ pub struct Entry {
 #[derive(Debug)]
 pub struct Kept {
     path: PathBuf,
-    directory: File,
+    directory: PathBuf,
 }
 
 impl Kept {
     /// The list in this directory.
-    pub fn in_directory(path: &Path) -> io::Result<Self> {
-        Ok(Self {
-            path: path.join(NAME),
-            directory: read::directory(path)?,
-        })
+    pub fn in_directory(directory: &Path) -> Self {
+        Self {
+            path: directory.join(NAME),
+            directory: directory.to_owned(),
+        }
     }
 
-    /// Replaces the list.
+    /// Replaces the list. Where that fails, there is none afterwards, as far as that is possible:
+    /// an old one has ports that are free since, and would lead to whoever has the address now.
     pub fn write<'a>(
         &self,
         ports: impl Iterator<Item = (u64, &'a Spec, &'a Holder)>,
@@ -76,7 +77,14 @@ impl Kept {
             "ports": Value::from_iter(entries),
         });
         let text = list.to_string();
-        write::replace(&self.directory, NAME.as_ref(), 0o600, text.as_bytes())
+        let written = read::directory(&self.directory).and_then(|directory| {
+            write::replace(&directory, NAME.as_ref(), 0o600, text.as_bytes())
+        });
+        if written.is_err() {
+            // It takes neither room nor a descriptor. The first error is the one to report.
+            let _ = fs::remove_file(&self.path);
+        }
+        written
     }
 
     /// Reads the list, which is empty where there is none.

@@ -268,8 +268,9 @@ pub struct Server<'a> {
     api_watch: Watch,
     binder: Asker<'a>,
     info: Info,
-    /// `None` where the list cannot be kept.
-    kept: Option<Kept>,
+    kept: Kept,
+    /// Whether the list could not be written when it was last tried to.
+    unkept: bool,
     idle: Duration,
     /// Whether there is IPv6 outside.
     ipv6: bool,
@@ -306,7 +307,6 @@ impl<'a> Server<'a> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)
             .context("cannot serve published ports")
             .remedy("raise the limit of open files")?;
-        let kept = Kept::in_directory(Path::new(&info.state));
         let mut binder = Asker::new(binder);
         let mut server = Self {
             epoll,
@@ -314,7 +314,8 @@ impl<'a> Server<'a> {
             api_watch: Watch::default(),
             ipv6: binder.has_ipv6(),
             binder,
-            kept: kept.inspect_err(|error| not_kept(&info, error)).ok(),
+            kept: Kept::in_directory(Path::new(&info.state)),
+            unkept: false,
             info,
             idle,
             // A connection takes two files. The rest is for the API and the ports themselves.
@@ -642,7 +643,7 @@ impl<'a> Server<'a> {
 
     /// Publishes what is in the list, as far as it still has a holder.
     fn publish_again(&mut self) {
-        let list = self.kept.as_ref().map(Kept::read).unwrap_or_default();
+        let list = self.kept.read();
         // The kernel ends it with its binder, and may not have done so yet.
         let server = list.server;
         if let Some(before) = server.and_then(|(pid, started)| Holder::again(pid, started)) {
@@ -693,14 +694,16 @@ impl<'a> Server<'a> {
         Ok(())
     }
 
-    /// Writes the list of the ports.
+    /// Writes the list of the ports. The user is told of the first failure in a row.
     fn keep(&mut self) {
         let ports = self.ports.iter();
         let ports = ports.map(|(id, port)| (*id, &port.spec, &port.holder));
-        let written = self.kept.as_ref().map(|kept| kept.write(ports));
-        if let Some(Err(error)) = written {
-            not_kept(&self.info, &error);
-            self.kept = None;
+        let written = self.kept.write(ports);
+        let was_told = std::mem::replace(&mut self.unkept, written.is_err());
+        if let Err(error) = written
+            && !was_told
+        {
+            not_kept(&self.info, error);
         }
     }
 
@@ -947,13 +950,24 @@ fn refusal(status: u16, message: &str) -> Vec<u8> {
 }
 
 /// The warning that the list of the ports cannot be written.
-fn not_kept(info: &Info, error: &io::Error) {
+fn not_kept(info: &Info, error: io::Error) {
     let path = info.state.as_str();
-    warn!(
-        path,
-        error = %error,
-        "cannot keep a list of the published ports in {path}: {error}; free space there"
-    );
+    let field = error.to_string();
+    let remedy = room_for_list(error.raw_os_error().map(Errno::from_raw));
+    let what = format!("cannot keep a list of the published ports in {path}");
+    let fault = Fault::from(anyhow::Error::from(error).context(what).remedy(remedy))
+        .consequence("if their server is killed, they are no longer published");
+    warn!(path, error = field, "{fault}");
+}
+
+/// What lets the list be written.
+fn room_for_list(errno: Option<Errno>) -> &'static str {
+    match errno {
+        Some(Errno::ENOSPC | Errno::EDQUOT) => "free space there",
+        Some(Errno::EMFILE) => "start the container with a greater --ulimit nofile",
+        Some(Errno::ENFILE) => "raise fs.file-max of the host",
+        _ => "check that root of the engine can write there",
+    }
 }
 
 /// Why no process can hold a port.
@@ -1033,4 +1047,24 @@ fn raise_open_files() -> usize {
         }
     };
     usize::try_from(soft).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_list_wants_is_what_there_is_none_of() {
+        for (errno, expected) in [
+            (Some(Errno::ENOSPC), "free space"),
+            (Some(Errno::EDQUOT), "free space"),
+            (Some(Errno::EMFILE), "--ulimit nofile"),
+            (Some(Errno::ENFILE), "fs.file-max"),
+            (Some(Errno::EROFS), "can write"),
+            (None, "can write"),
+        ] {
+            let remedy = room_for_list(errno);
+            assert!(remedy.contains(expected), "{errno:?}: {remedy}");
+        }
+    }
 }
