@@ -4,15 +4,15 @@
 //! A veth pair with source NAT is the fastest, then slirp4netns, then pasta, each with the MTU with which it
 //! is: README.md has the figures.
 //!
-//! pasta comes last since inner containers send a tenth or less of what they do by slirp4netns, with
-//! every MTU that was tried. To a server on the same host it announces the server's window, not what its
-//! own socket has room for (`tcp_rtt_dst_low` in `tcp_update_seqack_wnd`, passt's tcp.c). What `sendmsg`
-//! does not take is dropped. Nothing but a timeout of 0.2 s and more brings it again: there is no SACK,
-//! and the ACK that would ask for it is left out where the last eight bits of the sequence number are
-//! those of the time before, as they are with its segments of whole pages (`seq_dup_ack_approx`). A
-//! segment that has been overtaken, as happens between a veth pair's two processors, ends the same way
-//! (`tcp_data_from_tap`). So it is in passt of 2025-05 and of 2026-07. Larger socket buffers,
-//! `net.core.rps_default_mask` and odd segments help in part.
+//! pasta comes last since to a server on the same host, such as a cache beside it, inner containers send a
+//! tenth or less of what they do by slirp4netns, with every MTU that was tried. It announces the server's
+//! window, not what its own socket has room for (`tcp_rtt_dst_low` in `tcp_update_seqack_wnd`, passt's
+//! tcp.c). What `sendmsg` does not take is dropped. Nothing but a timeout of 0.2 s and more brings it
+//! again: there is no SACK, and the ACK that would ask for it is left out where the last eight bits of the
+//! sequence number are those of the time before, as they are with its segments of whole pages
+//! (`seq_dup_ack_approx`). A segment that has been overtaken, as happens between a veth pair's two
+//! processors, ends the same way (`tcp_data_from_tap`). So it is in passt of 2025-05 and of 2026-07. Larger
+//! socket buffers, `net.core.rps_default_mask` and odd segments help in part.
 
 use std::fmt;
 use std::path::PathBuf;
