@@ -622,6 +622,19 @@ impl Container {
         );
     }
 
+    /// Fails the test unless the log has all of `parts`, each behind the one before.
+    #[track_caller]
+    pub fn logged_in_order(&self, parts: &[&str]) {
+        let log = self.logs();
+        let mut rest = log.as_str();
+        for part in parts {
+            let Some((_, after)) = rest.split_once(part) else {
+                panic!("{part:?} is not in its place in:\n{log}");
+            };
+            rest = after;
+        }
+    }
+
     /// Fails the test if the log has a line with all of `parts`.
     #[track_caller]
     pub fn not_logged(&self, parts: &[&str]) {

@@ -48,9 +48,7 @@ fn hooks_run_at_their_times_in_order() {
     container.exec(&["dind", "health"]).exited(0);
     container.docker(&["stop"]).exited(0);
     assert_eq!(container.inspect("{{.State.ExitCode}}"), "0");
-    let log = container.logs();
-    let mut rest = log.as_str();
-    for part in [
+    container.logged_in_order(&[
         "dind: hook /etc/dind/pre-start.d/10-first",
         "no dockerd yet",
         "dind: hook /etc/dind/pre-start.d/20-second",
@@ -63,12 +61,7 @@ fn hooks_run_at_their_times_in_order() {
         "dind: hook /etc/dind/pre-stop.d/10-docker",
         "docker still works",
         "Daemon shutdown complete",
-    ] {
-        let Some((_, after)) = rest.split_once(part) else {
-            panic!("{part:?} is not in its place in:\n{log}");
-        };
-        rest = after;
-    }
+    ]);
 }
 
 /// Whoever waits for docker waits for them too.

@@ -141,19 +141,12 @@ fn a_daemon_with_a_tcp_address_alone_is_ready() {
     container.wait_log("Got signal to reload configuration", 1);
     container.signal("TERM");
     assert_eq!(container.wait(), 0);
-    let log = container.logs();
-    let mut rest = log.as_str();
-    for part in [
+    container.logged_in_order(&[
         "this is post-start",
         "dind: docker is ready after",
         "this is pre-stop",
         "Daemon shutdown complete",
-    ] {
-        let Some((_, after)) = rest.split_once(part) else {
-            panic!("{part:?} is not in its place in:\n{log}");
-        };
-        rest = after;
-    }
+    ]);
 }
 
 /// Where the API could not be asked when dockerd was started, it is asked when dockerd says that it is

@@ -55,19 +55,12 @@ fn images_and_hooks_are_there_before_docker_is_ready() {
         )
         .ready(&[]);
     container.docker(&["stop"]).exited(0);
-    let log = container.logs();
-    let mut rest = log.as_str();
-    for part in [
+    container.logged_in_order(&[
         "pre-start of 0, images: 0",
         "post-start of 0, images: 1",
         "docker is ready after",
         "pre-stop of 0, images: 1",
-    ] {
-        let (_, after) = rest
-            .split_once(part)
-            .unwrap_or_else(|| panic!("{part:?} is missing: {log}"));
-        rest = after;
-    }
+    ]);
 }
 
 /// Clients of other containers: with the certificates, which PID 1 has made, and by a plain port.
