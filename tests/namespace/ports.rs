@@ -82,6 +82,12 @@ impl Ports {
         }
     }
 
+    /// Kills one of the two processes, and waits for the end of both.
+    fn kill(&self, killed: Pid) {
+        kill(killed, Signal::SIGKILL).unwrap();
+        waitpid(self.pid, None).unwrap();
+    }
+
     /// Another service in the place of one that has ended.
     fn serve_again(&mut self) {
         let target = self.inner.try_clone().unwrap();
@@ -545,8 +551,7 @@ fn a_deleted_port_ends_its_connections() {
         ports.delete(id);
         assert_eq!(ended.read(&mut [0]).unwrap(), 0);
         assert_eq!(peer.read(&mut [0]).unwrap(), 0);
-        let error = TcpStream::connect(at(loopback(4), 8000)).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+        refuses(at(loopback(4), 8000));
         stays.write_all(b"x").unwrap();
         server.read_exact(&mut [0]).unwrap();
         ports.delete(kept);
@@ -628,16 +633,14 @@ fn another_server_has_the_ports_of_the_one_before() {
             let gone = ask_as_another(&ports, &spec("tcp4", at(any(4), 8001), child));
             for of_server in [true, false] {
                 let killed = if of_server { ports.server() } else { ports.pid };
-                kill(killed, Signal::SIGKILL).unwrap();
-                waitpid(ports.pid, None).unwrap();
+                ports.kill(killed);
                 ports.serve_again();
                 connect(at(SECOND, 8000));
                 drop(accept(&listener));
                 session(&datagrams(loopback(6), at(loopback(6), 8000)), b"query");
             }
             connect(at(SECOND, 8001));
-            kill(ports.server(), Signal::SIGKILL).unwrap();
-            waitpid(ports.pid, None).unwrap();
+            ports.kill(ports.server());
             drop(gone);
             ports.serve_again();
             let (_, listed) = ports.ask("GET", "/v1/ports", "");
@@ -649,6 +652,13 @@ fn another_server_has_the_ports_of_the_one_before() {
             assert!(next > connections + 1, "{next}");
         },
     );
+}
+
+/// Fails unless nobody listens there.
+#[track_caller]
+fn refuses(address: SocketAddr) {
+    let error = TcpStream::connect(address).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
 }
 
 /// Takes all that is left of the file system that the list of the ports is on.
@@ -674,23 +684,19 @@ fn a_list_that_cannot_be_written_is_not_believed() {
             mount(None::<&str>, "/mnt", None::<&str>, small, Some("size=64k")).unwrap();
             let child = at(CONTAINER, 80);
             let _listener = ports.inside(|| TcpListener::bind(child).unwrap());
-            let kill_and_serve_again = |ports: &mut Ports| {
-                kill(ports.server(), Signal::SIGKILL).unwrap();
-                waitpid(ports.pid, None).unwrap();
-                ports.serve_again();
-            };
             let removed = ports.publish("tcp4", at(any(4), 8000), child);
             fill();
             ports.delete(removed);
-            kill_and_serve_again(&mut ports);
-            let error = TcpStream::connect(at(SECOND, 8000)).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+            ports.kill(ports.server());
+            ports.serve_again();
+            refuses(at(SECOND, 8000));
             fill();
             ports.publish("tcp4", at(any(4), 8001), child);
             assert!(!ports.list().exists());
             std::fs::remove_file("/mnt/filler").unwrap();
             ports.publish("tcp4", at(any(4), 8002), child);
-            kill_and_serve_again(&mut ports);
+            ports.kill(ports.server());
+            ports.serve_again();
             for port in [8001, 8002] {
                 connect(at(SECOND, port));
             }
@@ -714,18 +720,24 @@ fn sleeps_in(pid: Pid, call: libc::c_long) -> bool {
     text.split(' ').next() == Some(&call.to_string())
 }
 
+/// A service with the port 8000 published, whose binder is stopped since; and the listener behind it.
+fn with_a_stopped_binder() -> (Ports, TcpListener) {
+    let ports = Ports::new(IDLE);
+    let child = at(CONTAINER, 80);
+    let listener = ports.inside(|| TcpListener::bind(child).unwrap());
+    ports.publish("tcp4", at(any(4), 8000), child);
+    stop(ports.pid);
+    (ports, listener)
+}
+
 /// As by `docker pause`, a freezer or a debugger, while a port is being published.
 #[test]
 fn a_stop_in_the_middle_of_a_request_loses_nothing() {
     inside(
         "ports::a_stop_in_the_middle_of_a_request_loses_nothing",
         || {
-            let ports = Ports::new(IDLE);
-            let child = at(CONTAINER, 80);
-            let _listener = ports.inside(|| TcpListener::bind(child).unwrap());
-            ports.publish("tcp4", at(any(4), 8000), child);
-            let (binder, server) = (ports.pid, ports.server());
-            stop(binder);
+            let (ports, _listener) = with_a_stopped_binder();
+            let (binder, server, child) = (ports.pid, ports.server(), at(CONTAINER, 80));
             thread::scope(|scope| {
                 let asked = scope.spawn(|| ports.publish("tcp4", at(any(4), 8001), child));
                 until(|| sleeps_in(server, libc::SYS_recvmsg));
@@ -749,12 +761,8 @@ fn an_answer_of_the_binder_that_comes_late_changes_nothing() {
     inside(
         "ports::an_answer_of_the_binder_that_comes_late_changes_nothing",
         || {
-            let ports = Ports::new(IDLE);
-            let child = at(CONTAINER, 80);
-            let _listener = ports.inside(|| TcpListener::bind(child).unwrap());
-            ports.publish("tcp4", at(any(4), 8000), child);
-            let (binder, server) = (ports.pid, ports.server());
-            stop(binder);
+            let (ports, _listener) = with_a_stopped_binder();
+            let (binder, server, child) = (ports.pid, ports.server(), at(CONTAINER, 80));
             let refused = ports.refused("tcp4", at(any(4), 8001), child);
             assert!(refused.contains("timed out"), "{refused}");
             // The answer lies at the server's end before the next request does.
@@ -765,8 +773,7 @@ fn an_answer_of_the_binder_that_comes_late_changes_nothing() {
             kill(server, Signal::SIGCONT).unwrap();
             let (_, listed) = ports.ask("GET", "/v1/ports", "");
             assert_eq!(listed.as_array().unwrap().len(), 1, "{listed}");
-            let error = TcpStream::connect(at(SECOND, 8001)).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+            refuses(at(SECOND, 8001));
             ports.publish("tcp4", at(any(4), 8001), child);
             for port in [8000, 8001] {
                 connect(at(SECOND, port));
