@@ -343,8 +343,11 @@ fn plan_daemons(
                 let candidates = rootless_network::candidates(&facts.networks);
                 if let Some((network, claim)) = claim::first(&candidates) {
                     kept.push(claim);
-                    facts.networks.claimed = Some(network);
-                    planned = plan(arguments, addresses.with(&facts))?;
+                    // The plan has the first one already.
+                    if candidates.first() != Some(&network) {
+                        facts.networks.claimed = Some(network);
+                        planned = plan(arguments, addresses.with(&facts))?;
+                    }
                 }
             }
             Err(refusal) => {
