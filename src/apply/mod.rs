@@ -27,6 +27,7 @@ use crate::facts::host::Confinement;
 use crate::messages::fault::Fault;
 use crate::messages::remedy::Remedy;
 use crate::plan::action::{Action, OPEN, OnFailure, Step};
+use crate::sys::filesystem;
 use crate::sys::pinned::Pinned;
 use crate::sys::read::{self, Links};
 use crate::sys::tree::{self, Mounts};
@@ -287,10 +288,10 @@ fn give(path: &Path, user: u32, alone: bool) -> Result<()> {
         let others = given.entries()?.filter_map(|entry| {
             let entry = entry.ok()?;
             let found = entry.metadata().ok()?;
-            // A start binds its socket before, and mke2fs(8) makes the directory.
+            // A start binds its socket before.
             let counts = found.uid() != user
                 && !found.file_type().is_socket()
-                && entry.file_name() != "lost+found";
+                && entry.file_name() != filesystem::LOST_AND_FOUND;
             counts.then(|| (entry.file_name(), found.uid()))
         });
         if let Some((name, other)) = others.into_iter().next() {

@@ -173,7 +173,7 @@ impl Means {
         let ours = [
             ON_VOLUME.into(),
             new_name(Path::new(ON_VOLUME)),
-            "lost+found".into(),
+            filesystem::LOST_AND_FOUND.into(),
         ];
         let is_ours = |name: OsString| ours.contains(&PathBuf::from(name));
         Self {

@@ -161,7 +161,7 @@ fn is_occupied(data_root: &Path) -> Result<bool> {
     for entry in entries {
         let entry = entry.with_context(|| format!("cannot read {}", data_root.display()))?;
         let name = entry.file_name();
-        if name != "lost+found" && name != INCOMING {
+        if name != filesystem::LOST_AND_FOUND && name != INCOMING {
             return Ok(true);
         }
     }

@@ -28,6 +28,7 @@ use serde_json::{Value, json};
 
 use super::manifest::{Manifest, Version, is_layer};
 use crate::messages::remedy::Remedy;
+use crate::sys::filesystem;
 use crate::sys::lock::Record;
 use crate::sys::read::{self, Links};
 use crate::sys::write;
@@ -55,7 +56,7 @@ pub const NEXT: &str = ".current";
 
 /// What else a store may have before it has its `format`: what a new ext4 has, and the format that
 /// is being written.
-const BEGUN: [&str; 2] = ["lost+found", ".dind-format"];
+const BEGUN: [&str; 2] = [filesystem::LOST_AND_FOUND, ".dind-format"];
 
 /// How often the current generation is asked for again that was pruned in between.
 const ATTEMPTS: u32 = 8;

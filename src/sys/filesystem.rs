@@ -9,6 +9,9 @@ use std::os::fd::AsRawFd;
 use nix::errno::Errno;
 use nix::libc;
 
+/// The directory that a new ext4 has: mke2fs(8).
+pub const LOST_AND_FOUND: &str = "lost+found";
+
 /// Reads the capabilities of a program file: the value of its extended attribute
 /// `security.capability`, as the kernel stores it: xattr(7), capabilities(7). `None` where the
 /// file has none, or its file system has no extended attributes. The error is that of

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use nix::libc;
 use nix::unistd::chown;
 
+use super::read;
+
 /// An open file, directory, socket or device, which is no symbolic link: open(2), O_PATH.
 pub struct Pinned {
     file: File,
@@ -25,7 +27,7 @@ impl Pinned {
             .open(path)?;
         let metadata = file.metadata()?;
         match metadata.is_symlink() {
-            true => Err(io::Error::other("a symbolic link, which is not followed")),
+            true => Err(io::Error::other(read::LINK)),
             false => Ok(Self { file, metadata }),
         }
     }

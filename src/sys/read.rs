@@ -21,6 +21,9 @@ const USUAL: usize = 1 << 13;
 /// The error text for a directory, FIFO, socket or device.
 pub const NOT_REGULAR: &str = "not a regular file";
 
+/// The error text for a symbolic link.
+pub const LINK: &str = "a symbolic link, which is not followed";
+
 /// What to do where the last component of a path is a symbolic link. Links in the components
 /// before it are always followed: open(2), O_NOFOLLOW.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -13,6 +13,8 @@ use nix::libc;
 use nix::sys::stat::{Mode, fstatat};
 use nix::unistd::{Uid, UnlinkatFlags, fchownat, unlinkat};
 
+use super::read;
+
 /// Opens a directory, for [`replace`] and [`remove`]: they stay in that directory, whatever its
 /// path leads to later. The error is that of open(2), or that `path` itself is a symbolic link.
 pub fn open_directory(path: &Path) -> io::Result<File> {
@@ -22,9 +24,7 @@ pub fn open_directory(path: &Path) -> io::Result<File> {
         .open(path);
     // For a link the kernel's error is ENOTDIR, which would mislead.
     opened.map_err(|error| match fs::symlink_metadata(path) {
-        Ok(found) if found.is_symlink() => {
-            io::Error::other("a symbolic link, which is not followed")
-        }
+        Ok(found) if found.is_symlink() => io::Error::other(read::LINK),
         _ => error,
     })
 }

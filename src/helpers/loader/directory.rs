@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::record::Identity;
-use crate::sys::read;
+use crate::sys::{filesystem, read};
 
 /// The suffixes of the names of archives.
 const SUFFIXES: [&[u8]; 3] = [b".tar", b".tar.gz", b".tar.zst"];
@@ -44,7 +44,7 @@ impl Listing {
         names.sort();
         let mut listing = Self::default();
         for name in names {
-            if name.as_bytes().starts_with(b".") || name == "lost+found" {
+            if name.as_bytes().starts_with(b".") || name == filesystem::LOST_AND_FOUND {
                 continue;
             }
             if !is_archive(&name) {
